@@ -1,0 +1,112 @@
+"""Standard Webhooks signatures, with the clock passed in.
+
+Source: https://www.standardwebhooks.com, version 1, symmetric keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from standardwebhooks import Webhook
+
+from paliadin_contract.errors import BadSecret, BadSignature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["TOLERANCE_S", "Keys"]
+
+#: How far, in seconds, a timestamp may be from the receiver's clock (the standard's figure).
+TOLERANCE_S = 300
+#: The standard asks for 24 to 64 bytes; a longer key does no harm.
+_LEAST_KEY_BYTES = 24
+_PREFIX = "whsec_"
+_TIMESTAMP = re.compile(r"\A[0-9]{1,12}\Z", re.ASCII)
+
+
+class Keys:
+    """One secret, or several while they are being rotated.
+
+    Args:
+        secrets: each `whsec_<base64>` of at least 24 bytes.
+
+    Raises:
+        BadSecret: none given, or one of them is malformed. The text says which by its place.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._webhooks = [Webhook(_key(n, secret)) for n, secret in enumerate(secrets, 1)]
+        if not self._webhooks:
+            raise BadSecret("no secret")
+
+    def __repr__(self) -> str:
+        return f"Keys(<{len(self._webhooks)} masked>)"
+
+    def sign(self, webhook_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        """The three headers that prove `body`, one signature for each secret.
+
+        Raises:
+            UnicodeDecodeError: `body` is not UTF-8.
+        """
+        return {
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(self._signatures(webhook_id, body.decode(), now)),
+        }
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> str:
+        """The webhook id, where one of the signatures is of one of these secrets.
+
+        Args:
+            headers: the request's, names in any case.
+            body: the request's, untouched.
+            now: the receiver's clock, with a time zone.
+
+        Raises:
+            BadSignature: in every other case, whatever is wrong.
+        """
+        found = {name.lower(): value for name, value in headers.items()}
+        try:
+            webhook_id = found["webhook-id"]
+            timestamp = found["webhook-timestamp"]
+            offered = found["webhook-signature"]
+        except KeyError as exc:
+            raise BadSignature(f"the header {exc.args[0]} is missing") from None
+        if not _TIMESTAMP.match(timestamp):
+            raise BadSignature("webhook-timestamp is no whole number of seconds")
+        if abs(now.timestamp() - int(timestamp)) > TOLERANCE_S:
+            raise BadSignature(f"webhook-timestamp is more than {TOLERANCE_S} s from this clock")
+        try:
+            text = body.decode()
+            candidates = [part.encode() for part in offered.split(" ")]
+            signed_at = datetime.fromtimestamp(int(timestamp), UTC)
+            wanted = [s.encode() for s in self._signatures(webhook_id, text, signed_at)]
+        except UnicodeError:
+            raise BadSignature("the body or a header is not UTF-8") from None
+        # Every pair is compared, so that time tells nothing about which secret matched.
+        matches = [hmac.compare_digest(a, b) for a in wanted for b in candidates]
+        if not any(matches):
+            raise BadSignature("no signature is of a known secret")
+        return webhook_id
+
+    def _signatures(self, webhook_id: str, text: str, at: datetime) -> list[str]:
+        return [webhook.sign(webhook_id, at.astimezone(UTC), text) for webhook in self._webhooks]
+
+
+def _key(place: int, secret: str) -> bytes:
+    if not secret.startswith(_PREFIX):
+        raise BadSecret(f"secret {place} does not begin with {_PREFIX}")
+    encoded = secret.removeprefix(_PREFIX)
+    try:
+        # Some generators leave the padding off; the standard's libraries accept that.
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadSecret(f"secret {place} is not base64 after {_PREFIX}") from None
+    if len(key) < _LEAST_KEY_BYTES:
+        raise BadSecret(f"secret {place} is {len(key)} bytes long, at least 24 are needed")
+    return key
