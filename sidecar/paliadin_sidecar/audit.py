@@ -1,0 +1,96 @@
+"""One structured line for each event, printed from the event's row and nothing else."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LEVELS", "Audit", "safe_trace"]
+
+#: What an operator should look at; everything else is `info`.
+LEVELS = {
+    "root.missing": "warning",
+    "root.untrusted": "warning",
+    "watch.failed": "warning",
+    "turn.failed": "warning",
+    "turn.stalled": "warning",
+    "delivery.refused": "warning",
+    "delivery.dead": "error",
+    "receiver.paused": "warning",
+    "outbox.full": "error",
+    "service.crashed": "error",
+}
+_RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Audit:
+    """Prints events, as JSON or for a person.
+
+    Args:
+        stream: where to; a terminal gets readable lines, everything else JSON.
+        level: lines below it are not printed.
+    """
+
+    def __init__(self, stream: TextIO, level: str = "info") -> None:
+        self._least = _RANK[level]
+        readable = stream.isatty()
+        renderer: structlog.typing.Processor = (
+            structlog.dev.ConsoleRenderer(colors=True, sort_keys=False) if readable else _json_line
+        )
+        # No processor that renders exceptions: a traceback's text is nobody's to promise.
+        self._log = structlog.wrap_logger(
+            structlog.PrintLogger(stream),
+            processors=[renderer],
+            wrapper_class=structlog.BoundLogger,
+        )
+
+    def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
+        """Print one event.
+
+        Args:
+            name: the event's.
+            at: epoch seconds.
+            fields: what it says.
+
+        Raises:
+            OSError: the stream is closed or full.
+        """
+        level = LEVELS.get(name, "info")
+        if _RANK[level] < self._least:
+            return
+        stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+
+
+def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+    return msgspec.json.encode(first | dict(event)).decode()
+
+
+def safe_trace(exc: BaseException) -> list[str]:
+    """Where an unexpected exception came from: types and places, never its text or values.
+
+    Its text could quote what the daemon must not log.
+    """
+    found: list[str] = []
+    seen: set[int] = set()
+    stack: list[BaseException] = [exc]
+    while stack and len(seen) < 20:  # noqa: PLR2004 - enough for any cause that a person reads
+        one = stack.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        frames = traceback.extract_tb(one.__traceback__)[-5:]
+        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        found.append(" < ".join([type(one).__name__, *reversed(places)]))
+        if isinstance(one, BaseExceptionGroup):
+            stack.extend(one.exceptions)
+        stack.extend(c for c in (one.__cause__, one.__context__) if c is not None)
+    return found

@@ -1,0 +1,417 @@
+"""What an operator types."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from paliadin_sidecar import statedir
+from paliadin_sidecar.outbox import FILENAME, Damaged, Newer, Outbox, OutboxError, Unwritable
+from paliadin_sidecar.settings import BadSettings, Settings, merged_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["main"]
+
+_NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to restart on it
+#: Undelivered for longer than this is wrong, whatever the reason.
+_OVERDUE_S = 900.0
+#: A turn that was given up is wrong for a day; then it is history that `turns` shows.
+_DEAD_S = 86_400.0
+_STATES = ("pending", "delivered", "dead", "failed", "superseded", "history")
+
+_env_file = click.option(
+    "--env-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Read variables from this file where the environment does not set them. "
+    "Default: /etc/paliadin/sidecar.env, if it is there.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="paliadin")
+def main() -> None:
+    """Push completed turn files to paliad's callback."""
+
+
+@main.command()
+@_env_file
+@click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
+def run(env_file: Path | None, *, quarantine: bool) -> None:
+    """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
+    # Imported here: the other commands start without an event loop, HTTP and a watcher.
+    import anyio  # noqa: PLC0415
+
+    from paliadin_sidecar import service  # noqa: PLC0415
+    from paliadin_sidecar.audit import Audit, safe_trace  # noqa: PLC0415
+
+    with _clear_errors():
+        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+        try:
+            anyio.run(lambda: service.run(settings, sys.stdout, quarantine=quarantine))
+        except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
+            known = _first_known(exc)
+            if known is not None:
+                raise known from None
+            trace = safe_trace(exc)
+            Audit(sys.stderr).line("service.crashed", time.time(), {"trace": trace})
+            sys.exit(_NO)
+
+
+@main.command()
+@_env_file
+@click.option("--ping", "send_ping", is_flag=True, help="Also send a signed ping.")
+@_json
+def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
+    """Say whether everything is as it must be, and what mends it where not."""
+    import anyio  # noqa: PLC0415 - as in `run`
+
+    from paliadin_sidecar import doctor  # noqa: PLC0415
+
+    with _clear_errors():
+        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+    findings = doctor.examine(settings)
+    if send_ping:
+        findings += anyio.run(doctor.ping, settings)
+    if as_json:
+        _print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        _table(("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings])
+    sys.exit(_NO if any(f.level == "wrong" for f in findings) else 0)
+
+
+@main.command()
+@_env_file
+@_json
+@click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
+def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Say how the daemon does; exit 1 when something is wrong."""
+    with _opened(env_file) as (state_dir, outbox):
+        found = _status(state_dir, outbox)
+    if as_json:
+        _print_json(found)
+    elif not quiet:
+        _print_status(found)
+    sys.exit(_NO if found["problems"] else 0)
+
+
+@main.command()
+@_env_file
+@click.option("--state", type=click.Choice(_STATES), help="Only these.")
+@click.option("--since", default="0", help="Accepted since: 30m, 12h, 7d, or 2026-11-22T08:00.")
+@click.option("--limit", default=50, type=click.IntRange(1, 100_000), show_default=True)
+@_json
+def turns(
+    env_file: Path | None, state: str | None, since: str, limit: int, *, as_json: bool
+) -> None:
+    """List deliveries, the newest first."""
+    with _opened(env_file) as (_, outbox):
+        rows = outbox.deliveries(state, _since(since), limit)
+    if as_json:
+        _print_json([_with_times(row) for row in rows])
+        return
+    _table(
+        ("turn", "rev", "backend", "user", "state", "tries", "bytes", "accepted"),
+        [
+            (
+                row["turn_id"],
+                row["revision"],
+                f"{row['backend']}/{row['persona']}",
+                row["user"] or "",
+                f"{row['state']} ({row['reason']})" if row["reason"] else row["state"],
+                row["attempts"],
+                row["bytes"],
+                _local(row["accepted_at"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+@main.command()
+@_env_file
+@click.argument("turn_id")
+@_json
+def show(env_file: Path | None, turn_id: str, *, as_json: bool) -> None:
+    """Tell all that happened to one turn, by its own id or the one it was submitted under."""
+    with _opened(env_file) as (_, outbox):
+        found = outbox.timelines(turn_id)
+    if as_json:
+        _print_json([_timeline_json(turn) for turn in found])
+    for turn in [] if as_json else found:
+        _print_timeline(turn)
+    if not found:
+        click.echo(f"No turn {turn_id!r} is known; `paliadin-sidecar turns` lists them.", err=True)
+        sys.exit(_NO)
+
+
+@main.command()
+@_env_file
+@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
+@click.option("--dead", is_flag=True, help="All that were given up.")
+@click.option("--since", help="All accepted since: 30m, 12h, 7d, or 2026-11-22T08:00.")
+def replay(
+    env_file: Path | None, turn_ids: Sequence[str], *, dead: bool, since: str | None
+) -> None:
+    """Send again what was settled, with the same id and body."""
+    if not turn_ids and not dead and since is None:
+        raise click.UsageError("name turns, or --dead, or --since")
+    if turn_ids and (dead or since is not None):
+        raise click.UsageError("name turns, or say --dead and --since, not both")
+    from_s = _since(since or "0")
+    with _opened(env_file) as (state_dir, outbox):
+        (results,) = outbox.transaction(
+            [
+                lambda: [
+                    outbox.replay(turn_id=turn_id, dead=dead, since=from_s)
+                    for turn_id in (turn_ids or (None,))
+                ]
+            ]
+        )
+        alive = statedir.is_alive(state_dir)
+    sent, without_body = (sum(column) for column in zip(*results, strict=True))
+    click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
+    missed = [t for t, r in zip(turn_ids, results, strict=False) if r == (0, 0)]
+    for turn_id in missed:
+        click.echo(f"{turn_id}: not known, or not settled yet: nothing to replay", err=True)
+    if without_body:
+        click.echo(
+            f"{without_body} cannot be: bodies are let go 72 h after their acknowledgement",
+            err=True,
+        )
+    sys.exit(_NO if missed or without_body else 0)
+
+
+# --- errors -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except BadSettings as exc:
+        for problem in exc.problems:
+            click.echo(problem, err=True)
+        sys.exit(_CONFIG)
+    except PermissionError as exc:
+        click.echo(f"{exc.filename} may not be read by this user. {_sudo(exc.filename)}", err=True)
+        sys.exit(_NO)
+    except (statedir.StateDirError, Newer, Unwritable) as exc:
+        mend = (
+            "install the version that wrote it"
+            if isinstance(exc, Newer)
+            else ("see PALIADIN_STATE_DIR")
+        )
+        click.echo(f"{exc}: {mend}", err=True)
+        sys.exit(_CONFIG)
+    except statedir.Locked as exc:
+        click.echo(
+            f"another paliadin-sidecar runs on {exc.args[0]}: stop it, or give this one a "
+            "PALIADIN_STATE_DIR of its own",
+            err=True,
+        )
+        sys.exit(_NO)
+    except Damaged as exc:
+        click.echo(
+            f"{exc}. Move it aside and begin anew with: paliadin-sidecar run --quarantine "
+            "(answers that still lie in the roots are then sent again under the same ids)",
+            err=True,
+        )
+        sys.exit(_NO)
+    except OutboxError as exc:
+        click.echo(str(exc), err=True)
+        sys.exit(_NO)
+
+
+def _first_known(exc: BaseException) -> BaseException | None:
+    # What `_clear_errors` has words for, from inside the task groups' exceptions.
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, map(_first_known, exc.exceptions)), None)
+    known = (statedir.StateDirError, statedir.Locked, OutboxError, KeyboardInterrupt, SystemExit)
+    return exc if isinstance(exc, known) else None
+
+
+@contextmanager
+def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
+    with _clear_errors():
+        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+        path = state_dir / FILENAME
+        try:
+            with path.open("rb"):
+                pass
+            outbox = Outbox(path)
+        except FileNotFoundError:
+            click.echo(
+                f"There is no outbox in {state_dir}: `paliadin-sidecar run` makes one. Is "
+                "PALIADIN_STATE_DIR the daemon's?",
+                err=True,
+            )
+            sys.exit(_NO)
+        with outbox:
+            yield state_dir, outbox
+
+
+def _sudo(filename: str) -> str:
+    path = Path(filename)
+    while not os.access(path.parent, os.X_OK) and path != path.parent:
+        path = path.parent
+    try:
+        owner = pwd.getpwuid(path.stat().st_uid).pw_name
+    except (OSError, KeyError):
+        owner = "root"
+    return f"Try: sudo -u {owner} {' '.join(['paliadin-sidecar', *sys.argv[1:]])}"
+
+
+# --- what is shown ------------------------------------------------------------------------
+
+
+def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
+    now = time.time()
+    alive = statedir.is_alive(state_dir)
+    service = outbox.service()
+    oldest_at = outbox.oldest_pending_at()
+    oldest_s = None if oldest_at is None else max(0.0, now - oldest_at)
+    dead = outbox.dead_since(now - _DEAD_S)
+    problems = []
+    if not alive:
+        problems.append("the daemon does not run")
+    if service["paused_at"] is not None:
+        problems.append(
+            f"the receiver is not well ({service['paused_for']}): check --ping says more"
+        )
+    problems += [
+        f"root {root['path']}: {root['why']}"
+        for root in service["roots"]
+        if root["state"] == "untrusted"
+    ]
+    if oldest_s is not None and oldest_s > _OVERDUE_S:
+        problems.append(f"a turn has been undelivered for {timedelta(seconds=round(oldest_s))}")
+    if dead:
+        problems.append(f"{dead} given up within a day: turns --state dead, then replay --dead")
+    return {
+        "alive": alive,
+        "problems": problems,
+        "counts": dict.fromkeys(_STATES, 0) | outbox.counts(),
+        "oldest_undelivered_s": oldest_s,
+        "paused": service["paused_at"] is not None,
+        "paused_for": service["paused_for"],
+        "roots": service["roots"],
+    }
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    click.echo("running" if found["alive"] else "not running")
+    for problem in found["problems"]:
+        click.echo(f"WRONG: {problem}")
+    _table(("state", "deliveries"), list(found["counts"].items()))
+    if found["oldest_undelivered_s"] is not None:
+        age = timedelta(seconds=round(found["oldest_undelivered_s"]))
+        click.echo(f"oldest undelivered: {age}")
+    _table(
+        ("root", "path", "state", "turn files", "others"),
+        [
+            (
+                f"{root['backend']}/{root['persona']}",
+                root["path"],
+                root["state"],
+                root["turn_files"],
+                root["foreign_files"],
+            )
+            for root in found["roots"]
+        ],
+    )
+
+
+def _print_timeline(turn: Mapping[str, Any]) -> None:
+    about = f"{turn['turn_id']} {turn['backend']}/{turn['persona']}"
+    if turn["submitted_turn_id"]:
+        about += f", submitted as {turn['submitted_turn_id']} by {turn['user']}"
+    click.echo(about)
+    shown = {"turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at"}
+    _table(
+        ("when", "event", "what"),
+        [
+            (
+                _local(event["at"]),
+                event["event"],
+                " ".join(
+                    f"{k}={v}" for k, v in event.items() if k not in shown | {"event", "webhook_id"}
+                ),
+            )
+            for event in turn["events"]
+        ],
+    )
+
+
+def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **turn,
+        "deliveries": [_with_times(row) for row in turn["deliveries"]],
+        "events": [{**event, "at": _utc(event["at"])} for event in turn["events"]],
+    }
+
+
+def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _utc(value) if name.endswith("_at") and value is not None else value
+        for name, value in row.items()
+        if name != "id"
+    }
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich import box  # noqa: PLC0415 - as in `run`
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        # Text, so that a value with brackets is no markup; control characters do nothing.
+        table.add_row(*(Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", str(cell))) for cell in row))
+    # A pipe has no width: never cut a value there.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def _since(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
+    if match:
+        unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+        return time.time() - int(match[1]) * unit
+    if text == "0":
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no age such as 30m, 12h or 7d, and no date such as 2026-11-22T08:00",
+            param_hint="--since",
+        ) from None
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _local(at: float) -> str:
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"

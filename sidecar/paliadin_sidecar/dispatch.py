@@ -1,0 +1,252 @@
+"""From the outbox to the receiver: which delivery goes when, and what its outcome leads to."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from random import random as _random
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_contract.callback import Host, Ping, encode
+from paliadin_sidecar import policy
+from paliadin_sidecar.outbox import Full, Outbox
+from paliadin_sidecar.policy import Circuit, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskGroup
+
+    from paliadin_sidecar.deliver import Outcome
+    from paliadin_sidecar.outbox import Committer, Due
+
+__all__ = ["Dispatch", "ping_body"]
+
+#: A clock can jump, so nothing sleeps longer than this.
+_SLEEP_MOST_S = 60.0
+#: How long a full disk is left alone.
+FULL_S = 5.0
+
+
+def ping_body(host: str, now: float) -> tuple[str, bytes]:
+    """Id and body of a question whether the receiver is well."""
+    at = datetime.fromtimestamp(now, UTC)
+    return f"ping_{secrets.token_hex(8)}", encode(Ping(at, Host(host)))
+
+
+class Dispatch:
+    """Sends what is due, a few at a time, and never two revisions of one turn at once.
+
+    Args:
+        commit: runs the outbox's methods.
+        attempt: makes one signed attempt.
+        host: this host's name, for pings.
+        refused_s: see `policy.decide`.
+        wall: the clock, in epoch seconds.
+        random: see `policy.decide`.
+    """
+
+    def __init__(
+        self,
+        commit: Committer,
+        attempt: Callable[[str, bytes], Awaitable[Outcome]],
+        *,
+        host: str,
+        refused_s: float,
+        wall: Callable[[], float] = time.time,
+        random: Callable[[], float] = _random,
+    ) -> None:
+        self._commit = commit
+        self._attempt = attempt
+        self._host = host
+        self._refused_s = refused_s
+        self._wall = wall
+        self._random = random
+        self._circuit = Circuit()
+        self._busy: dict[int, int] = {}  # delivery → turn
+        self._again = 0
+        self._unrecorded = 0
+        self._acknowledged_at: float | None = None
+        self._wake = anyio.Event()
+        self._idle = anyio.Event()
+        self._asking: anyio.Event | None = None
+        self._well = False
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Look at once what is due."""
+        self._wake.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Start nothing more, and give what is under way so many seconds."""
+        self._stopping = True
+        self.wake()
+        with anyio.move_on_after(grace_s):
+            while self._busy:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        service = await self._commit(Outbox.service)
+        self._acknowledged_at = await self._commit(Outbox.acknowledged_at)
+        async with anyio.create_task_group() as tasks:
+            if service["paused_at"] is not None:
+                # It was not well when we stopped: a turn is never the probe.
+                self._circuit = Circuit(paused=True)
+                tasks.start_soon(self._probe, service["paused_at"], name="probe")
+            while True:
+                self._wake = anyio.Event()
+                sleep_s = await self._start_due(tasks)
+                with anyio.move_on_after(sleep_s):
+                    await self._wake.wait()
+
+    async def _start_due(self, tasks: TaskGroup) -> float:
+        # Starts what may start now; returns the seconds until that may change by itself.
+        window = self._circuit.window
+        places = window - len(self._busy) + self._unrecorded
+        if self._stopping or places <= 0:
+            return _SLEEP_MOST_S
+        # Turns that failed before get half of the places: a slow or poisonous one never keeps
+        # a fresh one waiting.
+        again = min(places, window // 2 - self._again)
+        found = await self._commit(
+            Outbox.due, list(self._busy.values()), fresh=places, again=max(again, 0)
+        )
+        for due in found[:places]:
+            if self._circuit.paused or self._stopping:
+                break
+            self._busy[due.id] = due.turn
+            self._again += due.attempts > 0
+            tasks.start_soon(self._carry, tasks, due, name=f"delivery {due.id}")
+        next_at = await self._commit(Outbox.next_attempt_at)
+        # One that is due and got no place is woken for when a place gets free.
+        return _SLEEP_MOST_S if next_at is None else min(next_at - self._wall(), _SLEEP_MOST_S)
+
+    async def _carry(self, tasks: TaskGroup, due: Due) -> None:
+        try:
+            await self._deliver(tasks, due)
+        finally:
+            del self._busy[due.id]
+            self._again -= due.attempts > 0
+            self._idle.set()
+            self.wake()
+
+    async def _deliver(self, tasks: TaskGroup, due: Due) -> None:
+        started_at = self._wall()
+        outcome = await self._attempt(due.webhook_id, due.body)
+        verdict = policy.classify(outcome.status)
+        if verdict is Verdict.WHOSE_FAULT:
+            well = await self._ask()
+            verdict = Verdict.REFUSED if well else Verdict.RECEIVER
+            if not well:
+                await self._pause(tasks, f"status_{outcome.status}")
+        elif outcome.status is None:
+            if self._circuit.unanswered():
+                await self._pause(tasks, outcome.error or "unreachable")
+        else:
+            self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
+        tried = replace(
+            due,
+            attempts=due.attempts + 1,
+            first_attempt_at=due.first_attempt_at or started_at,
+            refusals=due.refusals + (verdict is Verdict.REFUSED),
+            refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
+        )
+        # What is known is written down, also when everything is being cancelled.
+        with anyio.CancelScope(shield=True):
+            await self._record(tried, outcome, verdict)
+
+    async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
+        now = self._wall()
+        past = policy.Past(
+            tried.attempts,
+            tried.first_attempt_at or now,
+            tried.refusals,
+            tried.refused_at,
+            self._acknowledged_at,
+        )
+        decision = policy.decide(
+            verdict,
+            past,
+            now,
+            refused_s=self._refused_s,
+            random=self._random,
+            floor_s=policy.retry_after_s(outcome.retry_after, now),
+        )
+
+        def transition(outbox: Outbox) -> None:
+            outbox.attempted(tried, status=outcome.status, error=outcome.error, ms=outcome.ms)
+            match decision:
+                case policy.Delivered():
+                    outbox.delivered(tried)
+                case policy.Retry(seconds):
+                    refused = outcome.status if verdict is Verdict.REFUSED else None
+                    outbox.retry(tried, seconds, refused_with=refused)
+                case policy.Dead(cause):
+                    outbox.bury(tried, cause)
+
+        try:
+            await self._commit(transition)
+        except Full:
+            # Not sent again meanwhile: it counts as under way, and takes no place.
+            self._unrecorded += 1
+            self.wake()
+            try:
+                await self._commit_soon(transition)
+            finally:
+                self._unrecorded -= 1
+        if isinstance(decision, policy.Delivered):
+            self._acknowledged_at = now
+
+    # --- is the receiver well? ------------------------------------------------------------
+
+    async def _ask(self) -> bool:
+        # One ping for all that ask at the same time.
+        if self._asking is not None:
+            await self._asking.wait()
+            return self._well
+        self._asking = anyio.Event()
+        try:
+            self._well = await self._ping()
+        finally:
+            self._asking.set()
+            self._asking = None
+        return self._well
+
+    async def _ping(self) -> bool:
+        outcome = await self._attempt(*ping_body(self._host, self._wall()))
+        return policy.classify(outcome.status) is Verdict.ACKNOWLEDGED
+
+    async def _pause(self, tasks: TaskGroup, why: str) -> None:
+        if self._circuit.paused:
+            return
+        self._circuit.pause()
+        since = self._wall()
+        tasks.start_soon(self._probe, since, name="probe")
+        await self._commit_soon(lambda outbox: outbox.pause(why))
+
+    async def _probe(self, since: float) -> None:
+        while self._circuit.paused:
+            await anyio.sleep(self._circuit.next_ping_s())
+            if self._stopping:
+                return
+            if await self._ping():
+                await self._commit_soon(partial(Outbox.resume, paused_s=self._wall() - since))
+                self._circuit.resume()
+        self.wake()
+
+    async def _commit_soon(self, transition: Callable[[Outbox], None]) -> None:
+        # With a full disk it is tried again, until there is room or the daemon stops.
+        while True:
+            with suppress(Full):
+                return await self._commit(transition)
+            if self._stopping:
+                return None
+            await anyio.sleep(FULL_S)

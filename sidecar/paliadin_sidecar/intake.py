@@ -1,0 +1,449 @@
+"""From names to settled files: what is under observation, and what a scan finds.
+
+Synchronous and single-threaded: the service calls it from one task, in a worker thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING, Literal
+
+from paliadin_contract.ids import turn_id_of
+from paliadin_contract.trailer import has_text
+from paliadin_sidecar import settle
+from paliadin_sidecar.outbox import Arrival, TurnKey
+from paliadin_sidecar.turnfile import (
+    Changed,
+    TurnFile,
+    Unreadable,
+    completed_at,
+    read_claims,
+    signature_at,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from paliadin_sidecar.settings import RootSpec
+    from paliadin_sidecar.turnfile import Look
+    from paliadin_sidecar.watch import Root
+
+__all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished"]
+
+#: What one call of `look` may hold in memory, so that a backlog never is.
+_BATCH_BYTES = 8 * 1024 * 1024
+_BATCH_FILES = 256
+#: Files whose descriptors are kept between two looks, so that they are read to their end even
+#: when their names go; with more under observation, each is opened anew.
+_MOST_HELD = 256
+#: A file that the system would not open is tried again after this long.
+_UNREADABLE_S = 1.0
+#: The kernel stamps files with the time of its last tick: a second change within one tick
+#: does not show, so a signature that young is not believed.
+_TICK_S = 0.05
+#: Files older than this, in a root that was never watched, are history.
+_HISTORY_S = 900.0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A file became an arrival."""
+
+    arrival: Arrival
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A turn's token told who waits."""
+
+    key: TurnKey
+    submitted_turn_id: str
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """A file is held open, or cannot be opened, for long."""
+
+    key: TurnKey
+    why: Literal["open_for_writing", "unreadable"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Vanished:
+    """A file went before it could be opened."""
+
+    key: TurnKey
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A file that had been taken is no longer there."""
+
+    key: TurnKey
+
+
+Finding = Settled | Hint | Stalled | Vanished | Gone
+
+
+@dataclass
+class _Under:
+    # A file that is under observation under this name.
+    name: str
+    due: float
+    first_seen: float
+    file: TurnFile | None = None
+    progress: settle.Progress | None = None
+    #: What the name was before it was given to another file: if that one turns out to be a
+    #: bare trailer, this is the answer.
+    previous: TurnFile | None = None
+    previous_progress: settle.Progress | None = None
+    stalled: bool = False
+
+    def close(self) -> None:
+        for file in (self.file, self.previous):
+            if file is not None:
+                file.close()
+        self.file = self.previous = None
+
+
+@dataclass
+class _Place:
+    spec: RootSpec
+    root: Root
+    #: Signatures of files that were taken; "" where it is too young to be believed.
+    taken: dict[str, str] = field(default_factory=dict)
+    #: Tokens that were read.
+    hinted: set[str] = field(default_factory=set)
+    under: dict[str, _Under] = field(default_factory=dict)
+    foreign: int = 0
+    lying: int = 0
+
+    def key(self, name: str) -> TurnKey:
+        return TurnKey(self.spec.backend, self.spec.persona, turn_id_of(name) or name)
+
+
+class Intake:
+    """All roots, and every file in them that has not settled.
+
+    Args:
+        places: what is watched.
+        owner: user id that files must have.
+        quiet_s: see `settle.decide`.
+        max_bytes: see `settle.decide`.
+        monotonic: the clock for durations, in seconds.
+        wall: the clock for dates, in epoch seconds.
+    """
+
+    def __init__(
+        self,
+        places: list[tuple[RootSpec, Root]],
+        *,
+        owner: int,
+        quiet_s: float,
+        max_bytes: int,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._places = {root.path: _Place(spec, root) for spec, root in places}
+        self._owner = owner
+        self._quiet_s = quiet_s
+        self._max_bytes = max_bytes
+        self._monotonic = monotonic
+        self._wall = wall
+        self._queue: list[tuple[float, int, _Place, _Under]] = []
+        self._order = count()
+
+    def remember(self, spec: RootSpec, lying: dict[str, str]) -> None:
+        """Take over what the outbox knows of a root: signatures by turn id."""
+        place = self._places[spec.path]
+        place.taken = {f"{turn_id}.txt": signature for turn_id, signature in lying.items()}
+
+    def notice(self, touched: set[str]) -> list[Finding]:
+        """Take up paths that an event named. Returns what their tokens told."""
+        findings: list[Finding] = []
+        for path in touched:
+            folder, _, name = path.rpartition("/")
+            for place in self._places.values():
+                if str(place.root.path) == folder:
+                    findings.extend(self._take_up(place, name))
+        return findings
+
+    def scan(self, spec: RootSpec, *, every_file: bool) -> list[Finding]:
+        """Look at a root's names, where they moved, and take up what is new.
+
+        Args:
+            spec: the root.
+            every_file: also look whether a file changed that was taken.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        place = self._places[spec.path]
+        listing = place.root.list(always=every_file)
+        if listing is None or place.root.fd is None:
+            return []
+        findings: list[Finding] = []
+        lying, foreign = set(), 0
+        for name in listing.names:
+            if turn_id_of(name) is not None:
+                lying.add(name)
+                if name not in place.under and (
+                    name not in place.taken or (every_file and self._moved(place, name))
+                ):
+                    findings.extend(self._take_up(place, name))
+            elif turn_id_of(name, ".jwt") is not None:
+                findings.extend(self._take_up(place, name))
+            else:
+                foreign += 1
+        for name in place.taken.keys() - lying:
+            del place.taken[name]
+            findings.append(Gone(place.key(name)))
+        place.hinted &= set(listing.names)
+        place.lying, place.foreign = len(lying), foreign
+        return findings
+
+    def history(self, spec: RootSpec) -> list[Arrival]:
+        """The old files of a root that was never watched; they are not taken up any more."""
+        place = self._places[spec.path]
+        listing = place.root.list(always=True)
+        if listing is None or place.root.fd is None:
+            return []
+        found = []
+        for name in listing.names:
+            if turn_id_of(name) is None:
+                continue
+            arrival = self._old(place, place.root.fd, name)
+            if arrival is not None:
+                place.taken[name] = arrival.signature
+                found.append(arrival)
+        return found
+
+    def found(self) -> list[dict[str, object]]:
+        """What the last scans found, for who asks."""
+        return [
+            {
+                "backend": place.spec.backend,
+                "persona": place.spec.persona,
+                "path": str(place.spec.path),
+                "state": place.root.state,
+                "why": place.root.why,
+                "turn_files": place.lying,
+                "foreign_files": place.foreign,
+            }
+            for place in self._places.values()
+        ]
+
+    def due_in(self) -> float | None:
+        """Seconds until something must be looked at, None where nothing waits."""
+        while self._queue and not self._is_current(self._queue[0]):
+            heapq.heappop(self._queue)
+        return max(0.0, self._queue[0][0] - self._monotonic()) if self._queue else None
+
+    def look(self) -> list[Finding]:
+        """Look at what is due, as much as one batch may hold.
+
+        What settled is not looked at again until it moves, so the caller must not lose it.
+        """
+        findings: list[Finding] = []
+        size = 0
+        while self.due_in() == 0.0 and size < _BATCH_BYTES and len(findings) < _BATCH_FILES:
+            _, _, place, under = heapq.heappop(self._queue)
+            under.due = float("inf")
+            for finding in self._look(place, under):
+                findings.append(finding)
+                if isinstance(finding, Settled):
+                    size += finding.arrival.size
+        return findings
+
+    def close(self) -> None:
+        """Let go of every descriptor."""
+        for place in self._places.values():
+            for under in place.under.values():
+                under.close()
+            place.under.clear()
+            place.root.close()
+
+    # --- one file -------------------------------------------------------------------------
+
+    def _take_up(self, place: _Place, name: str) -> Iterator[Finding]:
+        token_of = turn_id_of(name, ".jwt")
+        if token_of is not None:
+            yield from self._hint(place, token_of)
+        elif turn_id_of(name) is not None:
+            under = place.under.get(name)
+            if under is None:
+                now = self._monotonic()
+                under = place.under[name] = _Under(name, now, now)
+            self._again(place, under, 0.0)
+
+    def _hint(self, place: _Place, turn_id: str) -> Iterator[Finding]:
+        name = f"{turn_id}.jwt"
+        if name in place.hinted or place.root.fd is None:
+            return
+        claims = read_claims(place.root.fd, name, self._owner)
+        if claims is not None:
+            place.hinted.add(name)
+            key = TurnKey(place.spec.backend, place.spec.persona, turn_id)
+            yield Hint(key, *claims)
+
+    def _again(self, place: _Place, under: _Under, seconds: float) -> None:
+        under.due = self._monotonic() + seconds
+        heapq.heappush(self._queue, (under.due, next(self._order), place, under))
+
+    def _is_current(self, entry: tuple[float, int, _Place, _Under]) -> bool:
+        due, _, place, under = entry
+        return due == under.due and place.under.get(under.name) is under
+
+    def _look(self, place: _Place, under: _Under) -> Iterator[Finding]:
+        key = place.key(under.name)
+        try:
+            if not self._open(place, under):
+                yield Gone(key) if place.taken.pop(under.name, None) is not None else Vanished(key)
+                self._drop(place, under)
+                return
+            yield from self._hint(place, key.turn_id)
+            yield from self._judge(place, under, key)
+        except Unreadable as exc:
+            if not under.stalled:
+                under.stalled = True
+                yield Stalled(key, "unreadable", exc.errno_name)
+            self._again(place, under, _UNREADABLE_S)
+        except Changed:
+            self._again(place, under, 0.0)
+
+    def _open(self, place: _Place, under: _Under) -> bool:
+        # Opens what the name is now; what it was before is kept while it may be needed.
+        if place.root.fd is None:
+            return under.file is not None
+        if under.file is not None:
+            try:
+                info = os.stat(under.name, dir_fd=place.root.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return True  # what was opened is read to its end
+            except OSError as exc:
+                raise Unreadable(under.name, exc) from None
+            if (info.st_dev, info.st_ino) == under.file.inode:
+                return True
+        try:
+            opened = TurnFile(place.root.fd, under.name, self._owner)
+        except FileNotFoundError:
+            return under.file is not None
+        if under.file is not None:
+            if under.previous is not None:
+                under.previous.close()
+            under.previous, under.previous_progress = under.file, under.progress
+            under.progress = None
+        under.file = opened
+        return True
+
+    def _judge(self, place: _Place, under: _Under, key: TurnKey) -> Iterator[Finding]:
+        file = under.file
+        if file is None:
+            return
+        look = file.look()
+        if look.signature == place.taken.get(under.name):
+            self._drop(place, under)  # an event, but nothing new
+            return
+        under.progress, verdict = self._decide(under.progress, look)
+        if isinstance(verdict, settle.Waiting):
+            if verdict.stalled and not under.stalled:
+                under.stalled = True
+                yield Stalled(key, "open_for_writing", "")
+            rest = yield from self._judge_previous(under, key, now_or_never=False)
+            self._again(place, under, min(verdict.seconds, rest))
+            self._release_if_many(place, under)
+            return
+        arrival = self._arrival(key, file, look, verdict)
+        if arrival.reason is not None or not arrival.has_text:
+            yield from self._judge_previous(under, key, now_or_never=True)
+        yield Settled(arrival)
+        young = abs(self._wall() - look.mtime_s) < _TICK_S
+        place.taken[under.name] = "" if young else look.signature
+        self._drop(place, under)
+
+    def _judge_previous(
+        self, under: _Under, key: TurnKey, *, now_or_never: bool
+    ) -> Generator[Finding, None, float]:
+        # Returns the seconds after which it must be looked at again.
+        rest = float("inf")
+        if under.previous is None:
+            return rest
+        look = under.previous.look()
+        under.previous_progress, verdict = self._decide(under.previous_progress, look)
+        if isinstance(verdict, settle.Waiting) and not now_or_never:
+            return verdict.seconds
+        if look.trusted and look.has_text and look.size <= self._max_bytes:
+            yield Settled(self._arrival(key, under.previous, look, settle.Settled()))
+        under.previous.close()
+        under.previous = None
+        return rest
+
+    def _decide(
+        self, progress: settle.Progress | None, look: Look
+    ) -> tuple[settle.Progress, settle.Verdict]:
+        return settle.decide(
+            progress, look, self._monotonic(), quiet_s=self._quiet_s, max_bytes=self._max_bytes
+        )
+
+    def _arrival(
+        self, key: TurnKey, file: TurnFile, look: Look, verdict: settle.Settled | settle.Failed
+    ) -> Arrival:
+        at = completed_at(look.mtime_s, datetime.fromtimestamp(self._wall(), UTC))
+        if isinstance(verdict, settle.Failed):
+            return Arrival(key, look.signature, at, look.size, reason=verdict.reason)
+        content = file.read(look)
+        return Arrival(
+            key,
+            look.signature,
+            at,
+            len(content.data),
+            data=content.data,
+            sha256=hashlib.sha256(content.data).hexdigest(),
+            has_text=has_text(content.data),
+        )
+
+    def _old(self, place: _Place, directory: int, name: str) -> Arrival | None:
+        # A file of a root's past, unless it is young or somebody still writes it.
+        try:
+            file = TurnFile(directory, name, self._owner)
+        except (FileNotFoundError, Unreadable):
+            return None
+        try:
+            look = file.look()
+            if self._wall() - look.mtime_s < _HISTORY_S or look.being_written:
+                return None
+            verdict: settle.Settled | settle.Failed = settle.Settled()
+            if not look.trusted:
+                verdict = settle.Failed("untrusted")
+            elif look.size > self._max_bytes:
+                verdict = settle.Failed("too_large")
+            return self._arrival(place.key(name), file, look, verdict)
+        except (Unreadable, Changed):
+            return None
+        finally:
+            file.close()
+
+    def _moved(self, place: _Place, name: str) -> bool:
+        if place.root.fd is None:
+            return False
+        try:
+            return signature_at(place.root.fd, name) != place.taken[name]
+        except Unreadable:
+            return True
+
+    def _release_if_many(self, place: _Place, under: _Under) -> None:
+        many = sum(len(p.under) for p in self._places.values()) > _MOST_HELD
+        if many and under.file is not None and place.root.fd is not None:
+            under.file.close()
+            under.file = None
+
+    def _drop(self, place: _Place, under: _Under) -> None:
+        under.close()
+        place.under.pop(under.name, None)

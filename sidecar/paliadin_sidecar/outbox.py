@@ -1,0 +1,794 @@
+"""What was accepted, until it is acknowledged: SQLite, one named method for each transition.
+
+`Outbox` is synchronous and holds one connection. `Committer` runs its methods off the event
+loop, as many as have gathered in one transaction, and returns when they are on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import aiosql
+import anyio
+import msgspec
+
+from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
+from paliadin_contract.ids import webhook_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from paliadin_contract.callback import Reason
+
+__all__ = [
+    "FILENAME",
+    "Arrival",
+    "Committer",
+    "Damaged",
+    "Due",
+    "Event",
+    "Full",
+    "Newer",
+    "Outbox",
+    "OutboxError",
+    "TurnKey",
+    "Unwritable",
+]
+
+FILENAME = "outbox.db"
+#: Raised with every change of the schema, together with the step that migrates to it.
+SCHEMA_VERSION = 1
+#: A change of an answer that comes later than this is an edit for the record, not for the
+#: person, who has long read the answer.
+LATE_S = 600.0
+#: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
+_BATCH = 256
+_BUSY_TIMEOUT_S = 5.0
+
+_sql: Any = aiosql.from_str(
+    files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
+    "sqlite3",
+    mandatory_parameters=False,  # the statements name them
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Row = dict[str, Any]
+
+
+class OutboxError(Exception):
+    """The outbox cannot be used. Its text names the file, and never what it holds.
+
+    OutboxError
+    ├── Full         no room on the disk: try again later
+    ├── Damaged      not a database, truncated, unlinked, or the disk fails
+    ├── Newer        written by a later version of this program
+    └── Unwritable   the directory or the file is not ours to write
+    """
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(path, detail)
+        self.path = path
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class Full(OutboxError):
+    """There is no room on the disk."""
+
+
+class Damaged(OutboxError):
+    """It is no database of ours, or no longer."""
+
+
+class Newer(OutboxError):
+    """A later version of this program wrote it."""
+
+
+class Unwritable(OutboxError):
+    """It may not be written."""
+
+
+@dataclass(frozen=True)
+class TurnKey:
+    """A turn as its file names it."""
+
+    backend: str
+    persona: str
+    turn_id: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A file that settled: an answer, or the reason why it is none."""
+
+    key: TurnKey
+    signature: str
+    completed_at: datetime
+    size: int
+    data: bytes | None = field(default=None, repr=False)
+    sha256: str | None = None
+    has_text: bool = True
+    reason: Reason | None = None
+
+    @property
+    def mark(self) -> str:
+        """What tells this content from others of the same name."""
+        return self.sha256 or self.reason or ""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A delivery whose time has come. Times are epoch seconds."""
+
+    id: int
+    turn: int
+    webhook_id: str
+    body: bytes = field(repr=False)
+    accepted_at: float
+    attempts: int
+    first_attempt_at: float | None
+    refusals: int
+    refused_at: float | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A row of the audit."""
+
+    id: int
+    at: float
+    name: str
+    fields: dict[str, Any]
+
+
+class Outbox:
+    """One connection to the database.
+
+    Args:
+        path: the database's file.
+        host: this host's name, for the callback's bodies.
+        wall: the clock, in epoch seconds.
+        create: make the database where there is none; without it a missing file is
+            `FileNotFoundError`.
+        successor: a new database follows one that was lost, so that nothing becomes history.
+
+    Raises:
+        OutboxError: it cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        host: str = "",
+        wall: Callable[[], float] = time.time,
+        create: bool = False,
+        successor: bool = False,
+    ) -> None:
+        self.path = path
+        self.last_event = 0  #: id of the last event that was written here
+        self._host = host
+        self._wall = wall
+        if not create and not path.exists():
+            raise FileNotFoundError(path)
+        mode = "rwc" if create else "rw"
+        try:
+            self._db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_TIMEOUT_S,
+                check_same_thread=False,
+            )
+            self._db.row_factory = _row
+            self._set_up(create=create, successor=successor)
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from None
+        self._identity = self._identity_now()
+
+    def _set_up(self, *, create: bool, successor: bool) -> None:
+        # WAL with FULL survives the loss of power, not just of the process.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        version = self._pragma("user_version")
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
+        if version == 0 and create:
+            # The schema, its number and the one row of the service go together.
+            number = f"PRAGMA user_version = {SCHEMA_VERSION};"
+            self._db.executescript("BEGIN IMMEDIATE;" + _sql.schema.sql + number)
+            _sql.create_service(self._db, successor=int(successor))
+            self._db.execute("COMMIT")
+        elif version == 0:
+            self._db.close()
+            raise Damaged(self.path, "is no outbox")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._db.close()
+
+    # --- transactions ---------------------------------------------------------------------
+
+    def transaction(self, steps: Iterable[Callable[[], T]]) -> list[T]:
+        """Run these in one transaction and return what they returned, once it is durable.
+
+        Raises:
+            OutboxError: none of them took effect.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                results = [step() for step in steps]
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from None
+        return results
+
+    def check_identity(self) -> None:
+        """See that the file is still the one that was opened.
+
+        Raises:
+            Damaged: it was unlinked, replaced or truncated: what is committed now nobody finds.
+        """
+        if self._identity_now() != self._identity:
+            raise Damaged(self.path, "was removed, replaced or truncated while it was in use")
+
+    def changed_elsewhere(self) -> int:
+        """A number that moves when another process writes."""
+        return self._pragma("data_version")
+
+    def _pragma(self, name: str) -> int:
+        row: dict[str, int] = self._db.execute(f"PRAGMA {name}").fetchone()
+        return row[name]
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        try:
+            info = self.path.stat()
+        except OSError:
+            return None
+        return (info.st_dev, info.st_ino) if info.st_size else None
+
+    def _translated(self, exc: sqlite3.Error) -> OutboxError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        name = getattr(exc, "sqlite_errorname", type(exc).__name__)
+        if code == sqlite3.SQLITE_FULL:
+            return Full(self.path, "there is no room on its disk")
+        if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+            return Unwritable(self.path, f"cannot be written by user {os.geteuid()} ({name})")
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}:
+            return Damaged(self.path, f"is damaged, or its disk is ({name})")
+        return OutboxError(self.path, f"cannot be used ({name})")
+
+    def _now(self) -> int:
+        return _ms(self._wall())
+
+    # --- intake ---------------------------------------------------------------------------
+
+    def hint(self, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
+        """Keep what a turn's token said; the first one counts."""
+        turn = self._turn(key)
+        _sql.hint(self._db, turn=turn["id"], submitted_turn_id=submitted_turn_id, user_id=user_id)
+
+    def accept(self, arrival: Arrival) -> bool:
+        """Take a settled file: freeze its body and id, or only its event. True if it is sent.
+
+        The same content as before is nothing new. A later revision supersedes what is still
+        undelivered of the turn. Only audited are: a change that has no text, one that comes
+        late, and a failure after an answer.
+        """
+        turn = self._turn(arrival.key)
+        known = arrival.mark == turn["seen_mark"]
+        _sql.look(self._db, turn=turn["id"], signature=arrival.signature, mark=arrival.mark)
+        if known:
+            return False
+        if arrival.mark == turn["sent_mark"]:
+            return False  # it came back to what the receiver has
+        why_not = self._why_not(arrival, turn)
+        about: dict[str, Any] = {"bytes": arrival.size, "sha256": arrival.sha256}
+        if why_not is not None:
+            name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
+            self._event(name, turn, **about, pushed=False, why=why_not)
+            return False
+        revision = turn["revision"] + 1
+        id_ = webhook_id(
+            arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.mark
+        )
+        superseded = [
+            row["webhook_id"] for row in _sql.supersede(self._db, turn=turn["id"], now=self._now())
+        ]
+        delivery = self._add_delivery(turn["id"], arrival, revision, id_, "pending")
+        body = self._body(arrival, turn, revision)
+        _sql.add_body(self._db, delivery=delivery, bytes=body)
+        answered_at = turn["answered_at"]
+        if answered_at is None and arrival.reason is None:
+            answered_at = self._now()
+        _sql.revise(
+            self._db,
+            turn=turn["id"],
+            revision=revision,
+            mark=arrival.mark,
+            answered_at=answered_at,
+        )
+        if arrival.reason:
+            name, about["reason"] = "turn.failed", arrival.reason
+        else:
+            name, about["pushed"] = "turn.accepted" if revision == 1 else "turn.revised", True
+        if superseded:
+            about["superseded"] = superseded
+        self._event(
+            name,
+            turn,
+            revision=revision,
+            webhook_id=id_,
+            **about,
+            settle_ms=max(0, self._now() - _ms(arrival.completed_at.timestamp())),
+        )
+        return True
+
+    def gone(self, key: TurnKey) -> None:
+        """Note that a turn's file is no longer there."""
+        _sql.gone(
+            self._db,
+            backend=key.backend,
+            persona=key.persona,
+            turn_id=key.turn_id,
+            now=self._now(),
+        )
+
+    def vanished(self, key: TurnKey) -> None:
+        """Note that a file went before it could be opened; no event if the turn was taken."""
+        turn = self._turn(key)
+        if turn["seen_mark"] is None:
+            self._event("turn.vanished", turn)
+        _sql.gone(
+            self._db,
+            backend=key.backend,
+            persona=key.persona,
+            turn_id=key.turn_id,
+            now=self._now(),
+        )
+
+    def note(self, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        """Record an event of a turn that changes no state."""
+        self._event(name, self._turn(key), **fields)
+
+    def is_met(self, backend: str, persona: str, path: str) -> bool:
+        """Whether this root was ever watched by this outbox, or one that it follows."""
+        if _sql.service(self._db)["successor"]:
+            return True
+        found = _sql.root(self._db, backend=backend, persona=persona, path=path)
+        return found is not None
+
+    def meet(self, backend: str, persona: str, path: str, history: Sequence[Arrival]) -> None:
+        """Record a root that was never watched, and its old files as history."""
+        now = self._now()
+        if _sql.root(self._db, backend=backend, persona=persona, path=path) is not None:
+            return
+        _sql.add_root(self._db, backend=backend, persona=persona, path=path, now=now)
+        for arrival in history:
+            turn = self._turn(arrival.key)
+            _sql.look(self._db, turn=turn["id"], signature=arrival.signature, mark=arrival.mark)
+            self._add_delivery(turn["id"], arrival, 0, None, "history")
+            self._event("turn.history", turn, bytes=arrival.size, sha256=arrival.sha256)
+
+    def lying(self, backend: str, persona: str) -> dict[str, str]:
+        """Signatures by turn id of the files that were there when last looked at."""
+        rows = _sql.lying(self._db, backend=backend, persona=persona)
+        return {row["turn_id"]: row["signature"] for row in rows}
+
+    def _turn(self, key: TurnKey) -> _Row:
+        named = {"backend": key.backend, "persona": key.persona, "turn_id": key.turn_id}
+        turn = _sql.turn(self._db, **named)
+        if turn is None:
+            _sql.add_turn(self._db, **named, now=self._now())
+            turn = _sql.turn(self._db, **named)
+        return cast("_Row", turn)
+
+    def _why_not(self, arrival: Arrival, turn: _Row) -> str | None:
+        answered_at = turn["answered_at"]
+        if arrival.reason is None and not arrival.has_text:
+            return "no_text"
+        if answered_at is None:
+            return None
+        if arrival.reason is not None:
+            return arrival.reason
+        return "late" if self._now() - answered_at > LATE_S * 1000 else None
+
+    def _add_delivery(
+        self, turn: int, arrival: Arrival, revision: int, id_: str | None, state: str
+    ) -> int:
+        return cast(
+            "int",
+            _sql.add_delivery(
+                self._db,
+                turn=turn,
+                revision=revision,
+                webhook_id=id_,
+                state=state,
+                reason=arrival.reason,
+                bytes=arrival.size,
+                sha256=arrival.sha256,
+                now=self._now(),
+            ),
+        )
+
+    def _body(self, arrival: Arrival, turn: _Row, revision: int) -> bytes:
+        common = {
+            "turn_id": arrival.key.turn_id,
+            "submitted_turn_id": turn["submitted_turn_id"],
+            "revision": revision,
+            "backend": arrival.key.backend,
+            "persona": arrival.key.persona,
+            "host": self._host,
+            "user_id": turn["user_id"],
+            "bytes": arrival.size,
+            "completed_at": arrival.completed_at,
+        }
+        if arrival.reason is not None:
+            failure = Failure(**common, reason=arrival.reason)
+            return encode(TurnFailed(arrival.completed_at, failure))
+        data = arrival.data or b""
+        text = data.decode(errors="replace")
+        answer = Answer(
+            **common,
+            response=text,
+            sha256=arrival.sha256 or "",
+            lossy=text.encode() != data,
+        )
+        return encode(TurnCompleted(arrival.completed_at, answer))
+
+    # --- delivery -------------------------------------------------------------------------
+
+    def due(self, busy: Iterable[int], *, fresh: int, again: int) -> list[Due]:
+        """Deliveries whose time has come, with their bodies.
+
+        Args:
+            busy: turns that are under way: none of theirs.
+            fresh: at most so many that were never tried.
+            again: at most so many that were.
+        """
+        now = self._now()
+        _sql.clamp(self._db, now=now)
+        known = {"busy": msgspec.json.encode(list(busy)).decode()}
+        rows = [
+            *_sql.fresh(self._db, **known, limit=fresh),
+            *_sql.again(self._db, **known, limit=again, now=now),
+        ]
+        return [
+            Due(
+                id=row["id"],
+                turn=row["turn"],
+                webhook_id=row["webhook_id"],
+                body=row["body"],
+                accepted_at=row["accepted_at"] / 1000,
+                attempts=row["attempts"],
+                first_attempt_at=_seconds(row["first_attempt_at"]),
+                refusals=row["refusals"],
+                refused_at=_seconds(row["refused_at"]),
+            )
+            for row in rows
+        ]
+
+    def next_attempt_at(self) -> float | None:
+        """When the next retry will be due, in epoch seconds; None where none is waiting."""
+        return _seconds(_sql.next_attempt_at(self._db, now=self._now()))
+
+    def acknowledged_at(self) -> float | None:
+        """When anything was last acknowledged, in epoch seconds."""
+        return _seconds(_sql.acknowledged_at(self._db))
+
+    def attempted(self, due: Due, *, status: int | None, error: str | None, ms: float) -> None:
+        """Record an attempt; what it led to follows in the same transaction."""
+        _sql.attempted(
+            self._db,
+            delivery=due.id,
+            now=self._now(),
+            attempts=due.attempts,
+            first_attempt_at=_ms_or_none(due.first_attempt_at),
+            refusals=due.refusals,
+            refused_at=_ms_or_none(due.refused_at),
+        )
+        outcome = {"status": status} if error is None else {"error": error}
+        self._tell("delivery.attempted", due, attempt=due.attempts, **outcome, duration_ms=_r(ms))
+
+    def delivered(self, due: Due) -> None:
+        """The receiver has it."""
+        _sql.deliver(self._db, delivery=due.id, now=self._now())
+        since_accepted_ms = max(0, self._now() - _ms(due.accepted_at))
+        self._tell(
+            "delivery.delivered", due, attempts=due.attempts, since_accepted_ms=since_accepted_ms
+        )
+
+    def retry(self, due: Due, seconds: float, *, refused_with: int | None = None) -> None:
+        """Again after so many seconds; it was refused, or it just failed."""
+        if not _sql.retry(self._db, delivery=due.id, next_attempt_at=self._now() + _ms(seconds)):
+            return  # superseded while it was under way
+        if refused_with is not None:
+            self._tell("delivery.refused", due, status=refused_with, refusals=due.refusals)
+        self._tell(
+            "delivery.retry_scheduled", due, attempt=due.attempts, delay_ms=_r(seconds * 1000)
+        )
+
+    def bury(self, due: Due, cause: str) -> None:
+        """Give it up, for an operator to see."""
+        if not _sql.bury(self._db, delivery=due.id, reason=cause, now=self._now()):
+            return  # superseded while it was under way
+        self._tell("delivery.dead", due, cause=cause, attempts=due.attempts)
+
+    def pause(self, why: str) -> None:
+        """The receiver is not well."""
+        _sql.set_paused(self._db, at=self._now(), why=why)
+        self._event("receiver.paused", None, why=why)
+
+    def resume(self, paused_s: float) -> None:
+        """The receiver is well again."""
+        _sql.set_paused(self._db, at=None, why=None)
+        self._event("receiver.resumed", None, paused_ms=max(0.0, _r(paused_s * 1000)))
+
+    def _tell(self, name: str, due: Due, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        subject = _sql.subject(self._db, delivery=due.id)
+        self._event(
+            name,
+            subject,
+            turn=subject["turn"],
+            revision=subject["revision"],
+            webhook_id=due.webhook_id,
+            bytes=subject["bytes"],
+            sha256=subject["sha256"],
+            **fields,
+        )
+
+    # --- audit and state ------------------------------------------------------------------
+
+    def happened(self, name: str, fields: dict[str, Any]) -> None:
+        """Record an event of the service itself."""
+        self._event(name, None, **fields)
+
+    def events(self, after: int, limit: int = 500) -> list[Event]:
+        """The events that came after one, in order."""
+        return [_event(row) for row in _sql.events(self._db, after=after, limit=limit)]
+
+    def printed(self) -> int:
+        """The last event whose line is known to have been printed."""
+        return cast("int", _sql.service(self._db)["printed"])
+
+    def set_printed(self, event: int) -> None:
+        """Remember that the lines up to this event are out."""
+        _sql.set_printed(self._db, printed=event)
+
+    def set_roots(self, roots: list[dict[str, Any]]) -> None:
+        """Keep what a scan found, for who asks; no write where nothing changed."""
+        _sql.set_roots(self._db, roots=msgspec.json.encode(roots).decode())
+
+    def service(self) -> dict[str, Any]:
+        """The daemon's own row: `paused_at`, `paused_for`, `roots`."""
+        row: _Row = _sql.service(self._db)
+        row["roots"] = msgspec.json.decode(row["roots"])
+        row["paused_at"] = _seconds(row["paused_at"])
+        return row
+
+    def counts(self) -> dict[str, int]:
+        """Deliveries by state."""
+        return {row["state"]: row["n"] for row in _sql.counts(self._db)}
+
+    def oldest_pending_at(self) -> float | None:
+        """When the oldest undelivered was accepted, in epoch seconds."""
+        return _seconds(_sql.oldest_pending(self._db))
+
+    def dead_since(self, since: float) -> int:
+        """How many were given up since then, in epoch seconds."""
+        return cast("int", _sql.dead_since(self._db, since=_ms(since)))
+
+    def deliveries(self, state: str | None, since: float, limit: int) -> list[dict[str, Any]]:
+        """Deliveries accepted since then, the newest first."""
+        rows = _sql.deliveries(self._db, state=state, since=_ms(since), limit=limit)
+        return [_delivery(row) for row in rows]
+
+    def timelines(self, id_: str) -> list[dict[str, Any]]:
+        """Each turn of this id, or submitted under it: its deliveries and events."""
+        return [
+            {
+                "turn_id": turn["turn_id"],
+                "backend": turn["backend"],
+                "persona": turn["persona"],
+                "submitted_turn_id": turn["submitted_turn_id"],
+                "user": _user8(turn["user_id"]),
+                "deliveries": [
+                    _delivery(row) for row in _sql.deliveries_of_turn(self._db, turn=turn["id"])
+                ],
+                "events": [
+                    {"id": e.id, "at": e.at, "event": e.name, **e.fields}
+                    for e in map(_event, _sql.events_of_turn(self._db, turn=turn["id"]))
+                ],
+            }
+            for turn in list(_sql.turns_named(self._db, id=id_))
+        ]
+
+    def replay(
+        self, *, turn_id: str | None = None, dead: bool = False, since: float = 0.0
+    ) -> tuple[int, int]:
+        """Send again what was settled, the newest revision of each turn.
+
+        Args:
+            turn_id: of this turn only; None for all.
+            dead: only what was given up.
+            since: only what was accepted since then, in epoch seconds.
+
+        Returns:
+            How many will be sent, and how many cannot since their bodies were let go.
+        """
+        turns = [None]
+        if turn_id is not None:
+            turns = [row["id"] for row in list(_sql.turns_named(self._db, id=turn_id))]
+        sent = without_body = 0
+        for turn in turns:
+            found = list(_sql.replayable(self._db, turn=turn, dead=int(dead), since=_ms(since)))
+            for row in found:
+                if not _sql.replay(self._db, delivery=row["id"], now=self._now()):
+                    without_body += 1
+                    continue
+                sent += 1
+                subject = _sql.subject(self._db, delivery=row["id"])
+                self._event(
+                    "delivery.replayed",
+                    subject,
+                    turn=subject["turn"],
+                    revision=subject["revision"],
+                    webhook_id=subject["webhook_id"],
+                )
+        return sent, without_body
+
+    def _event(
+        self,
+        name: str,
+        about: _Row | None,
+        *,
+        turn: int | None = None,
+        **fields: Any,  # noqa: ANN401 - JSON values
+    ) -> None:
+        shown: dict[str, Any] = {}
+        if about is not None:
+            turn = turn if turn is not None else about["id"]
+            shown = {key: about[key] for key in ("turn_id", "backend", "persona")}
+            if about["submitted_turn_id"] not in (None, about["turn_id"]):
+                shown["submitted_turn_id"] = about["submitted_turn_id"]
+            if about["user_id"] is not None:
+                shown["user"] = _user8(about["user_id"])
+        self.last_event = _sql.add_event(
+            self._db,
+            now=self._now(),
+            name=name,
+            turn=turn,
+            fields=msgspec.json.encode(shown | fields).decode(),
+        )
+
+
+class _Step:
+    # One call that waits for its transaction.
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.done = anyio.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Committer:
+    """Runs the outbox's methods in a thread, one transaction for all that have gathered.
+
+    Args:
+        outbox: what they are methods of; nobody else may use it meanwhile.
+        on_event: called on the event loop after transactions that wrote events.
+    """
+
+    def __init__(self, outbox: Outbox, on_event: Callable[[], None]) -> None:
+        self._outbox = outbox
+        self._on_event = on_event
+        self._waiting: deque[_Step] = deque()
+        self._wake = anyio.Event()
+
+    async def __call__(
+        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one method; it is durable when this returns.
+
+        Raises:
+            OutboxError: it did not take effect.
+        """
+        step = _Step(partial(method, self._outbox, *args, **kwargs))
+        self._waiting.append(step)
+        self._wake.set()
+        await step.done.wait()
+        if step.error is not None:
+            raise step.error
+        return cast("T", step.result)
+
+    async def run(self) -> None:
+        """Serve the calls until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                before = self._outbox.last_event
+                # A commit is not abandoned: whoever cancels waits for the few ms it takes.
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._commit, batch)
+                for step in batch:
+                    step.done.set()
+                if self._outbox.last_event != before:
+                    self._on_event()
+
+    def _commit(self, batch: list[_Step]) -> None:
+        try:
+            results = self._outbox.transaction([step.call for step in batch])
+        except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
+            if len(batch) == 1:
+                batch[0].error = exc
+                return
+            # One that cannot be done (a full disk refuses writes alone) costs no other.
+            for step in batch:
+                self._commit([step])
+        else:
+            for step, result in zip(batch, results, strict=True):
+                step.result = result
+
+
+def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> _Row:
+    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+
+
+def _event(row: _Row) -> Event:
+    return Event(row["id"], row["at"] / 1000, row["name"], msgspec.json.decode(row["fields"]))
+
+
+def _delivery(row: _Row) -> dict[str, Any]:
+    found = row.copy()
+    for name in ("accepted_at", "next_attempt_at", "settled_at"):
+        found[name] = _seconds(found[name])
+    if found["state"] != "pending":
+        found["next_attempt_at"] = None
+    return found
+
+
+def _user8(user_id: str | None) -> str | None:
+    return user_id[:8] if user_id is not None else None
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _ms_or_none(seconds: float | None) -> int | None:
+    return None if seconds is None else _ms(seconds)
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def _r(ms: float) -> float:
+    return round(ms, 1)

@@ -1,0 +1,237 @@
+-- name: schema#
+CREATE TABLE turn (
+    id INTEGER PRIMARY KEY,
+    backend TEXT NOT NULL,
+    persona TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    submitted_turn_id TEXT,           -- hints from the turn's token
+    user_id TEXT,
+    revision INTEGER NOT NULL DEFAULT 0,  -- the last one given
+    answered_at INTEGER,              -- when its first answer was accepted
+    seen_mark TEXT,                   -- content, or failure, that was last looked at
+    sent_mark TEXT,                   -- content, or failure, of the last revision
+    signature TEXT,                   -- of the file when it was last looked at
+    gone_at INTEGER,                  -- when the file was seen to be gone
+    seen_at INTEGER NOT NULL,
+    UNIQUE (backend, persona, turn_id)
+);
+CREATE INDEX turn_lying ON turn (backend, persona) WHERE signature IS NOT NULL AND gone_at IS NULL;
+CREATE INDEX turn_by_id ON turn (turn_id);
+CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_id IS NOT NULL;
+
+CREATE TABLE delivery (
+    id INTEGER PRIMARY KEY,
+    turn INTEGER NOT NULL REFERENCES turn (id) ON DELETE CASCADE,
+    revision INTEGER NOT NULL,
+    webhook_id TEXT UNIQUE,           -- none for history
+    state TEXT NOT NULL CHECK (state IN
+        ('pending', 'delivered', 'dead', 'failed', 'superseded', 'history')),
+    reason TEXT,                      -- why there is no answer, or why it was given up
+    bytes INTEGER NOT NULL,
+    sha256 TEXT,
+    accepted_at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    first_attempt_at INTEGER,
+    attempted_at INTEGER,
+    next_attempt_at INTEGER,
+    refusals INTEGER NOT NULL DEFAULT 0,
+    refused_at INTEGER,               -- when it was first refused
+    settled_at INTEGER                -- when it was acknowledged, given up or superseded
+);
+CREATE INDEX delivery_of_turn ON delivery (turn);
+CREATE INDEX delivery_by_state ON delivery (state, settled_at);
+CREATE INDEX delivery_by_age ON delivery (accepted_at);
+CREATE INDEX delivery_fresh ON delivery (id) WHERE state = 'pending' AND attempts = 0;
+CREATE INDEX delivery_again ON delivery (next_attempt_at) WHERE state = 'pending' AND attempts > 0;
+
+-- Apart, so that the many small updates of a delivery do not rewrite megabytes.
+CREATE TABLE body (
+    delivery INTEGER PRIMARY KEY REFERENCES delivery (id) ON DELETE CASCADE,
+    bytes BLOB NOT NULL
+);
+
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    turn INTEGER REFERENCES turn (id) ON DELETE CASCADE,
+    fields TEXT NOT NULL              -- JSON; never an answer, a token or a secret
+);
+CREATE INDEX event_of_turn ON event (turn) WHERE turn IS NOT NULL;
+
+CREATE TABLE root (
+    backend TEXT NOT NULL,
+    persona TEXT NOT NULL,
+    path TEXT NOT NULL,
+    met_at INTEGER NOT NULL,
+    PRIMARY KEY (backend, persona, path)
+);
+
+CREATE TABLE service (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    successor INTEGER NOT NULL,       -- 1 where this outbox follows one that was lost
+    printed INTEGER NOT NULL DEFAULT 0,   -- the last event whose line was printed
+    paused_at INTEGER,
+    paused_for TEXT,
+    roots TEXT NOT NULL DEFAULT '[]'  -- JSON: what the last scan that found something new found
+);
+
+-- name: create_service!
+INSERT INTO service (id, successor) VALUES (1, :successor);
+
+-- name: turn^
+SELECT * FROM turn WHERE backend = :backend AND persona = :persona AND turn_id = :turn_id;
+
+-- name: subject^
+SELECT t.id AS turn, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id,
+       d.revision, d.webhook_id, d.state, d.bytes, d.sha256, d.accepted_at
+FROM turn t JOIN delivery d ON d.turn = t.id WHERE d.id = :delivery;
+
+-- name: add_turn<!
+INSERT INTO turn (backend, persona, turn_id, seen_at)
+VALUES (:backend, :persona, :turn_id, :now);
+
+-- name: hint!
+UPDATE turn SET submitted_turn_id = :submitted_turn_id, user_id = :user_id
+WHERE id = :turn AND submitted_turn_id IS NULL;
+
+-- name: look!
+UPDATE turn SET signature = :signature, seen_mark = :mark, gone_at = NULL WHERE id = :turn;
+
+-- name: revise!
+UPDATE turn SET revision = :revision, sent_mark = :mark, answered_at = :answered_at
+WHERE id = :turn;
+
+-- name: gone!
+UPDATE turn SET gone_at = :now
+WHERE backend = :backend AND persona = :persona AND turn_id = :turn_id AND gone_at IS NULL;
+
+-- name: lying
+SELECT turn_id, signature FROM turn
+WHERE backend = :backend AND persona = :persona AND signature IS NOT NULL AND gone_at IS NULL;
+
+-- name: supersede
+UPDATE delivery SET state = 'superseded', settled_at = :now
+WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
+
+-- name: add_delivery<!
+INSERT INTO delivery
+    (turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at, next_attempt_at)
+VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now);
+
+-- name: add_body!
+INSERT INTO body (delivery, bytes) VALUES (:delivery, :bytes);
+
+-- name: fresh
+SELECT d.*, b.bytes AS body FROM delivery d JOIN body b ON b.delivery = d.id
+WHERE d.state = 'pending' AND d.attempts = 0
+  AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+ORDER BY d.id LIMIT :limit;
+
+-- name: again
+SELECT d.*, b.bytes AS body FROM delivery d JOIN body b ON b.delivery = d.id
+WHERE d.state = 'pending' AND d.attempts > 0 AND d.next_attempt_at <= :now
+  AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+ORDER BY d.next_attempt_at LIMIT :limit;
+
+-- A clock that was set back must not hold a turn for longer than its own delay.
+-- name: clamp!
+UPDATE delivery SET next_attempt_at = :now
+WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
+
+-- name: next_attempt_at$
+SELECT min(next_attempt_at) FROM delivery
+WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now;
+
+-- name: acknowledged_at$
+SELECT max(settled_at) FROM
+    (SELECT max(settled_at) AS settled_at FROM delivery WHERE state = 'delivered'
+     UNION ALL SELECT max(settled_at) FROM delivery WHERE state = 'failed');
+
+-- name: attempted!
+UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
+    attempted_at = :now, refusals = :refusals, refused_at = :refused_at
+WHERE id = :delivery;
+
+-- name: retry!
+UPDATE delivery SET next_attempt_at = :next_attempt_at WHERE id = :delivery AND state = 'pending';
+
+-- name: deliver!
+UPDATE delivery SET state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END,
+    settled_at = :now
+WHERE id = :delivery;
+
+-- name: bury!
+UPDATE delivery SET state = 'dead', reason = :reason, settled_at = :now
+WHERE id = :delivery AND state = 'pending';
+
+-- name: add_event<!
+INSERT INTO event (at, name, turn, fields) VALUES (:now, :name, :turn, :fields);
+
+-- name: events
+SELECT id, at, name, fields FROM event WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- name: events_of_turn
+SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
+
+-- name: last_event$
+SELECT max(id) FROM event;
+
+-- name: root^
+SELECT met_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
+
+-- name: add_root!
+INSERT INTO root (backend, persona, path, met_at) VALUES (:backend, :persona, :path, :now);
+
+-- name: service^
+SELECT * FROM service;
+
+-- name: set_printed!
+UPDATE service SET printed = :printed;
+
+-- name: set_paused!
+UPDATE service SET paused_at = :at, paused_for = :why;
+
+-- name: set_roots!
+UPDATE service SET roots = :roots WHERE roots <> :roots;
+
+-- name: counts
+SELECT state, count(*) AS n FROM delivery GROUP BY state;
+
+-- name: oldest_pending$
+SELECT min(accepted_at) FROM delivery WHERE state = 'pending';
+
+-- name: dead_since$
+SELECT count(*) FROM delivery WHERE state = 'dead' AND settled_at >= :since;
+
+-- name: deliveries
+SELECT t.turn_id, t.backend, t.persona, t.submitted_turn_id, substr(t.user_id, 1, 8) AS user,
+       d.revision, d.state, d.reason, d.bytes, d.sha256, d.webhook_id, d.attempts,
+       d.accepted_at, d.next_attempt_at, d.settled_at
+FROM delivery d JOIN turn t ON t.id = d.turn
+WHERE d.accepted_at >= :since AND (:state IS NULL OR d.state = :state)
+ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
+
+-- name: deliveries_of_turn
+SELECT id, revision, state, reason, bytes, sha256, webhook_id, attempts,
+       accepted_at, next_attempt_at, settled_at
+FROM delivery WHERE turn = :turn ORDER BY id;
+
+-- name: turns_named
+SELECT * FROM turn WHERE turn_id = :id
+UNION SELECT * FROM turn WHERE submitted_turn_id = :id;
+
+-- name: replayable
+SELECT d.id FROM delivery d
+WHERE d.state IN ('delivered', 'failed', 'dead')
+  AND d.id = (SELECT max(x.id) FROM delivery x WHERE x.turn = d.turn AND x.state <> 'superseded')
+  AND (:turn IS NULL OR d.turn = :turn)
+  AND (:dead = 0 OR d.state = 'dead')
+  AND d.accepted_at >= :since
+ORDER BY d.id;
+
+-- name: replay!
+UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
+    attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
+    refusals = 0, refused_at = NULL, settled_at = NULL
+WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);

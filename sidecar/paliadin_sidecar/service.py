@@ -1,0 +1,349 @@
+"""The daemon: the tasks that carry turns from stage to stage, and their end.
+
+One group of named tasks; one that dies takes the daemon down, for whoever restarts it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import ExitStack, aclosing, suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+import anyio
+
+from paliadin_sidecar import intake as finding
+from paliadin_sidecar import statedir, turnfile
+from paliadin_sidecar.audit import Audit
+from paliadin_sidecar.deliver import Sender
+from paliadin_sidecar.dispatch import FULL_S, Dispatch
+from paliadin_sidecar.intake import Intake
+from paliadin_sidecar.outbox import FILENAME, Committer, Full, Outbox
+from paliadin_sidecar.watch import Root, WatchFailed, changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paliadin_sidecar.settings import RootSpec, Settings
+
+__all__ = ["run"]
+
+T = TypeVar("T")
+
+#: Every so often each file is looked at, whatever the directory's time says.
+_EVERY_FILE_S = 60.0
+#: What an attempt in flight gets at the end; the whole stop stays within 10 s.
+_GRACE_S = 5.0
+_FLUSH_S = 1.0
+#: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
+_REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
+#: How far the memory of what was printed may lag: so many seconds of lines may be repeated
+#: after a crash, and none is missing.
+_PRINTED_LAG_S = 1.0
+
+
+async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+
+    Args:
+        settings: what to do.
+        stream: where the event lines go.
+        quarantine: move the outbox aside first.
+
+    Raises:
+        OutboxError, StateDirError, Locked: it cannot begin, or go on.
+    """
+    os.umask(0o077)
+    turnfile.ignore_lease_breaks()
+    with ExitStack() as stack:
+        statedir.prepare(settings.state_dir)
+        lost = stack.enter_context(statedir.lock(settings.state_dir, FILENAME))
+        if quarantine:
+            lost = statedir.quarantine(settings.state_dir, FILENAME) is not None or lost
+        outbox = stack.enter_context(
+            Outbox(
+                settings.state_dir / FILENAME,
+                host=settings.host_label,
+                create=True,
+                successor=lost,
+            )
+        )
+        statedir.remember_outbox(settings.state_dir)
+        service = _Service(settings, outbox, Audit(stream, settings.log_level), stream)
+        stack.callback(service.close)
+        async with Sender(
+            settings.callback_url,
+            settings.secrets,
+            timeout_s=settings.callback_timeout_s,
+            ca_file=settings.callback_ca_file,
+        ) as sender:
+            await service.serve(sender)
+
+
+class _Service:
+    def __init__(self, settings: Settings, outbox: Outbox, audit: Audit, stream: TextIO) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._audit = audit
+        self._stream = stream
+        self._roots = [(spec, Root(spec.path, settings.owner)) for spec in settings.roots]
+        self._intake = Intake(
+            list(self._roots),
+            owner=settings.owner,
+            quiet_s=settings.quiet_s,
+            max_bytes=settings.max_bytes,
+            monotonic=time.monotonic,
+            wall=time.time,
+        )
+        self._commit = Committer(outbox, self._wake_audit)
+        self._printed = outbox.printed()
+        self._printing = anyio.Lock()
+        self._touched: set[str] = set()
+        self._every_file = True
+        self._intake_wake = anyio.Event()
+        self._audit_wake = anyio.Event()
+        self._stop = anyio.Event()
+        self._armed = anyio.Event()
+        self._rearm = threading.Event()
+        self._found: list[dict[str, object]] = []
+        self._elsewhere: int | None = None
+
+    def close(self) -> None:
+        self._intake.close()
+
+    async def serve(self, sender: Sender) -> None:
+        settings = self._settings
+        dispatch = self._dispatch = Dispatch(
+            self._commit,
+            sender.attempt,
+            host=settings.host_label,
+            refused_s=settings.refused_s,
+        )
+        async with anyio.create_task_group() as base:
+            base.start_soon(self._commit.run, name="commit")
+            base.start_soon(self._print_events, name="audit")
+            base.start_soon(self._signals, name="signals")
+            async with anyio.create_task_group() as work:
+                work.start_soon(dispatch.run, name="dispatch")
+                work.start_soon(self._take_in, name="intake")
+                work.start_soon(self._listen, name="listen")
+                await self._stop.wait()
+                await self._happened("service.stopping")
+                # Intake ends first; what it had not committed is found by the next start.
+                await dispatch.stop(_GRACE_S)
+                work.cancel_scope.cancel()
+            await self._happened("service.stopped")
+            with anyio.move_on_after(_FLUSH_S):
+                await self._flush()
+                await self._remember_printed()
+            base.cancel_scope.cancel()
+
+    async def _signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                if self._stop.is_set():
+                    os._exit(128 + number)
+                self._stop.set()
+                self._intake_wake.set()
+
+    async def _happened(self, name: str, **fields: object) -> None:
+        try:
+            await self._commit(Outbox.happened, name, fields)
+        except Full:
+            self._audit.line(name, time.time(), fields)
+
+    # --- intake ---------------------------------------------------------------------------
+
+    async def _take_in(self) -> None:
+        for spec in self._settings.roots:
+            lying = await self._commit(Outbox.lying, spec.backend, spec.persona)
+            self._intake.remember(spec, lying)
+        started = False
+        next_scan = next_every_file = 0.0
+        while not self._stop.is_set():
+            self._intake_wake = anyio.Event()
+            now = time.monotonic()
+            every_file = self._every_file or now >= next_every_file
+            if every_file or now >= next_scan:
+                self._every_file = False
+                await self._scan(every_file=every_file)
+                now = time.monotonic()
+                next_scan = now + self._settings.rescan_s
+                next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
+            touched, self._touched = self._touched, set()
+            await self._take(await anyio.to_thread.run_sync(self._look, touched))
+            if not started:
+                started = True
+                await self._started()
+            due_in = self._intake.due_in()
+            rest = max(0.0, next_scan - time.monotonic())
+            with anyio.move_on_after(rest if due_in is None else min(rest, due_in)):
+                await self._intake_wake.wait()
+
+    async def _started(self) -> None:
+        await self._happened(
+            "service.started",
+            version=version("paliadin"),
+            pid=os.getpid(),
+            host=self._settings.host_label,
+            roots=[str(spec.path) for spec in self._settings.roots],
+        )
+
+    def _look(self, touched: set[str]) -> list[finding.Finding]:
+        return [*self._intake.notice(touched), *self._intake.look()]
+
+    async def _scan(self, *, every_file: bool) -> None:
+        await anyio.to_thread.run_sync(self._outbox.check_identity)
+        elsewhere = await self._commit(Outbox.changed_elsewhere)
+        if elsewhere != self._elsewhere:
+            self._elsewhere = elsewhere
+            self._dispatch.wake()
+            self._wake_audit()
+        rearm = False
+        for spec, root in self._roots:
+            # The old directory first: what it holds at this moment is not in the new one.
+            await self._take(await self._scanned(spec, every_file=every_file))
+            changed = await anyio.to_thread.run_sync(root.check)
+            if changed is None:
+                continue
+            rearm = True
+            why = {"why": root.why} if root.why else {}
+            await self._happened(
+                f"root.{changed}",
+                backend=spec.backend,
+                persona=spec.persona,
+                path=str(spec.path),
+                **why,
+            )
+            if root.state == "armed":
+                await self._meet(spec)
+                await self._take(await self._scanned(spec, every_file=True))
+        if rearm:
+            self._armed.set()
+            self._rearm.set()
+        found = self._intake.found()
+        if found != self._found:
+            self._found = found
+            await self._when_there_is_room(lambda outbox: outbox.set_roots(found))
+
+    async def _scanned(self, spec: RootSpec, *, every_file: bool) -> list[finding.Finding]:
+        def scan() -> list[finding.Finding]:
+            try:
+                return self._intake.scan(spec, every_file=every_file)
+            except OSError:
+                return []  # it went, or may not be read: the next check of the root says so
+
+        return await anyio.to_thread.run_sync(scan)
+
+    async def _meet(self, spec: RootSpec) -> None:
+        root = (spec.backend, spec.persona, str(spec.path))
+        if await self._commit(Outbox.is_met, *root):
+            return
+        history = await anyio.to_thread.run_sync(self._intake.history, spec)
+        await self._when_there_is_room(lambda outbox: outbox.meet(*root, history))
+
+    async def _take(self, findings: list[finding.Finding]) -> None:
+        if not findings:
+            return
+
+        def transition(outbox: Outbox) -> bool:
+            return max(_take_one(outbox, one) for one in findings)
+
+        if await self._when_there_is_room(transition):
+            self._dispatch.wake()
+
+    async def _when_there_is_room(self, transition: Callable[[Outbox], T]) -> T:
+        # With a full disk intake waits here, holding one batch, while delivery goes on.
+        told = False
+        while True:
+            try:
+                return await self._commit(transition)
+            except Full as exc:
+                if not told:
+                    self._audit.line("outbox.full", time.time(), {"path": str(exc.path)})
+                told = True
+                await anyio.sleep(FULL_S)
+
+    # --- events ---------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        wait_s = _REARM_FIRST_S
+        while True:
+            self._rearm = threading.Event()
+            self._armed = anyio.Event()
+            paths = [root.path for _, root in self._roots if root.state == "armed"]
+            if not paths:
+                await self._armed.wait()
+                continue
+            began = time.monotonic()
+            try:
+                async with aclosing(changes(paths, self._rearm)) as events:
+                    async for touched in events:
+                        # The first, empty set says that the watch is armed: scan after it.
+                        self._every_file |= not touched
+                        self._touched |= touched
+                        self._intake_wake.set()
+            except WatchFailed as exc:
+                if time.monotonic() - began > _REARM_MOST_S:
+                    wait_s = _REARM_FIRST_S
+                if wait_s == _REARM_FIRST_S:
+                    await self._happened("watch.failed", error=str(exc))
+                await anyio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _REARM_MOST_S)
+            finally:
+                self._rearm.set()
+
+    # --- audit ----------------------------------------------------------------------------
+
+    def _wake_audit(self) -> None:
+        self._audit_wake.set()
+
+    async def _print_events(self) -> None:
+        saved, saved_at = self._printed, 0.0
+        while True:
+            self._audit_wake = anyio.Event()
+            await self._flush()
+            lag_s: float | None = None
+            if self._printed != saved:
+                lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
+            with anyio.move_on_after(lag_s):
+                await self._audit_wake.wait()
+                continue
+            await self._remember_printed()
+            saved, saved_at = self._printed, time.monotonic()
+
+    async def _flush(self) -> None:
+        async with self._printing:
+            while events := await self._commit(Outbox.events, self._printed):
+                for event in events:
+                    await self._writable()
+                    self._audit.line(event.name, event.at, {"event_id": event.id, **event.fields})
+                    self._printed = event.id
+
+    async def _remember_printed(self) -> None:
+        with suppress(Full):  # lines may then be repeated, should we crash now
+            await self._commit(Outbox.set_printed, self._printed)
+
+    async def _writable(self) -> None:
+        # A pipe that nobody reads would hold a thread, and with it the end of the process.
+        if not select.select([], [self._stream], [], 0)[1]:
+            await anyio.wait_writable(self._stream)
+
+
+def _take_one(outbox: Outbox, one: finding.Finding) -> bool:
+    match one:
+        case finding.Settled(arrival):
+            return outbox.accept(arrival)
+        case finding.Hint(key, submitted_turn_id, user_id):
+            outbox.hint(key, submitted_turn_id, user_id)
+        case finding.Stalled(key, why, detail):
+            outbox.note("turn.stalled", key, why=why, detail=detail)
+        case finding.Vanished(key):
+            outbox.vanished(key)
+        case finding.Gone(key):
+            outbox.gone(key)
+    return False

@@ -1,0 +1,300 @@
+"""The environment, read once into one frozen value."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from paliadin_contract.errors import BadSecret
+from paliadin_contract.ids import is_label
+from paliadin_contract.signature import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_ENV_FILE", "BadSettings", "RootSpec", "Settings", "merged_environment"]
+
+#: Where the commands look for what their environment does not say.
+DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
+_DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin=/tmp/paliadin"
+_DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
+_MIB = 1024 * 1024
+
+
+class BadSettings(Exception):
+    """The configuration is wrong.
+
+    Attributes:
+        problems: one sentence each: the variable, its value unless it is a secret's, and what
+            would be right.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+@dataclass(frozen=True)
+class RootSpec:
+    """One directory to watch, and what its answers are called."""
+
+    backend: str
+    persona: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, checked. Durations are seconds, sizes bytes."""
+
+    state_dir: Path
+    roots: tuple[RootSpec, ...]
+    owner: int  #: the user whose roots and files are taken
+    host_label: str
+    callback_url: str
+    secrets: tuple[str, ...] = field(repr=False)
+    max_bytes: int = 4 * _MIB
+    quiet_s: float = 5.0
+    rescan_s: float = 2.0
+    refused_s: float = 900.0
+    callback_timeout_s: float = 10.0
+    callback_insecure: bool = False
+    callback_ca_file: Path | None = None
+    log_level: str = "info"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Read everything that the daemon needs.
+
+        Raises:
+            BadSettings: with all that is wrong, not just the first.
+        """
+        read = _Reader(environ)
+        settings = cls(
+            state_dir=read.state_dir(),
+            roots=read.roots(),
+            owner=read.owner(),
+            host_label=read.text("PALIADIN_HOST_LABEL", socket.gethostname()),
+            callback_insecure=(insecure := read.flag("PALIADIN_CALLBACK_INSECURE")),
+            callback_url=read.url("PALIADIN_CALLBACK_URL", insecure=insecure),
+            secrets=read.secrets(),
+            max_bytes=int(read.number("PALIADIN_MAX_BYTES", 4 * _MIB, least=1, most=64 * _MIB)),
+            quiet_s=read.number("PALIADIN_QUIET_S", 5.0, least=0, most=600),
+            rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
+            refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),
+            callback_timeout_s=read.number("PALIADIN_CALLBACK_TIMEOUT_S", 10.0, least=0.1, most=60),
+            callback_ca_file=read.readable_file("PALIADIN_CALLBACK_CA_FILE"),
+            log_level=read.choice("PALIADIN_LOG_LEVEL", ("debug", "info", "warning", "error")),
+        )
+        if read.problems:
+            raise BadSettings(read.problems)
+        return settings
+
+    @staticmethod
+    def find_state_dir(environ: Mapping[str, str]) -> Path:
+        """Where the outbox is: all that a command which only reads it needs.
+
+        Raises:
+            BadSettings: the value is no absolute path.
+        """
+        read = _Reader(environ)
+        found = read.state_dir()
+        if read.problems:
+            raise BadSettings(read.problems)
+        return found
+
+
+def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
+    """The environment, and from the file what the environment does not say.
+
+    Args:
+        environ: the process's environment.
+        env_file: a file of `NAME=value` lines; None for the default one, which may be missing.
+
+    Raises:
+        BadSettings: a file that was named cannot be read.
+        PermissionError: the default one is there and may not be read.
+    """
+    path = env_file or DEFAULT_ENV_FILE
+    try:
+        with path.open(encoding="utf-8") as lines:
+            said = dotenv_values(stream=lines, interpolate=False)
+    except FileNotFoundError:
+        if env_file is None:
+            return dict(environ)
+        raise BadSettings([f"--env-file {env_file} does not exist"]) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        if isinstance(exc, PermissionError):
+            raise
+        raise BadSettings([f"{path} cannot be read: {type(exc).__name__}"]) from None
+    return {name: value for name, value in said.items() if value is not None} | dict(environ)
+
+
+class _Reader:
+    # Collects the problems, so that an operator sees all of them at once.
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def _wrong(self, name: str, value: str, right: str) -> None:
+        self.problems.append(f"{name}={value!r}: {right}")
+
+    def text(self, name: str, default: str) -> str:
+        return self._environ.get(name, "").strip() or default
+
+    def flag(self, name: str) -> bool:
+        value = self.text(name, "0")
+        if value not in {"0", "1"}:
+            self._wrong(name, value, "must be 1 or 0")
+        return value == "1"
+
+    def choice(self, name: str, known: tuple[str, ...]) -> str:
+        value = self.text(name, "info").lower()
+        if value not in known:
+            self._wrong(name, value, f"must be one of {', '.join(known)}")
+        return value
+
+    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+        value = self.text(name, str(default))
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:  # also when it is no number
+            self._wrong(name, value, f"must be a number from {least:g} to {most:g}")
+            return default
+        return number
+
+    def readable_file(self, name: str) -> Path | None:
+        value = self.text(name, "")
+        if not value:
+            return None
+        if not os.access(value, os.R_OK) or not Path(value).is_file():
+            self._wrong(name, value, "must be a file that this user can read")
+        return Path(value)
+
+    def state_dir(self) -> Path:
+        name = "PALIADIN_STATE_DIR"
+        value = self.text(name, "") or self.text("STATE_DIRECTORY", _DEFAULT_STATE_DIR)
+        # systemd lists several, should a unit ask for them: the first is ours.
+        path = Path(value.split(":")[0])
+        if not path.is_absolute():
+            self._wrong(name, value, "must be an absolute path")
+        return path
+
+    def owner(self) -> int:
+        value = self.text("PALIADIN_OWNER", str(os.getuid()))
+        if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+            return int(value)
+        try:
+            return pwd.getpwnam(value).pw_uid
+        except KeyError:
+            self._wrong("PALIADIN_OWNER", value, "must be a user's name or number on this host")
+            return os.getuid()
+
+    def roots(self) -> tuple[RootSpec, ...]:
+        name = "PALIADIN_WATCH"
+        value = self.text(name, _DEFAULT_WATCH)
+        right = "must be <backend>/<persona>=<absolute path>, several joined by ':'"
+        roots: list[RootSpec] = []
+        for part in value.split(":"):
+            labels, _, path = part.strip().partition("=")
+            backend, _, persona = labels.partition("/")
+            plain = Path(path) == Path(os.path.normpath(path or "."))
+            if not (is_label(backend) and is_label(persona) and path.startswith("/") and plain):
+                self._wrong(name, part, f"{right}; labels are of a-z, 0-9 and -")
+                continue
+            roots.append(RootSpec(backend, persona, Path(path)))
+        self._distinct(name, [f"{r.backend}/{r.persona}" for r in roots])
+        self._distinct(name, [str(r.path) for r in roots])
+        return tuple(roots)
+
+    def _distinct(self, name: str, values: list[str]) -> None:
+        for twice in sorted({v for v in values if values.count(v) > 1}):
+            self._wrong(
+                name, twice, "is named twice; each root needs a label and a path of its own"
+            )
+
+    def url(self, name: str, *, insecure: bool) -> str:
+        value = self.text(name, "")
+        right = "must be the https:// address of paliad's callback route"
+        if not value:
+            self.problems.append(f"{name} is not set: {right}")
+            return ""
+        try:
+            url = urlsplit(value)
+            host, _ = url.hostname, url.port
+        except ValueError:
+            host = None
+        if not host or url.scheme not in {"http", "https"}:
+            self._wrong(name, _without_userinfo(value), right)
+        elif url.username is not None or url.query or url.fragment:
+            # They would end in logs here and in access logs there.
+            self._wrong(name, _without_userinfo(value), "must hold no user, password or query")
+        elif url.scheme == "http" and not insecure and not _is_loopback(host):
+            self._wrong(
+                name, value, "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
+            )
+        return value
+
+    def secrets(self) -> tuple[str, ...]:
+        name = "PALIADIN_CALLBACK_SECRET"
+        value, source = self._secret_text(name)
+        if not value:
+            if source:
+                self.problems.append(
+                    f"{source} is not set: must be whsec_<base64>; make one with "
+                    """echo "whsec_$(head -c 32 /dev/urandom | base64)" """.rstrip()
+                )
+            return ()
+        try:
+            Keys(value.split())
+        except BadSecret as exc:
+            self.problems.append(f"{source}: {exc}; must be whsec_<base64>, 24 bytes or more")
+        return tuple(value.split())
+
+    def _secret_text(self, name: str) -> tuple[str, str]:
+        # The text, and where it comes from; an unreadable file is a problem already said.
+        if value := self.text(name, ""):
+            return value, name
+        path = self.text(f"{name}_FILE", "")
+        source = f"{name}_FILE"
+        if not path and (directory := self.text("CREDENTIALS_DIRECTORY", "")):
+            path, source = f"{directory}/callback-secret", "the credential callback-secret"
+            if not Path(path).exists():
+                return "", name
+        if not path:
+            return "", name
+        try:
+            text = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            self.problems.append(
+                f"{source}={path!r}: must be a text file that this user can read "
+                f"({type(exc).__name__})"
+            )
+            return "", ""
+        return text, f"{source} ({path})"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _without_userinfo(url: str) -> str:
+    return re.sub(r"//[^/]*@|[?#].*", lambda found: "//<hidden>@" if "@" in found[0] else "", url)

@@ -1,0 +1,124 @@
+"""The state directory: who uses it now, whether it ever held an outbox, moving one aside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "Locked",
+    "StateDirError",
+    "is_alive",
+    "lock",
+    "prepare",
+    "quarantine",
+    "remember_outbox",
+]
+
+_LOCK = "sidecar.lock"
+#: A command that asks whether the daemon lives holds the lock for an instant.
+_TRIES, _TRY_S = 20, 0.05
+_HELD_AN_OUTBOX = b"an outbox was made here\n"
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used; the text says why and what mends it."""
+
+
+class Locked(Exception):
+    """Another daemon uses this state directory."""
+
+
+def prepare(path: Path) -> None:
+    """Make the directory, for us alone, where there is none.
+
+    Raises:
+        StateDirError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StateDirError(f"{path} cannot be made ({exc.strerror})") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StateDirError(f"{path} cannot be written by user {os.geteuid()}")
+
+
+@contextmanager
+def lock(path: Path, outbox: str) -> Iterator[bool]:
+    """Be the only daemon on this directory.
+
+    Yields:
+        Whether the outbox of that name is missing though one was made here before: then it was
+        lost or moved aside, and what lies in the roots may be undelivered.
+
+    Raises:
+        Locked: another one is.
+        StateDirError: the lock cannot be made.
+    """
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise StateDirError(f"{path / _LOCK} cannot be made ({exc.strerror})") from None
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise Locked(path) from None
+                time.sleep(_TRY_S)  # nothing tells when a lock gets free without waiting for it
+        database = path / outbox
+        missing = not database.exists() or database.stat().st_size == 0
+        yield missing and bool(os.pread(fd, 1, 0))
+    finally:
+        os.close(fd)
+
+
+def remember_outbox(path: Path) -> None:
+    """Note that an outbox was made here. Call it once the outbox is there, under the lock."""
+    with (path / _LOCK).open("r+b") as file:
+        if not file.read(1):
+            file.write(_HELD_AN_OUTBOX)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def is_alive(path: Path) -> bool:
+    """Whether a daemon holds the lock of this directory.
+
+    Raises:
+        PermissionError: this user may not see it.
+    """
+    try:
+        fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def quarantine(path: Path, outbox: str) -> Path | None:
+    """Move an outbox aside, with the files that belong to it; where to, None if there is none."""
+    if not (path / outbox).exists():
+        return None
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = path / f"{outbox}.aside-{stamp}"
+    for suffix in ("-wal", "-shm", ""):
+        part = path / f"{outbox}{suffix}"
+        if part.exists():
+            part.rename(path / f"{aside.name}{suffix}")
+    return aside

@@ -1,0 +1,259 @@
+"""The only place with descriptors of other people's files: open, observe, read.
+
+Nothing here writes, creates or removes anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import fcntl
+import os
+import signal
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from paliadin_contract.ids import is_turn_id
+from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
+
+__all__ = [
+    "Changed",
+    "Content",
+    "Look",
+    "TurnFile",
+    "Unreadable",
+    "completed_at",
+    "ignore_lease_breaks",
+    "read_claims",
+    "signature_at",
+]
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_TOKEN_BYTES = 8 * 1024
+
+
+class Changed(Exception):
+    """The file moved while it was read: begin again."""
+
+
+class Unreadable(Exception):
+    """The system would not let us see the file; `errno_name` says why. Worth another try."""
+
+    def __init__(self, name: str, exc: OSError) -> None:
+        super().__init__(name, exc.errno)
+        self.errno_name = errno.errorcode.get(exc.errno or 0, "unknown")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at an open file told; see `settle.Observed`."""
+
+    signature: str
+    trusted: bool
+    being_written: bool | None = False
+    ended: bool = False
+    has_text: bool = False
+    size: int = 0
+    links: int = 1
+    mtime_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole file at one moment."""
+
+    data: bytes
+    signature: str
+    mtime_s: float
+
+    def __repr__(self) -> str:
+        """Without the data: this may end in a traceback."""
+        return f"Content(<{len(self.data)} bytes>)"
+
+
+def ignore_lease_breaks() -> None:
+    """Survive an opener that meets our lease in the instant that we hold it.
+
+    The kernel sends SIGIO to a lease's holder, which ends a process by default. Call it once,
+    in the main thread, before the first `TurnFile.look`.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def signature_at(directory: int, name: str) -> str | None:
+    """The signature of what lies under this name now, without opening it; None for nothing.
+
+    Raises:
+        Unreadable: the system would not say.
+    """
+    try:
+        return _signature(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise Unreadable(name, exc) from None
+
+
+class TurnFile:
+    """An open file of one name: what is behind the name later does not matter to it.
+
+    Args:
+        directory: descriptor of the root.
+        name: name in the root.
+        owner: user id that the file must have.
+
+    Raises:
+        FileNotFoundError: there is no such name (any more).
+        Unreadable: the system would not open it.
+    """
+
+    def __init__(self, directory: int, name: str, owner: int) -> None:
+        self._owner = owner
+        self._fd: int | None = None
+        try:
+            # Asked before it is opened: opening a FIFO or a device is an act of its own.
+            self._refused = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if self._is_ours(self._refused):
+                self._fd = os.open(name, _FLAGS, dir_fd=directory)
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:  # a link since the line above: not opened, not trusted
+                raise Unreadable(name, exc) from None
+
+    def close(self) -> None:
+        """Let go of the descriptor. More than once is well."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """(device, inode) of what was opened."""
+        info = self._stat()
+        return info.st_dev, info.st_ino
+
+    def look(self) -> Look:
+        """Observe without changing anything.
+
+        Raises:
+            Unreadable: the disk would not answer.
+        """
+        info = self._stat()
+        if self._fd is None or not self._is_ours(info):
+            return Look(_signature(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size)
+        try:
+            being_written = _being_written(self._fd)
+            tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
+        except OSError as exc:
+            raise Unreadable("", exc) from None
+        return Look(
+            _signature(info),
+            trusted=True,
+            being_written=being_written,
+            ended=is_whole(tail),
+            # A file that is longer than its tail has text, unless it is a bare trailer that
+            # no agent writes; then it is an answer like any other.
+            has_text=info.st_size > TAIL_BYTES or has_text(tail),
+            size=info.st_size,
+            links=info.st_nlink,
+            mtime_s=info.st_mtime,
+        )
+
+    def read(self, look: Look) -> Content:
+        """The whole file, if it is still as it was at that look.
+
+        Raises:
+            Changed: it is not, or somebody opened it for writing.
+            Unreadable: the disk would not answer.
+        """
+        if self._fd is None:
+            raise Changed
+        try:
+            chunks, at = [], 0
+            while chunk := os.pread(self._fd, look.size + 1 - at, at):
+                chunks.append(chunk)
+                at += len(chunk)
+            unchanged = _signature(os.fstat(self._fd)) == look.signature
+            if at != look.size or not unchanged or _being_written(self._fd):
+                raise Changed
+        except OSError as exc:
+            raise Unreadable("", exc) from None
+        return Content(b"".join(chunks), look.signature, look.mtime_s)
+
+    def _stat(self) -> os.stat_result:
+        return self._refused if self._fd is None else os.fstat(self._fd)
+
+    def _is_ours(self, info: os.stat_result) -> bool:
+        return stat.S_ISREG(info.st_mode) and info.st_uid == self._owner
+
+
+def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:
+    """`jti` and `sub` of the token in this file, or None where they cannot be had.
+
+    They are hints for the receiver and nothing is decided by them, so the token's signature
+    is not looked at. The token itself leaves this function in no way.
+    """
+    try:
+        file = TurnFile(directory, name, owner)
+    except (FileNotFoundError, Unreadable):
+        return None
+    try:
+        look = file.look()
+        if not look.trusted or look.size > _MAX_TOKEN_BYTES or look.links > 1:
+            return None
+        return _claims(file.read(look).data)
+    except (Unreadable, Changed):
+        return None
+    finally:
+        file.close()
+
+
+class _Claims(msgspec.Struct):
+    jti: str
+    sub: str
+
+
+def _claims(token: bytes) -> tuple[str, str] | None:
+    parts = token.strip().split(b".")
+    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature (RFC 7515, section 7.1)
+        return None
+    try:
+        raw = base64.b64decode(parts[1] + b"=" * (-len(parts[1]) % 4), b"-_", validate=True)
+        claims = msgspec.json.decode(raw, type=_Claims)
+    except (binascii.Error, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        return None
+    if not (is_turn_id(claims.jti) and is_turn_id(claims.sub)):
+        return None
+    return claims.jti, claims.sub
+
+
+def _signature(info: os.stat_result) -> str:
+    # Text: a time in the year 20000 does not fit into the 64 bits of a database's integer.
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
+
+def _being_written(fd: int) -> bool | None:
+    # A read lease is given exactly when nobody has the file open for writing (fcntl(2)).
+    # It is dropped at once: while it is held, an opener would wait for us.
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as exc:
+        if exc.errno == errno.EAGAIN:
+            return True
+        return None  # not ours and no CAP_LEASE (EACCES), or a file system without (EINVAL)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def completed_at(mtime_s: float, now: datetime) -> datetime:
+    """A file's modification time, or `now` where that is in the future or no date at all."""
+    try:
+        found = datetime.fromtimestamp(mtime_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        return now
+    return min(found, now)

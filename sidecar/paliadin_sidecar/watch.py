@@ -1,0 +1,186 @@
+"""Are the roots there, ours, the same as before? And: which names moved?
+
+`Root` answers by looking (the truth), `changes` by listening (the hints).
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+__all__ = ["Listing", "Root", "State", "WatchFailed", "changes"]
+
+#: An event is seen after one to two steps; a thread wakes once in each.
+_STEP_MS = 10
+#: A directory that never rests is reported this often.
+_DEBOUNCE_MS = 50
+#: The kernel stamps with the time of its last tick: a change that follows within the same
+#: tick does not show, so a younger time proves nothing.
+_TICK_S = 0.05
+
+State = Literal["armed", "missing", "untrusted"]
+
+
+class WatchFailed(Exception):
+    """No events until the watch is made anew. Known causes: a file name that is not UTF-8,
+    a directory that went, the system's limit of watches."""  # noqa: D205, D209
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a root holds."""
+
+    names: list[str]
+    """Every name; one that is no UTF-8 has surrogates in it."""
+
+
+class Root:
+    """One watched directory, looked at through its own descriptor.
+
+    Args:
+        path: where it is.
+        owner: user id that must own it.
+    """
+
+    def __init__(self, path: Path, owner: int) -> None:
+        self.path = path
+        self.fd: int | None = None
+        self.state: State = "missing"
+        self.why = ""
+        self._owner = owner
+        self._listed_mtime: int | None = None
+
+    def check(self) -> Literal["armed", "missing", "untrusted", "replaced"] | None:
+        """Look whether it is there and can be trusted; what changed, or None.
+
+        After `replaced` the descriptor is the new directory's.
+        """
+        identity = _identity(self.fd)
+        state, why, info = _inspect(self.path, self._owner)
+        if state != "armed" or info is None:
+            self.close()
+            changed = (state, why) != (self.state, self.why)
+            self.state, self.why = state, why
+            return state if changed or identity is not None else None
+        if identity == (info.st_dev, info.st_ino):
+            return None
+        self.close()
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            # Went since it was inspected: the next check tells what it is.
+            self.state, self.why = "missing", "it went while it was looked at"
+            return "missing"
+        self.state, self.why = "armed", ""
+        return "armed" if identity is None else "replaced"
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        self._listed_mtime = None
+
+    def list(self, *, always: bool) -> Listing | None:
+        """What it holds, or None where nothing came or went since the last time.
+
+        Args:
+            always: list it in any case.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        if self.fd is None:
+            return None
+        mtime = os.fstat(self.fd).st_mtime_ns
+        if mtime == self._listed_mtime and not always:
+            return None
+        names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
+        rested = abs(time.time() - mtime / 1e9) > _TICK_S
+        self._listed_mtime = mtime if rested else None
+        return Listing(names)
+
+
+async def changes(paths: list[Path], stop: threading.Event) -> AsyncGenerator[set[str], None]:
+    """Paths that were touched, as they are; ends when `stop` is set.
+
+    Set `stop` also when leaving early: a thread waits on it. Events may be lost without
+    notice; an overflow of the kernel's queue is.
+
+    Raises:
+        WatchFailed: the watch is of no more use.
+    """
+    try:
+        # No timeout: watchfiles forgets what arrives in the instant that one ends.
+        with RustNotify([str(p) for p in paths], False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
+            yield set()
+            while True:
+                found = await anyio.to_thread.run_sync(
+                    notify.watch, _DEBOUNCE_MS, _STEP_MS, 0, stop, abandon_on_cancel=True
+                )
+                if isinstance(found, str):
+                    return
+                yield {path for _, path in found}
+    except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
+        raise WatchFailed(type(exc).__name__) from exc
+
+
+def _identity(fd: int | None) -> tuple[int, int] | None:
+    if fd is None:
+        return None
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def _inspect(  # noqa: PLR0911 - one return for each way to be wrong
+    path: Path, owner: int
+) -> tuple[State, str, os.stat_result | None]:
+    # Every directory from / down: whoever may rename one of them decides what we read.
+    ours = {0, owner}
+    for step in (*reversed(path.parents), path):
+        try:
+            info = step.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing", f"{step} does not exist", None
+        except OSError as exc:
+            return "untrusted", f"{step} cannot be looked at ({exc.strerror})", None
+        last = step == path
+        sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last
+        if stat.S_ISLNK(info.st_mode):
+            return "untrusted", f"{step} is a symbolic link: name the real directory", None
+        if not stat.S_ISDIR(info.st_mode):
+            return "untrusted", f"{step} is no directory", None
+        if info.st_uid not in ({owner} if last else ours):
+            return (
+                "untrusted",
+                f"{step} belongs to user {info.st_uid}, not to {owner} (PALIADIN_OWNER)",
+                None,
+            )
+        if info.st_mode & stat.S_IWOTH and not sticky:
+            return "untrusted", f"{step} is writable by others: chmod o-w {step}", None
+        if info.st_mode & stat.S_IWGRP and not sticky and not _is_private(info.st_gid, owner):
+            return "untrusted", f"{step} is writable by its group: chmod g-w {step}", None
+    return "armed", "", info
+
+
+def _is_private(gid: int, owner: int) -> bool:
+    # The owner's own group, with nobody else in it; root's group is root.
+    try:
+        user, group = pwd.getpwuid(owner), grp.getgrgid(gid)
+    except KeyError:
+        return gid == 0
+    alone = set(group.gr_mem) <= {user.pw_name}
+    return alone and (gid == 0 or (gid == user.pw_gid and group.gr_name == user.pw_name))

@@ -1,0 +1,141 @@
+"""The example receivers as processes, and what they stored."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["LANGUAGES", "Receiver", "Stored", "command", "running", "stored"]
+
+LANGUAGES = ("python", "go")
+
+_EXAMPLES = Path(__file__).parents[2] / "examples"
+_DEADLINE_S = 30
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One turn, as a receiver keeps it."""
+
+    backend: str
+    persona: str
+    turn_id: str
+    submitted_turn_id: str | None
+    revision: int
+    response: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A receiver that listens on loopback."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+    """What it prints, errors included."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/callbacks"
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to close by the caller."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_DEADLINE_S)
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Send one callback over a connection of its own, and return the status."""
+        with closing(self.connect()) as connection:
+            return post(connection, body, headers)
+
+    def lines(self, count: int) -> list[str]:
+        """The lines after the first one, once there are `count` of them: they follow answers."""
+        deadline = time.monotonic() + _DEADLINE_S
+        while len(lines := self.output.read_text().splitlines()[1:]) < count:
+            assert time.monotonic() < deadline, f"{count} lines expected in {lines}"
+            time.sleep(0.01)
+        return lines
+
+
+def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> int:
+    """Send one callback, and return the status."""
+    encoded = {name: value.encode() for name, value in headers.items()}
+    connection.request("POST", "/callbacks", body, encoded)
+    with connection.getresponse() as response:
+        assert response.read() == b""
+        return response.status
+
+
+def command(language: str, build: Path) -> list[str]:
+    """What starts the receiver of this language, built in an empty directory where need be."""
+    if language == "python":
+        return [sys.executable, "-W", "error", str(_EXAMPLES / "receiver.py")]
+    if shutil.which("go") is None:
+        if "CI" in os.environ:
+            pytest.fail("go is not installed: apt-get install golang-go")
+        pytest.skip("go is not installed")
+    binary = build / "receiver"
+    subprocess.run(["go", "build", "-o", binary, _EXAMPLES / "receiver.go"], check=True)
+    return [str(binary)]
+
+
+@contextmanager
+def running(command: Sequence[str], store: Path, secret: str, port: int = 0) -> Iterator[Receiver]:
+    """A receiver that is listening, until the block ends.
+
+    Args:
+        command: what starts it, see `command`.
+        store: its database or directory, which is made where there is none.
+        secret: one or several, separated by spaces.
+        port: the one to listen on, or 0 for a free one.
+    """
+    output = store.with_suffix(".log")
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [*command, f"127.0.0.1:{port}", str(store)],
+            env={**os.environ, "PALIADIN_CALLBACK_SECRET": secret},
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Receiver(process, _port(process, output), output)
+    finally:
+        process.terminate()
+        process.wait(_DEADLINE_S)
+
+
+def stored(store: Path) -> dict[str, Stored]:
+    """What a receiver has in its store, by turn id."""
+    if store.is_dir():
+        rows = [json.loads(path.read_bytes()) for path in store.glob("*.json")]
+    elif store.exists():
+        with closing(sqlite3.connect(store)) as db:
+            db.row_factory = sqlite3.Row
+            rows = [dict(row) for row in db.execute("SELECT * FROM turns")]
+    else:
+        rows = []
+    return {row["turn_id"]: msgspec.convert(row, Stored) for row in rows}
+
+
+def _port(process: subprocess.Popen[bytes], output: Path) -> int:
+    deadline = time.monotonic() + _DEADLINE_S
+    while not (text := output.read_text()).endswith("\n"):
+        assert process.poll() is None, "the receiver has ended"
+        assert time.monotonic() < deadline, "the receiver does not listen"
+        time.sleep(0.01)
+    return int(text.rpartition(":")[2])
