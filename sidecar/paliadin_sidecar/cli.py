@@ -415,3 +415,7 @@ def _utc(at: float) -> str:
 
 def _local(at: float) -> str:
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+if __name__ == "__main__":
+    main()

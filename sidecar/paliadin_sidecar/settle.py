@@ -132,7 +132,7 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
     if seen.being_written:
         return Waiting(progress.poll_s, stalled=now - progress.first_seen >= STALLED_S)
     unchanged_s = now - progress.unchanged_since
-    if not seen.has_text:
+    if not (seen.has_text or seen.ended):  # a bare trailer has ended, whatever it is worth
         return Waiting(EMPTY_S - unchanged_s) if unchanged_s < EMPTY_S else Failed("empty")
     if unchanged_s < quiet_s and not (seen.ended and seen.being_written is False):
         return Waiting(quiet_s - unchanged_s)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from standardwebhooks import Webhook
 
@@ -34,7 +34,7 @@ class Request:
         return self.headers["webhook-id"]
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - of any shape
         return json.loads(self.body)
 
     @property
@@ -78,7 +78,7 @@ class Receiver:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/callback"
 
-    def __enter__(self) -> Receiver:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(PATIENCE_S)
         return self

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from support.waiting import PATIENCE_S, until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["LANGUAGES", "Receiver", "Stored", "command", "running", "stored"]
+__all__ = ["LANGUAGES", "ExampleReceiver", "Stored", "command", "post", "running", "stored"]
 
 LANGUAGES = ("python", "go")
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
-_DEADLINE_S = 30
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Receiver:
+class ExampleReceiver:
     """A receiver that listens on loopback."""
 
     process: subprocess.Popen[bytes]
@@ -56,7 +56,7 @@ class Receiver:
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection to close by the caller."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_DEADLINE_S)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> int:
         """Send one callback over a connection of its own, and return the status."""
@@ -65,11 +65,12 @@ class Receiver:
 
     def lines(self, count: int) -> list[str]:
         """The lines after the first one, once there are `count` of them: they follow answers."""
-        deadline = time.monotonic() + _DEADLINE_S
-        while len(lines := self.output.read_text().splitlines()[1:]) < count:
-            assert time.monotonic() < deadline, f"{count} lines expected in {lines}"
-            time.sleep(0.01)
-        return lines
+
+        def printed() -> list[str]:
+            lines = self.output.read_text().splitlines()[1:]
+            return lines if len(lines) >= count else []
+
+        return until(f"{count} lines in {self.output}", printed)
 
 
 def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> int:
@@ -95,7 +96,9 @@ def command(language: str, build: Path) -> list[str]:
 
 
 @contextmanager
-def running(command: Sequence[str], store: Path, secret: str, port: int = 0) -> Iterator[Receiver]:
+def running(
+    command: Sequence[str], store: Path, secret: str, port: int = 0
+) -> Iterator[ExampleReceiver]:
     """A receiver that is listening, until the block ends.
 
     Args:
@@ -113,10 +116,10 @@ def running(command: Sequence[str], store: Path, secret: str, port: int = 0) -> 
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Receiver(process, _port(process, output), output)
+        yield ExampleReceiver(process, _port(process, output), output)
     finally:
         process.terminate()
-        process.wait(_DEADLINE_S)
+        process.wait(PATIENCE_S)
 
 
 def stored(store: Path) -> dict[str, Stored]:
@@ -133,9 +136,9 @@ def stored(store: Path) -> dict[str, Stored]:
 
 
 def _port(process: subprocess.Popen[bytes], output: Path) -> int:
-    deadline = time.monotonic() + _DEADLINE_S
-    while not (text := output.read_text()).endswith("\n"):
-        assert process.poll() is None, "the receiver has ended"
-        assert time.monotonic() < deadline, "the receiver does not listen"
-        time.sleep(0.01)
-    return int(text.rpartition(":")[2])
+    def first_line() -> str:
+        assert process.poll() is None, f"the receiver has ended: {output.read_text()}"
+        line, ended, _ = output.read_text().partition("\n")
+        return line if ended else ""
+
+    return int(until("the receiver to listen", first_line).rpartition(":")[2])
