@@ -116,7 +116,7 @@ class Dispatch:
         # Turns that failed before get half of the places: a slow or poisonous one never keeps
         # a fresh one waiting.
         again = min(places, window // 2 - self._again)
-        found = await self._commit(
+        found, next_s = await self._commit(
             Outbox.due, list(self._busy.values()), fresh=places, again=max(again, 0)
         )
         for due in found[:places]:
@@ -125,9 +125,8 @@ class Dispatch:
             self._busy[due.id] = due.turn
             self._again += due.attempts > 0
             tasks.start_soon(self._carry, tasks, due, name=f"delivery {due.id}")
-        next_at = await self._commit(Outbox.next_attempt_at)
         # One that is due and got no place is woken for when a place gets free.
-        return _SLEEP_MOST_S if next_at is None else min(next_at - self._wall(), _SLEEP_MOST_S)
+        return _SLEEP_MOST_S if next_s is None else min(next_s, _SLEEP_MOST_S)
 
     async def _carry(self, tasks: TaskGroup, due: Due) -> None:
         try:

@@ -463,8 +463,8 @@ class Outbox:
 
     # --- delivery -------------------------------------------------------------------------
 
-    def due(self, busy: Iterable[int], *, fresh: int, again: int) -> list[Due]:
-        """Deliveries whose time has come, with their bodies.
+    def due(self, busy: Iterable[int], *, fresh: int, again: int) -> tuple[list[Due], float | None]:
+        """Deliveries whose time has come, and the seconds until the next one's will.
 
         Args:
             busy: turns that are under way: none of theirs.
@@ -478,7 +478,7 @@ class Outbox:
             *_sql.fresh(self._db, **known, limit=fresh),
             *_sql.again(self._db, **known, limit=again, now=now),
         ]
-        return [
+        found = [
             Due(
                 id=row["id"],
                 turn=row["turn"],
@@ -492,10 +492,9 @@ class Outbox:
             )
             for row in rows
         ]
-
-    def next_attempt_at(self) -> float | None:
-        """When the next retry will be due, in epoch seconds; None where none is waiting."""
-        return _seconds(_sql.next_attempt_at(self._db, now=self._now()))
+        # By the same clock reading: what is not due by it is what is waited for.
+        next_at = _sql.next_attempt_at(self._db, now=now)
+        return found, None if next_at is None else (next_at - now) / 1000
 
     def acknowledged_at(self) -> float | None:
         """When anything was last acknowledged, in epoch seconds."""

@@ -1,0 +1,258 @@
+"""The other commands, as processes, beside a daemon or without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support.receiver import Receiver, Reply
+from support.sidecar import COMMAND, Sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
+    """A running daemon that delivered t1, and t2 twice."""
+    host.start()
+    host.answer("t1", "eins")
+    host.answer("t2", "zwei")
+    receiver.wait("t1")
+    receiver.wait("t2")
+    host.answer("t2", "drei")
+    host.wait_event("delivery.delivered", turn_id="t2", revision=2)
+    host.wait_event("delivery.delivered", turn_id="t1")
+    return host
+
+
+def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
+    """Exit 0, and JSON with counts, pause, roots and no problem."""
+    done = delivered.command("status", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["alive"] is True
+    assert found["problems"] == []
+    assert found["counts"] == {
+        "pending": 0, "delivered": 3, "dead": 0, "failed": 0, "superseded": 0, "history": 0,
+    }  # fmt: skip
+    assert found["oldest_undelivered_s"] is None
+    assert found["paused"] is False
+    assert [(r["backend"], r["state"], r["turn_files"]) for r in found["roots"]] == [
+        ("aichat", "armed", 2),
+        ("legacy", "armed", 0),
+    ]
+    for args in (["status"], ["status", "--quiet"]):
+        assert delivered.command(*args).returncode == 0
+    assert delivered.command("status", "--quiet").stdout == ""
+    assert "running" in delivered.command("status").stdout
+
+
+def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
+    """Exit 1: it is also the probe."""
+    delivered.stop()
+    done = delivered.command("status")
+    assert done.returncode == 1
+    assert "WRONG: the daemon does not run" in done.stdout
+
+
+def test_turns_lists_what_was_accepted(delivered: Sidecar) -> None:
+    """The newest first; by state, by age, so many; a table or JSON."""
+    rows = json.loads(delivered.command("turns", "--json").stdout)
+    assert [(r["turn_id"], r["revision"], r["state"]) for r in rows] == [
+        ("t2", 2, "delivered"),
+        ("t2", 1, "delivered"),
+        ("t1", 1, "delivered"),
+    ] or {r["turn_id"] for r in rows[1:]} == {"t1", "t2"}
+    assert all(r["accepted_at"].endswith("Z") and r["settled_at"] for r in rows)
+    assert json.loads(delivered.command("turns", "--state", "dead", "--json").stdout) == []
+    assert len(json.loads(delivered.command("turns", "--limit", "1", "--json").stdout)) == 1
+    assert len(json.loads(delivered.command("turns", "--since", "1h", "--json").stdout)) == 3
+    assert json.loads(delivered.command("turns", "--since", "2100-01-01", "--json").stdout) == []
+    table = delivered.command("turns").stdout
+    assert "t1" in table
+    assert "aichat/paliadin" in table
+
+
+@pytest.mark.parametrize("since", ["yesterday", "5", "-1h", "9999999999d", ""])
+def test_a_time_that_is_none_is_wrong_usage(delivered: Sidecar, since: str) -> None:
+    """Exit 2, and what would be right."""
+    done = delivered.command("turns", "--since", since)
+    assert done.returncode == 2
+    assert "12h" in done.stderr
+
+
+def test_show_tells_one_turn_s_story(delivered: Sidecar) -> None:
+    """Every event in order, by its own id; exit 1 for one that is not known."""
+    (turn,) = json.loads(delivered.command("show", "t2", "--json").stdout)
+    assert [e["event"] for e in turn["events"]] == [
+        "turn.accepted", "delivery.attempted", "delivery.delivered",
+        "turn.revised", "delivery.attempted", "delivery.delivered",
+    ]  # fmt: skip
+    assert [d["state"] for d in turn["deliveries"]] == ["delivered", "delivered"]
+    assert "turn.revised" in delivered.command("show", "t2").stdout
+    unknown = delivered.command("show", "t9")
+    assert unknown.returncode == 1
+    assert "No turn 't9' is known" in unknown.stderr
+
+
+def test_replay_sends_the_same_id_and_body_again(delivered: Sidecar, receiver: Receiver) -> None:
+    """The newest revision of a turn goes again, also while the daemon runs."""
+    done = delivered.command("replay", "t2")
+    assert done.stdout == "1 will be sent again\n"
+    again = receiver.wait("t2", 3)
+    assert (again.id, again.body) == (receiver.of("t2")[1].id, receiver.of("t2")[1].body)
+    delivered.wait_event("delivery.replayed", turn_id="t2", revision=2)
+    assert delivered.command("replay", "--since", "1h").stdout == "2 will be sent again\n"
+    receiver.wait("t1", 2)
+
+
+def test_replay_without_a_daemon_waits_for_one(delivered: Sidecar, receiver: Receiver) -> None:
+    """It says so, and the next start sends."""
+    delivered.stop()
+    done = delivered.command("replay", "t1")
+    assert done.stdout == "1 will be sent again as soon as the daemon runs\n"
+    delivered.start()
+    receiver.wait("t1", 2)
+
+
+def test_replay_says_what_it_cannot(delivered: Sidecar) -> None:
+    """An unknown turn is exit 1, no choice or a mixed one is exit 2."""
+    done = delivered.command("replay", "t1", "t9")
+    assert done.returncode == 1
+    assert "t9: not known" in done.stderr
+    assert delivered.command("replay").returncode == 2
+    assert delivered.command("replay", "t1", "--dead").returncode == 2
+
+
+def test_commands_without_an_outbox_say_where_they_looked(host: Sidecar) -> None:
+    """Only `run` makes one."""
+    for command in (["status"], ["turns"], ["show", "t1"], ["replay", "t1"]):
+        done = host.command(*command)
+        assert done.returncode == 1
+        assert f"There is no outbox in {host.state}" in done.stderr
+    assert not host.state.exists()
+
+
+def test_the_commands_read_a_file_of_variables(delivered: Sidecar, tmp_path: Path) -> None:
+    """--env-file fills in what the environment does not say."""
+    path = tmp_path / "sidecar.env"
+    path.write_text(
+        "# a comment\n"
+        + "".join(f'{k}="{v}"\n' for k, v in delivered.environ.items() if "PALIADIN" in k)
+    )
+    bare = {"PATH": delivered.environ["PATH"]}
+
+    def command(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *args], env=bare, capture_output=True, text=True, check=False
+        )
+
+    assert command("status", "--env-file", str(path)).returncode == 0
+    assert command("check", "--env-file", str(path)).returncode == 0
+    missing = command("status", "--env-file", str(tmp_path / "none"))
+    assert missing.returncode == 78
+    assert "does not exist" in missing.stderr
+
+
+def test_check_of_a_good_host(host: Sidecar, receiver: Receiver) -> None:
+    """Exit 0; --ping sends a signed ping and says what came back."""
+    done = host.command("check", "--ping", "--json")
+    findings = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert findings["ping"]["message"].startswith("204 after")
+    assert receiver.pings[0].json["data"] == {"host": "mriver"}
+    receiver.verify_all(host.secret)
+    assert "can be trusted" in host.command("check").stdout
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (Reply(401), "is PALIADIN_CALLBACK_SECRET the same"),
+        (Reply(404), "no such route"),
+        (Reply(500), "status 500"),
+        (Reply(how="reset"), "reset"),
+        (Reply(204, {"date": "Sun, 22 Nov 2020 08:00:00 GMT"}), "timedatectl set-ntp true"),
+    ],
+)
+def test_check_says_what_the_receiver_s_answer_means(
+    host: Sidecar, receiver: Receiver, reply: Reply, says: str
+) -> None:
+    """Exit 1 and what mends it."""
+    receiver.behaviour = lambda _: reply
+    done = host.command("check", "--ping")
+    assert done.returncode == 1
+    assert says in " ".join(done.stdout.split())
+
+
+def test_check_of_a_bad_host(host: Sidecar, receiver: Receiver) -> None:
+    """Each finding says what is wrong and what mends it."""
+    host.aichat.chmod(0o777)
+    host.legacy.rmdir()
+    host.state.mkdir(mode=0o755)
+    done = host.command("check")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert f"chmod o-w {host.aichat}" in text
+    assert f"{host.legacy} does not exist" in text
+    assert f"chmod 700 {host.state}" in text
+
+
+def test_check_of_a_bad_configuration(host: Sidecar) -> None:
+    """All errors at once, exit 78."""
+    done = host.command("check", PALIADIN_CALLBACK_URL="", PALIADIN_QUIET_S="x")
+    assert done.returncode == 78
+    assert "PALIADIN_CALLBACK_URL is not set" in done.stderr
+    assert "PALIADIN_QUIET_S='x'" in done.stderr
+
+
+def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
+    """Undelivered for a quarter of an hour: `status` says so."""
+    receiver.behaviour = lambda _: Reply(500)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.retry_scheduled", turn_id="t1")
+    host.stop()
+    with sqlite3.connect(host.state / "outbox.db") as db:
+        db.execute("UPDATE delivery SET accepted_at = accepted_at - 3600000")
+    db.close()
+    done = host.command("status")
+    assert "WRONG: a turn has been undelivered for 1:00:" in done.stdout
+    assert "oldest undelivered" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files")
+def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
+    """The line to type stands in the message."""
+    host.start()
+    host.stop()
+    code = (
+        "import os, sys; from paliadin_sidecar.cli import main; os.setgroups([]);"
+        "os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345);"
+        "sys.argv[0] = 'paliadin-sidecar'; main()"
+    )
+    for command in ("status", "turns"):
+        done = subprocess.run(
+            [COMMAND.replace("paliadin-sidecar", "python"), "-c", code, command],
+            env=host.environ | {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        assert "may not be read by this user" in done.stderr
+        assert f"Try: sudo -u root paliadin-sidecar {command}" in done.stderr
+
+
+def test_help_and_version_need_no_configuration() -> None:
+    """Also for a person who has just installed it."""
+    started = time.monotonic()
+    for args in (["--help"], ["--version"], ["run", "--help"], ["replay", "-h"]):
+        done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert done.stdout
+    assert time.monotonic() > started

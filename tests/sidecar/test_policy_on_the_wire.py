@@ -1,0 +1,196 @@
+"""The delivery policy, seen by a receiver that misbehaves. Timers are the shipped ones."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from support.receiver import Receiver, Reply, Request
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.sidecar import Sidecar
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 600])
+def test_later_means_later(host: Sidecar, receiver: Receiver, status: int) -> None:
+    """These are tried again, without a ping and without blame."""
+    replies = itertools.chain([Reply(status)] * 2, itertools.repeat(Reply()))
+    receiver.behaviour = lambda _: next(replies)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1", attempts=3)
+    assert receiver.pings == []
+    assert len(host.events("delivery.retry_scheduled", turn_id="t1")) == 2
+
+
+@pytest.mark.parametrize("how", ["reset", "hang", "drip"])
+def test_no_answer_is_tried_again(host: Sidecar, receiver: Receiver, how: str) -> None:
+    """A reset, silence, and a drip of bytes each end with their attempt's deadline."""
+    host.environ["PALIADIN_CALLBACK_TIMEOUT_S"] = "0.5"
+    replies = itertools.chain([Reply(how=how)], itertools.repeat(Reply()))
+    receiver.behaviour = lambda _: next(replies)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1")
+    error = "reset" if how == "reset" else "timeout"
+    assert host.events("delivery.attempted", turn_id="t1", error=error)
+
+
+@pytest.mark.parametrize("how", ["then_reset", "endless"])
+def test_a_2xx_head_acknowledges_whatever_follows(
+    host: Sidecar, receiver: Receiver, how: str
+) -> None:
+    """The receiver said that it has it; its body is of no interest."""
+    receiver.behaviour = lambda _: Reply(200, how=how)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
+
+
+@pytest.mark.parametrize("value", ["2", "garbage", "-5", "1e9"])
+def test_retry_after_is_a_floor(host: Sidecar, receiver: Receiver, value: str) -> None:
+    """Seconds are honoured, garbage is not."""
+    replies = itertools.chain([Reply(429, {"retry-after": value})], itertools.repeat(Reply()))
+    receiver.behaviour = lambda _: next(replies)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1")
+    (event,) = host.events("delivery.retry_scheduled", turn_id="t1")
+    assert (event["delay_ms"] >= 2000) == (value == "2")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 404, 410])
+def test_whose_fault_the_turn_s(host: Sidecar, receiver: Receiver, status: int) -> None:
+    """The ping gets 2xx, so this turn is refused, and no other is held."""
+
+    def behaviour(request: Request) -> Reply:
+        bad = not request.is_ping and request.json["data"]["turn_id"] == "bad"
+        return Reply(status, {"location": "/elsewhere"}) if bad else Reply()
+
+    receiver.behaviour = behaviour
+    host.start()
+    host.answer("bad")
+    host.wait_event("delivery.refused", turn_id="bad", status=status)
+    host.answer("good")
+    host.wait_event("delivery.delivered", turn_id="good")
+    assert receiver.pings
+    assert {r.path for r in receiver.requests} == {"/callback"}
+    assert not host.events("receiver.paused")
+
+
+def test_whose_fault_the_receiver_s(host: Sidecar, receiver: Receiver) -> None:
+    """The ping fails too: nothing but pings goes out, and its 2xx drains the backlog."""
+    receiver.behaviour = lambda _: Reply(401)
+    host.start()
+    host.answer("t0")
+    host.wait_event("receiver.paused", why="status_401")
+    sent = len(receiver.turns)
+    for n in range(1, 20):
+        host.answer(f"t{n}")
+    for n in range(1, 20):
+        host.wait_event("turn.accepted", turn_id=f"t{n}")
+    pings = len(receiver.pings)
+    until("another ping", lambda: len(receiver.pings) > pings)
+    assert len(receiver.turns) == sent
+    assert host.command("status").returncode == 1
+    receiver.behaviour = lambda _: Reply()
+    host.wait_event("receiver.resumed")
+    for n in range(20):
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
+    assert not host.events("delivery.refused")
+    receiver.verify_all(host.secret)
+
+
+def test_five_connection_failures_pause_and_a_pause_outlives_a_restart(host: Sidecar) -> None:
+    """A turn is never the probe, also not the first thing after a start."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    host.environ["PALIADIN_CALLBACK_URL"] = f"http://127.0.0.1:{port}/callback"
+    host.start()
+    host.answer("t0")
+    host.wait_event("receiver.paused", why="connect")
+    assert len(host.events("delivery.attempted", error="connect")) >= 5
+    host.stop()
+    attempts = len(host.events("delivery.attempted"))
+    host.start()
+    host.stop()
+    assert len(host.events("delivery.attempted")) == attempts
+
+
+def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Receiver) -> None:
+    """Three refusals over the time are not enough while everything is refused."""
+    host.environ["PALIADIN_REFUSED_S"] = "0"
+    receiver.behaviour = lambda _: Reply(400)
+    host.start()
+    host.answer("bad")
+    until("4 refusals", lambda: len(host.events("delivery.refused", turn_id="bad")) >= 4)
+    assert not host.events("delivery.dead")
+    receiver.behaviour = lambda r: Reply(400) if r.json["data"].get("turn_id") == "bad" else Reply()
+    host.answer("good")
+    host.wait_event("delivery.delivered", turn_id="good")
+    assert host.wait_event("delivery.dead", turn_id="bad")["cause"] == "refused"
+    assert host.command("status").returncode == 1
+    receiver.behaviour = lambda _: Reply()
+    assert host.command("replay", "--dead").stdout == "1 will be sent again\n"
+    host.wait_event("delivery.delivered", turn_id="bad")
+    assert host.command("status").returncode == 0
+
+
+def test_tls_must_verify_and_an_authority_can_be_named(host: Sidecar, tmp_path: Path) -> None:
+    """An unknown authority is refused; PALIADIN_CALLBACK_CA_FILE adds it."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    with Receiver(tls=server) as secure:
+        host.environ["PALIADIN_CALLBACK_URL"] = secure.url
+        host.start()
+        host.answer("t1")
+        host.wait_event("delivery.attempted", turn_id="t1", error="tls")
+        host.stop()
+        assert secure.requests == []
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        host.environ["PALIADIN_CALLBACK_CA_FILE"] = str(tmp_path / "ca.pem")
+        host.start()
+        host.wait_event("delivery.delivered", turn_id="t1")
+
+
+def test_a_name_that_does_not_resolve_is_tried_again(host: Sidecar) -> None:
+    """No DNS is an outage like any other."""
+    host.environ["PALIADIN_CALLBACK_URL"] = "https://does-not-resolve.invalid/callback"
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.attempted", turn_id="t1", error="dns")
+    host.wait_event("delivery.retry_scheduled", turn_id="t1")
+
+
+def test_no_proxy_of_the_environment_sees_anything(host: Sidecar, receiver: Receiver) -> None:
+    """The callback is reached directly, whatever the environment says."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        host.environ[name] = "http://127.0.0.1:9"
+    host.start()
+    host.answer("t1")
+    receiver.wait("t1")
+
+
+def test_a_slow_turn_costs_no_other_anything(host: Sidecar, receiver: Receiver) -> None:
+    """Poisonous turns that hang take half of the places at most."""
+    host.environ["PALIADIN_CALLBACK_TIMEOUT_S"] = "2"
+    receiver.behaviour = (
+        lambda r: Reply(how="hang") if r.json["data"].get("turn_id", "").startswith("slow")
+        else Reply()
+    )  # fmt: skip
+    host.start()
+    for n in range(4):
+        host.answer(f"slow{n}")
+    for n in range(4):
+        receiver.wait(f"slow{n}")
+    host.answer("good")
+    host.wait_event("delivery.delivered", turn_id="good")
+    assert not host.events("delivery.attempted", error="timeout")

@@ -1,0 +1,122 @@
+"""No answer text, token or secret in any line, event row, error or command line."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import signal
+import sqlite3
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support.receiver import Reply, Request
+from support.sidecar import TRAILER
+from support.tokens import unsigned_token
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from support.receiver import Receiver
+    from support.sidecar import Sidecar
+
+TEXT = "MARKER-IN-THE-TEXT"
+TOKEN = "MARKER-IN-THE-TOKEN"
+KEY = b"MARKER-IN-THE-SECRET-KEY-" * 2
+COMMANDS = (
+    ["status"], ["status", "--json"], ["turns"], ["turns", "--json"], ["check", "--ping"],
+    ["show", "t0"], ["show", "t0", "--json"], ["replay", "t1"], ["replay", "--since", "1d"],
+)  # fmt: skip
+
+
+def _ended(host: Sidecar, turn_id: str) -> bool:
+    ends = ("delivery.delivered", "delivery.dead")
+    return any(host.events(name, turn_id=turn_id) for name in ends)
+
+
+def _outputs(host: Sidecar, *args: str) -> tuple[str, str]:
+    done = host.command(*args)
+    return done.stdout, done.stderr
+
+
+def test_nothing_secret_leaves_by_any_way_but_the_callback(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """Markers planted in text, token and secret, every path driven, everything searched."""
+    secret = "whsec_" + base64.b64encode(KEY).decode()
+    host.secret = host.environ["PALIADIN_CALLBACK_SECRET"] = secret
+    host.environ |= {"PALIADIN_LOG_LEVEL": "debug", "PALIADIN_CALLBACK_TIMEOUT_S": "0.5"}
+    host.environ["PALIADIN_MAX_BYTES"] = "5000"
+    host.environ["PALIADIN_REFUSED_S"] = "0"
+
+    # Every kind of answer from the receiver, with an echo of what it got in its body.
+    hows = itertools.cycle(
+        [(s, "answer") for s in (500, 400, 429, 404, 301)]
+        + [(200, how) for how in ("reset", "hang", "then_reset", "endless", "answer")]
+    )
+
+    def behaviour(request: Request) -> Reply:
+        if request.is_ping:
+            return Reply()
+        status, how = next(hows)
+        return Reply(status, {"x-echo": TEXT, "retry-after": TEXT}, request.body[:3000], how)
+
+    receiver.behaviour = behaviour
+    host.start()
+    token = unsigned_token(jti="turn-1", sub="user-1", note=TOKEN)
+    for n in range(12):
+        (host.aichat / f"t{n}.jwt").write_text(token)
+        host.answer(f"t{n}", f"{TEXT} {n}")
+    (host.aichat / "odd.jwt").write_text(f"{TOKEN}.{TOKEN}.{TOKEN}")
+    (host.aichat / "big.txt").write_text(TEXT * 1000 + TRAILER)
+    (host.aichat / "link.txt").symlink_to(f"/{TEXT}")
+    (host.aichat / "bytes.txt").write_bytes(b"\xff" + TEXT.encode() + TRAILER.encode())
+    for n in range(12):
+        until(f"the end of t{n}", partial(_ended, host, f"t{n}"))
+    host.answer("t0", f"{TEXT} again")
+    host.wait_event("turn.revised", turn_id="t0")
+    commands = [part for args in COMMANDS for part in _outputs(host, *args)]
+    assert host.process is not None
+    command_line = Path(f"/proc/{host.process.pid}/cmdline").read_bytes()
+    names = b"".join(p.read_bytes() for p in Path(f"/proc/{host.process.pid}/task").glob("*/comm"))
+    host.kill()
+    host.start()
+    shutil.rmtree(host.legacy)
+    host.wait_event("root.missing", backend="legacy")
+    host.stop(signal.SIGINT)
+
+    # And something that nobody foresaw: a body in the outbox whose type is wrong.
+    with sqlite3.connect(host.state / "outbox.db") as db:
+        db.execute("UPDATE body SET bytes = ?", (f"{TEXT}\udcff".encode("utf-8", "surrogatepass"),))
+        db.execute("UPDATE delivery SET state = 'pending'")
+        db.execute("UPDATE turn SET user_id = ?", (json.dumps({"x": TOKEN}).encode(),))
+    db.close()
+    host.start(wait=False)
+    until("its end or its lines", lambda: host.process and (host.process.poll() is not None or
+          host.events("delivery.attempted")))  # fmt: skip
+    host.close()
+    with sqlite3.connect(host.state / "outbox.db") as db:
+        rows = repr(db.execute("SELECT * FROM event").fetchall())
+    db.close()
+
+    seen = [host.output.decode(), *commands, command_line.decode(), names.decode(), rows]
+    key_forms = [KEY.decode(), secret, secret.removeprefix("whsec_")]
+    for marker in (TEXT, TOKEN, token, token.split(".")[1], *key_forms):
+        assert not any(marker in text for text in seen), marker
+    # The test would prove nothing if these were not there to be found.
+    assert any(TEXT.encode() in r.body for r in receiver.requests)
+    assert host.events("delivery.refused")
+    assert host.events("delivery.attempted", error="timeout")
+    assert host.events("delivery.attempted", error="reset")
+
+
+def test_what_is_kept_is_readable_by_its_owner_alone(host: Sidecar, receiver: Receiver) -> None:
+    """State directory, outbox, its log and the lock: 0700 and 0600."""
+    host.start()
+    host.answer("t1")
+    receiver.wait("t1")
+    assert host.state.stat().st_mode & 0o777 == 0o700
+    files = list(host.state.iterdir())
+    assert {f.name for f in files} >= {"outbox.db", "outbox.db-wal", "sidecar.lock"}
+    assert [f.name for f in files if f.stat().st_mode & 0o077] == []

@@ -1,0 +1,36 @@
+"""Being somebody else for a moment, which only root can."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: A user who owns nothing here.
+NOBODY = 65534
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make what it tests")
+
+
+@contextmanager
+def without_privilege() -> Iterator[int]:
+    """Be an ordinary user, whose id is yielded: `NOBODY` where the tests run as root."""
+    me = os.geteuid()
+    if me != 0:
+        yield me
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, 0)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield NOBODY
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
