@@ -20,7 +20,7 @@ LINKS_S = 5.0
 #: A writer that holds a file open for this long is reported, and still awaited.
 STALLED_S = 120.0
 #: No event tells that a writer closed, so its file is looked at again: soon, then less often.
-_POLL_FIRST_S, _POLL_MOST_S = 0.004, 0.25
+_POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
 
 
 class Observed(Protocol):
@@ -130,7 +130,8 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
     if not seen.trusted:
         return Failed("untrusted")
     if seen.being_written:
-        return Waiting(progress.poll_s, stalled=now - progress.first_seen >= STALLED_S)
+        stalled = now - progress.first_seen >= STALLED_S
+        return Waiting(_POLL_STALLED_S if stalled else progress.poll_s, stalled)
     unchanged_s = now - progress.unchanged_since
     if not (seen.has_text or seen.ended):  # a bare trailer has ended, whatever it is worth
         return Waiting(EMPTY_S - unchanged_s) if unchanged_s < EMPTY_S else Failed("empty")

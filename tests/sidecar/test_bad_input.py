@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.tokens import unsigned_token
-from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,21 +178,15 @@ def test_a_root_that_cannot_be_trusted_is_not_read_until_it_is_mended(
 ) -> None:
     """Writable by others, a link, under a directory that others may write: each says so."""
     host.start()
-    for why, spoil, mend in (
-        ("writable by others", lambda: host.aichat.chmod(0o777), lambda: host.aichat.chmod(0o700)),
-        ("writable by others", lambda: host.base.chmod(0o777), lambda: host.base.chmod(0o700)),
-    ):
-        before = len(host.events("root.untrusted"))
-        armed = len(host.events("root.armed", backend="aichat"))
-        spoil()
-        event = _next(host, "root.untrusted", before)
-        assert why in event["why"]
-        turn = f"t{before}"
-        host.answer(turn)
-        assert receiver.of(turn) == []
-        mend()
-        _next(host, "root.armed", armed, backend="aichat")
-        receiver.wait(turn)
+    for n, spoiled in enumerate((host.aichat, host.base), 1):
+        spoiled.chmod(0o777)
+        event = host.wait_event("root.untrusted", count=n, backend="aichat")
+        assert event["why"] == f"{spoiled} is writable by others: chmod o-w {spoiled}"
+        host.answer(f"t{n}")
+        assert receiver.of(f"t{n}") == []
+        spoiled.chmod(0o700)
+        host.wait_event("root.armed", count=n + 1, backend="aichat")
+        receiver.wait(f"t{n}")
 
 
 def test_a_root_that_is_a_link_is_untrusted(host: Sidecar, receiver: Receiver) -> None:
@@ -206,11 +199,6 @@ def test_a_root_that_is_a_link_is_untrusted(host: Sidecar, receiver: Receiver) -
     host.answer("t1", root=host.legacy)
     receiver.wait("t1")
     assert host.command("status").returncode == 1
-
-
-def _next(host: Sidecar, name: str, count: int, **fields: object) -> dict[str, str]:
-    until(name, lambda: len(host.events(name, **fields)) > count)
-    return host.events(name, **fields)[count]
 
 
 # --- configuration --------------------------------------------------------------------------

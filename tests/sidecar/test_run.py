@@ -134,7 +134,7 @@ def test_roots_may_appear_later_and_be_deleted_and_made_again(
         host.answer(f"t{n}")
         receiver.wait(f"t{n}")
         shutil.rmtree(host.aichat)
-        until("root.missing", lambda n=n: len(host.events("root.missing", backend="aichat")) > n)
+        host.wait_event("root.missing", count=n + 1, backend="aichat")
     kept = host.base / "elsewhere"
     host.legacy.rename(kept)
     host.legacy.mkdir(mode=0o700)

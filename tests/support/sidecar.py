@@ -115,8 +115,10 @@ class Sidecar:
             if line.get("event") == name and all(line.get(k) == v for k, v in fields.items())
         ]
 
-    def wait_event(self, name: str, **fields: object) -> dict[str, Any]:
-        return until(f"{name} {fields}", lambda: self.events(name, **fields))[0]
+    def wait_event(self, name: str, count: int = 1, **fields: object) -> dict[str, Any]:
+        """The `count`th event of this name and these fields, once it was printed."""
+        until(f"{count} {name} {fields}", lambda: len(self.events(name, **fields)) >= count)
+        return self.events(name, **fields)[count - 1]
 
     def command(self, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run another of its commands to its end."""

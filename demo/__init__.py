@@ -1,0 +1,1 @@
+"""A host in small, for `make demo` and the tests; never installed."""
