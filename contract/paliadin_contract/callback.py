@@ -5,6 +5,7 @@ The shapes are described for receivers in `docs/protocol.md`.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -66,6 +67,10 @@ class Answer(_Turn, frozen=True, kw_only=True):
         """Without the answer: this may end in a log."""
         return f"Answer({self.turn_id!r}, revision={self.revision}, bytes={self.bytes})"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """The same: rich prefers this one, and msgspec's own shows every field."""
+        return [("turn_id", self.turn_id), ("revision", self.revision), ("bytes", self.bytes)]
+
 
 class Failure(_Turn, frozen=True, kw_only=True):
     """A turn whose file cannot become an answer."""
@@ -113,6 +118,8 @@ Callback = TurnCompleted | TurnFailed | Ping
 _decoder = msgspec.json.Decoder(Callback)
 _head = msgspec.json.Decoder(Unknown)
 _KNOWN = frozenset({"turn.completed", "turn.failed", "ping"})
+#: msgspec quotes what it read where it wanted one of a few words.
+_QUOTED = re.compile(r"(?<=value )['\"].*['\"]", re.DOTALL)
 
 
 def encode(callback: Callback) -> bytes:
@@ -139,5 +146,5 @@ def decode(body: bytes) -> Callback | Unknown:
 def _shape_only(exc: Exception) -> str:
     # A validation error names expectation and path; other errors may quote what they read.
     if isinstance(exc, msgspec.ValidationError):
-        return str(exc)
+        return _QUOTED.sub("…", str(exc))
     return f"not JSON in UTF-8 ({type(exc).__name__})"

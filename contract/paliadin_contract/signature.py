@@ -26,7 +26,7 @@ TOLERANCE_S = 300
 #: The standard asks for 24 to 64 bytes; a longer key does no harm.
 _LEAST_KEY_BYTES = 24
 _PREFIX = "whsec_"
-_TIMESTAMP = re.compile(r"\A[0-9]{1,12}\Z", re.ASCII)
+_TIMESTAMP = re.compile(r"\A[0-9]{1,11}\Z", re.ASCII)
 
 
 class Keys:

@@ -8,6 +8,7 @@ or without a closing `[/paliadin-meta]`. An unreadable trailer never costs the a
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -18,9 +19,11 @@ __all__ = ["TAIL_BYTES", "Trailer", "has_text", "is_whole", "split"]
 TAIL_BYTES = 16 * 1024
 
 _OPEN = re.compile(r"^\[paliadin-meta\][ \t]*\r?$", re.MULTILINE)
-_CLOSE = re.compile(r"^\[/paliadin-meta\]\s*\Z", re.MULTILINE)
+_CLOSE = re.compile(r"^\[/paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _NAMES = ("used_tools", "rows_seen", "classifier_tag")
 _LINE = re.compile(rf"^[ \t]*[\"']?({'|'.join(_NAMES)})[\"']?[ \t]*[:=](.*)$", re.MULTILINE)
+#: What an unclosed block may hold: blank lines, `key: value`, list items. Prose is none of it.
+_ENTRY = re.compile(r"[ \t\r]*(?:$|-[ \t]|[\"']?[\w-]+[\"']?[ \t]*[:=])")
 
 
 class Trailer(Struct, frozen=True, kw_only=True):
@@ -33,18 +36,19 @@ class Trailer(Struct, frozen=True, kw_only=True):
 
 def split(answer: str) -> tuple[str, Trailer | None]:
     """The text without its trailer, and the trailer where there is one."""
-    start = _start(answer)
-    if start is None:
+    block = _block(answer)
+    if block is None:
         return answer, None
-    inner = _CLOSE.sub("", _OPEN.sub("", answer[start:], count=1))
-    values = _values(inner)
+    values = _json(block.inner)
+    if values is None:
+        values = _lines(block.inner)
     rows, tag = values.get("rows_seen"), values.get("classifier_tag")
     trailer = Trailer(
         used_tools=_tools(values.get("used_tools")),
         rows_seen=int(rows) if isinstance(rows, int | str) and _is_count(str(rows)) else None,
         classifier_tag=tag if isinstance(tag, str) and tag else None,
     )
-    return answer[:start].rstrip(), trailer
+    return block.before.rstrip(), trailer
 
 
 def is_whole(tail: bytes) -> bool:
@@ -52,48 +56,60 @@ def is_whole(tail: bytes) -> bool:
 
     Whole is the opening line, the three names, and then the closing tag or a final newline.
     """
-    text = tail.decode(errors="replace")
-    start = _start(text)
-    if start is None:
+    block = _block(tail.decode(errors="replace"))
+    if block is None:
         return False
-    block = text[start:]
-    closing = _CLOSE.search(block)
-    inner = _OPEN.sub("", block[: closing.start()] if closing else block, count=1)
-    if closing is None and (not block.endswith("\n") or _unfinished_json(inner)):
+    if block.closed:
+        return all(name in block.inner for name in _NAMES)
+    if not block.inner.endswith("\n"):
         return False
-    return all(name in _values(inner) or (closing and name in inner) for name in _NAMES)
+    values = _json(block.inner)
+    if values is None:
+        # Half an object, or an answer that quotes an opening line and has not ended yet.
+        if not all(_ENTRY.match(line) for line in block.inner.split("\n")):
+            return False
+        values = _lines(block.inner)
+    return all(name in values for name in _NAMES)
 
 
 def has_text(content: bytes) -> bool:
     """Whether anything but white space stands before the trailer."""
     text = content.decode(errors="replace")
-    start = _start(text)
-    return bool((text if start is None else text[:start]).strip())
+    block = _block(text)
+    return bool((text if block is None else block.before).strip())
 
 
-def _start(text: str) -> int | None:
+class _Block(NamedTuple):
+    before: str
+    inner: str
+    closed: bool
+
+
+def _block(text: str) -> _Block | None:
     # The last opening line: an answer may well quote one.
-    start = None
-    for opening in _OPEN.finditer(text):
-        start = opening.start()
-    return start
+    opening = None
+    for found in _OPEN.finditer(text):
+        opening = found
+    if opening is None:
+        return None
+    before, rest = text[: opening.start()], text[opening.end() :]
+    closing = _CLOSE.search(rest)
+    if closing is None:
+        return _Block(before, rest, closed=False)
+    # Text after the closing line belongs to the answer, so the block was a quote as well.
+    ended = not rest[closing.end() :].strip()
+    return _Block(before, rest[: closing.start()], closed=True) if ended else None
 
 
-def _values(inner: str) -> dict[str, object]:
+def _json(inner: str) -> dict[str, object] | None:
     try:
         return msgspec.json.decode(inner.strip(), type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError):
-        return {name: _unquoted(value.strip(" \t,\r")) for name, value in _LINE.findall(inner)}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
-def _unfinished_json(inner: str) -> bool:
-    if not inner.lstrip().startswith("{"):
-        return False
-    try:
-        msgspec.json.decode(inner.strip())
-    except (msgspec.DecodeError, RecursionError):
-        return True
-    return False
+def _lines(inner: str) -> dict[str, object]:
+    return {name: _unquoted(value.strip(" \t,\r")) for name, value in _LINE.findall(inner)}
 
 
 def _unquoted(value: str) -> str:

@@ -24,7 +24,7 @@ LEVELS = {
     "delivery.refused": "warning",
     "delivery.dead": "error",
     "receiver.paused": "warning",
-    "outbox.full": "error",
+    "outbox.blocked": "error",
     "service.crashed": "error",
 }
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -41,13 +41,15 @@ class Audit:
     def __init__(self, stream: TextIO, level: str = "info") -> None:
         self._least = _RANK[level]
         readable = stream.isatty()
-        renderer: structlog.typing.Processor = (
-            structlog.dev.ConsoleRenderer(colors=True, sort_keys=False) if readable else _json_line
+        processors: list[structlog.typing.Processor] = (
+            [_printable, structlog.dev.ConsoleRenderer(colors=True, sort_keys=False)]
+            if readable
+            else [_json_line]
         )
         # No processor that renders exceptions: a traceback's text is nobody's to promise.
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(stream),
-            processors=[renderer],
+            processors=processors,
             wrapper_class=structlog.BoundLogger,
         )
 
@@ -67,6 +69,14 @@ class Audit:
             return
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
         self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+
+
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # A name on the disk must not steer the terminal of whoever looks.
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
+    return event
 
 
 def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:

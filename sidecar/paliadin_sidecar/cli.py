@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import re
 import signal
+import sqlite3
 import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
@@ -61,7 +63,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     with _clear_errors():
         settings = Settings.from_environment(merged_environment(os.environ, env_file))
         try:
-            anyio.run(lambda: service.run(settings, sys.stdout, quarantine=quarantine))
+            anyio.run(lambda: service.run(settings, _stdout(), quarantine=quarantine))
         except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
             known = _first_known(exc)
             if known is not None:
@@ -195,6 +197,11 @@ def replay(
     sys.exit(_NO if missed or without_body else 0)
 
 
+def _stdout() -> TextIO:
+    # A daemon that was started with stdout closed still delivers; its rows keep the events.
+    return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
+
+
 # --- errors -------------------------------------------------------------------------------
 
 
@@ -261,8 +268,13 @@ def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
                 err=True,
             )
             sys.exit(_NO)
+        except Unwritable:
+            raise PermissionError(errno.EACCES, "", str(path)) from None
         with outbox:
-            yield state_dir, outbox
+            try:
+                yield state_dir, outbox
+            except sqlite3.Error as exc:
+                raise outbox.translated(exc) from None
 
 
 def _sudo(filename: str) -> str:

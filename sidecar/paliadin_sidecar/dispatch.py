@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from random import random as _random
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import anyio
 
 from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar import policy
-from paliadin_sidecar.outbox import Full, Outbox
+from paliadin_sidecar.outbox import Blocked, Outbox
 from paliadin_sidecar.policy import Circuit, Verdict
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ __all__ = ["Dispatch", "ping_body"]
 
 #: A clock can jump, so nothing sleeps longer than this.
 _SLEEP_MOST_S = 60.0
-#: How long a full disk is left alone.
-FULL_S = 5.0
 
 
 def ping_body(host: str, now: float) -> tuple[str, bytes]:
@@ -100,7 +97,7 @@ class Dispatch:
             if service["paused_at"] is not None:
                 # It was not well when we stopped: a turn is never the probe.
                 self._circuit = Circuit(paused=True)
-                tasks.start_soon(self._probe, service["paused_at"], name="probe")
+                tasks.start_soon(self._probe, service["paused_at"], None, name="probe")
             while True:
                 self._wake = anyio.Event()
                 sleep_s = await self._start_due(tasks)
@@ -117,9 +114,9 @@ class Dispatch:
         # a fresh one waiting.
         again = min(places, window // 2 - self._again)
         found, next_s = await self._commit(
-            Outbox.due, list(self._busy.values()), fresh=places, again=max(again, 0)
+            Outbox.due, list(self._busy.values()), places=places, again=max(again, 0)
         )
-        for due in found[:places]:
+        for due in found:
             if self._circuit.paused or self._stopping:
                 break
             self._busy[due.id] = due.turn
@@ -145,10 +142,10 @@ class Dispatch:
             well = await self._ask()
             verdict = Verdict.REFUSED if well else Verdict.RECEIVER
             if not well:
-                await self._pause(tasks, f"status_{outcome.status}")
+                self._pause(tasks, f"status_{outcome.status}")
         elif outcome.status is None:
             if self._circuit.unanswered():
-                await self._pause(tasks, outcome.error or "unreachable")
+                self._pause(tasks, outcome.error or "unreachable")
         else:
             self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
         tried = replace(
@@ -158,9 +155,7 @@ class Dispatch:
             refusals=due.refusals + (verdict is Verdict.REFUSED),
             refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
         )
-        # What is known is written down, also when everything is being cancelled.
-        with anyio.CancelScope(shield=True):
-            await self._record(tried, outcome, verdict)
+        await self._record(tried, outcome, verdict)
 
     async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
         now = self._wall()
@@ -192,13 +187,15 @@ class Dispatch:
                     outbox.bury(tried, cause)
 
         try:
-            await self._commit(transition)
-        except Full:
+            # What is known is written down, also when everything is being cancelled.
+            with anyio.CancelScope(shield=True):
+                await self._commit.once(transition)
+        except Blocked:
             # Not sent again meanwhile: it counts as under way, and takes no place.
             self._unrecorded += 1
             self.wake()
             try:
-                await self._commit_soon(transition)
+                await self._commit(transition)
             finally:
                 self._unrecorded -= 1
         if isinstance(decision, policy.Delivered):
@@ -223,29 +220,21 @@ class Dispatch:
         outcome = await self._attempt(*ping_body(self._host, self._wall()))
         return policy.classify(outcome.status) is Verdict.ACKNOWLEDGED
 
-    async def _pause(self, tasks: TaskGroup, why: str) -> None:
-        if self._circuit.paused:
-            return
-        self._circuit.pause()
-        since = self._wall()
-        tasks.start_soon(self._probe, since, name="probe")
-        await self._commit_soon(lambda outbox: outbox.pause(why))
+    def _pause(self, tasks: TaskGroup, why: str) -> None:
+        if not self._circuit.paused:
+            self._circuit.pause()
+            tasks.start_soon(self._probe, self._wall(), why, name="probe")
 
-    async def _probe(self, since: float) -> None:
+    async def _probe(self, since: float, why: str | None) -> None:
+        # `why` is None where the pause is on record already. A full disk holds no ping.
         while self._circuit.paused:
+            with suppress(Blocked):
+                if why is not None:
+                    await self._commit.once(Outbox.pause, why)
+                    why = None
             await anyio.sleep(self._circuit.next_ping_s())
-            if self._stopping:
-                return
-            if await self._ping():
-                await self._commit_soon(partial(Outbox.resume, paused_s=self._wall() - since))
+            if not self._stopping and await self._ping():
                 self._circuit.resume()
-        self.wake()
-
-    async def _commit_soon(self, transition: Callable[[Outbox], None]) -> None:
-        # With a full disk it is tried again, until there is room or the daemon stops.
-        while True:
-            with suppress(Full):
-                return await self._commit(transition)
-            if self._stopping:
-                return None
-            await anyio.sleep(FULL_S)
+                self.wake()
+        if why is None:
+            await self._commit(Outbox.resume, self._wall() - since)

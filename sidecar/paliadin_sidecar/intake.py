@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Literal
@@ -38,11 +38,10 @@ __all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished"
 #: What one call of `look` may hold in memory, so that a backlog never is.
 _BATCH_BYTES = 8 * 1024 * 1024
 _BATCH_FILES = 256
-#: Files whose descriptors are kept between two looks, so that they are read to their end even
-#: when their names go; with more under observation, each is opened anew.
-_MOST_HELD = 256
 #: A file that the system would not open is tried again after this long.
 _UNREADABLE_S = 1.0
+#: A file that changed while it was read, after this long: its writer is not done.
+_CHANGED_S = 0.004
 #: The kernel stamps files with the time of its last tick: a second change within one tick
 #: does not show, so a signature that young is not believed.
 _TICK_S = 0.05
@@ -137,6 +136,8 @@ class Intake:
         owner: user id that files must have.
         quiet_s: see `settle.decide`.
         max_bytes: see `settle.decide`.
+        most_held: files whose descriptors are kept between two looks, so that they are read to
+            their end even when their names go; with more, each is opened anew.
         monotonic: the clock for durations, in seconds.
         wall: the clock for dates, in epoch seconds.
     """
@@ -148,6 +149,7 @@ class Intake:
         owner: int,
         quiet_s: float,
         max_bytes: int,
+        most_held: int,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -155,6 +157,7 @@ class Intake:
         self._owner = owner
         self._quiet_s = quiet_s
         self._max_bytes = max_bytes
+        self._most_held = most_held
         self._monotonic = monotonic
         self._wall = wall
         self._queue: list[tuple[float, int, _Place, _Under]] = []
@@ -186,12 +189,12 @@ class Intake:
             OSError: the directory cannot be read.
         """
         place = self._places[spec.path]
-        listing = place.root.list(always=every_file)
-        if listing is None or place.root.fd is None:
+        names = place.root.names(always=every_file)
+        if names is None or place.root.fd is None:
             return []
         findings: list[Finding] = []
         lying, foreign = set(), 0
-        for name in listing.names:
+        for name in names:
             if turn_id_of(name) is not None:
                 lying.add(name)
                 if name not in place.under and (
@@ -205,18 +208,18 @@ class Intake:
         for name in place.taken.keys() - lying:
             del place.taken[name]
             findings.append(Gone(place.key(name)))
-        place.hinted &= set(listing.names)
+        place.hinted &= set(names)
         place.lying, place.foreign = len(lying), foreign
         return findings
 
     def history(self, spec: RootSpec) -> list[Arrival]:
         """The old files of a root that was never watched; they are not taken up any more."""
         place = self._places[spec.path]
-        listing = place.root.list(always=True)
-        if listing is None or place.root.fd is None:
+        names = place.root.names(always=True)
+        if names is None or place.root.fd is None:
             return []
         found = []
-        for name in listing.names:
+        for name in names:
             if turn_id_of(name) is None:
                 continue
             arrival = self._old(place, place.root.fd, name)
@@ -303,6 +306,9 @@ class Intake:
 
     def _look(self, place: _Place, under: _Under) -> Iterator[Finding]:
         key = place.key(under.name)
+        if place.root.fd is None and under.file is None:
+            self._drop(place, under)  # its root went; what is in it is found when it is back
+            return
         try:
             if not self._open(place, under):
                 yield Gone(key) if place.taken.pop(under.name, None) is not None else Vanished(key)
@@ -316,7 +322,7 @@ class Intake:
                 yield Stalled(key, "unreadable", exc.errno_name)
             self._again(place, under, _UNREADABLE_S)
         except Changed:
-            self._again(place, under, 0.0)
+            self._again(place, under, _CHANGED_S)
 
     def _open(self, place: _Place, under: _Under) -> bool:
         # Opens what the name is now; what it was before is kept while it may be needed.
@@ -424,7 +430,8 @@ class Intake:
                 verdict = settle.Failed("untrusted")
             elif look.size > self._max_bytes:
                 verdict = settle.Failed("too_large")
-            return self._arrival(place.key(name), file, look, verdict)
+            # What is not sent is not kept.
+            return replace(self._arrival(place.key(name), file, look, verdict), data=None)
         except (Unreadable, Changed):
             return None
         finally:
@@ -439,7 +446,7 @@ class Intake:
             return True
 
     def _release_if_many(self, place: _Place, under: _Under) -> None:
-        many = sum(len(p.under) for p in self._places.values()) > _MOST_HELD
+        many = sum(len(p.under) for p in self._places.values()) > self._most_held
         if many and under.file is not None and place.root.fd is not None:
             under.file.close()
             under.file = None

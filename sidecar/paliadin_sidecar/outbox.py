@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FILENAME",
     "Arrival",
+    "Blocked",
+    "Busy",
     "Committer",
     "Damaged",
     "Due",
@@ -52,7 +54,10 @@ SCHEMA_VERSION = 1
 LATE_S = 600.0
 #: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
 _BATCH = 256
-_BUSY_TIMEOUT_S = 5.0
+#: Another process that writes is a command, done in no time.
+_BUSY_TIMEOUT_S = 1.0
+#: How long a full disk, or another's lock, is left alone.
+BLOCKED_S = 5.0
 
 _sql: Any = aiosql.from_str(
     files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
@@ -69,7 +74,9 @@ class OutboxError(Exception):
     """The outbox cannot be used. Its text names the file, and never what it holds.
 
     OutboxError
-    ├── Full         no room on the disk: try again later
+    ├── Blocked      not now: try again
+    │   ├── Full     no room on the disk
+    │   └── Busy     another process holds its lock
     ├── Damaged      not a database, truncated, unlinked, or the disk fails
     ├── Newer        written by a later version of this program
     └── Unwritable   the directory or the file is not ours to write
@@ -84,8 +91,16 @@ class OutboxError(Exception):
         return f"{self.path}: {self.detail}"
 
 
-class Full(OutboxError):
+class Blocked(OutboxError):
+    """Nothing is wrong with it, and it cannot be written now."""
+
+
+class Full(Blocked):
     """There is no room on the disk."""
+
+
+class Busy(Blocked):
+    """Another process holds its lock."""
 
 
 class Damaged(OutboxError):
@@ -192,11 +207,16 @@ class Outbox:
                 timeout=_BUSY_TIMEOUT_S,
                 check_same_thread=False,
             )
-            self._db.row_factory = _row
-            self._set_up(create=create, successor=successor)
+            try:
+                self._db.row_factory = _row
+                self._set_up(create=create, successor=successor)
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite3.Error as exc:
-            raise self._translated(exc) from None
-        self._identity = self._identity_now()
+            raise self.translated(exc) from None
+        self._identity = _identity(path)
+        self._log_identity: tuple[int, int] | None = None
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
         # WAL with FULL survives the loss of power, not just of the process.
@@ -205,7 +225,6 @@ class Outbox:
         self._db.execute("PRAGMA foreign_keys = ON")
         version = self._pragma("user_version")
         if version > SCHEMA_VERSION:
-            self._db.close()
             raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
         if version == 0 and create:
             # The schema, its number and the one row of the service go together.
@@ -214,7 +233,6 @@ class Outbox:
             _sql.create_service(self._db, successor=int(successor))
             self._db.execute("COMMIT")
         elif version == 0:
-            self._db.close()
             raise Damaged(self.path, "is no outbox")
 
     def __enter__(self) -> Self:
@@ -235,26 +253,31 @@ class Outbox:
         Raises:
             OutboxError: none of them took effect.
         """
+        last_event = self.last_event
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 results = [step() for step in steps]
                 self._db.execute("COMMIT")
             except BaseException:
+                self.last_event = last_event  # the next one will get the number again
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as exc:
-            raise self._translated(exc) from None
+            raise self.translated(exc) from None
+        self.check_identity()
         return results
 
     def check_identity(self) -> None:
-        """See that the file is still the one that was opened.
+        """See that the files are still those that were opened.
 
         Raises:
-            Damaged: it was unlinked, replaced or truncated: what is committed now nobody finds.
+            Damaged: one was unlinked, replaced or truncated: what is committed nobody finds.
         """
-        if self._identity_now() != self._identity:
+        log = _identity(self.path.with_name(f"{self.path.name}-wal"))
+        self._log_identity = self._log_identity or log  # it is made by the first commit
+        if (_identity(self.path), log) != (self._identity, self._log_identity):
             raise Damaged(self.path, "was removed, replaced or truncated while it was in use")
 
     def changed_elsewhere(self) -> int:
@@ -265,18 +288,14 @@ class Outbox:
         row: dict[str, int] = self._db.execute(f"PRAGMA {name}").fetchone()
         return row[name]
 
-    def _identity_now(self) -> tuple[int, int] | None:
-        try:
-            info = self.path.stat()
-        except OSError:
-            return None
-        return (info.st_dev, info.st_ino) if info.st_size else None
-
-    def _translated(self, exc: sqlite3.Error) -> OutboxError:
+    def translated(self, exc: sqlite3.Error) -> OutboxError:
+        """The same error in this module's words; reads outside `transaction` need it."""
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         name = getattr(exc, "sqlite_errorname", type(exc).__name__)
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL or name == "SQLITE_IOERR_SHMSIZE":
             return Full(self.path, "there is no room on its disk")
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return Busy(self.path, f"another process holds its lock ({name})")
         if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
             return Unwritable(self.path, f"cannot be written by user {os.geteuid()} ({name})")
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}:
@@ -463,21 +482,21 @@ class Outbox:
 
     # --- delivery -------------------------------------------------------------------------
 
-    def due(self, busy: Iterable[int], *, fresh: int, again: int) -> tuple[list[Due], float | None]:
+    def due(
+        self, busy: Iterable[int], *, places: int, again: int
+    ) -> tuple[list[Due], float | None]:
         """Deliveries whose time has come, and the seconds until the next one's will.
 
         Args:
             busy: turns that are under way: none of theirs.
-            fresh: at most so many that were never tried.
-            again: at most so many that were.
+            places: at most so many.
+            again: at most so many of them that were tried before; they come first.
         """
         now = self._now()
         _sql.clamp(self._db, now=now)
         known = {"busy": msgspec.json.encode(list(busy)).decode()}
-        rows = [
-            *_sql.fresh(self._db, **known, limit=fresh),
-            *_sql.again(self._db, **known, limit=again, now=now),
-        ]
+        rows = list(_sql.again(self._db, **known, limit=again, now=now))
+        rows += _sql.fresh(self._db, **known, limit=places - len(rows))
         found = [
             Due(
                 id=row["id"],
@@ -701,21 +720,28 @@ class Committer:
     Args:
         outbox: what they are methods of; nobody else may use it meanwhile.
         on_event: called on the event loop after transactions that wrote events.
+        on_blocked: called there each time that somebody must wait.
     """
 
-    def __init__(self, outbox: Outbox, on_event: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        on_event: Callable[[], None],
+        on_blocked: Callable[[Blocked], None],
+    ) -> None:
         self._outbox = outbox
         self._on_event = on_event
+        self._on_blocked = on_blocked
         self._waiting: deque[_Step] = deque()
         self._wake = anyio.Event()
 
-    async def __call__(
+    async def once(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run one method; it is durable when this returns.
 
         Raises:
-            OutboxError: it did not take effect.
+            OutboxError: it did not take effect; with `Blocked` it may later.
         """
         step = _Step(partial(method, self._outbox, *args, **kwargs))
         self._waiting.append(step)
@@ -724,6 +750,21 @@ class Committer:
         if step.error is not None:
             raise step.error
         return cast("T", step.result)
+
+    async def __call__(
+        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `once`; while the outbox is blocked, wait and try again.
+
+        Raises:
+            OutboxError: it did not take effect, and will not.
+        """
+        while True:
+            try:
+                return await self.once(method, *args, **kwargs)
+            except Blocked as exc:
+                self._on_blocked(exc)
+                await anyio.sleep(BLOCKED_S)
 
     async def run(self) -> None:
         """Serve the calls until cancelled."""
@@ -745,8 +786,9 @@ class Committer:
         try:
             results = self._outbox.transaction([step.call for step in batch])
         except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
-            if len(batch) == 1:
-                batch[0].error = exc
+            if len(batch) == 1 or isinstance(exc, Busy):
+                for step in batch:
+                    step.error = exc
                 return
             # One that cannot be done (a full disk refuses writes alone) costs no other.
             for step in batch:
@@ -754,6 +796,14 @@ class Committer:
         else:
             for step, result in zip(batch, results, strict=True):
                 step.result = result
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return (info.st_dev, info.st_ino) if info.st_size else None
 
 
 def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> _Row:

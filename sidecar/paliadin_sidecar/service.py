@@ -6,13 +6,14 @@ One group of named tasks; one that dies takes the daemon down, for whoever resta
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import threading
 import time
 from contextlib import ExitStack, aclosing, suppress
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
@@ -20,25 +21,26 @@ from paliadin_sidecar import intake as finding
 from paliadin_sidecar import statedir, turnfile
 from paliadin_sidecar.audit import Audit
 from paliadin_sidecar.deliver import Sender
-from paliadin_sidecar.dispatch import FULL_S, Dispatch
+from paliadin_sidecar.dispatch import Dispatch
 from paliadin_sidecar.intake import Intake
-from paliadin_sidecar.outbox import FILENAME, Committer, Full, Outbox
+from paliadin_sidecar.outbox import BLOCKED_S, FILENAME, Blocked, Committer, Outbox
 from paliadin_sidecar.watch import Root, WatchFailed, changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from paliadin_sidecar.outbox import Event
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["run"]
 
-T = TypeVar("T")
+_VERSION = version("paliadin")
 
 #: Every so often each file is looked at, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
 #: What an attempt in flight gets at the end; the whole stop stays within 10 s.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0
+#: Files that are kept open while they settle, where the system permits.
+_MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
@@ -59,6 +61,7 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
     """
     os.umask(0o077)
     turnfile.ignore_lease_breaks()
+    most_held = _raise_descriptor_limit()
     with ExitStack() as stack:
         statedir.prepare(settings.state_dir)
         lost = stack.enter_context(statedir.lock(settings.state_dir, FILENAME))
@@ -73,7 +76,7 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
             )
         )
         statedir.remember_outbox(settings.state_dir)
-        service = _Service(settings, outbox, Audit(stream, settings.log_level), stream)
+        service = _Service(settings, outbox, stream, most_held)
         stack.callback(service.close)
         async with Sender(
             settings.callback_url,
@@ -85,10 +88,10 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
 
 
 class _Service:
-    def __init__(self, settings: Settings, outbox: Outbox, audit: Audit, stream: TextIO) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, stream: TextIO, most_held: int) -> None:
         self._settings = settings
         self._outbox = outbox
-        self._audit = audit
+        self._audit = Audit(stream, settings.log_level)
         self._stream = stream
         self._roots = [(spec, Root(spec.path, settings.owner)) for spec in settings.roots]
         self._intake = Intake(
@@ -96,10 +99,12 @@ class _Service:
             owner=settings.owner,
             quiet_s=settings.quiet_s,
             max_bytes=settings.max_bytes,
+            most_held=most_held,
             monotonic=time.monotonic,
             wall=time.time,
         )
-        self._commit = Committer(outbox, self._wake_audit)
+        self._commit = Committer(outbox, self._wake_audit, self._blocked)
+        self._blocked_why = ""
         self._printed = outbox.printed()
         self._printing = anyio.Lock()
         self._touched: set[str] = set()
@@ -152,9 +157,15 @@ class _Service:
 
     async def _happened(self, name: str, **fields: object) -> None:
         try:
-            await self._commit(Outbox.happened, name, fields)
-        except Full:
-            self._audit.line(name, time.time(), fields)
+            await self._commit.once(Outbox.happened, name, fields)
+        except Blocked:
+            self._audit.line(name, time.time(), fields)  # the state it tells of is none of ours
+
+    def _blocked(self, exc: Blocked) -> None:
+        if exc.detail != self._blocked_why:
+            self._blocked_why = exc.detail
+            fields = {"path": str(exc.path), "why": exc.detail}
+            self._audit.line("outbox.blocked", time.time(), fields)
 
     # --- intake ---------------------------------------------------------------------------
 
@@ -187,7 +198,7 @@ class _Service:
     async def _started(self) -> None:
         await self._happened(
             "service.started",
-            version=version("paliadin"),
+            version=_VERSION,
             pid=os.getpid(),
             host=self._settings.host_label,
             roots=[str(spec.path) for spec in self._settings.roots],
@@ -228,7 +239,7 @@ class _Service:
         found = self._intake.found()
         if found != self._found:
             self._found = found
-            await self._when_there_is_room(lambda outbox: outbox.set_roots(found))
+            await self._commit(Outbox.set_roots, found)
 
     async def _scanned(self, spec: RootSpec, *, every_file: bool) -> list[finding.Finding]:
         def scan() -> list[finding.Finding]:
@@ -244,29 +255,27 @@ class _Service:
         if await self._commit(Outbox.is_met, *root):
             return
         history = await anyio.to_thread.run_sync(self._intake.history, spec)
-        await self._when_there_is_room(lambda outbox: outbox.meet(*root, history))
+        await self._commit(Outbox.meet, *root, history)
 
     async def _take(self, findings: list[finding.Finding]) -> None:
         if not findings:
             return
 
-        def transition(outbox: Outbox) -> bool:
+        def take_all(outbox: Outbox) -> bool:
             return max(_take_one(outbox, one) for one in findings)
 
-        if await self._when_there_is_room(transition):
+        try:
+            sent = await self._commit.once(take_all)
+            self._blocked_why = ""
+        except Blocked as exc:
+            # Intake waits here, holding one batch, while delivery goes on. One by one, since
+            # the room that comes first may be for one.
+            self._blocked(exc)
+            sent = False
+            for one in findings:
+                sent |= await self._commit(_take_one, one)
+        if sent:
             self._dispatch.wake()
-
-    async def _when_there_is_room(self, transition: Callable[[Outbox], T]) -> T:
-        # With a full disk intake waits here, holding one batch, while delivery goes on.
-        told = False
-        while True:
-            try:
-                return await self._commit(transition)
-            except Full as exc:
-                if not told:
-                    self._audit.line("outbox.full", time.time(), {"path": str(exc.path)})
-                told = True
-                await anyio.sleep(FULL_S)
 
     # --- events ---------------------------------------------------------------------------
 
@@ -320,18 +329,39 @@ class _Service:
         async with self._printing:
             while events := await self._commit(Outbox.events, self._printed):
                 for event in events:
-                    await self._writable()
-                    self._audit.line(event.name, event.at, {"event_id": event.id, **event.fields})
+                    await self._print(event)
                     self._printed = event.id
 
+    async def _print(self, event: Event) -> None:
+        while True:
+            try:
+                await self._writable()
+                self._audit.line(event.name, event.at, {"event_id": event.id, **event.fields})
+            except OSError:
+                # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
+                await anyio.sleep(BLOCKED_S)
+            else:
+                return
+
     async def _remember_printed(self) -> None:
-        with suppress(Full):  # lines may then be repeated, should we crash now
-            await self._commit(Outbox.set_printed, self._printed)
+        with suppress(Blocked):  # lines may then be repeated, should we crash now
+            await self._commit.once(Outbox.set_printed, self._printed)
 
     async def _writable(self) -> None:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.
         if not select.select([], [self._stream], [], 0)[1]:
             await anyio.wait_writable(self._stream)
+
+
+def _raise_descriptor_limit() -> int:
+    # Returns how many files may be held open; the rest is for the network and the database.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_HELD
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return _MOST_HELD if soft == resource.RLIM_INFINITY else min(_MOST_HELD, soft // 4)
 
 
 def _take_one(outbox: Outbox, one: finding.Finding) -> bool:

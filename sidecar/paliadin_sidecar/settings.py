@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import socket
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
 _DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin=/tmp/paliadin"
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
 _MIB = 1024 * 1024
+#: The user id that is none: -1 in the kernel's 32 bits.
+_NO_USER = 2**32 - 1
 
 
 class BadSettings(Exception):
@@ -95,7 +98,7 @@ class Settings:
             rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
             refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),
             callback_timeout_s=read.number("PALIADIN_CALLBACK_TIMEOUT_S", 10.0, least=0.1, most=60),
-            callback_ca_file=read.readable_file("PALIADIN_CALLBACK_CA_FILE"),
+            callback_ca_file=read.authority("PALIADIN_CALLBACK_CA_FILE"),
             log_level=read.choice("PALIADIN_LOG_LEVEL", ("debug", "info", "warning", "error")),
         )
         if read.problems:
@@ -150,10 +153,21 @@ class _Reader:
         self.problems: list[str] = []
 
     def _wrong(self, name: str, value: str, right: str) -> None:
-        self.problems.append(f"{name}={value!r}: {right}")
+        # A secret may stand where it does not belong, or where it does with a mistake.
+        shown = "<hidden>" if "whsec_" in value else repr(value)
+        self.problems.append(f"{name}={shown}: {right}")
 
     def text(self, name: str, default: str) -> str:
-        return self._environ.get(name, "").strip() or default
+        value = self._environ.get(name, "").strip()
+        try:
+            good = b"\0" not in value.encode()
+        except UnicodeEncodeError:  # how Python carries a byte that is no UTF-8
+            good = False
+        if not good:
+            # No path, no name and no body can hold it. The value may be a secret.
+            self.problems.append(f"{name} must be UTF-8 without NUL")
+            return default
+        return value or default
 
     def flag(self, name: str) -> bool:
         value = self.text(name, "0")
@@ -178,26 +192,30 @@ class _Reader:
             return default
         return number
 
-    def readable_file(self, name: str) -> Path | None:
+    def authority(self, name: str) -> Path | None:
         value = self.text(name, "")
         if not value:
             return None
-        if not os.access(value, os.R_OK) or not Path(value).is_file():
-            self._wrong(name, value, "must be a file that this user can read")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+        except OSError as exc:  # an SSLError is one
+            why = exc.strerror or type(exc).__name__
+            self._wrong(name, value, f"must be a readable file of PEM certificates ({why})")
         return Path(value)
 
     def state_dir(self) -> Path:
         name = "PALIADIN_STATE_DIR"
-        value = self.text(name, "") or self.text("STATE_DIRECTORY", _DEFAULT_STATE_DIR)
         # systemd lists several, should a unit ask for them: the first is ours.
-        path = Path(value.split(":")[0])
+        of_systemd = self.text("STATE_DIRECTORY", _DEFAULT_STATE_DIR).split(":")[0]
+        value = self.text(name, of_systemd)
+        path = Path(value)
         if not path.is_absolute():
             self._wrong(name, value, "must be an absolute path")
         return path
 
     def owner(self) -> int:
         value = self.text("PALIADIN_OWNER", str(os.getuid()))
-        if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII) and int(value) < _NO_USER:
             return int(value)
         try:
             return pwd.getpwnam(value).pw_uid
@@ -239,11 +257,12 @@ class _Reader:
             host, _ = url.hostname, url.port
         except ValueError:
             host = None
-        if not host or url.scheme not in {"http", "https"}:
-            self._wrong(name, _without_userinfo(value), right)
+        # What is no printable ASCII would fail at each attempt only (RFC 3986, section 2).
+        if not host or url.scheme not in {"http", "https"} or not re.fullmatch("[!-~]+", value):
+            self._wrong(name, _without_secrets(value), right)
         elif url.username is not None or url.query or url.fragment:
             # They would end in logs here and in access logs there.
-            self._wrong(name, _without_userinfo(value), "must hold no user, password or query")
+            self._wrong(name, _without_secrets(value), "must hold no user, password or query")
         elif url.scheme == "http" and not insecure and not _is_loopback(host):
             self._wrong(
                 name, value, "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
@@ -274,17 +293,15 @@ class _Reader:
         source = f"{name}_FILE"
         if not path and (directory := self.text("CREDENTIALS_DIRECTORY", "")):
             path, source = f"{directory}/callback-secret", "the credential callback-secret"
-            if not Path(path).exists():
+            if not os.access(path, os.F_OK):
                 return "", name
         if not path:
             return "", name
         try:
             text = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
-            self.problems.append(
-                f"{source}={path!r}: must be a text file that this user can read "
-                f"({type(exc).__name__})"
-            )
+            right = f"must be a text file that this user can read ({type(exc).__name__})"
+            self._wrong(source, path, right)
             return "", ""
         return text, f"{source} ({path})"
 
@@ -296,5 +313,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _without_userinfo(url: str) -> str:
-    return re.sub(r"//[^/]*@|[?#].*", lambda found: "//<hidden>@" if "@" in found[0] else "", url)
+def _without_secrets(url: str) -> str:
+    # A user, a password or a query may be one, and a malformed address hides where it is.
+    return "<hidden>" if set(url) & set("@?#") else url

@@ -115,7 +115,8 @@ def quarantine(path: Path, outbox: str) -> Path | None:
     """Move an outbox aside, with the files that belong to it; where to, None if there is none."""
     if not (path / outbox).exists():
         return None
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    # To the microsecond: a second one must never take the place of the first.
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path / f"{outbox}.aside-{stamp}"
     for suffix in ("-wal", "-shm", ""):
         part = path / f"{outbox}{suffix}"

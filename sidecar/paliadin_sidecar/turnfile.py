@@ -143,10 +143,12 @@ class TurnFile:
         Raises:
             Unreadable: the disk would not answer.
         """
-        info = self._stat()
-        if self._fd is None or not self._is_ours(info):
-            return Look(_signature(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size)
         try:
+            info = self._stat()
+            if self._fd is None or not self._is_ours(info):
+                return Look(
+                    _signature(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size
+                )
             being_written = _being_written(self._fd)
             tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
         except OSError as exc:

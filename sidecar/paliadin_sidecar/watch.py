@@ -10,7 +10,6 @@ import os
 import pwd
 import stat
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-__all__ = ["Listing", "Root", "State", "WatchFailed", "changes"]
+__all__ = ["Root", "State", "WatchFailed", "changes"]
 
 #: An event is seen after one to two steps; a thread wakes once in each.
 _STEP_MS = 10
@@ -37,14 +36,6 @@ State = Literal["armed", "missing", "untrusted"]
 class WatchFailed(Exception):
     """No events until the watch is made anew. Known causes: a file name that is not UTF-8,
     a directory that went, the system's limit of watches."""  # noqa: D205, D209
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a root holds."""
-
-    names: list[str]
-    """Every name; one that is no UTF-8 has surrogates in it."""
 
 
 class Root:
@@ -68,24 +59,27 @@ class Root:
 
         After `replaced` the descriptor is the new directory's.
         """
+        before = (self.state, self.why)
         identity = _identity(self.fd)
-        state, why, info = _inspect(self.path, self._owner)
-        if state != "armed" or info is None:
-            self.close()
-            changed = (state, why) != (self.state, self.why)
-            self.state, self.why = state, why
-            return state if changed or identity is not None else None
-        if identity == (info.st_dev, info.st_ino):
+        self.state, self.why, info = _inspect(self.path, self._owner)
+        if info is not None and identity == (info.st_dev, info.st_ino):
             return None
         self.close()
+        if info is not None:
+            self._open(info)
+        if self.fd is None:
+            return self.state if (self.state, self.why) != before else None
+        return "armed" if identity is None else "replaced"
+
+    def _open(self, inspected: os.stat_result) -> None:
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            # Went since it was inspected: the next check tells what it is.
-            self.state, self.why = "missing", "it went while it was looked at"
-            return "missing"
-        self.state, self.why = "armed", ""
-        return "armed" if identity is None else "replaced"
+        except OSError as exc:
+            self.state, self.why = "untrusted", f"{self.path} cannot be opened ({exc.strerror})"
+            return
+        if _identity(self.fd) != (inspected.st_dev, inspected.st_ino):
+            self.close()
+            self.state, self.why = "missing", f"{self.path} was just replaced"
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -94,8 +88,10 @@ class Root:
             self.fd = None
         self._listed_mtime = None
 
-    def list(self, *, always: bool) -> Listing | None:
-        """What it holds, or None where nothing came or went since the last time.
+    def names(self, *, always: bool) -> list[str] | None:
+        """Every name in it, one that is no UTF-8 with surrogates, if any came or went.
+
+        None where nothing did since the last time.
 
         Args:
             always: list it in any case.
@@ -111,7 +107,7 @@ class Root:
         names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
         rested = abs(time.time() - mtime / 1e9) > _TICK_S
         self._listed_mtime = mtime if rested else None
-        return Listing(names)
+        return names
 
 
 async def changes(paths: list[Path], stop: threading.Event) -> AsyncGenerator[set[str], None]:

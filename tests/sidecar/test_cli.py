@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
 
 def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
     """Exit 0, and JSON with counts, pause, roots and no problem."""
+    until("a scan", lambda: '"turn_files": 2' in delivered.command("status", "--json").stdout)
     done = delivered.command("status", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from paliadin_contract.trailer import TAIL_BYTES, Trailer, has_text, is_whole, split
+
+FULL = Trailer(used_tools=("search", "read"), rows_seen=3, classifier_tag="deadlines")
+
+LINES = "used_tools: search, read\nrows_seen: 3\nclassifier_tag: deadlines\n"
+JSON = '{"used_tools": ["search", "read"], "rows_seen": 3, "classifier_tag": "deadlines"}\n'
+#: One trailer, in the spellings that are read alike.
+SPELLINGS = {
+    "lines": LINES,
+    "lines, in brackets and quotes": (
+        'used_tools: ["search", "read"]\nrows_seen: "3"\nclassifier_tag: \'deadlines\'\n'
+    ),
+    "lines with equal signs": LINES.replace(": ", "="),
+    "lines as of a JSON object": (
+        ' "used_tools": ["search", "read"],\n "rows_seen": 3,\n "classifier_tag": "deadlines",\n'
+    ),
+    "lines with blank ones between": LINES.replace("\n", "\n\n"),
+    "lines with other names": f"model: x\n{LINES}",
+    "lines of Windows": LINES.replace("\n", "\r\n"),
+    "JSON": JSON,
+    "JSON over several lines": JSON.replace(", ", ",\n  "),
+}
+every_spelling = pytest.mark.parametrize("inner", SPELLINGS.values(), ids=SPELLINGS)
+
+#: Text in which the pieces that matter are frequent.
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *("[paliadin-meta]", "[/paliadin-meta]", "\n", "\r\n", " "),
+            *("used_tools", "rows_seen", "classifier_tag", "{", "}", "[", ",", ":", '"'),
+            *("text", "9" * 5000, "\ud800"),
+        ]
+    )
+).map("".join)
+texts = st.one_of(st.text(st.characters(codec=None)), pieces)
+
+
+def closed(inner: str, before: str = "Yes.\n\n") -> str:
+    return f"{before}[paliadin-meta]\n{inner}[/paliadin-meta]\n"
+
+
+def unclosed(inner: str, before: str = "Yes.\n\n") -> str:
+    return f"{before}[paliadin-meta]\n{inner}"
+
+
+@every_spelling
+def test_split(inner: str) -> None:
+    """Text and trailer are told apart in every spelling, with and without the closing tag."""
+    assert split(closed(inner)) == ("Yes.", FULL)
+    assert split(unclosed(inner)) == ("Yes.", FULL)
+
+
+@every_spelling
+def test_whole(inner: str) -> None:
+    """A trailer is whole with its closing tag, or with its names and a final newline."""
+    assert is_whole(closed(inner).encode())
+    assert is_whole(closed(inner).rstrip().encode())
+    assert is_whole(unclosed(inner).encode())
+
+
+@every_spelling
+def test_no_half_is_whole(inner: str) -> None:
+    """While the block is being written, no beginning of it is whole before its last name is."""
+    content = unclosed(inner)
+    end = max(content.rindex(name) for name in ("used_tools", "rows_seen", "classifier_tag"))
+    assert not any(is_whole(content[:length].encode()) for length in range(end + 1))
+
+
+def test_no_unfinished_line_is_whole() -> None:
+    """Without a closing tag, the last line must have ended."""
+    content = unclosed(LINES)
+    assert not any(is_whole(content[:length].encode()) for length in range(len(content)))
+
+
+def test_no_unfinished_json_is_whole() -> None:
+    """Without a closing tag, an object that lacks its end is not whole."""
+    content = unclosed('{\n"used_tools": [],\n"rows_seen": 3,\n"classifier_tag": "x"\n')
+    assert not is_whole(content.encode())
+    assert is_whole(f"{content}}}\n".encode())
+
+
+@pytest.mark.parametrize("missing", ["used_tools", "rows_seen", "classifier_tag"])
+def test_a_missing_name(missing: str) -> None:
+    """A trailer that lacks one of its names is read, but is not whole."""
+    inner = LINES.replace(missing, "other")
+    assert not is_whole(unclosed(inner).encode())
+    assert not is_whole(closed(inner).encode())
+    assert split(closed(inner))[0] == "Yes."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "Yes.\n",
+        "Yes. [paliadin-meta]\n" + LINES,
+        " [paliadin-meta]\n" + LINES,
+        "[paliadin-meta] x\n" + LINES,
+        "[Paliadin-Meta]\n" + LINES,
+        LINES + "[/paliadin-meta]\n",
+    ],
+)
+def test_no_trailer(content: str) -> None:
+    """Without an opening line of its own there is no whole trailer, and all is text."""
+    assert not is_whole(content.encode())
+    assert split(content) == (content, None)
+
+
+def test_a_quoted_block() -> None:
+    """A block that the answer goes on after is a quote: no text is lost, and nothing has ended."""
+    content = closed(LINES) + "So much for how a trailer looks.\n"
+    assert split(content) == (content, None)
+    assert has_text(content.encode())
+    assert not is_whole(content.encode())
+    assert not is_whole((unclosed(LINES) + "So much for how it looks.\n").encode())
+
+
+def test_a_quote_and_a_trailer() -> None:
+    """Of several blocks the last is the trailer, and those before it are text."""
+    quote = closed("used_tools: quoted\n")
+    assert split(closed(LINES, before=quote)) == (quote.rstrip(), FULL)
+    assert is_whole(closed(LINES, before=quote).encode())
+
+
+@pytest.mark.parametrize(
+    ("inner", "trailer"),
+    [
+        ("", Trailer()),
+        ("~~~ no syntax at all\n", Trailer()),
+        ("[]\n", Trailer()),
+        ("[" * 100_000, Trailer()),
+        ("used_tools:\nrows_seen:\nclassifier_tag:\n", Trailer()),
+        ('{"used_tools": 3, "rows_seen": [], "classifier_tag": 7}\n', Trailer()),
+        ('{"used_tools": [1, "a", " ", null]}\n', Trailer(used_tools=("a",))),
+        ('{"classifier_tag": "\ud800"}\n', Trailer()),
+        ("classifier_tag: '\n", Trailer(classifier_tag="'")),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_unreadable(inner: str, trailer: Trailer) -> None:
+    """What cannot be read in a trailer is left empty, and never costs the answer."""
+    assert split(closed(inner)) == ("Yes.", trailer)
+
+
+@pytest.mark.parametrize("rows", ["-1", "1.0", "true", "null", "٣", "1" * 19, "1" * 5000])
+def test_no_count(rows: str) -> None:
+    """Only a whole number of at most 18 digits counts rows."""
+    for inner in (f"rows_seen: {rows}\n", f'{{"rows_seen": {rows}}}\n'):
+        assert split(closed(inner)) == ("Yes.", Trailer())
+
+
+def test_text() -> None:
+    """A file has text when anything but white space stands before its trailer."""
+    assert has_text(b"Yes.")
+    assert has_text(b"\xff")
+    assert has_text(closed(LINES).encode())
+    assert not has_text(b" \n\t")
+    assert not has_text(closed(LINES, before="").encode())
+    assert not has_text(unclosed(LINES, before="\n\n").encode())
+    assert not has_text(b"[paliadin-meta]")
+
+
+def test_tail() -> None:
+    """The end of a file tells whether it has ended, even where the cut splits a character."""
+    content = ("ä" * TAIL_BYTES + "\n" + closed(LINES)).encode()
+    assert is_whole(content[-TAIL_BYTES:])
+    assert is_whole(content[-TAIL_BYTES + 1 :])
+
+
+@given(texts)
+@example("[paliadin-meta]\n\ud800")
+def test_split_never_raises(answer: str) -> None:
+    """Whatever a backend returned, the text is a beginning of it, and all of it if no trailer."""
+    text, trailer = split(answer)
+    assert answer.startswith(text)
+    assert trailer is not None or text == answer
+
+
+@given(st.one_of(st.binary(), texts.map(lambda text: text.encode(errors="surrogatepass"))))
+def test_bytes_never_raise(content: bytes) -> None:
+    """Whatever a file holds, what is whole has a trailer, and what has text keeps it."""
+    text, trailer = split(content.decode(errors="replace"))
+    assert not is_whole(content) or trailer is not None
+    assert has_text(content) == bool(text.strip())
+
+
+@given(st.text(), st.sampled_from(sorted(SPELLINGS)))
+def test_any_text_before(text: str, spelling: str) -> None:
+    """A trailer is found behind any text, and no text is lost."""
+    found, trailer = split(closed(SPELLINGS[spelling], before=f"{text}\n"))
+    assert (found, trailer) == (text.rstrip(), FULL)
