@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
 #: A user who owns nothing here.
 NOBODY = 65534
+#: Who the tests are `without_privilege`.
+ORDINARY = os.geteuid() or NOBODY
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make what it tests")
 
 
 @contextmanager
-def without_privilege() -> Iterator[int]:
-    """Be an ordinary user, whose id is yielded: `NOBODY` where the tests run as root."""
-    me = os.geteuid()
-    if me != 0:
-        yield me
+def without_privilege() -> Iterator[None]:
+    """Be an ordinary user, `ORDINARY`, also where the tests run as root."""
+    if os.geteuid() != 0:
+        yield
         return
     groups = os.getgroups()
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, 0)
     os.setresuid(NOBODY, NOBODY, 0)
     try:
-        yield NOBODY
+        yield
     finally:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)

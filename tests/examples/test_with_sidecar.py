@@ -1,0 +1,48 @@
+"""The example receivers against the real sidecar."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from support.example_receivers import LANGUAGES, command, running, stored
+from support.sidecar import TRAILER, Sidecar, new_secret
+from support.tokens import unsigned_token
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answers_failures_and_revisions_are_stored(language: str, tmp_path: Path) -> None:
+    """What the sidecar pushes ends in the receiver's store, whole, also over its restart."""
+    (tmp_path / "build").mkdir()
+    start = command(language, tmp_path / "build")
+    store, secret = tmp_path / "store", new_secret()
+    with ExitStack() as stack:
+        with running(start, store, secret) as receiver:
+            host = Sidecar(tmp_path, receiver.url, PALIADIN_CALLBACK_SECRET=secret)
+            stack.callback(host.close)
+            host.make_roots()
+            host.start()
+            (host.aichat / "t1.jwt").write_text(unsigned_token(jti="asked-1", sub="user-1"))
+            host.answer("t1", "Grüße, 你好 👋")
+            host.answer("t2", "eins")
+            (host.legacy / "t3.txt").symlink_to("/nowhere")
+            for turn in ("t1", "t2", "t3"):
+                host.wait_event("delivery.delivered", turn_id=turn)
+        host.answer("t2", "zwei")
+        host.wait_event("delivery.attempted", turn_id="t2", error="connect")
+        with running(start, store, secret, receiver.port):
+            host.wait_event("delivery.delivered", turn_id="t2", revision=2)
+            assert host.command("check", "--ping").returncode == 0
+            host.command("replay", "t1")
+            host.wait_event("delivery.delivered", count=2, turn_id="t1")
+            until("three turns", lambda: len(stored(store)) == 3)
+            found = stored(store)
+    assert found["t1"].response == "Grüße, 你好 👋" + TRAILER
+    assert found["t1"].submitted_turn_id == "asked-1"
+    assert (found["t2"].revision, found["t2"].response) == (2, "zwei" + TRAILER)
+    assert (found["t3"].response, found["t3"].reason) == (None, "untrusted")
