@@ -34,7 +34,7 @@ Label = Annotated[str, Meta(pattern=LABEL_PATTERN)]
 Revision = Annotated[int, Meta(ge=1)]
 Utc = Annotated[datetime, Meta(tz=True)]
 
-#: Why a turn file cannot become an answer.
+#: Why a turn file cannot become an answer: what a sidecar of this version says.
 Reason = Literal["too_large", "empty", "untrusted"]
 
 
@@ -75,7 +75,8 @@ class Answer(_Turn, frozen=True, kw_only=True):
 class Failure(_Turn, frozen=True, kw_only=True):
     """A turn whose file cannot become an answer."""
 
-    reason: Reason
+    reason: Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}\Z")]
+    """A `Reason`, or one of a later version."""
     bytes: Annotated[int, Meta(ge=0)]
     completed_at: Utc
 
