@@ -138,16 +138,15 @@ class Dispatch:
         started_at = self._wall()
         outcome = await self._attempt(due.webhook_id, due.body)
         verdict = policy.classify(outcome.status)
+        if outcome.status is not None:
+            self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
+        elif self._circuit.unanswered():
+            self._pause(tasks, outcome.error or "unreachable")
         if verdict is Verdict.WHOSE_FAULT:
             well = await self._ask()
             verdict = Verdict.REFUSED if well else Verdict.RECEIVER
             if not well:
                 self._pause(tasks, f"status_{outcome.status}")
-        elif outcome.status is None:
-            if self._circuit.unanswered():
-                self._pause(tasks, outcome.error or "unreachable")
-        else:
-            self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
         tried = replace(
             due,
             attempts=due.attempts + 1,

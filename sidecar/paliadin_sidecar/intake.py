@@ -197,8 +197,10 @@ class Intake:
         for name in names:
             if turn_id_of(name) is not None:
                 lying.add(name)
-                if name not in place.under and (
-                    name not in place.taken or (every_file and self._moved(place, name))
+                if (
+                    name in place.under  # it may have changed without an event
+                    or name not in place.taken
+                    or (every_file and self._moved(place, name))
                 ):
                     findings.extend(self._take_up(place, name))
             elif turn_id_of(name, ".jwt") is not None:

@@ -110,7 +110,7 @@ def test_what_is_no_file_of_ours_fails_as_untrusted_and_a_good_one_may_follow(
     failed = receiver.wait("t1").json
     assert (failed["type"], failed["data"]["reason"]) == ("turn.failed", "untrusted")
     assert receiver.turns[0].id == "aichat_paliadin_t1_1_untrusted"
-    assert host.events("turn.failed", turn_id="t1", reason="untrusted")
+    host.wait_event("turn.failed", turn_id="t1", reason="untrusted")
     path.rmdir() if kind == "directory" else path.unlink()
     host.answer("t1", "nun gut")
     good = receiver.wait("t1", 2).json["data"]

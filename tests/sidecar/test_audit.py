@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from paliadin_sidecar.audit import LEVELS, Audit, safe_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: 2026-11-22, 08:00 UTC.
+NOW = 1_795_334_400.0
+
+
+def printed(name: str, fields: dict[str, Any], *, level: str = "info", at: float = NOW) -> str:
+    stream = io.StringIO()
+    Audit(stream, level).line(name, at, fields)
+    return stream.getvalue()
+
+
+# --- lines ----------------------------------------------------------------------------------
+
+
+def test_json() -> None:
+    """Where no terminal is, an event is one line of JSON: when, how bad, what, and its fields."""
+    assert printed(
+        "turn.accepted", {"turn_id": "t", "bytes": 3, "sha256": None}, at=NOW + 0.12
+    ) == (
+        '{"timestamp":"2026-11-22T08:00:00.120Z","level":"info","event":"turn.accepted",'
+        '"turn_id":"t","bytes":3,"sha256":null}\n'
+    )
+
+
+def test_one_line() -> None:
+    """Whatever a value holds, an event stays one line that can be read back."""
+    fields = {"why": 'a\nb\r\x1b[31m"\u2028ü', "roots": ["/x\ny"], "more": {"a": [1, None]}}
+    line = printed("root.untrusted", fields)
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+    assert {name: json.loads(line)[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", {"info", "warning", "error"}),
+        ("info", {"info", "warning", "error"}),
+        ("warning", {"warning", "error"}),
+        ("error", {"error"}),
+    ],
+)
+def test_level(level: str, shown: set[str]) -> None:
+    """What is less than the level is not printed; an event of no known level is information."""
+    for name, its_level in [*LEVELS.items(), ("turn.accepted", "info"), ("new.event", "info")]:
+        line = printed(name, {}, level=level)
+        assert bool(line) == (its_level in shown)
+        assert not line or json.loads(line)["level"] == its_level
+
+
+def test_terminal() -> None:
+    """On a terminal an event is a line for a person, and no value can steer the terminal."""
+    master, slave = pty.openpty()
+    with closing(os.fdopen(slave, "w")) as stream:
+        fields = {"turn_id": "t", "bytes": 3, "why": "\x1b]0;x\x07", "roots": ["\x1b[2J"]}
+        Audit(stream).line("root.untrusted", NOW, fields)
+        output = os.read(master, 10_000).decode()
+    os.close(master)
+    assert output.count("\n") == 1
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)  # colours are ours
+    assert "\x1b" not in plain
+    assert "\x07" not in plain
+    for part in ("2026-11-22T08:00:00.000Z", "warning", "root.untrusted", "turn_id=t", "bytes=3"):
+        assert part in plain
+
+
+def test_a_stream_that_is_gone() -> None:
+    """A line that cannot be written is an error for whoever asked."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    try:
+        with pytest.raises(BrokenPipeError):
+            Audit(stream).line("service.started", NOW, {})
+    finally:
+        with suppress(BrokenPipeError):
+            stream.close()
+
+
+# --- where an exception came from -----------------------------------------------------------
+
+
+def raised(function: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - any of them is traced
+        function()
+    return caught.value
+
+
+def fail(text: str = "hunter2") -> None:
+    raise ValueError(text)
+
+
+def fail_further() -> None:
+    try:
+        fail()
+    except ValueError as exc:
+        raise KeyError({"password": "hunter2"}) from exc
+
+
+def fail_while_failing() -> None:
+    try:
+        fail()
+    except ValueError:
+        raise OSError(5, "hunter2", "/hunter2")  # noqa: B904 - the implicit context is under test
+
+
+def test_trace() -> None:
+    """A trace names the type and the places, innermost first, and nothing that was said."""
+    (line,) = safe_trace(raised(fail))
+    kind, innermost, *rest = line.split(" < ")
+    assert kind == "ValueError"
+    assert re.fullmatch(rf"{re.escape(__file__)}:\d+ fail", innermost)
+    assert any(place.endswith(" raised") for place in rest)
+
+
+def test_trace_without_places() -> None:
+    """An exception that was never raised has a type all the same."""
+    assert safe_trace(ValueError("hunter2")) == ["ValueError"]
+
+
+def test_causes() -> None:
+    """What led to it follows, whether it was said with `from` or not."""
+    for function, kinds in (
+        (fail_further, ["KeyError", "ValueError"]),
+        (fail_while_failing, ["OSError", "ValueError"]),
+    ):
+        lines = safe_trace(raised(function))
+        assert [line.partition(" <")[0] for line in lines] == kinds
+        assert "hunter2" not in "".join(lines)
+
+
+def test_groups() -> None:
+    """Each exception of a group is traced, each once."""
+    first, second = ValueError("hunter2"), KeyboardInterrupt("hunter2")
+    second.__cause__ = first
+    group = BaseExceptionGroup("hunter2", [ExceptionGroup("hunter2", [first]), second])
+    lines = safe_trace(group)
+    assert lines[0] == "BaseExceptionGroup"
+    assert sorted(lines[1:]) == ["ExceptionGroup", "KeyboardInterrupt", "ValueError"]
+
+
+def test_a_circle() -> None:
+    """Exceptions that are each other's cause end the trace."""
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    assert safe_trace(first) == ["ValueError", "KeyError"]
+
+
+def test_a_long_chain() -> None:
+    """No more is told than a person reads."""
+    exc: BaseException = ValueError()
+    for _ in range(100):
+        following = ValueError()
+        following.__cause__ = exc
+        exc = following
+    assert safe_trace(exc) == ["ValueError"] * 20
+
+
+def deep(depth: int) -> None:
+    if depth:
+        deep(depth - 1)
+    fail()
+
+
+def test_a_deep_place() -> None:
+    """Of a deep stack the innermost places are told."""
+    (line,) = safe_trace(raised(lambda: deep(50)))
+    assert [place.rpartition(" ")[2] for place in line.split(" < ")[1:]] == ["fail"] + ["deep"] * 4

@@ -1,0 +1,838 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.tokens import unsigned_token
+from support.users import ORDINARY, without_privilege
+from support.writer import Writer
+
+from paliadin_sidecar.intake import Finding, Gone, Hint, Intake, Settled, Stalled, Vanished
+from paliadin_sidecar.outbox import Arrival, TurnKey
+from paliadin_sidecar.settings import RootSpec
+from paliadin_sidecar.settle import EMPTY_S, LINKS_S, STALLED_S
+from paliadin_sidecar.watch import Root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+QUIET_S, MAX_BYTES = 5.0, 4 * 1024 * 1024
+TEXT = "Yes.\n"
+TRAILER = "\n[paliadin-meta]\nused_tools: a\nrows_seen: 1\nclassifier_tag: b\n"
+WHOLE = TEXT + TRAILER
+KEY = TurnKey("aichat", "paliadin", "t")
+
+
+class Place:
+    """One root with real files, an intake on it, and clocks that are ours."""
+
+    def __init__(self, path: Path, *, owner: int | None = None, most_held: int = 256) -> None:
+        self.path = path
+        self.spec = RootSpec("aichat", "paliadin", path)
+        owner = os.geteuid() if owner is None else owner
+        self.root = Root(path, owner)
+        assert self.root.check() == "armed"
+        self.now = 4096.0
+        #: Far enough from the files' times that none of them is young.
+        self.wall = time.time() + 60
+        #: What happens while a file is read: at the first time, the second, …
+        self.acts: list[Callable[[], object]] = []
+        self.intake = Intake(
+            [(self.spec, self.root)],
+            owner=owner,
+            quiet_s=QUIET_S,
+            max_bytes=MAX_BYTES,
+            most_held=most_held,
+            monotonic=lambda: self.now,
+            wall=self._wall,
+        )
+        self.hears = True
+
+    def _wall(self) -> float:
+        # Dates are asked for between a look and the reading that follows it.
+        if self.acts:
+            self.acts.pop(0)()
+        return self.wall
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def publish(self, name: str = "t.txt", content: str | bytes = WHOLE) -> None:
+        """Write beside it and rename."""
+        temp = self / "a.tmp"
+        temp.write_bytes(content.encode() if isinstance(content, str) else content)
+        temp.rename(self / name)
+
+    def notice(self, *names: str) -> list[Finding]:
+        """Something happened to these: an event says so, or a scan must find it."""
+        if self.hears:
+            return self.intake.notice({str(self / name) for name in names})
+        return self.intake.scan(self.spec, every_file=False)
+
+    def look(self) -> list[Finding]:
+        return self.intake.look()
+
+    def wait(self, seconds: float) -> list[Finding]:
+        """What is found while time passes."""
+        found: list[Finding] = []
+        end = self.now + seconds
+        while (due_in := self.intake.due_in()) is not None and self.now + due_in <= end:
+            self.now += due_in
+            found += self.intake.look()
+        self.now = end
+        return found
+
+    def every_file(self) -> list[Finding]:
+        return [*self.intake.scan(self.spec, every_file=True), *self.intake.look()]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = make(tmp_path / "root")
+    yield place
+    place.intake.close()
+
+
+def make(path: Path, *, most_held: int = 256) -> Place:
+    path.mkdir(mode=0o700)
+    return Place(path, most_held=most_held)
+
+
+@pytest.fixture(params=["events", "scans"])
+def heard(place: Place, request: pytest.FixtureRequest) -> Place:
+    """A place whose events come, and one where they are all lost."""
+    place.hears = request.param == "events"
+    return place
+
+
+def append(path: Path, text: str) -> None:
+    """As another process does it: open, write, close."""
+    subprocess.run(["/bin/sh", "-c", 'cat >>"$1"', "sh", path], input=text.encode(), check=True)
+
+
+def texts(findings: list[Finding]) -> list[str]:
+    """The contents that settled, or why they are none; nothing else may be among them."""
+    found = []
+    for finding in findings:
+        assert isinstance(finding, Settled), finding
+        arrival = finding.arrival
+        found.append(arrival.reason or (arrival.data or b"").decode())
+    return found
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# --- in whatever manner it is written -------------------------------------------------------
+
+
+def test_renamed(heard: Place) -> None:
+    """A file that is renamed into place settles at once, with all that is known of it."""
+    heard.publish()
+    info = (heard / "t.txt").stat()
+    assert heard.notice("a.tmp", "t.txt") == []
+    assert heard.look() == [
+        Settled(
+            Arrival(
+                KEY,
+                f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}",
+                datetime.fromtimestamp(info.st_mtime, UTC),
+                len(WHOLE),
+                data=WHOLE.encode(),
+                sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),
+            )
+        )
+    ]
+    assert heard.intake.due_in() is None
+
+
+def test_written_in_one_go(heard: Place) -> None:
+    """One open, write and close is as good as a rename."""
+    (heard / "t.txt").write_text(WHOLE)
+    heard.notice("t.txt")
+    assert texts(heard.look()) == [WHOLE]
+
+
+def test_a_slow_writer(heard: Place) -> None:
+    """Who keeps the file open is waited for, whatever stands in it meanwhile."""
+    with Writer(heard / "t.txt") as writer:
+        heard.notice("t.txt")
+        for line in WHOLE.splitlines():
+            assert heard.wait(1) == []
+            writer.write(line)
+            heard.notice("t.txt")
+        assert heard.wait(20) == []
+    assert texts(heard.wait(0.5)) == [WHOLE]
+
+
+def test_a_writer_that_stalls(heard: Place) -> None:
+    """Who keeps it open for minutes is reported once, and still waited for."""
+    with Writer(heard / "t.txt") as writer:
+        heard.notice("t.txt")
+        assert heard.wait(STALLED_S - 0.5) == []
+        assert heard.wait(1) == [Stalled(KEY, "open_for_writing", "")]
+        writer.write("Yes.")
+        heard.notice("t.txt")
+        assert heard.wait(STALLED_S) == []
+        for line in TRAILER.splitlines():
+            writer.write(line)
+    assert texts(heard.wait(1)) == [WHOLE]
+
+
+def test_a_trailer_in_one_piece(heard: Place) -> None:
+    """Text whose trailer another process appends is pushed with it, and once."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert heard.wait(QUIET_S - 1) == []
+    append(heard / "t.txt", TRAILER)
+    heard.notice("t.txt")
+    assert texts(heard.wait(1 if heard.hears else QUIET_S)) == [WHOLE]
+    assert heard.wait(60) == []
+
+
+def test_a_trailer_line_by_line(heard: Place) -> None:
+    """A trailer that comes line by line, each with its own open, is waited for to its end."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    for line in TRAILER.splitlines(keepends=True):
+        assert heard.wait(QUIET_S - 1) == []
+        append(heard / "t.txt", line)
+        heard.notice("t.txt")
+    assert texts(heard.wait(QUIET_S)) == [WHOLE]
+    assert heard.wait(60) == []
+
+
+def test_a_trailer_that_comes_late(heard: Place) -> None:
+    """A trailer that follows when nobody waits any more is a second arrival."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert texts(heard.wait(QUIET_S)) == [TEXT]
+    append(heard / "t.txt", TRAILER)
+    heard.notice("t.txt")
+    assert texts([*heard.look(), *heard.every_file()]) == [WHOLE]
+
+
+def test_no_trailer(heard: Place) -> None:
+    """A file without an end mark settles when it has rested, and not before."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert heard.wait(QUIET_S - 0.25) == []
+    assert texts(heard.wait(0.5)) == [TEXT]
+
+
+def test_empty_at_first(heard: Place) -> None:
+    """A file that is empty for long is looked at again when it is filled."""
+    (heard / "t.txt").touch()
+    heard.notice("t.txt")
+    assert heard.wait(EMPTY_S / 2) == []
+    append(heard / "t.txt", WHOLE)
+    heard.notice("t.txt")
+    assert texts([*heard.wait(1), *heard.every_file()]) == [WHOLE]
+
+
+def test_empty_and_replaced(heard: Place) -> None:
+    """An empty file that a whole one is renamed over is looked at again, event or not."""
+    (heard / "t.txt").touch()
+    heard.notice("t.txt")
+    assert heard.wait(EMPTY_S / 2) == []
+    heard.publish()
+    heard.notice("a.tmp", "t.txt")
+    assert texts(heard.wait(1)) == [WHOLE]
+
+
+def test_empty_for_good(heard: Place) -> None:
+    """A file that stays empty has failed after ten minutes."""
+    (heard / "t.txt").touch()
+    heard.notice("t.txt")
+    assert heard.wait(EMPTY_S - 1) == []
+    assert texts(heard.wait(1)) == ["empty"]
+    assert heard.every_file() == []
+
+
+def test_published_by_a_link(heard: Place) -> None:
+    """A file that is linked into place settles when its first name is gone."""
+    (heard / "a.tmp").write_text(WHOLE)
+    os.link(heard / "a.tmp", heard / "t.txt")
+    heard.notice("t.txt")
+    assert heard.wait(LINKS_S / 2) == []
+    (heard / "a.tmp").unlink()
+    assert texts(heard.wait(LINKS_S / 2)) == [WHOLE]
+
+
+def test_many_events(place: Place) -> None:
+    """However often a name is called, what is there settles once."""
+    place.publish()
+    for _ in range(100):
+        place.notice("t.txt")
+    assert texts(place.wait(10)) == [WHOLE]
+    for _ in range(3):
+        place.notice("t.txt")
+        assert place.wait(10) == []
+
+
+# --- what becomes of a name -----------------------------------------------------------------
+
+
+def test_replaced(heard: Place) -> None:
+    """New content under an old name is a second arrival."""
+    heard.publish()
+    heard.notice("t.txt")
+    assert texts(heard.look()) == [WHOLE]
+    heard.publish(content=f"No.{TRAILER}")
+    heard.notice("a.tmp", "t.txt")
+    assert texts([*heard.look(), *heard.every_file()]) == [f"No.{TRAILER}"]
+
+
+def test_rewritten_while_it_is_read(heard: Place) -> None:
+    """A file that is written anew while we read it is read anew: no half of it settles."""
+    heard.publish()
+    heard.notice("t.txt")
+    heard.acts = [lambda: (heard / "t.txt").write_text(f"No, never.{TRAILER}")]
+    assert texts(heard.wait(0.5)) == [f"No, never.{TRAILER}"]
+    assert heard.every_file() == []
+
+
+def test_opened_while_it_is_read(heard: Place) -> None:
+    """A file that a writer opens while we read it is waited for."""
+    with ExitStack() as writing:
+        heard.publish()
+        heard.notice("t.txt")
+        heard.acts = [lambda: writing.enter_context(Writer(heard / "t.txt"))]
+        assert heard.wait(1) == []
+    assert texts(heard.wait(0.5)) == [WHOLE]
+
+
+def test_replaced_while_it_is_read(heard: Place) -> None:
+    """What was opened is read to its end; what took its name is an arrival of its own."""
+    heard.publish()
+    heard.notice("t.txt")
+    heard.acts = [lambda: heard.publish(content=f"No.{TRAILER}")]
+    assert texts(heard.look()) == [WHOLE]
+    heard.notice("t.txt")
+    assert texts([*heard.look(), *heard.every_file()]) == [f"No.{TRAILER}"]
+
+
+def test_unlinked_while_it_is_read(heard: Place) -> None:
+    """A poller that deletes the file under our hands costs nothing."""
+    heard.publish()
+    heard.notice("t.txt")
+    heard.acts = [(heard / "t.txt").unlink]
+    assert texts(heard.look()) == [WHOLE]
+    assert heard.notice("t.txt") + heard.look() == [Gone(KEY)]
+
+
+def test_unlinked_after_it_was_opened(heard: Place) -> None:
+    """What we had opened settles although its name went long before it had ended."""
+    with Writer(heard / "t.txt") as writer:
+        heard.notice("t.txt")
+        assert heard.look() == []
+        (heard / "t.txt").unlink()
+        heard.notice("t.txt")
+        for line in WHOLE.splitlines():
+            writer.write(line)
+        assert heard.wait(1) == []
+    assert texts(heard.wait(0.5)) == [WHOLE]
+    assert heard.every_file() == [Gone(KEY)]
+
+
+def test_vanished(heard: Place) -> None:
+    """A name that goes before it is opened is told, and forgotten."""
+    heard.publish()
+    heard.notice("t.txt")
+    (heard / "t.txt").unlink()
+    assert heard.look() == [Vanished(KEY)]
+    assert heard.every_file() == []
+
+
+def test_gone(heard: Place) -> None:
+    """A file that was taken and goes is told once; one that comes back is looked at."""
+    heard.publish()
+    heard.notice("t.txt")
+    heard.look()
+    (heard / "t.txt").unlink()
+    assert [*heard.notice("t.txt"), *heard.look(), *heard.every_file()] == [Gone(KEY)]
+    heard.publish()
+    heard.notice("t.txt")
+    assert texts(heard.look()) == [WHOLE]
+
+
+# --- a bare trailer, and what it took the place of ------------------------------------------
+
+
+def test_a_trailer_after_a_poller(heard: Place) -> None:
+    """Text that was deleted before its trailer was appended is pushed before that is told."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert heard.wait(1) == []
+    (heard / "t.txt").unlink()
+    append(heard / "t.txt", TRAILER)
+    heard.notice("t.txt")
+    found = heard.wait(1)
+    assert texts(found) == [TEXT, TRAILER]
+    assert [f.arrival.has_text for f in found if isinstance(f, Settled)] == [True, False]
+    assert heard.every_file() == []
+
+
+def test_a_trailer_after_a_poller_line_by_line(heard: Place) -> None:
+    """While such a trailer is being written the text that it lost settles by itself."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert heard.wait(1) == []
+    (heard / "t.txt").unlink()
+    with Writer(heard / "t.txt") as writer:
+        heard.notice("t.txt")
+        assert texts(heard.wait(QUIET_S)) == [TEXT]
+        for line in TRAILER.splitlines():
+            writer.write(line)
+        heard.notice("t.txt")
+        assert heard.wait(QUIET_S) == []
+    assert texts(heard.wait(0.5)) == [TRAILER]
+
+
+def test_a_new_answer_after_a_poller(heard: Place) -> None:
+    """Text that a whole answer took the place of before it settled is not pushed."""
+    (heard / "t.txt").write_text(TEXT)
+    heard.notice("t.txt")
+    assert heard.wait(1) == []
+    heard.publish()
+    heard.notice("t.txt")
+    assert texts(heard.wait(60)) == [WHOLE]
+
+
+def test_two_files_that_never_settled(heard: Place) -> None:
+    """Of files that took each other's place only the last is kept beside the present one."""
+    before = descriptors()
+    for text in ("one", "two"):
+        (heard / "b.tmp").write_text(text)
+        (heard / "b.tmp").rename(heard / "t.txt")
+        heard.notice("t.txt")
+        assert heard.look() == []
+    append(heard / "b.tmp", TRAILER)
+    (heard / "b.tmp").rename(heard / "t.txt")
+    heard.notice("t.txt")
+    assert texts(heard.wait(1)) == ["two", TRAILER]
+    assert descriptors() == before
+
+
+def test_a_failure_in_the_place_of_text(heard: Place) -> None:
+    """What no file can be after it costs the text nothing, not while it is being written either."""
+    with Writer(heard / "t.txt") as writer:
+        writer.write("Yes.")
+        heard.notice("t.txt")
+        assert heard.wait(1) == []
+        (heard / "t.txt").unlink()
+        (heard / "t.txt").mkdir()
+        heard.notice("t.txt")
+        assert heard.wait(1) == []
+    assert texts(heard.wait(0.5)) == [TEXT, "untrusted"]
+
+
+@pytest.mark.parametrize("content", ["", "x" * (MAX_BYTES + 1)], ids=["empty", "too large"])
+def test_nothing_worth_keeping(heard: Place, content: str) -> None:
+    """What was no answer itself is not kept when another file takes its place."""
+    (heard / "t.txt").write_text(content)
+    heard.notice("t.txt")
+    assert heard.wait(1) == []
+    (heard / "t.txt").unlink()
+    append(heard / "t.txt", TRAILER)
+    heard.notice("t.txt")
+    assert texts(heard.wait(60)) == [TRAILER]
+
+
+# --- what is no answer ----------------------------------------------------------------------
+
+
+def test_untrusted(heard: Place) -> None:
+    """A link fails at once, and only once; a good file may follow."""
+    (heard / "t.txt").symlink_to(__file__)
+    heard.notice("t.txt")
+    assert texts(heard.look()) == ["untrusted"]
+    heard.notice("t.txt")
+    assert [*heard.look(), *heard.every_file()] == []
+    heard.publish()
+    heard.notice("t.txt")
+    assert texts([*heard.look(), *heard.every_file()]) == [WHOLE]
+
+
+def test_too_large(heard: Place) -> None:
+    """A file over the limit fails without being read; its size is told."""
+    heard.publish(content=b"x" * (MAX_BYTES - len(TRAILER) + 1) + TRAILER.encode())
+    heard.notice("t.txt")
+    (found,) = heard.look()
+    assert isinstance(found, Settled)
+    assert (found.arrival.reason, found.arrival.size) == ("too_large", MAX_BYTES + 1)
+    assert (found.arrival.data, found.arrival.sha256) == (None, None)
+
+
+@pytest.fixture
+def ordinary() -> Iterator[Place]:
+    """A place of an ordinary user's."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "root"
+        path.mkdir(mode=0o700)
+        os.chown(path, ORDINARY, -1)
+        Path(name).chmod(0o755)
+        place = Place(path, owner=ORDINARY)
+        with without_privilege():
+            yield place
+            path.chmod(0o700)
+            place.intake.close()
+
+
+def test_unreadable(ordinary: Place) -> None:
+    """A file that may not be read is reported once, and tried again until it may."""
+    ordinary.publish()
+    (ordinary / "t.txt").chmod(0)
+    ordinary.notice("t.txt")
+    assert ordinary.wait(0.75) == [Stalled(KEY, "unreadable", "EACCES")]
+    assert ordinary.wait(60) == []
+    (ordinary / "t.txt").chmod(0o600)
+    assert texts(ordinary.wait(1)) == [WHOLE]
+
+
+def test_a_root_that_is_closed_to_us(ordinary: Place) -> None:
+    """Where names may no longer be looked up, what is known is kept and tried again."""
+    ordinary.publish("taken.txt")
+    (ordinary / "t.txt").write_text(TEXT)
+    ordinary.notice("taken.txt", "t.txt")
+    assert len(ordinary.look()) == 1
+    ordinary.path.chmod(0o600)
+    stalled = ordinary.wait(QUIET_S)
+    assert stalled == [Stalled(KEY, "unreadable", "EACCES")]
+    taken = TurnKey("aichat", "paliadin", "taken")
+    assert ordinary.every_file() == [Stalled(taken, "unreadable", "EACCES")]
+    ordinary.path.chmod(0o700)
+    assert texts(ordinary.wait(QUIET_S)) == [TEXT]
+
+
+# --- tokens ---------------------------------------------------------------------------------
+
+TOKEN = unsigned_token(jti="submitted", sub="user")
+HINT = Hint(KEY, "submitted", "user")
+
+
+def test_a_token_before_the_answer(heard: Place) -> None:
+    """A token is read when it is seen, and not again."""
+    (heard / "t.jwt").write_text(TOKEN)
+    assert heard.notice("t.jwt") == [HINT]
+    assert heard.notice("t.jwt") == []
+    (heard / "t.jwt").unlink()
+    heard.publish()
+    assert heard.notice("t.txt") == []
+    assert texts(heard.look()) == [WHOLE]
+
+
+def test_a_token_with_the_answer(heard: Place) -> None:
+    """A token that nobody announced is read before the answer is taken."""
+    heard.publish()
+    heard.notice("t.txt")
+    (heard / "t.jwt").write_text(TOKEN)
+    hint, *rest = heard.look()
+    assert hint == HINT
+    assert texts(rest) == [WHOLE]
+
+
+def test_a_token_after_the_answer(heard: Place) -> None:
+    """A token that comes after the answer is read all the same."""
+    heard.publish()
+    heard.notice("t.txt")
+    assert texts(heard.look()) == [WHOLE]
+    (heard / "t.jwt").write_text(TOKEN)
+    assert heard.notice("t.jwt") == [HINT]
+
+
+def test_half_a_token(heard: Place) -> None:
+    """A token that is half written tells nothing, and is read again when it is whole."""
+    with Writer(heard / "t.jwt") as writer:
+        assert heard.notice("t.jwt") == []
+        writer.write(TOKEN)
+        assert heard.notice("t.jwt") == []
+    assert [*heard.notice("t.jwt"), *heard.every_file()] == [HINT]
+
+
+def test_a_token_that_is_gone(heard: Place) -> None:
+    """A token that went before it was read is no error."""
+    (heard / "t.jwt").write_text(TOKEN)
+    (heard / "t.jwt").unlink()
+    assert heard.notice("t.jwt") == []
+    assert heard.wait(60) == []
+
+
+def test_a_token_for_the_next_time(heard: Place) -> None:
+    """Once a scan saw that a token went, a new one of the same name is read again."""
+    (heard / "t.jwt").write_text(TOKEN)
+    heard.notice("t.jwt")
+    (heard / "t.jwt").unlink()
+    heard.every_file()
+    (heard / "t.jwt").write_text(unsigned_token(jti="other", sub="user"))
+    assert heard.notice("t.jwt") == [Hint(KEY, "other", "user")]
+
+
+# --- scans ----------------------------------------------------------------------------------
+
+
+def test_names_of_others(place: Place) -> None:
+    """Names that are no turn's are counted and left alone, wherever they are heard of."""
+    names = ["a.b.txt", "-x.txt", "notes.md", "t.txt~", "x" * 65 + ".txt"]
+    for name in names:
+        (place / name).touch()
+    os.close(os.open(os.fsencode(place.path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
+    place.publish()
+    assert place.notice(*names, "below/t.txt") == []
+    assert place.intake.notice({"/elsewhere/t.txt", "t.txt", ""}) == []
+    assert place.intake.due_in() is None
+    assert place.intake.scan(place.spec, every_file=False) == []
+    assert texts(place.look()) == [WHOLE]
+    assert place.intake.found() == [
+        {
+            "backend": "aichat",
+            "persona": "paliadin",
+            "path": str(place.path),
+            "state": "armed",
+            "why": "",
+            "turn_files": 1,
+            "foreign_files": 6,
+        }
+    ]
+
+
+def test_what_the_outbox_knows(place: Place) -> None:
+    """After a start, files that were taken before are looked at only where they moved."""
+    for name in ("same", "changed"):
+        place.publish(f"{name}.txt")
+    same = (place / "same.txt").stat()
+    lying = {
+        "same": f"{same.st_ino}:{same.st_size}:{same.st_mtime_ns}",
+        "changed": "1:2:3",
+        "gone": "4:5:6",
+    }
+    place.intake.remember(place.spec, lying)
+    gone, changed = place.every_file()
+    assert gone == Gone(TurnKey("aichat", "paliadin", "gone"))
+    assert isinstance(changed, Settled)
+    assert changed.arrival.key.turn_id == "changed"
+
+
+def test_a_young_file(place: Place) -> None:
+    """A time that is young proves nothing: such a file is looked at once more, later."""
+    place.publish()
+    place.wall = (place / "t.txt").stat().st_mtime + 0.01
+    place.notice("t.txt")
+    assert texts(place.look()) == [WHOLE]
+    place.wall += 60
+    assert texts(place.every_file()) == [WHOLE]
+    assert place.every_file() == []
+
+
+def test_files_of_a_batch(place: Place) -> None:
+    """One look takes no more files than a batch may hold; the next one goes on."""
+    for n in range(300):
+        place.publish(f"t{n}.txt")
+    place.intake.scan(place.spec, every_file=False)
+    assert len(place.look()) == 256
+    assert place.intake.due_in() == 0
+    assert len(place.look()) == 44
+    assert place.intake.due_in() is None
+
+
+def test_bytes_of_a_batch(place: Place) -> None:
+    """One look takes no more bytes into memory than a batch may hold, give or take a file."""
+    for n in range(5):
+        place.publish(f"t{n}.txt", "x" * 3_000_000 + TRAILER)
+    place.intake.scan(place.spec, every_file=False)
+    assert [len(place.look()) for _ in range(3)] == [3, 2, 0]
+
+
+def test_more_files_than_may_be_held(tmp_path: Path) -> None:
+    """With many files under observation few stay open, and each settles all the same."""
+    place = make(tmp_path / "root", most_held=3)
+    before = descriptors()
+    names = [f"t{n}" for n in range(10)]
+    for name in names:
+        (place / f"{name}.txt").write_text(TEXT)
+    place.intake.scan(place.spec, every_file=False)
+    assert place.wait(1) == []
+    assert descriptors() <= before + 3
+    (place / "t9.txt").unlink()
+    found = place.wait(QUIET_S)
+    assert Vanished(TurnKey("aichat", "paliadin", "t9")) in found
+    settled = {f.arrival.key.turn_id for f in found if isinstance(f, Settled)}
+    assert settled == set(names) - {"t9"}
+    place.intake.close()
+
+
+def test_two_roots(tmp_path: Path) -> None:
+    """Turns of one id in two roots are two turns, and each root is scanned for itself."""
+    specs = [RootSpec("aichat", "hugo", tmp_path / "a"), RootSpec("legacy", "x", tmp_path / "b")]
+    for spec in specs:
+        spec.path.mkdir(mode=0o700)
+        (spec.path / "t.txt").write_text(WHOLE)
+    roots = [(spec, Root(spec.path, os.geteuid())) for spec in specs]
+    intake = Intake(
+        roots,
+        owner=os.geteuid(),
+        quiet_s=QUIET_S,
+        max_bytes=MAX_BYTES,
+        most_held=256,
+        monotonic=time.monotonic,
+        wall=time.time,
+    )
+    assert intake.scan(specs[0], every_file=True) == []  # it is not open yet
+    assert intake.history(specs[0]) == []
+    for _, root in roots:
+        root.check()
+    found: list[Finding] = []
+    for spec in specs:
+        intake.scan(spec, every_file=False)
+        found += intake.look()
+    keys = [f.arrival.key for f in found if isinstance(f, Settled)]
+    assert keys == [TurnKey("aichat", "hugo", "t"), TurnKey("legacy", "x", "t")]
+    assert [place["turn_files"] for place in intake.found()] == [1, 1]
+    intake.close()
+
+
+# --- a root that goes -----------------------------------------------------------------------
+
+
+def test_a_root_that_goes(place: Place) -> None:
+    """What was open is read to its end; what was not is looked for when the root is back."""
+    (place / "open.txt").write_text(TEXT)
+    place.notice("open.txt")
+    assert place.look() == []
+    (place / "t.txt").write_text(TEXT)
+    place.notice("t.txt")
+    place.path.rename(place.path.with_name("away"))
+    assert place.root.check() == "missing"
+    assert texts(place.wait(60)) == [TEXT]
+    place.path.with_name("away").rename(place.path)
+    assert place.root.check() == "armed"
+    place.intake.scan(place.spec, every_file=True)
+    assert [f.arrival.key.turn_id for f in place.wait(60) if isinstance(f, Settled)] == ["t"]
+
+
+def test_a_root_that_is_replaced(place: Place) -> None:
+    """Files of the old directory that had not settled do, unless the new one has others."""
+    for name in ("old", "both"):
+        (place / f"{name}.txt").write_text(f"{name}, before")
+        place.notice(f"{name}.txt")
+    assert place.look() == []
+    place.path.rename(place.path.with_name("away"))
+    place.path.mkdir(mode=0o700)
+    (place / "both.txt").write_text(WHOLE)
+    assert place.root.check() == "replaced"
+    place.intake.scan(place.spec, every_file=True)
+    assert sorted(texts(place.wait(60))) == sorted([WHOLE, "old, before"])
+
+
+def test_close(place: Place) -> None:
+    """At the end no descriptor stays open."""
+    before = descriptors()
+    (place / "t.txt").write_text(TEXT)
+    place.notice("t.txt")
+    place.look()
+    (place / "t.txt").unlink()
+    append(place / "t.txt", "another")
+    place.notice("t.txt")
+    place.look()
+    assert descriptors() == before + 2
+    place.intake.close()
+    assert descriptors() == before - 1  # the root's own is closed too
+    assert place.intake.due_in() is None
+
+
+# --- history --------------------------------------------------------------------------------
+
+
+def old(place: Place, name: str, age_s: float = 901) -> None:
+    os.utime(place / name, (place.wall - age_s, place.wall - age_s), follow_symlinks=False)
+
+
+def test_history(place: Place) -> None:
+    """Old files are told with their size and digest, and neither kept nor taken up later."""
+    place.publish()
+    old(place, "t.txt")
+    info = (place / "t.txt").stat()
+    assert place.intake.history(place.spec) == [
+        Arrival(
+            KEY,
+            f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}",
+            datetime.fromtimestamp(info.st_mtime, UTC),
+            len(WHOLE),
+            sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),
+        )
+    ]
+    assert place.every_file() == []
+    append(place / "t.txt", "more")
+    assert len(texts(place.every_file())) == 0
+    assert len(texts(place.wait(QUIET_S))) == 1
+
+
+@pytest.mark.parametrize(("age_s", "is_history"), [(899, False), (900, True), (1e6, True)])
+def test_how_old_history_is(place: Place, age_s: float, *, is_history: bool) -> None:
+    """A file of fifteen minutes is history; a younger one, or one from the future, is pushed."""
+    place.publish()
+    old(place, "t.txt", age_s)
+    place.publish("future.txt")
+    old(place, "future.txt", -1e6)
+    assert len(place.intake.history(place.spec)) == is_history
+    assert len(place.every_file()) == 2 - is_history
+
+
+def test_history_of_what_is_no_answer(place: Place) -> None:
+    """Old things that are no answers are history too, with the reason."""
+    (place / "empty.txt").touch()
+    (place / "large.txt").write_bytes(b"x" * (MAX_BYTES + 1))
+    (place / "link.txt").symlink_to(__file__)
+    (place / "folder.txt").mkdir()
+    (place / "notes.md").touch()
+    for name in ("empty.txt", "large.txt", "link.txt", "folder.txt", "notes.md"):
+        old(place, name)
+    found = {arrival.key.turn_id: arrival.reason for arrival in place.intake.history(place.spec)}
+    assert found == {
+        "empty": None,
+        "large": "too_large",
+        "link": "untrusted",
+        "folder": "untrusted",
+    }
+    assert place.every_file() == []
+
+
+def test_history_that_is_being_written(place: Place) -> None:
+    """An old file that somebody writes is no history."""
+    place.publish()
+    old(place, "t.txt")
+    with Writer(place / "t.txt"):
+        assert place.intake.history(place.spec) == []
+    assert texts(place.every_file()) == [WHOLE]
+
+
+def test_history_that_is_opened_while_it_is_read(place: Place) -> None:
+    """Nor is one that a writer opens while we read it."""
+    place.publish()
+    old(place, "t.txt")
+    with ExitStack() as writing:
+        place.acts = [
+            lambda: None,  # its age is asked for
+            lambda: writing.enter_context(Writer(place / "t.txt")),
+        ]
+        assert place.intake.history(place.spec) == []
+    assert texts(place.every_file()) == [WHOLE]
+
+
+def test_history_that_may_not_be_read(ordinary: Place) -> None:
+    """An old file that cannot be opened is no history yet."""
+    ordinary.publish()
+    old(ordinary, "t.txt")
+    (ordinary / "t.txt").chmod(0)
+    assert ordinary.intake.history(ordinary.spec) == []
+    (ordinary / "t.txt").chmod(0o600)
+    assert texts(ordinary.every_file()) == [WHOLE]

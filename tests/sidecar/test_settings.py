@@ -1,0 +1,612 @@
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from contextlib import nullcontext
+from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.sidecar import new_secret
+from support.users import without_privilege
+
+import paliadin_sidecar.settings
+from paliadin_contract.ids import is_label
+from paliadin_sidecar.settings import BadSettings, RootSpec, Settings, merged_environment
+
+SECRET, OLD_SECRET = new_secret(), new_secret()
+LEAST = {
+    "PALIADIN_CALLBACK_URL": "https://paliad.example.org/callback",
+    "PALIADIN_CALLBACK_SECRET": SECRET,
+}
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.from_environment(LEAST | environ)
+
+
+def problems(**environ: str) -> list[str]:
+    with pytest.raises(BadSettings) as caught:
+        settings(**environ)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def problem(name: str, value: str) -> str:
+    """The one sentence about one wrong value."""
+    (found,) = problems(**{name: value})
+    return found
+
+
+# --- the whole ------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    """Nothing but the callback's address and secret must be said."""
+    assert asdict(settings()) == {
+        "state_dir": Path("/var/lib/paliadin-sidecar"),
+        "roots": (
+            asdict(RootSpec("aichat", "paliadin", Path("/tmp/aichat/paliadin"))),
+            asdict(RootSpec("legacy", "paliadin", Path("/tmp/paliadin"))),
+        ),
+        "owner": os.getuid(),
+        "host_label": socket.gethostname(),
+        "callback_url": "https://paliad.example.org/callback",
+        "secrets": (SECRET,),
+        "max_bytes": 4 * 1024 * 1024,
+        "quiet_s": 5.0,
+        "rescan_s": 2.0,
+        "refused_s": 900.0,
+        "callback_timeout_s": 10.0,
+        "callback_insecure": False,
+        "callback_ca_file": None,
+        "log_level": "info",
+    }
+
+
+def test_all_that_can_be_said(tmp_path: Path) -> None:
+    """Each variable is taken, white space around it is not."""
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    said = settings(
+        PALIADIN_STATE_DIR=" /srv/state ",
+        PALIADIN_WATCH="a/b=/srv/x : c-d/9=/srv/y/",
+        PALIADIN_OWNER="4294967294",
+        PALIADIN_HOST_LABEL=" mriver ",
+        PALIADIN_CALLBACK_URL="http://paliad.example.org:8080/callback",
+        PALIADIN_CALLBACK_SECRET=f" {SECRET}  {OLD_SECRET} ",
+        PALIADIN_MAX_BYTES="1",
+        PALIADIN_QUIET_S="0",
+        PALIADIN_RESCAN_S="0.05",
+        PALIADIN_REFUSED_S="604800",
+        PALIADIN_CALLBACK_TIMEOUT_S="60",
+        PALIADIN_CALLBACK_INSECURE="1",
+        PALIADIN_CALLBACK_CA_FILE=str(authority),
+        PALIADIN_LOG_LEVEL="Warning",
+    )
+    assert said == Settings(
+        state_dir=Path("/srv/state"),
+        roots=(RootSpec("a", "b", Path("/srv/x")), RootSpec("c-d", "9", Path("/srv/y"))),
+        owner=4294967294,
+        host_label="mriver",
+        callback_url="http://paliad.example.org:8080/callback",
+        secrets=(SECRET, OLD_SECRET),
+        max_bytes=1,
+        quiet_s=0,
+        rescan_s=0.05,
+        refused_s=604800,
+        callback_timeout_s=60,
+        callback_insecure=True,
+        callback_ca_file=authority,
+        log_level="warning",
+    )
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    """What is empty or blank counts as not said."""
+    names = [name for name in VARIABLES if name not in LEAST]
+    assert settings(**dict.fromkeys(names, " ")) == settings()
+
+
+def test_all_problems_at_once() -> None:
+    """An operator sees everything that is wrong, in one go."""
+    wrong = {name: "?" for name in VARIABLES if not name.startswith(("STATE", "CREDENTIALS"))}
+    del wrong["PALIADIN_HOST_LABEL"]  # any text is one
+    del wrong["PALIADIN_CALLBACK_SECRET_FILE"]  # the variable of the secret comes first
+    found = problems(**wrong)
+    assert {sentence.partition("=")[0].partition(":")[0] for sentence in found} == wrong.keys()
+    assert len(found) == len(wrong)
+
+
+def test_frozen() -> None:
+    """Settings are read once and stay as they are."""
+    with pytest.raises(FrozenInstanceError):
+        settings().quiet_s = 1.0  # type: ignore[misc]  # what mypy forbids too is under test
+
+
+# --- plain values ---------------------------------------------------------------------------
+
+NUMBERS = {
+    "PALIADIN_MAX_BYTES": ("max_bytes", 1, 64 * 1024 * 1024),
+    "PALIADIN_QUIET_S": ("quiet_s", 0, 600),
+    "PALIADIN_RESCAN_S": ("rescan_s", 0.05, 60),
+    "PALIADIN_REFUSED_S": ("refused_s", 0, 604_800),
+    "PALIADIN_CALLBACK_TIMEOUT_S": ("callback_timeout_s", 0.1, 60),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name: str) -> None:
+    """A number is taken at its bounds, and refused beyond them and where it is none."""
+    field, least, most = NUMBERS[name]
+    for bound in (least, most):
+        assert getattr(settings(**{name: f"{bound}"}), field) == bound
+    right = f"must be a number from {least:g} to {most:g}"
+    for value in (f"{least - 0.01}", f"{most + 1}", "-1", "nan", "inf", "-inf", "1 s", "fünf"):
+        assert problem(name, value) == f"{name}={value!r}: {right}"
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "true", "on", "-1", "01"])
+def test_flag(value: str) -> None:
+    """A flag is 1 or 0 and nothing else: nobody shall guess what `yes` does to security."""
+    name = "PALIADIN_CALLBACK_INSECURE"
+    assert problem(name, value) == f"{name}={value!r}: must be 1 or 0"
+    assert settings(**{name: "0"}).callback_insecure is False
+
+
+def test_log_level() -> None:
+    """A level is one of four, in any case."""
+    for level in ("debug", "INFO", "warning", "Error"):
+        assert settings(PALIADIN_LOG_LEVEL=level).log_level == level.lower()
+    right = "must be one of debug, info, warning, error"
+    assert problem("PALIADIN_LOG_LEVEL", "loud") == f"PALIADIN_LOG_LEVEL='loud': {right}"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("missing", "No such file or directory"),
+        ("forbidden", "Permission denied"),
+        ("x" * 300, "File name too long"),
+        ("folder", ""),
+        ("empty", ""),
+        ("text", ""),
+    ],
+)
+def test_authority(tmp_path: Path, name: str, why: str) -> None:
+    """An authority must be a file of certificates that can be read."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("hunter2\n")
+    (tmp_path / "forbidden").touch(mode=0)
+    path = tmp_path / name
+    with without_privilege() if name == "forbidden" else nullcontext():
+        found = problem("PALIADIN_CALLBACK_CA_FILE", str(path))
+    right = f"must be a readable file of PEM certificates ({why}"
+    assert found.startswith(f"PALIADIN_CALLBACK_CA_FILE={str(path)!r}: {right}")
+    assert "hunter2" not in found
+
+
+def test_owner() -> None:
+    """The owner is a user's name or number."""
+    me = pwd.getpwuid(os.getuid())
+    assert settings(PALIADIN_OWNER=me.pw_name).owner == me.pw_uid
+    assert settings(PALIADIN_OWNER="0").owner == 0
+    right = "must be a user's name or number on this host"
+    for value in ("nobody-of-this-name", "-1", "٣", "99999999999", "4294967296", "1.0"):
+        assert problem("PALIADIN_OWNER", value) == f"PALIADIN_OWNER={value!r}: {right}"
+
+
+@pytest.mark.parametrize("name", ["PALIADIN_HOST_LABEL", "PALIADIN_STATE_DIR", "PALIADIN_WATCH"])
+@pytest.mark.parametrize("value", ["/srv/\0x", "/srv/\udcff"])
+def test_no_text(name: str, value: str) -> None:
+    """What no path, name or body can hold is told at the start, and not when it is needed."""
+    assert problem(name, value) == f"{name} must be UTF-8 without NUL"
+
+
+# --- the state directory --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({}, "/var/lib/paliadin-sidecar"),
+        ({"STATE_DIRECTORY": "/var/lib/x"}, "/var/lib/x"),
+        ({"STATE_DIRECTORY": "/var/lib/x:/var/lib/y"}, "/var/lib/x"),
+        ({"PALIADIN_STATE_DIR": "/srv/x", "STATE_DIRECTORY": "/var/lib/x"}, "/srv/x"),
+        ({"PALIADIN_STATE_DIR": "/srv/x:y"}, "/srv/x:y"),
+    ],
+)
+def test_state_dir(environ: dict[str, str], found: str) -> None:
+    """The state directory is ours to say, else systemd's first, else the usual one."""
+    assert Settings.find_state_dir(environ) == Path(found)
+    assert settings(**environ).state_dir == Path(found)
+
+
+@pytest.mark.parametrize("name", ["PALIADIN_STATE_DIR", "STATE_DIRECTORY"])
+def test_relative_state_dir(name: str) -> None:
+    """A relative one would depend on where a command is typed."""
+    with pytest.raises(BadSettings) as caught:
+        Settings.find_state_dir({name: "state"})
+    assert caught.value.problems == ["PALIADIN_STATE_DIR='state': must be an absolute path"]
+
+
+# --- the roots ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "/tmp/x",
+        "aichat=/tmp/x",
+        "aichat/=/tmp/x",
+        "/paliadin=/tmp/x",
+        "a/b/c=/tmp/x",
+        "aichat/paliadin",
+        "aichat/paliadin=",
+        "aichat/paliadin=tmp/x",
+        "aichat/paliadin=/tmp/../x",
+        "aichat/paliadin=/tmp/x/..",
+        "Aichat/paliadin=/tmp/x",
+        "ai_chat/paliadin=/tmp/x",
+        f"{'a' * 33}/paliadin=/tmp/x",
+    ],
+)
+def test_bad_root(part: str) -> None:
+    """A root that is not said in full is told, each one."""
+    right = (
+        "must be <backend>/<persona>=<absolute path>, several joined by ':'; "
+        "labels are of a-z, 0-9 and -"
+    )
+    sentence = f"PALIADIN_WATCH={part!r}: {right}"
+    assert problems(PALIADIN_WATCH=f"a/b=/tmp/y:{part}") == [sentence]
+    assert problems(PALIADIN_WATCH=f"{part}:a/b=/tmp/y:{part}") == [sentence, sentence]
+
+
+@pytest.mark.parametrize(
+    ("watch", "twice"),
+    [
+        ("a/b=/tmp/x:a/b=/tmp/y", "a/b"),
+        ("a/b=/tmp/x:c/d=/tmp/x", "/tmp/x"),
+        ("a/b=/tmp/x:c/d=/tmp/x/", "/tmp/x"),
+    ],
+)
+def test_root_named_twice(watch: str, twice: str) -> None:
+    """Two roots of one label would mix their turns, two of one path would push each twice."""
+    right = "is named twice; each root needs a label and a path of its own"
+    assert problem("PALIADIN_WATCH", watch) == f"PALIADIN_WATCH={twice!r}: {right}"
+
+
+# --- the callback's address -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://paliad.example.org/callback",
+        "HTTPS://paliad.example.org:8443",
+        "https://192.0.2.1/callback",
+        "http://127.0.0.1:8080/callback",
+        "http://127.8.8.8/callback",
+        "http://[::1]:8080/callback",
+        "http://localhost/callback",
+        "http://LocalHost/callback",
+    ],
+)
+def test_good_url(url: str) -> None:
+    """An https address anywhere, and http to this host, is taken as it is."""
+    assert settings(PALIADIN_CALLBACK_URL=url).callback_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://paliad.example.org/callback",
+        "http://localhost.example.org/callback",
+        "http://192.0.2.1/callback",
+        "http://0.0.0.0/callback",
+        "http://[2001:db8::1]/callback",
+    ],
+)
+def test_http_to_others(url: str) -> None:
+    """Plain http to another host must be asked for."""
+    right = "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
+    assert problem("PALIADIN_CALLBACK_URL", url) == f"PALIADIN_CALLBACK_URL={url!r}: {right}"
+    allowed = settings(PALIADIN_CALLBACK_URL=url, PALIADIN_CALLBACK_INSECURE="1")
+    assert allowed.callback_url == url
+
+
+RIGHT_URL = "must be the https:// address of paliad's callback route"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "paliad.example.org/callback",
+        "//paliad.example.org/callback",
+        "ftp://paliad.example.org/callback",
+        "https:///callback",
+        "https:",
+        "https://[::1/callback",
+        "https://paliad.example.org:port/callback",
+        "https://paliad.example.org:65536/callback",
+        "https://paliad example.org/callback",
+        "https://paliad.example.org/call back",
+        "https://paliad.example.org/\x7f",
+        "https://paliad.example.org/\nx",
+        "https://pälïad.example.org/callback",
+    ],
+)
+def test_bad_url(url: str) -> None:
+    """What is no address that a request could go to is told at the start."""
+    assert problem("PALIADIN_CALLBACK_URL", url) == f"PALIADIN_CALLBACK_URL={url!r}: {RIGHT_URL}"
+
+
+def test_no_url() -> None:
+    """Without an address there is nowhere to send to."""
+    (found,) = problems(PALIADIN_CALLBACK_URL="")
+    assert found == f"PALIADIN_CALLBACK_URL is not set: {RIGHT_URL}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:hunter2@paliad.example.org/callback",
+        "https://hunter2@paliad.example.org/callback",
+        "https://paliad.example.org/callback?token=hunter2",
+        "https://paliad.example.org/callback?a@b=hunter2",
+        "https://paliad.example.org/callback#hunter2",
+        "https://user:hunter2/x@paliad.example.org/callback",
+        "https://user:x?hunter2@paliad.example.org/callback",
+        "https://user:x#@hunter2@paliad.example.org/callback",
+        "ftp://user:hunter2@paliad.example.org/callback",
+        "user:hunter2@paliad.example.org/callback",
+        "http://user:hunter2@paliad.example.org/callback",
+        "https://user:hunter2@paliad.example.org:port/callback",
+    ],
+)
+def test_secrets_in_a_url(url: str) -> None:
+    """A user, a password or a query is refused, and shown in no message, however malformed."""
+    found = problem("PALIADIN_CALLBACK_URL", url)
+    assert found.startswith("PALIADIN_CALLBACK_URL='<hidden>': must ")
+    assert "hunter2" not in found
+
+
+# --- the callback's secret ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("hunter2", "secret 1 does not begin with whsec_"),
+        ("whsec_hunter2!", "secret 1 is not base64 after whsec_"),
+        ("whsec_aHVudGVyMg==", "secret 1 is 7 bytes long, at least 24 are needed"),
+        ("whsec_", "secret 1 is 0 bytes long, at least 24 are needed"),
+        ("whsec_hünter2", "secret 1 is not base64 after whsec_"),
+        (f"{SECRET} hunter2", "secret 2 does not begin with whsec_"),
+        (f"{SECRET},{OLD_SECRET}", "secret 1 is not base64 after whsec_"),
+    ],
+    ids=["no prefix", "no base64", "short", "empty", "no ASCII", "the second", "a comma"],
+)
+def test_bad_secret(value: str, what: str) -> None:
+    """What is wrong with a secret is told without it, by its place."""
+    (found,) = problems(PALIADIN_CALLBACK_SECRET=value)
+    assert found == f"PALIADIN_CALLBACK_SECRET: {what}; must be whsec_<base64>, 24 bytes or more"
+
+
+def test_no_secret(tmp_path: Path) -> None:
+    """Without a secret the message says how to make one; so with a credential that is not there."""
+    for directory in ("", str(tmp_path), "x" * 5000):
+        environ = LEAST | {"PALIADIN_CALLBACK_SECRET": "", "CREDENTIALS_DIRECTORY": directory}
+        with pytest.raises(BadSettings) as caught:
+            Settings.from_environment(environ)
+        (found,) = caught.value.problems
+        assert found == (
+            "PALIADIN_CALLBACK_SECRET is not set: must be whsec_<base64>; make one with "
+            'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
+        )
+
+
+def secret_from(path: Path | str, **environ: str) -> dict[str, str]:
+    return LEAST | {
+        "PALIADIN_CALLBACK_SECRET": "",
+        "PALIADIN_CALLBACK_SECRET_FILE": str(path),
+        **environ,
+    }
+
+
+def test_secret_file(tmp_path: Path) -> None:
+    """A file may hold the secrets, on one line or on several."""
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n{OLD_SECRET}\n")
+    assert Settings.from_environment(secret_from(path)).secrets == (SECRET, OLD_SECRET)
+
+
+def test_credential(tmp_path: Path) -> None:
+    """The credential of systemd is taken where nothing else is said."""
+    (tmp_path / "callback-secret").write_text(SECRET)
+    environ = secret_from("", CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert Settings.from_environment(environ).secrets == (SECRET,)
+
+
+def test_which_secret(tmp_path: Path) -> None:
+    """The variable comes before the file, and the file before the credential."""
+    (tmp_path / "callback-secret").write_text("unused")
+    (tmp_path / "file").write_text(OLD_SECRET)
+    environ = secret_from(tmp_path / "file", CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert Settings.from_environment(environ).secrets == (OLD_SECRET,)
+    environ["PALIADIN_CALLBACK_SECRET"] = SECRET
+    assert Settings.from_environment(environ).secrets == (SECRET,)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"hunter2", ": secret 1 does not begin with whsec_; must be whsec_<base64>"),
+        (b" \n", " is not set: must be whsec_<base64>"),
+        (b"\xff hunter2", None),
+        (None, None),
+    ],
+    ids=["malformed", "blank", "not UTF-8", "a directory"],
+)
+def test_bad_secret_file(tmp_path: Path, content: bytes | None, what: str | None) -> None:
+    """What is wrong with a file is told with its name, and without what it holds."""
+    path = tmp_path / "callback-secret"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for environ, source in (
+        (secret_from(path), "PALIADIN_CALLBACK_SECRET_FILE"),
+        (secret_from("", CREDENTIALS_DIRECTORY=str(tmp_path)), "the credential callback-secret"),
+    ):
+        with pytest.raises(BadSettings) as caught:
+            Settings.from_environment(environ)
+        (found,) = caught.value.problems
+        if what is None:
+            error = "IsADirectoryError" if content is None else "UnicodeDecodeError"
+            right = f"must be a text file that this user can read ({error})"
+            assert found == f"{source}={str(path)!r}: {right}"
+        else:
+            assert found.startswith(f"{source} ({path}){what}")
+        assert "hunter2" not in found
+
+
+def test_a_secret_where_it_does_not_belong() -> None:
+    """A secret that was given to another variable is shown in no message either."""
+    for name in VARIABLES:
+        environ = LEAST | {"PALIADIN_CALLBACK_SECRET": "", name: "whsec_hunter2"}
+        with pytest.raises(BadSettings) as caught:
+            Settings.from_environment(environ)
+        assert "hunter2" not in str(caught.value), name
+
+
+def test_no_secret_in_a_repr() -> None:
+    """Settings may end in a traceback: their secrets do not."""
+    said = settings(PALIADIN_CALLBACK_SECRET=f"{SECRET} {OLD_SECRET}")
+    for secret in said.secrets:
+        assert secret.removeprefix("whsec_") not in repr(said) + str(said)
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+def test_env_file(tmp_path: Path) -> None:
+    """A file says what the environment does not, and nothing in it is expanded."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("# a comment\nA=1\nexport B='two words'\nC=$HOME ${HOME}\nD=4\nE\n")
+    assert merged_environment({"D": "from outside", "F": "6"}, path) == {
+        "A": "1",
+        "B": "two words",
+        "C": "$HOME ${HOME}",
+        "D": "from outside",
+        "F": "6",
+    }
+
+
+def test_default_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual file may be missing; where it is there, it counts."""
+    path = tmp_path / "sidecar.env"
+    monkeypatch.setattr(paliadin_sidecar.settings, "DEFAULT_ENV_FILE", path)
+    assert merged_environment({"A": "1"}, None) == {"A": "1"}
+    path.write_text("B=2\n")
+    assert merged_environment({"A": "1"}, None) == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing", "--env-file {} does not exist"),
+        ("folder", "{} cannot be read: IsADirectoryError"),
+        ("binary", "{} cannot be read: UnicodeDecodeError"),
+    ],
+)
+def test_bad_env_file(tmp_path: Path, name: str, sentence: str) -> None:
+    """A file that was named must be there, and be text."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"A=\xff\n")
+    with pytest.raises(BadSettings) as caught:
+        merged_environment({}, tmp_path / name)
+    assert caught.value.problems == [sentence.format(tmp_path / name)]
+
+
+def test_forbidden_env_file(tmp_path: Path) -> None:
+    """A file that is there and may not be read is for the command to explain."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("A=1\n")
+    path.chmod(0)
+    with without_privilege(), pytest.raises(PermissionError):
+        merged_environment({}, path)
+
+
+# --- whatever is said -----------------------------------------------------------------------
+
+VARIABLES = (
+    "PALIADIN_CALLBACK_URL",
+    "PALIADIN_CALLBACK_SECRET",
+    "PALIADIN_CALLBACK_SECRET_FILE",
+    "PALIADIN_WATCH",
+    "PALIADIN_OWNER",
+    "PALIADIN_STATE_DIR",
+    "PALIADIN_HOST_LABEL",
+    "PALIADIN_MAX_BYTES",
+    "PALIADIN_QUIET_S",
+    "PALIADIN_RESCAN_S",
+    "PALIADIN_REFUSED_S",
+    "PALIADIN_CALLBACK_TIMEOUT_S",
+    "PALIADIN_CALLBACK_INSECURE",
+    "PALIADIN_CALLBACK_CA_FILE",
+    "PALIADIN_LOG_LEVEL",
+    "STATE_DIRECTORY",
+    "CREDENTIALS_DIRECTORY",
+)
+values = st.one_of(
+    st.text(st.characters(codec=None)),
+    st.lists(
+        st.sampled_from(
+            [
+                *("https://", "http:", "//", "/", ":", "@", "?", "#", "[", "]", "=", "a", "/tmp/x"),
+                *("1", "-", "e", ".", "0", "nan", "whsec_", "\0", "\udcff", "\n", " ", "x" * 300),
+            ]
+        )
+    ).map("".join),
+)
+
+
+@given(st.dictionaries(st.sampled_from(VARIABLES), values))
+@example({"CREDENTIALS_DIRECTORY": "x" * 5000})
+@example({"CREDENTIALS_DIRECTORY": "\0"})
+@example({"PALIADIN_CALLBACK_SECRET_FILE": "\0"})
+@example({"PALIADIN_CALLBACK_CA_FILE": "\0"})
+@example({"PALIADIN_OWNER": "\ud800"})
+def test_whatever_is_said(environ: dict[str, str]) -> None:
+    """Settings are sound, or every problem is a sentence about a variable: nothing else."""
+    wrong: list[str] | None = None
+    try:
+        said = Settings.from_environment(LEAST | environ)
+    except BadSettings as exc:
+        wrong = exc.problems
+        str(exc).encode()  # it can be printed
+    if wrong is not None:
+        assert wrong
+        for sentence in wrong:
+            assert sentence.startswith(("PALIADIN_", "CREDENTIALS_", "STATE_", "the credential"))
+    else:
+        assert said.state_dir.is_absolute()
+        assert all(is_label(r.backend) and is_label(r.persona) for r in said.roots)
+        assert all(r.path.is_absolute() for r in said.roots)
+        assert said.secrets
+        for field, least, most in NUMBERS.values():
+            assert least <= getattr(said, field) <= most
+        for path in (said.state_dir, *(r.path for r in said.roots)):
+            str(path).encode()
+
+
+@given(values, values)
+def test_no_secret_is_told(before: str, after: str) -> None:
+    """Whatever surrounds a secret, no message holds it."""
+    secret = f"{before}hunter2{after}"
+    with pytest.raises(BadSettings) as caught:
+        settings(PALIADIN_CALLBACK_SECRET=f"{SECRET} {secret}")
+    assert "hunter2" not in str(caught.value) + repr(caught.value)

@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import tempfile
+import threading
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import pytest
+from support.users import NOBODY, ORDINARY, root_only, without_privilege
+from support.waiting import PATIENCE_S
+
+from paliadin_sidecar.watch import Root, WatchFailed, changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ME = os.geteuid()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A directory that can be trusted, below another one."""
+    path = tmp_path / "above" / "root"
+    path.mkdir(parents=True)
+    for folder in (path, path.parent):
+        folder.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def root(path: Path) -> Iterator[Root]:
+    root = Root(path, ME)
+    yield root
+    root.close()
+
+
+# --- is it there, and ours? -----------------------------------------------------------------
+
+
+def test_armed(root: Root, path: Path) -> None:
+    """A directory that is there and ours is opened, and told once."""
+    assert root.check() == "armed"
+    assert (root.state, root.why) == ("armed", "")
+    assert root.fd is not None
+    assert os.fstat(root.fd).st_ino == path.stat().st_ino
+    assert not os.get_inheritable(root.fd)
+    assert root.check() is None
+
+
+def test_missing(root: Root, path: Path) -> None:
+    """A directory that is not there is told once, and armed as soon as it is."""
+    path.rmdir()
+    assert root.check() == "missing"
+    assert (root.state, root.why, root.fd) == ("missing", f"{path} does not exist", None)
+    assert root.check() is None
+    path.mkdir(mode=0o700)
+    assert root.check() == "armed"
+    path.rmdir()
+    assert root.check() == "missing"
+    assert root.fd is None
+
+
+def test_missing_above(root: Root, path: Path) -> None:
+    """Of a path that is not there the first part that is missing is named."""
+    path.rmdir()
+    path.parent.rmdir()
+    assert root.check() == "missing"
+    assert root.why == f"{path.parent} does not exist"
+
+
+def test_replaced(root: Root, path: Path) -> None:
+    """A directory that was deleted and made again is told, and the new one is opened."""
+    root.check()
+    path.rename(path.with_name("old"))
+    path.mkdir(mode=0o700)
+    (path / "new").touch()
+    assert root.check() == "replaced"
+    assert root.state == "armed"
+    assert root.names(always=False) == ["new"]
+    assert root.check() is None
+
+
+class Gap:
+    """Does something between the look at a directory and its opening."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+        self._open, self._acts = os.open, [act]
+        # The real call on a real directory: only the moment before it is ours to choose.
+        monkeypatch.setattr(os, "open", self)
+
+    def __call__(self, path: Path, flags: int) -> int:
+        while self._acts:
+            self._acts.pop()()
+        return self._open(path, flags)
+
+
+def test_gone_while_it_was_looked_at(
+    root: Root, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that goes before it is opened is not open, and the next look says why."""
+    Gap(monkeypatch, path.rmdir)
+    assert root.check() == "untrusted"
+    assert root.why == f"{path} cannot be opened (No such file or directory)"
+    assert root.check() == "missing"
+
+
+def test_replaced_while_it_was_looked_at(
+    root: Root, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another directory than the one that was judged is not taken; the next look judges it."""
+
+    def swap() -> None:
+        path.rename(path.with_name("old"))
+        path.mkdir(mode=0o700)
+
+    Gap(monkeypatch, swap)
+    assert root.check() == "missing"
+    assert (root.fd, root.why) == (None, f"{path} was just replaced")
+    assert root.check() == "armed"
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def file(path: Path) -> None:
+    path.rmdir()
+    path.touch()
+
+
+def link_above(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("real"))
+    path.parent.symlink_to("real")
+
+
+def file_above(path: Path) -> None:
+    path.rmdir()
+    file(path.parent)
+
+
+def theirs(path: Path) -> None:
+    os.chown(path, NOBODY, -1)
+
+
+def theirs_above(path: Path) -> None:
+    os.chown(path.parent, NOBODY, -1)
+
+
+def sticky_of_theirs_above(path: Path) -> None:
+    theirs_above(path)
+    path.parent.chmod(0o1777)
+
+
+def for_a_group(path: Path) -> None:
+    os.chown(path, -1, NOBODY)
+    path.chmod(0o775)
+
+
+def for_a_group_above(path: Path) -> None:
+    for_a_group(path.parent)
+
+
+LINK = "{} is a symbolic link: name the real directory"
+NO_DIRECTORY = "{} is no directory"
+FOREIGN = f"{{}} belongs to user {NOBODY}, not to {ME} (PALIADIN_OWNER)"
+BY_OTHERS = "{0} is writable by others: chmod o-w {0}"
+BY_GROUP = "{0} is writable by its group: chmod g-w {0}"
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (link, LINK),
+        (file, NO_DIRECTORY),
+        (lambda path: path.chmod(0o757), BY_OTHERS),
+        (lambda path: path.chmod(0o1777), BY_OTHERS),
+        pytest.param(theirs, FOREIGN, marks=root_only),
+        pytest.param(for_a_group, BY_GROUP, marks=root_only),
+    ],
+    ids=["link", "file", "writable", "sticky", "foreign", "group"],
+)
+def test_untrusted(root: Root, path: Path, harm: Callable[[Path], None], why: str) -> None:
+    """What others may change is not opened, and told once with what mends it."""
+    harm(path)
+    assert root.check() == "untrusted"
+    assert (root.state, root.why, root.fd) == ("untrusted", why.format(path), None)
+    assert root.names(always=True) is None
+    assert root.check() is None
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (link_above, LINK),
+        (file_above, NO_DIRECTORY),
+        (lambda path: path.parent.chmod(0o757), BY_OTHERS),
+        pytest.param(sticky_of_theirs_above, FOREIGN, marks=root_only),
+        pytest.param(theirs_above, FOREIGN, marks=root_only),
+        pytest.param(for_a_group_above, BY_GROUP, marks=root_only),
+    ],
+    ids=["link", "file", "writable", "sticky of another", "foreign", "group"],
+)
+def test_untrusted_above(root: Root, path: Path, harm: Callable[[Path], None], why: str) -> None:
+    """Whoever may change a directory above decides what we would read: that one is named."""
+    harm(path)
+    assert root.check() == "untrusted"
+    assert (root.state, root.why) == ("untrusted", why.format(path.parent))
+
+
+def test_unseen(tmp_path: Path) -> None:
+    """What the system does not let us see is not trusted."""
+    long = tmp_path / ("x" * 300)
+    root = Root(long, ME)
+    assert root.check() == "untrusted"
+    assert root.why == f"{long} cannot be looked at (File name too long)"
+
+
+@pytest.mark.parametrize(
+    ("closed", "why"),
+    [("above", "cannot be looked at"), ("root", "cannot be opened")],
+)
+def test_unseen_without_privilege(closed: str, why: str) -> None:
+    """A directory that may not be entered, or not be listed, is not trusted."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        path = Path(name) / "above" / "root"
+        path.mkdir(parents=True)
+        os.chown(path, ORDINARY, -1)
+        folder = {"above": path.parent, "root": path}[closed]
+        folder.chmod(0)
+        with without_privilege():
+            root = Root(path, ORDINARY)
+            assert root.check() == "untrusted"
+            assert root.check() is None
+        assert root.why == f"{path} {why} (Permission denied)"
+        folder.chmod(0o700)
+
+
+def test_trust_that_comes_and_goes(root: Root, path: Path) -> None:
+    """Each change of what is wrong is told, and the directory is open only while it is trusted."""
+    assert root.check() == "armed"
+    path.chmod(0o777)
+    assert root.check() == "untrusted"
+    assert root.fd is None
+    path.rmdir()
+    path.touch()
+    assert root.check() == "untrusted"
+    assert root.why == f"{path} is no directory"
+    path.unlink()
+    assert root.check() == "missing"
+    path.mkdir(mode=0o700)
+    assert root.check() == "armed"
+
+
+@root_only
+def test_sticky_above(root: Root, path: Path) -> None:
+    """A sticky directory of root's, such as /tmp, may be writable by all."""
+    path.parent.chmod(0o1777)
+    assert root.check() == "armed"
+
+
+@root_only
+def test_above_of_the_owner(path: Path) -> None:
+    """Directories above may be the owner's as well as root's."""
+    for folder in (path, path.parent):
+        os.chown(folder, NOBODY, -1)
+    root = Root(path, NOBODY)
+    assert root.check() == "armed"
+    root.close()
+
+
+@root_only
+def test_private_group(path: Path) -> None:
+    """A group in which nobody but the owner is may write."""
+    user = next(u for u in pwd.getpwall() if u.pw_name == "daemon")
+    for uid, gid, state in (
+        (0, 0, "armed"),
+        (user.pw_uid, user.pw_gid, "armed"),
+        (user.pw_uid, NOBODY, "untrusted"),
+        (54321, 54321, "untrusted"),  # a user that this host does not know
+        (54321, 0, "armed"),
+    ):
+        os.chown(path, uid, gid)
+        path.chmod(stat.S_IRWXU | stat.S_IRWXG)
+        root = Root(path, uid)
+        root.check()
+        assert (uid, gid, root.state) == (uid, gid, state)
+        root.close()
+
+
+# --- what does it hold? ---------------------------------------------------------------------
+
+
+def rest(path: Path) -> None:
+    """As if nothing had come or gone for a while."""
+    os.utime(path, (1_000_000, 1_000_000))
+
+
+def test_names(root: Root, path: Path) -> None:
+    """A directory is listed when something came or went, and not otherwise."""
+    assert root.names(always=True) is None
+    (path / "a").touch()
+    rest(path)
+    root.check()
+    assert root.names(always=False) == ["a"]
+    assert root.names(always=False) is None
+    (path / "a").write_text("in place")
+    assert root.names(always=False) is None
+    assert root.names(always=True) == ["a"]
+    (path / "a").rename(path / "b")
+    assert root.names(always=False) == ["b"]
+
+
+def test_names_within_a_tick(root: Root, path: Path) -> None:
+    """A time that is young proves nothing: within the same tick more may have come."""
+    root.check()
+    path.chmod(0o700)
+    (path / "a").touch()
+    assert root.names(always=False) == ["a"]
+    assert root.names(always=False) == ["a"]
+    rest(path)
+    assert root.names(always=False) == ["a"]
+    assert root.names(always=False) is None
+
+
+def test_names_anew(root: Root, path: Path) -> None:
+    """Another directory is listed, although its time is the old one's."""
+    rest(path)
+    root.check()
+    root.names(always=False)
+    path.rename(path.with_name("old"))
+    path.mkdir(mode=0o700)
+    rest(path)
+    root.check()
+    assert root.names(always=False) == []
+
+
+def test_names_any_name(root: Root, path: Path) -> None:
+    """Every name is listed, also one that is no UTF-8."""
+    os.close(os.open(os.fsencode(path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
+    (path / ".hidden~").touch()
+    root.check()
+    assert sorted(root.names(always=False) or []) == [".hidden~", "\udcff.txt"]
+
+
+def test_names_of_what_was_opened(root: Root, path: Path) -> None:
+    """What was opened is listed, whatever the path leads to meanwhile."""
+    (path / "a").touch()
+    root.check()
+    path.rename(path.with_name("old"))
+    path.mkdir()
+    assert root.names(always=True) == ["a"]
+
+
+def test_names_of_what_is_gone(root: Root, path: Path) -> None:
+    """A directory that was removed while it was open holds nothing."""
+    root.check()
+    path.rmdir()
+    assert root.names(always=True) == []
+
+
+# --- what moved? ----------------------------------------------------------------------------
+
+
+class Watch:
+    """Events of one directory, until the block ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stop = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        self._events = changes([self.path], self.stop)
+        assert await anext(self._events) == set()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop.set()
+        await self._events.aclose()
+
+    async def see(self, *names: str) -> None:
+        """Wait until each of these names was touched."""
+        waiting = {str(self.path / name) for name in names}
+        with anyio.fail_after(PATIENCE_S):
+            while waiting:
+                waiting -= await anext(self._events)
+
+
+@pytest.mark.anyio
+async def test_changes(path: Path) -> None:
+    """The name is told of what is made, written, touched, renamed and removed."""
+    async with Watch(path) as watch:
+        (path / "a.txt").touch()
+        await watch.see("a.txt")
+        (path / "a.txt").write_text("x")
+        await watch.see("a.txt")
+        os.utime(path / "a.txt", (1, 1))
+        await watch.see("a.txt")
+        (path / "a.txt").rename(path / "b.txt")
+        await watch.see("a.txt", "b.txt")
+        (path / "b.txt").unlink()
+        await watch.see("b.txt")
+
+
+@pytest.mark.anyio
+async def test_changes_of_any_name(path: Path) -> None:
+    """No name is passed over: what is none of ours is for others to say."""
+    names = (".git", "a.txt~", ".a.txt.swp", "__pycache__", "ä\n.txt", "x" * 255)
+    async with Watch(path) as watch:
+        for name in names:
+            (path / name).touch()
+        await watch.see(*names)
+
+
+@pytest.mark.anyio
+async def test_changes_below(path: Path) -> None:
+    """What lies in directories below, or behind links, is not looked at."""
+    (path / "below").mkdir()
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (path / "link").symlink_to(elsewhere)
+    stop = threading.Event()
+    touched: set[str] = set()
+    async with aclosing(changes([path], stop)) as events:
+        await anext(events)
+        (path / "below" / "a.txt").touch()
+        (elsewhere / "b.txt").touch()
+        (path / "c.txt").touch()
+        with anyio.fail_after(PATIENCE_S):
+            while str(path / "c.txt") not in touched:
+                touched |= await anext(events)
+        stop.set()
+    assert touched <= {str(path / "c.txt"), str(path / "below")}
+
+
+@pytest.mark.anyio
+async def test_two_roots(path: Path) -> None:
+    """Several directories are watched at once."""
+    other = path.with_name("other")
+    other.mkdir()
+    stop = threading.Event()
+    async with aclosing(changes([path, other], stop)) as events:
+        await anext(events)
+        (path / "a").touch()
+        (other / "b").touch()
+        waiting = {str(path / "a"), str(other / "b")}
+        with anyio.fail_after(PATIENCE_S):
+            while waiting:
+                waiting -= await anext(events)
+        stop.set()
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_not_utf_8(path: Path) -> None:
+    """Such a name costs the watch, which says so."""
+    async with Watch(path) as watch:
+        os.close(os.open(os.fsencode(path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
+        with pytest.raises(WatchFailed):
+            await watch.see("never")
+
+
+@pytest.mark.anyio
+async def test_no_directory(path: Path) -> None:
+    """What is not there cannot be watched."""
+    with pytest.raises(WatchFailed, match=r"^FileNotFoundError$"):
+        await anext(changes([path / "missing"], threading.Event()))
+
+
+@pytest.mark.anyio
+async def test_stop(path: Path) -> None:
+    """Whoever sets the stop ends the watch, while it waits and before it does."""
+    stop = threading.Event()
+    for seconds in (0.05, 0.0):
+        async with aclosing(changes([path], stop)) as events:
+            await anext(events)
+            threading.Timer(seconds, stop.set).start()
+            with anyio.fail_after(PATIENCE_S), pytest.raises(StopAsyncIteration):
+                await anext(events)
+
+
+@pytest.mark.anyio
+async def test_leaving_early(path: Path) -> None:
+    """Who is cancelled while it waits leaves at once, and may watch again."""
+    with anyio.fail_after(PATIENCE_S):
+        async with Watch(path) as watch:
+            with anyio.move_on_after(0.05) as scope:
+                await watch.see("never")
+            assert scope.cancelled_caught
+        async with Watch(path) as watch:
+            (path / "a.txt").touch()
+            await watch.see("a.txt")
