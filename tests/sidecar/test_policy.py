@@ -31,9 +31,9 @@ FIRST = Past(attempts=1, first_attempt_at=NOW, refusals=0, refused_at=None, ackn
 
 
 def judged(
-    verdict: Verdict, past: Past = FIRST, *, jitter: float = 1.0, floor_s: float = 0.0
+    verdict: Verdict, past: Past = FIRST, *, jitter: float = 1.0, **floor: float
 ) -> Decision:
-    return decide(verdict, past, NOW, refused_s=REFUSED_S, random=lambda: jitter, floor_s=floor_s)
+    return decide(verdict, past, NOW, refused_s=REFUSED_S, random=lambda: jitter, **floor)
 
 
 # --- what a status says ---------------------------------------------------------------------
@@ -94,6 +94,7 @@ def test_floor(verdict: Verdict) -> None:
     """What the receiver asked for is a floor, not a replacement."""
     assert judged(verdict, floor_s=7) == Retry(7)
     assert judged(verdict, floor_s=0.125) == Retry(0.25)
+    assert judged(verdict, jitter=0) == Retry(0)
 
 
 #: Refused three times over a quarter of an hour, and another turn passed meanwhile.

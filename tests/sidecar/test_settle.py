@@ -7,9 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paliadin_sidecar.settle import (
-    EMPTY_S,
-    LINKS_S,
-    STALLED_S,
     Failed,
     Progress,
     Settled,
@@ -19,6 +16,8 @@ from paliadin_sidecar.settle import (
 )
 
 QUIET_S, MAX_BYTES = 5.0, 1000
+#: Of the rule itself: as it is promised, not as it is written in the code.
+EMPTY_S, LINKS_S, STALLED_S = 600.0, 5.0, 120.0
 #: Far from zero, so that an absolute time in the code would show; whole, so that sums are exact.
 T = 4096.0
 

@@ -1,0 +1,153 @@
+"""A full disk, a log that takes nothing, few descriptors: turns go on or wait, none is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from support.sidecar import COMMAND, Sidecar
+from support.users import root_only
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.receiver import Receiver
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[None]:
+    path.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "none", str(path)]
+    subprocess.run(mount, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        while os.write(fd, b"x" * 65536):
+            pass
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+@root_only
+def test_a_full_disk_is_waited_for_and_said_once(host: Sidecar, receiver: Receiver) -> None:
+    """Intake waits, nothing is lost, and what waits goes on when there is room."""
+    with small_disk(host.state):
+        host.start()
+        host.answer("t0")
+        receiver.wait("t0")
+        host.wait_event("delivery.delivered", turn_id="t0")
+        fill(host.state / "filler")
+        for n in range(1, 40):
+            host.answer(f"t{n}", "x" * 20_000)
+        host.wait_event("outbox.blocked")
+        (host.state / "filler").unlink()
+        for n in range(1, 40):
+            host.wait_event("delivery.delivered", turn_id=f"t{n}")
+        assert len(host.events("outbox.blocked")) == 1
+        assert host.stop() == 0
+
+
+@root_only
+def test_a_full_disk_does_not_hold_the_end(host: Sidecar, receiver: Receiver) -> None:
+    """SIGTERM ends it with 0; what it could not keep lies in the root for the next start."""
+    with small_disk(host.state):
+        host.start()
+        fill(host.state / "filler")
+        for n in range(40):
+            host.answer(f"t{n}", "x" * 20_000)
+        host.wait_event("outbox.blocked")
+        assert host.stop() == 0
+        (host.state / "filler").unlink()
+        host.start()
+        for n in range(40):
+            receiver.wait(f"t{n}")
+        assert host.stop() == 0
+
+
+def test_a_log_that_takes_nothing_costs_no_turn(host: Sidecar, receiver: Receiver) -> None:
+    """With stdout on a full disk, or closed, answers still arrive."""
+    for n, redirect in enumerate((">/dev/full", ">&-")):
+        process = subprocess.Popen(
+            ["sh", "-c", f'exec "$0" run {redirect}', COMMAND],
+            env=host.environ,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            host.answer(f"t{n}")
+            receiver.wait(f"t{n}")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) in {0, 120}  # 120: the interpreter could not flush stdout
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_few_descriptors_delay_and_lose_nothing(host: Sidecar, receiver: Receiver) -> None:
+    """With a limit of 64 and 100 files held open by their writers, whole ones still pass."""
+    code = f'ulimit -Sn 64; ulimit -Hn 64; exec "{COMMAND}" run'
+    process = subprocess.Popen(
+        ["sh", "-c", code], env=host.environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    held = [(host.aichat / f"held{n}.txt").open("w") for n in range(100)]
+    try:
+        for n in range(20):
+            host.answer(f"t{n}")
+        for n in range(20):
+            receiver.wait(f"t{n}")
+        for file in held:
+            file.write("zu Ende")
+            file.close()
+        until("the held ones", lambda: len(receiver.turns) >= 120)
+    finally:
+        for file in held:
+            file.close()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_another_s_lock_on_the_outbox_is_waited_for(host: Sidecar, receiver: Receiver) -> None:
+    """A process that holds the database for long delays turns and ends nothing."""
+    holder = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()"
+    )
+    host.start()
+    with subprocess.Popen(
+        [COMMAND.replace("paliadin-sidecar", "python"), "-c", holder, host.state / "outbox.db"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        host.answer("t1")
+        assert "lock" in host.wait_event("outbox.blocked")["why"]
+        process.communicate()
+    receiver.wait("t1")
+    assert host.stop() == 0
+
+
+def test_a_log_of_the_database_that_is_removed_stops_the_daemon(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """What it commits would be found by nobody; nothing that lies in the roots is lost."""
+    host.start()
+    host.answer("t0")
+    host.wait_event("delivery.delivered", turn_id="t0")
+    (host.state / "outbox.db-wal").unlink()
+    host.answer("t1")
+    assert host.wait() == 1
+    host.start()
+    receiver.wait("t1")
