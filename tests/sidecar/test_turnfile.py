@@ -117,6 +117,7 @@ def test_look(root: Folder) -> None:
         (b"\xff\xfe", False, True),
         (b"x" * TAIL_BYTES + b"\n" + TRAILER, True, True),
         ("ä".encode() * TAIL_BYTES + b"\n" + TRAILER, True, True),
+        (b" " * TAIL_BYTES, False, False),
         (b" " * (TAIL_BYTES + 1), False, True),
     ],
 )
@@ -537,6 +538,7 @@ def encoded(raw: bytes) -> bytes:
         b"a.b.c",
         b"\xff.\xff.\xff",
         b"e30.!!!!.c2ln",
+        unsigned_token(jti="t", sub="u").replace("J", "!!!!J", 2).encode(),
         encoded(b""),
         encoded(b"{"),
         encoded(b"[]"),

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import grp
 import os
 import pwd
-import stat
 import tempfile
 import threading
 from contextlib import aclosing
@@ -276,22 +276,49 @@ def test_above_of_the_owner(path: Path) -> None:
 
 
 @root_only
-def test_private_group(path: Path) -> None:
-    """A group in which nobody but the owner is may write."""
-    user = next(u for u in pwd.getpwall() if u.pw_name == "daemon")
-    for uid, gid, state in (
-        (0, 0, "armed"),
-        (user.pw_uid, user.pw_gid, "armed"),
-        (user.pw_uid, NOBODY, "untrusted"),
-        (54321, 54321, "untrusted"),  # a user that this host does not know
-        (54321, 0, "armed"),
-    ):
-        os.chown(path, uid, gid)
-        path.chmod(stat.S_IRWXU | stat.S_IRWXG)
-        root = Root(path, uid)
-        root.check()
-        assert (uid, gid, root.state) == (uid, gid, state)
-        root.close()
+@pytest.mark.parametrize(
+    ("ids", "group", "state"),
+    [
+        ((1, 1), ("daemon", []), "armed"),
+        ((1, 1), ("daemon", ["daemon"]), "armed"),
+        ((1, 1), ("daemon", ["daemon", "other"]), "untrusted"),
+        ((1, 1), ("others", []), "untrusted"),
+        ((1, 2), ("daemon", []), "untrusted"),
+        ((1, 0), ("root", []), "armed"),
+        ((1, 0), ("root", ["other"]), "untrusted"),
+        ((1, 2), None, "untrusted"),
+        ((54321, 54321), ("daemon", []), "untrusted"),  # a user that this host does not know
+        ((54321, 0), ("root", []), "armed"),
+    ],
+)
+def test_private_group(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ids: tuple[int, int],
+    group: tuple[str, list[str]] | None,
+    state: str,
+) -> None:
+    """A group may write in which nobody but the owner can be, or which is root's."""
+
+    def getgrgid(found: int) -> grp.struct_group:
+        if group is None:
+            raise KeyError(found)
+        return grp.struct_group((group[0], "x", found, group[1]))
+
+    def getpwuid(found: int) -> pwd.struct_passwd:
+        if found != 1:
+            raise KeyError(found)
+        return pwd.struct_passwd(("daemon", "x", 1, 1, "", "/", ""))
+
+    # The users and groups of this host are not ours to make.
+    monkeypatch.setattr(grp, "getgrgid", getgrgid)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    os.chown(path, *ids)
+    path.chmod(0o770)
+    root = Root(path, ids[0])
+    root.check()
+    assert root.state == state
+    root.close()
 
 
 # --- what does it hold? ---------------------------------------------------------------------
