@@ -69,7 +69,7 @@ class Aichat:
 
     name: ClassVar[str] = "aichat"
     says_more: ClassVar[bool] = True
-    unwell_is_fresh: ClassVar[bool] = False
+    health_per_pane: ClassVar[bool] = False
 
     def __init__(self, http: httpx.AsyncClient, persona: str, jwt_secret: str | None) -> None:
         self._http = http
@@ -81,17 +81,13 @@ class Aichat:
         local = one_line((user.email or "").partition("@")[0])
         return local or f"user-{user8(user)}"
 
-    def health_key(self, user: User | None) -> str:
-        """One check vouches for all users."""
-        return ""
-
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; nothing is refused here but a user without a window of their own."""
         self.pane(request.user)
         return partial(self._turn, request, primer)
 
-    async def health(self, user: User | None) -> None:
-        """`GET /chat/health`."""
+    async def health(self, _user: User | None, /) -> None:
+        """`GET /chat/health`: one check for all users."""
         await self._within(_HEALTH_S, "GET", "chat/health", None)
 
     async def reset(self, user: User) -> None:

@@ -98,23 +98,19 @@ class Backend(Protocol):
     name: ClassVar[str]
     #: Whether its response says what a push does not: a fresh pane, a conversation.
     says_more: ClassVar[bool]
-    #: Whether a failed health check means that its panes may be fresh.
-    unwell_is_fresh: ClassVar[bool]
+    #: Whether a health check is of one pane, and its failure means that panes may be fresh.
+    health_per_pane: ClassVar[bool]
 
     def pane(self, user: User) -> str:
         """Name of the window or session that this user's turns use."""
-        ...
-
-    def health_key(self, user: User | None) -> str:
-        """Name of what one health check vouches for."""
         ...
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit, ready to be awaited; whatever can be refused unsent is refused here."""
         ...
 
-    async def health(self, user: User | None) -> None:
-        """Return if the backend is well."""
+    async def health(self, user: User | None, /) -> None:
+        """Return if the backend is well; where it knows the difference, for this user's pane."""
         ...
 
     async def reset(self, user: User) -> None:

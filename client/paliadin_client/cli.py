@@ -106,9 +106,7 @@ class _Harmless:
 def _spinner() -> Progress:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    progress = Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    )
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     progress.add_task("waiting for the answer", total=None)
     return progress
 

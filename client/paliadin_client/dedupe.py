@@ -41,7 +41,7 @@ CREATE INDEX IF NOT EXISTS stored_at ON stored (at);
 class Dedupe(Protocol):
     """A turn is named by its backend, persona and id."""
 
-    def claim(self, turn: str) -> AbstractContextManager[bool]:
+    def claim(self, turn: str, /) -> AbstractContextManager[bool]:
         """Whether no other process is storing this turn; none begins within the context."""
         ...
 
@@ -49,7 +49,7 @@ class Dedupe(Protocol):
         """Whether this push, or a higher revision of its turn, was stored."""
         ...
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime) -> None:
+    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime, /) -> None:
         """This push was stored."""
         ...
 
@@ -61,7 +61,7 @@ class Memory:
         self._ids: dict[str, set[str]] = {}
         self._revisions: dict[str, int] = {}
 
-    def claim(self, turn: str) -> AbstractContextManager[bool]:
+    def claim(self, _turn: str, /) -> AbstractContextManager[bool]:
         """Always: no other process shares this memory."""
         return nullcontext(enter_result=True)
 
@@ -69,7 +69,7 @@ class Memory:
         """See `Dedupe`."""
         return webhook_id in self._ids.get(turn, ()) or revision < self._revisions.get(turn, 0)
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime) -> None:
+    async def remember(self, webhook_id: str, turn: str, revision: int, _now: datetime, /) -> None:
         """See `Dedupe`."""
         self._ids.setdefault(turn, set()).add(webhook_id)
         self._revisions[turn] = revision
@@ -99,7 +99,7 @@ class Sqlite:
             raise ConfigError([f"the dedupe database {self._path}: {exc}"]) from None
 
     @contextmanager
-    def claim(self, turn: str) -> Iterator[bool]:
+    def claim(self, turn: str, /) -> Iterator[bool]:
         """A lock on a file: the kernel drops it with the process, however that ends."""
         path = self._locks / turn
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -121,7 +121,7 @@ class Sqlite:
         """
         return await to_thread.run_sync(self._knows, webhook_id, turn, revision)
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime) -> None:
+    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime, /) -> None:
         """See `Dedupe`.
 
         Raises:

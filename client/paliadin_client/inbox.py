@@ -141,7 +141,9 @@ class Inbox:
     async def _receive(self, scope: Message, body: bytes | None) -> tuple[HTTPStatus, str]:
         if body is None:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BODY_BYTES} bytes"
-        headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
+        }
         try:
             webhook_id = self._keys.verify(headers, body, self._now())
             callback = decode(body)

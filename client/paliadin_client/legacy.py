@@ -6,7 +6,7 @@ import base64
 import fcntl
 import os
 import tempfile
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
@@ -70,7 +70,7 @@ class Legacy:
 
     name: ClassVar[str] = "legacy"
     says_more: ClassVar[bool] = False
-    unwell_is_fresh: ClassVar[bool] = True
+    health_per_pane: ClassVar[bool] = True
 
     def __init__(self, ssh: Sequence[str], directory: str, prefix: str) -> None:
         self._ssh = ssh
@@ -81,10 +81,6 @@ class Legacy:
     def pane(self, user: User) -> str:
         """The session: `<prefix>-<userid8>`."""
         return f"{self._configured()}-{user8(user)}"
-
-    def health_key(self, user: User | None) -> str:
-        """A check vouches for one session; without a user it names the bare prefix."""
-        return self.pane(user) if user else self._configured()
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; refused are a turn id that is no UUID and a message that does not fit."""
@@ -100,9 +96,10 @@ class Legacy:
             raise MessageTooLong(len(message), limit)
         return partial(self._turn, *verb, message)
 
-    async def health(self, user: User | None) -> None:
-        """`health <session>`."""
-        if (await self._within(_HEALTH_S, "health", self.health_key(user))).strip() != b"ok":
+    async def health(self, user: User | None, /) -> None:
+        """`health <session>`; without a user the session is the bare prefix."""
+        session = self.pane(user) if user else self._configured()
+        if (await self._within(_HEALTH_S, "health", session)).strip() != b"ok":
             raise ShimError("the shim's health check did not print ok", retryable=True)
 
     async def reset(self, user: User) -> None:
@@ -134,27 +131,32 @@ class Legacy:
             )
         except OSError as exc:
             raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
-        # A cancellation in this block kills ssh and reaps it.
-        async with process, anyio.create_task_group() as reading:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            reading.start_soon(_drain, process.stderr, stderr)
-            async for chunk in process.stdout:
-                stdout += chunk
-                if len(stdout) > MAX_ANSWER_BYTES:
-                    with suppress(ProcessLookupError):
-                        process.kill()
-                    break
-        if len(stdout) > MAX_ANSWER_BYTES:
-            raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
-        assert process.returncode is not None
-        if process.returncode:
-            raise of_exit(process.returncode, stderr.decode(errors="replace"))
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            async with anyio.create_task_group() as reading:
+                reading.start_soon(_drain, process.stderr, stderr)
+                async for chunk in process.stdout:
+                    stdout += chunk
+                    if len(stdout) > MAX_ANSWER_BYTES:
+                        reading.cancel_scope.cancel()
+                        break
+            if len(stdout) > MAX_ANSWER_BYTES:
+                raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
+            status = await process.wait()
+        finally:
+            # However we leave, ssh ends, and is reaped.
+            if process.returncode is None:
+                process.kill()
+            with anyio.CancelScope(shield=True):
+                await process.aclose()
+        if status:
+            raise of_exit(status, stderr.decode(errors="replace"))
         return bytes(stdout)
 
 
 async def _drain(stream: ByteReceiveStream, kept: bytearray) -> None:
-    # To its end, else its writer would wait for us and never end.
+    # To the end, else its writer would wait for us.
     async for chunk in stream:
         kept += chunk[: _MAX_STDERR_BYTES - len(kept)]
 

@@ -6,7 +6,6 @@ import logging
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from paliadin_client.errors import ConfigError
 

@@ -91,7 +91,7 @@ class TurnResult:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    began: float
+    number: int
     ended: float
     error: PaliadinError | None
 
@@ -131,6 +131,7 @@ class Paliadin:
         self._primed: set[str] = set()
         self._checking = KeyedLocks()
         self._checks: dict[str, _Check] = {}
+        self._begun = 0
 
     async def health(self, user: User | None = None) -> None:
         """Return if the backend is well, or was within the last 10 s.
@@ -141,14 +142,14 @@ class Paliadin:
         Raises:
             PaliadinError: it is not.
         """
-        key = self._backend.health_key(user)
-        asked = self._clock()
+        key = self._backend.pane(user) if user and self._backend.health_per_pane else ""
+        asked, begun = self._clock(), self._begun
         async with self._checking[key]:
             known = self._checks.get(key)
             if known and known.error is None and asked - known.ended < HEALTH_TRUST_S:
                 return
             # Whoever queued here behind a check that fails shares the next one's result.
-            if known is None or known.began < asked:
+            if known is None or known.number <= begun:
                 known = await self._check(key, user)
         if known.error:
             raise known.error.with_traceback(None)
@@ -203,12 +204,13 @@ class Paliadin:
         _log.info("session.reset user=%s", user.user_id[:8])
 
     async def _check(self, key: str, user: User | None) -> _Check:
-        began, error = self._clock(), None
+        self._begun += 1
+        number, error = self._begun, None
         try:
             await self._backend.health(user)
         except PaliadinError as exc:
             error = exc
-            if self._backend.unwell_is_fresh:
+            if self._backend.health_per_pane:
                 self._primed.clear()
         ended = self._clock()
         # Users come and go: what is too old to be trusted is not kept.
@@ -217,7 +219,7 @@ class Paliadin:
             for other, check in self._checks.items()
             if ended - check.ended < HEALTH_TRUST_S
         }
-        self._checks[key] = _Check(began, ended, error)
+        self._checks[key] = _Check(number, ended, error)
         return self._checks[key]
 
     async def _run(
@@ -248,13 +250,13 @@ class Paliadin:
             trailer=trailer,
             turn_id=request.turn_id,
             conversation_id=(reply and reply.conversation_id) or request.conversation_id,
-            revision=push and push.data.revision,
+            revision=push.data.revision if push else None,
             via="push" if push else "response",
             timings=Timings(
                 health_ms=(heard.since - started) * 1000,
                 answer_ms=(self._clock() - heard.since) * 1000,
-                backend_ms=reply and reply.duration_ms,
-                completed_at=push and push.data.completed_at,
+                backend_ms=reply.duration_ms if reply else None,
+                completed_at=push.data.completed_at if push else None,
             ),
         )
         return result, reply is not None and reply.pane_spawned
