@@ -231,7 +231,12 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         # From here on a connection waits in the backlog: nobody has to wait for the start.
         listener.listen(1024)
         config = uvicorn.Config(
-            app, ws="none", log_level="critical", access_log=False, timeout_graceful_shutdown=1
+            app,
+            lifespan="off",
+            ws="none",
+            log_level="critical",
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         running = asyncio.ensure_future(server.serve(sockets=[listener]))

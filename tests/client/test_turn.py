@@ -510,18 +510,17 @@ async def test_random_order(inbox: Inbox, sidecar: Sidecar) -> None:
     for seed in range(100):
         request = ask()
         order = random.Random(seed)
+        results: list[str] = []
+
+        async def run(request: TurnRequest = request, results: list[str] = results) -> None:
+            results.append((await paliadin.run_turn(request)).turn_id)
+
+        async def push(request: TurnRequest = request) -> None:
+            assert await sidecar.push(request.turn_id) == 204
+
         async with anyio.create_task_group() as tasks:
-            results: list[str] = []
-            actions = [
-                lambda request=request: sidecar.push(request.turn_id),
-                lambda request=request, results=results: _note(paliadin, request, results),
-            ]
-            for action in order.sample(actions, 2):
+            for action in order.sample([run, push], 2):
                 tasks.start_soon(action)
                 for _ in range(order.randrange(5)):
                     await anyio.lowlevel.checkpoint()
         assert results == [request.turn_id]
-
-
-async def _note(paliadin: Paliadin, request: TurnRequest, results: list[str]) -> None:
-    results.append((await paliadin.run_turn(request)).turn_id)
