@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import anyio
 import asyncssh
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from paliadin_contract.callback import Reason
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+Process: TypeAlias = "asyncssh.SSHServerProcess[bytes]"
 
 TOKEN = "aichat-token-marker"
 JWT_SECRET = "jwt-secret-marker-of-more-than-32-bytes"
@@ -182,8 +184,13 @@ class LegacyHost(_Base):
     def __init__(self) -> None:
         super().__init__()
         self.commands: list[str] = []
+        #: What sshd runs for every command.
+        self.shim: Callable[[Process], Awaitable[None]] = self._shim
 
-    async def shim(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+    async def serve(self, process: Process) -> None:
+        await self.shim(process)
+
+    async def _shim(self, process: Process) -> None:
         assert process.command is not None
         self.commands.append(process.command)
         verb, session, *rest = process.command.split(" ")
@@ -197,9 +204,7 @@ class LegacyHost(_Base):
         else:
             await self._turn(process, session, *rest)
 
-    async def _turn(
-        self, process: asyncssh.SSHServerProcess[bytes], session: str, turn_id: str, message: str
-    ) -> None:
+    async def _turn(self, process: Process, session: str, turn_id: str, message: str) -> None:
         line = base64.b64decode(message, validate=True).decode()
         primer, mark, question = line.rpartition("[/primer] ")
         seen = Seen(turn_id=turn_id, pane=session, primer=(primer + mark).strip(), message=question)
@@ -272,7 +277,7 @@ async def legacy_host() -> AsyncIterator[LegacyHost]:
         0,
         server_host_keys=[theirs],
         authorized_client_keys=asyncssh.import_authorized_keys(ours.export_public_key().decode()),
-        process_factory=host.shim,
+        process_factory=host.serve,
         encoding=None,
     )
     port = server.get_port()
