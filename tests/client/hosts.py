@@ -300,7 +300,7 @@ class Sidecar:
     """Pushes as the sidecar does, to an inbox that is served at `url`."""
 
     def __init__(self, url: str, secret: str) -> None:
-        self._url = url
+        self.url = url
         self._keys = Keys([secret])
         self.http = httpx.AsyncClient(trust_env=False, timeout=30)
 
@@ -313,19 +313,25 @@ class Sidecar:
         revision: int = 1,
     ) -> int:
         """Push an answer; returns the status it was received with."""
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        name = webhook_id("aichat", "paliadin", turn_id, revision, sha256)
+        return await self.send(name, self.body(turn_id, text, submitted, revision))
+
+    def body(
+        self, turn_id: str, text: str = ANSWER, submitted: str | None = None, revision: int = 1
+    ) -> bytes:
+        """The body of a push."""
         file = text.encode()
         now = datetime.now(UTC)
-        sha256 = hashlib.sha256(file).hexdigest()
         data = Answer(
             **self._turn(turn_id, submitted, revision),
             response=text,
             bytes=len(file),
-            sha256=sha256,
+            sha256=hashlib.sha256(file).hexdigest(),
             lossy=False,
             completed_at=now,
         )
-        body = encode(TurnCompleted(timestamp=now, data=data))
-        return await self.send(webhook_id("aichat", "paliadin", turn_id, revision, sha256), body)
+        return encode(TurnCompleted(timestamp=now, data=data))
 
     async def fail(self, turn_id: str, reason: Reason = "too_large") -> int:
         """Push that the turn's file cannot become an answer."""
@@ -338,7 +344,7 @@ class Sidecar:
         """Send any body under any id, signed now; `changed` overrides headers."""
         headers = self._keys.sign(name, body, datetime.now(UTC))
         headers |= {key.replace("_", "-"): value for key, value in changed.items()}
-        return (await self.http.post(self._url, content=body, headers=headers)).status_code
+        return (await self.http.post(self.url, content=body, headers=headers)).status_code
 
     def _turn(self, turn_id: str, submitted: str | None, revision: int) -> dict[str, Any]:
         return {
