@@ -20,7 +20,14 @@ from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, Trailer, is_whole, split
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
-from paliadin_client.errors import ConnectionLost, PaliadinError, ShimError, Unreachable, of_http
+from paliadin_client.errors import (
+    ConfigError,
+    ConnectionLost,
+    PaliadinError,
+    ShimError,
+    Unreachable,
+    of_http,
+)
 from paliadin_client.mint import mint
 from paliadin_client.text import one_line
 
@@ -50,8 +57,12 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
             "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
             "queries run as nobody, and a late answer is matched by the backend's turn id alone"
         )
+    try:
+        url = httpx.URL(settings.url)
+    except httpx.InvalidURL:
+        raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
     http = httpx.AsyncClient(
-        base_url=settings.url,
+        base_url=url,
         # Compressed, a small body could become a huge one before it is counted.
         headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(None, connect=_CONNECT_S),

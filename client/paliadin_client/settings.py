@@ -19,10 +19,12 @@ _log = logging.getLogger(__name__)
 _ANY = re.compile(r".+", re.DOTALL)
 _LABEL = re.compile(r"[a-z0-9-]{1,32}")
 _SECONDS = re.compile(r"(?![0.]+$)[0-9]{1,5}(\.[0-9]{1,3})?")
-_PORT = re.compile(r"(?!0|6553[6-9]|655[4-9]|65[6-9]|6[6-9]...|[7-9]....)[0-9]{1,5}")
-#: Neither user nor query: a URL is logged.
+_PORT = re.compile(
+    r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+)
+#: Neither user nor query, since a URL is logged. Which hosts there can be, httpx says.
 _URL = re.compile(
-    rf"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT.pattern})?(/[A-Za-z0-9._~/%-]*)?"
+    rf"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:({_PORT.pattern}))?(/[A-Za-z0-9._~/%-]*)?"
 )
 #: What an HTTP header can hold, without blanks.
 _TOKEN = re.compile(r"[!-~]+")
