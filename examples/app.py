@@ -15,6 +15,7 @@ answers: dict[str, TurnCallback] = {}  # stands in for the app's database
 
 
 async def store(turn: TurnCallback) -> None:
+    """Upsert: a turn may come again, and in a higher revision."""
     answers[turn.data.submitted_turn_id or turn.data.turn_id] = turn
 
 
@@ -23,11 +24,13 @@ inbox = Inbox(os.environ["PALIADIN_CALLBACK_SECRET"].split(), on_turn=store, ded
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """PALIADIN_BACKEND and its variables decide what is connected to."""
     async with paliadin_client.connect(inbox=inbox) as app.state.paliadin:
         yield
 
 
 async def ask(request: Request) -> JSONResponse:
+    """Answer one question."""
     form = await request.json()
     user = User(form["user_id"], email=form.get("email"))
     turn = TurnRequest(user=user, message=form["message"])

@@ -110,7 +110,8 @@ def test_unknown_backend(value: str | None, warned: int, caplog: pytest.LogCaptu
             {**LEGACY, "PALIADIN_SESSION_PREFIX": "x" * 56, "PALIADIN_DEADLINE_S": "0.0"},
             [
                 "PALIADIN_DEADLINE_S='0.0' is not seconds, 0.001 to 99999",
-                f"PALIADIN_SESSION_PREFIX={'x' * 56!r} is not 1 to 55 of letters, digits, _, . and -",
+                f"PALIADIN_SESSION_PREFIX={'x' * 56!r} is not "
+                "1 to 55 of letters, digits, _, . and -",
             ],
         ),
     ],
@@ -173,6 +174,16 @@ async def test_connect_says_what_is_missing() -> None:
             pytest.fail("connected")
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["999.1.1.1", "[::::]"])
+async def test_impossible_host(host: str) -> None:
+    """A host that cannot be one is told before anything is asked."""
+    environ = {**AICHAT, "AICHAT_URL": f"http://{host}:8"}
+    with pytest.raises(ConfigError, match=r"AICHAT_URL=.* has no possible host"):
+        async with paliadin_client.connect(environ=environ):
+            pytest.fail("connected")
+
+
 CONNECTING = """
 import json, sys, time
 started = time.perf_counter()
@@ -197,7 +208,7 @@ print(json.dumps([took, at_import, sorted(sys.modules)]))
     ids=["aichat", "legacy"],
 )
 def test_imports(environ: dict[str, str], there: str, absent: set[str]) -> None:
-    """Importing the client imports nothing heavy; connecting, the selected backend's needs alone."""
+    """Importing imports nothing heavy; connecting, only what the selected backend needs."""
     child = subprocess.run(
         [sys.executable, "-c", CONNECTING], env=environ, stdout=subprocess.PIPE, check=True
     )

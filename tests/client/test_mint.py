@@ -90,11 +90,10 @@ COMMIT;
 @pytest.fixture
 def psql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """A PostgreSQL of our own, on a socket of its own; runs SQL and returns its rows."""
-    path = os.pathsep.join(
-        [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    )
+    # Debian keeps the server's programs off the PATH.
+    places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
     initdb, pg_ctl, client = (
-        shutil.which(each, path=path) for each in ("initdb", "pg_ctl", "psql")
+        shutil.which(each, path=os.pathsep.join(places)) for each in ("initdb", "pg_ctl", "psql")
     )
     if not (initdb and pg_ctl and client):
         pytest.skip("there is no PostgreSQL on this machine")
