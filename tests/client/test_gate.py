@@ -107,11 +107,10 @@ def test_unknown_backend(value: str | None, warned: int, caplog: pytest.LogCaptu
             ],
         ),
         (
-            {**LEGACY, "PALIADIN_SESSION_PREFIX": "x" * 56, "PALIADIN_DEADLINE_S": "0.0"},
+            {**LEGACY, "PALIADIN_SESSION_PREFIX": ".", "PALIADIN_DEADLINE_S": "0.0"},
             [
                 "PALIADIN_DEADLINE_S='0.0' is not seconds, 0.001 to 99999",
-                f"PALIADIN_SESSION_PREFIX={'x' * 56!r} is not "
-                "1 to 55 of letters, digits, _, . and -",
+                "PALIADIN_SESSION_PREFIX='.' is not 1 to 55 of letters, digits, _, . and -",
             ],
         ),
     ],

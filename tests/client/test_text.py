@@ -16,7 +16,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @given(st.text() | st.from_regex(r"\[PALI[\x00-\x1f]?ADIN:.*", fullmatch=True))
 def test_one_line(text: str) -> None:
-    """One line of UTF-8, without control characters or an envelope; cleaned twice it is the same."""
+    """One line of UTF-8, without control characters or an envelope; twice is no more."""
     line = one_line(text)
     assert not CONTROL.search(line)
     assert "[paliadin:" not in line.lower()
