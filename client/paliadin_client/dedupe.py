@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import sqlite3
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,8 +42,8 @@ CREATE INDEX IF NOT EXISTS stored_at ON stored (at);
 class Dedupe(Protocol):
     """A turn is named by its backend, persona and id."""
 
-    def claim(self, turn: str, /) -> AbstractContextManager[bool]:
-        """Whether no other process is storing this turn; none begins within the context."""
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        """Whether nobody else has claimed `name`; nobody else can within the context."""
         ...
 
     async def knows(self, webhook_id: str, turn: str, revision: int) -> bool:
@@ -58,12 +59,21 @@ class Memory:
     """The pushes of the last 10,000 turns, in this process."""
 
     def __init__(self) -> None:
+        self._claimed: set[str] = set()
         self._ids: dict[str, set[str]] = {}
         self._revisions: dict[str, int] = {}
 
-    def claim(self, _turn: str, /) -> AbstractContextManager[bool]:
-        """Always: no other process shares this memory."""
-        return nullcontext(enter_result=True)
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """See `Dedupe`."""
+        if name in self._claimed:
+            yield False
+            return
+        self._claimed.add(name)
+        try:
+            yield True
+        finally:
+            self._claimed.remove(name)
 
     async def knows(self, webhook_id: str, turn: str, revision: int) -> bool:
         """See `Dedupe`."""
@@ -99,9 +109,9 @@ class Sqlite:
             raise ConfigError([f"the dedupe database {self._path}: {exc}"]) from None
 
     @contextmanager
-    def claim(self, turn: str, /) -> Iterator[bool]:
+    def claim(self, name: str) -> Iterator[bool]:
         """A lock on a file: the kernel drops it with the process, however that ends."""
-        path = self._locks / turn
+        path = self._locks / hashlib.sha256(name.encode()).hexdigest()
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             claimed = _locked(lock, path)

@@ -16,7 +16,6 @@ from paliadin_contract.signature import Keys
 
 from paliadin_client.dedupe import Memory, Sqlite
 from paliadin_client.errors import BadRequest
-from paliadin_client.locks import KeyedLocks
 
 if TYPE_CHECKING:
     import os
@@ -94,7 +93,6 @@ class Inbox:
         self._on_turn = on_turn
         self._dedupe: Dedupe = Memory() if dedupe is None else Sqlite(dedupe)
         self._now = now
-        self._storing = KeyedLocks()
         self._waiters: dict[str, Waiter] = {}
         self._held: dict[str, tuple[datetime, TurnCallback]] = {}
 
@@ -158,17 +156,17 @@ class Inbox:
         turn = f"{callback.data.backend}_{callback.data.persona}_{callback.data.turn_id}"
         # The answer is here, and whoever waits need not wait for the app's database.
         self._hand_over(turn, callback)
-        async with self._storing["turn", turn], self._storing["id", webhook_id]:
-            return await self._store(webhook_id, turn, callback)
+        return await self._store(webhook_id, turn, callback)
 
     async def _store(
         self, webhook_id: str, turn: str, callback: TurnCallback
     ) -> tuple[HTTPStatus, str]:
-        revision = callback.data.revision
+        claim, revision = self._dedupe.claim, callback.data.revision
         try:
-            with self._dedupe.claim(turn) as claimed:
-                if not claimed:
-                    return HTTPStatus.SERVICE_UNAVAILABLE, "another process is storing this turn"
+            with claim(f"turn {turn}") as turn_is_ours, claim(f"id {webhook_id}") as id_is_ours:
+                if not (turn_is_ours and id_is_ours):
+                    # Refused, not queued: behind a hanging app the queue would never end.
+                    return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
                 if not await self._dedupe.knows(webhook_id, turn, revision):
                     if self._on_turn is not None:
                         await self._on_turn(callback)

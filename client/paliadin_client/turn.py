@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
 import anyio
 from paliadin_contract.callback import TurnFailed
@@ -24,7 +25,6 @@ from paliadin_client.errors import (
     TurnTimeout,
 )
 from paliadin_client.inbox import Waiter
-from paliadin_client.locks import KeyedLocks
 from paliadin_client.text import one_line
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Paliadin:
         self._clock = clock
         #: Panes whose agent knows what was said before.
         self._primed: set[str] = set()
-        self._checking = KeyedLocks()
+        #: A lock for each check that somebody makes or awaits.
+        self._checking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._checks: dict[str, _Check] = {}
         self._begun = 0
 
@@ -144,7 +145,7 @@ class Paliadin:
         """
         key = self._backend.pane(user) if user and self._backend.health_per_pane else ""
         asked, begun = self._clock(), self._begun
-        async with self._checking[key]:
+        async with self._checking.setdefault(key, anyio.Lock()):
             known = self._checks.get(key)
             if known and known.error is None and asked - known.ended < HEALTH_TRUST_S:
                 return
@@ -232,6 +233,7 @@ class Paliadin:
             if waiter.push is None:
                 await self.health(request.user)
                 heard.since = self._clock()
+            if waiter.push is None:
                 _log.info("turn.submitted %s backend=%s", who, self._backend.name)
                 await self._race(submit, waiter, heard, who)
         reply, push = heard.reply, waiter.push

@@ -248,7 +248,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.should_exit = server.force_exit = True
             await running
 
 

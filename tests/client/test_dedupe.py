@@ -69,13 +69,14 @@ def test_claim(tmp_path: Path) -> None:
 def test_claim_outlasted(tmp_path: Path) -> None:
     """A lock whose file its holder removed after we had opened it is no claim."""
     dedupe = Sqlite(tmp_path / "inbox.sqlite3")
-    path = tmp_path / "inbox.sqlite3.locks" / "turn-1"
+    locks = tmp_path / "inbox.sqlite3.locks"
     opened = os.open
     with pytest.MonkeyPatch.context() as patch:
 
         def open_then_removed(*args: int, **kwargs: int) -> int:
             descriptor = opened(*args, **kwargs)  # type: ignore[arg-type]  # handed through
-            path.unlink()
+            for path in locks.iterdir():
+                path.unlink()
             return descriptor
 
         patch.setattr("os.open", open_then_removed)

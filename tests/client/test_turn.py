@@ -414,6 +414,19 @@ async def test_health_checks_are_shared(host: Host) -> None:
     assert (host.checks, len(host.turns)) == (1, 5)
 
 
+async def test_failed_checks_are_shared(host: Host) -> None:
+    """Calls that queue for one health check share its failure, too; the next one asks again."""
+    host.unwell = "shim_error"
+    async with paliadin_client.connect(environ=host.environ) as paliadin:
+        calls = [paliadin.health(ANNA) for _ in range(5)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [ShimError] * 5
+        assert host.checks == 1
+        with pytest.raises(ShimError):
+            await paliadin.health(ANNA)
+    assert host.checks == 2
+
+
 async def test_unreachable(host: Host) -> None:
     """A host that does not listen is unreachable, at once and without a word of its address."""
     environ = {**host.environ, "AICHAT_URL": "http://127.0.0.1:1", "PALIADIN_REMOTE_PORT": "1"}
@@ -462,6 +475,9 @@ class NullBackend:
 
     def __init__(self) -> None:
         self.answer = anyio.Event()
+        self.well = anyio.Event()
+        self.well.set()
+        self.submits = 0
 
     def pane(self, user: User) -> str:
         return user.user_id
@@ -470,14 +486,29 @@ class NullBackend:
         return self._submit
 
     async def health(self, user: User | None, /) -> None:
-        await anyio.lowlevel.checkpoint()
+        await self.well.wait()
 
     async def reset(self, user: User) -> None:
         raise NotImplementedError
 
     async def _submit(self) -> Reply:
+        self.submits += 1
         await self.answer.wait()
         return Reply(text="response", trailer=None, whole=True)
+
+
+async def test_push_during_the_health_check(inbox: Inbox, sidecar: Sidecar) -> None:
+    """A push that comes before the submit makes it needless."""
+    backend = NullBackend()
+    backend.well = anyio.Event()
+    paliadin = Paliadin(backend, inbox=inbox, deadline_s=100)
+    request = ask()
+    turn = asyncio.ensure_future(paliadin.run_turn(request))
+    await until(lambda: request.turn_id in inbox._waiters)
+    await sidecar.push(request.turn_id)
+    backend.well.set()
+    assert (await turn).via == "push"
+    assert backend.submits == 0
 
 
 async def test_ten_thousand_waiters(inbox: Inbox, sidecar: Sidecar) -> None:
