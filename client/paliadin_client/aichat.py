@@ -17,7 +17,7 @@ import anyio
 import httpx
 import msgspec
 from paliadin_contract.ids import is_turn_id
-from paliadin_contract.trailer import TAIL_BYTES, Trailer, is_whole, split
+from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
 from paliadin_client.errors import (
@@ -159,15 +159,15 @@ def _reply(body: bytes) -> Reply:
         raise ShimError("aichat's answer has no text")
     shown, trailer = split(text)
     whole = is_whole(text.encode()[-TAIL_BYTES:])
-    if trailer is None:
-        # A backend that cut the trailer off names what it said.
-        named = {name: fields[name] for name in _TRAILER if fields.get(name)}
+    named = {name: fields[name] for name in _TRAILER if fields.get(name)}
+    if trailer is None and named:
+        # The backend cut the trailer off, and says what stood in it.
         trailer = split(f"[paliadin-meta]\n{msgspec.json.encode(named).decode()}")[1]
-        whole = trailer != Trailer()
+        whole = True
     duration = fields.get("duration_ms")
     return Reply(
         text=shown,
-        trailer=trailer if whole or trailer != Trailer() else None,
+        trailer=trailer,
         whole=whole,
         turn_id=_text(fields, "turn_id", is_turn_id),
         conversation_id=_text(fields, "conversation_id", bool),

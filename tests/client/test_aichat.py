@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -10,6 +12,8 @@ import anyio
 import jwt
 import paliadin_client
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paliadin_client import (
     AuthFailed,
     BackendTimeout,
@@ -251,6 +255,10 @@ async def test_nothing_names_the_turn(
     assert [turn.data.turn_id for turn in stored] == [own]
 
 
+NAMES = (
+    *("response", "used_tools", "rows_seen", "classifier_tag", "duration_ms", "conversation_id"),
+    *("turn_id", "pane_spawned", "error", "code", "message", "retryable"),
+)
 CODES = {
     "auth_failed": AuthFailed,
     "persona_unknown": PersonaUnknown,
@@ -320,6 +328,22 @@ async def test_odd_responses(response: Response, error: type[PaliadinError]) -> 
             with pytest.raises(PaliadinError) as caught:
                 await paliadin.run_turn(ask())
     assert type(caught.value) is error
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner),
+)
+
+
+@given(st.binary() | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_hostile_bodies(body: bytes) -> None:
+    """Whatever a body holds, it is a reply or an error of ours."""
+    error = module._error(500, body)
+    assert isinstance(error, PaliadinError)
+    with suppress(ShimError):
+        reply = module._reply(body)
+        assert isinstance(reply.text, str)
 
 
 async def test_endless_answer(aichat: AichatHost, monkeypatch: pytest.MonkeyPatch) -> None:
