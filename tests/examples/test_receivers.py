@@ -386,10 +386,9 @@ def test_prints(receiver: ExampleReceiver) -> None:
         receiver.post(one, sign(one))
         receiver.post(one, {})
     receiver.post(body, headers)
-    assert [line.split()[0] for line in receiver.lines(7)] == [
-        *("204", "401", "400", "401", "400", "401"),
-        "204",
-    ]
+    # Each came over a connection, and so from a thread, of its own: the order is theirs.
+    statuses = sorted(line.split()[0] for line in receiver.lines(7))
+    assert statuses == [*("204", "204"), *("400", "400"), *("401", "401", "401")]
     printed = receiver.output.read_text()
     assert "MARKER" not in printed
     assert SECRET not in printed

@@ -1,0 +1,61 @@
+"""A thin client of paliad's assistant: ask in a user's name, and be answered.
+
+    async with paliadin_client.connect(inbox=inbox) as paliadin:
+        result = await paliadin.run_turn(TurnRequest(user=User(user_id), message="…"))
+
+`gate` chooses the backend, `turn` runs a turn, `inbox` receives pushes, `aichat` and `legacy`
+are the two ways to the host behind `backend`'s protocol.
+"""
+
+from __future__ import annotations
+
+from paliadin_client.backend import Exchange, TurnRequest, User
+from paliadin_client.errors import (
+    AnswerUnusable,
+    AuthFailed,
+    BackendTimeout,
+    BadRequest,
+    BootstrapFailed,
+    ConfigError,
+    ConnectionLost,
+    MessageTooLong,
+    NotConfigured,
+    PaliadinError,
+    PersonaUnknown,
+    ShimAuthFailed,
+    ShimError,
+    SubmitLost,
+    TurnTimeout,
+    Unreachable,
+)
+from paliadin_client.gate import connect
+from paliadin_client.inbox import Inbox, TurnCallback
+from paliadin_client.turn import Paliadin, Timings, TurnResult
+
+__all__ = [
+    "AnswerUnusable",
+    "AuthFailed",
+    "BackendTimeout",
+    "BadRequest",
+    "BootstrapFailed",
+    "ConfigError",
+    "ConnectionLost",
+    "Exchange",
+    "Inbox",
+    "MessageTooLong",
+    "NotConfigured",
+    "Paliadin",
+    "PaliadinError",
+    "PersonaUnknown",
+    "ShimAuthFailed",
+    "ShimError",
+    "SubmitLost",
+    "Timings",
+    "TurnCallback",
+    "TurnRequest",
+    "TurnResult",
+    "TurnTimeout",
+    "Unreachable",
+    "User",
+    "connect",
+]

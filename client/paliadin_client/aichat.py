@@ -1,0 +1,195 @@
+"""The aichat backend, over HTTP.
+
+What its requests and answers are called is known in part only. The rest is guessed here: the
+names `message` and `jwt` in `_turn`, the primer's form (the text that the agent reads),
+`_TEXT` in an answer, and where an error's fields stand in `_error`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import anyio
+import httpx
+import msgspec
+from paliadin_contract.ids import is_turn_id
+from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
+
+from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
+from paliadin_client.errors import (
+    ConfigError,
+    ConnectionLost,
+    PaliadinError,
+    ShimError,
+    Unreachable,
+    of_http,
+)
+from paliadin_client.mint import mint
+from paliadin_client.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from paliadin_client.backend import TurnRequest, User
+    from paliadin_client.settings import AichatSettings
+
+__all__ = ["Aichat", "open_aichat"]
+
+_log = logging.getLogger(__name__)
+
+_TEXT = ("response", "answer", "text")
+_TRAILER = ("used_tools", "rows_seen", "classifier_tag")
+#: A turn's end is the caller's deadline; these bound what should be quick.
+_CONNECT_S = 10.0
+_HEALTH_S = 10.0
+_RESET_S = 30.0
+
+
+@asynccontextmanager
+async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
+    """The backend, until the context ends. That it gets no tokens is logged, once."""
+    if settings.jwt_secret is None:
+        _log.warning(
+            "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
+            "queries run as nobody, and a late answer is matched by the backend's turn id alone"
+        )
+    try:
+        url = httpx.URL(settings.url)
+    except httpx.InvalidURL:
+        raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
+    http = httpx.AsyncClient(
+        base_url=url,
+        # Compressed, a small body could become a huge one before it is counted.
+        headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
+        timeout=httpx.Timeout(None, connect=_CONNECT_S),
+        # A turn takes seconds, a connection milliseconds: with none kept, a failure to send never
+        # means that an idle one had been closed. And no turn waits for another's connection.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        trust_env=False,
+    )
+    async with http:
+        yield Aichat(http, settings.persona, settings.jwt_secret)
+
+
+class Aichat:
+    """aichat's HTTP API as a `Backend`."""
+
+    name: ClassVar[str] = "aichat"
+    says_more: ClassVar[bool] = True
+    health_per_pane: ClassVar[bool] = False
+
+    def __init__(self, http: httpx.AsyncClient, persona: str, jwt_secret: str | None) -> None:
+        self._http = http
+        self._persona = persona
+        self._jwt_secret = jwt_secret
+
+    def pane(self, user: User) -> str:
+        """The `username` that keys the user's window: the e-mail's local part, else by the id."""
+        local = one_line((user.email or "").partition("@")[0])
+        return local or f"user-{user8(user)}"
+
+    def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
+        """The submit; nothing is refused here but a user without a window of their own."""
+        self.pane(request.user)
+        return partial(self._turn, request, primer)
+
+    async def health(self, _user: User | None, /) -> None:
+        """`GET /chat/health`: one check for all users."""
+        await self._within(_HEALTH_S, "GET", "chat/health", None)
+
+    async def reset(self, user: User) -> None:
+        """`POST /chat/reset`."""
+        await self._within(_RESET_S, "POST", "chat/reset", self._who(user))
+
+    async def _turn(self, request: TurnRequest, primer: str) -> Reply:
+        token = self._jwt_secret and mint(
+            request.user.user_id, request.turn_id, self._jwt_secret, datetime.now(UTC)
+        )
+        fields = {
+            **self._who(request.user),
+            "turn_id": request.turn_id,
+            "conversation_id": request.conversation_id,
+            "primer": primer,
+            "message": request.message,
+            "jwt": token,
+        }
+        payload = {name: one_line(value) for name, value in fields.items() if value}
+        return _reply(await self._call("POST", "chat/turn", payload))
+
+    def _who(self, user: User) -> dict[str, str]:
+        return {"persona": self._persona, "username": self.pane(user), "user_id": user.user_id}
+
+    async def _within(
+        self, seconds: float, method: str, path: str, payload: Mapping[str, str] | None
+    ) -> None:
+        try:
+            with anyio.fail_after(seconds):
+                await self._call(method, path, payload)
+        except TimeoutError:
+            raise Unreachable(f"aichat did not answer within {seconds:g} s") from None
+
+    async def _call(self, method: str, path: str, payload: Mapping[str, str] | None) -> bytes:
+        body = bytearray()
+        try:
+            async with self._http.stream(method, path, json=payload) as response:
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
+        # Not chained: httpx's errors hold the request, and may quote the answer.
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            raise Unreachable(f"no connection to aichat ({type(exc).__name__})") from None
+        except httpx.HTTPError as exc:
+            raise ConnectionLost(
+                f"the connection to aichat was lost ({type(exc).__name__})"
+            ) from None
+        if not response.is_success:
+            raise _error(response.status_code, bytes(body))
+        return bytes(body)
+
+
+def _reply(body: bytes) -> Reply:
+    fields = _object(body)
+    text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), None)
+    if text is None:
+        raise ShimError("aichat's answer has no text")
+    shown, trailer = split(text)
+    whole = is_whole(text.encode()[-TAIL_BYTES:])
+    named = {name: fields[name] for name in _TRAILER if fields.get(name)}
+    if trailer is None and named:
+        # The backend cut the trailer off, and says what stood in it.
+        trailer = split(f"[paliadin-meta]\n{msgspec.json.encode(named).decode()}")[1]
+        whole = True
+    duration = fields.get("duration_ms")
+    return Reply(
+        text=shown,
+        trailer=trailer,
+        whole=whole,
+        turn_id=_text(fields, "turn_id", is_turn_id),
+        conversation_id=_text(fields, "conversation_id", bool),
+        pane_spawned=fields.get("pane_spawned") is True,
+        duration_ms=duration if isinstance(duration, int | float) else None,
+    )
+
+
+def _error(status: int, body: bytes) -> PaliadinError:
+    fields = _object(body)
+    inner = fields.get("error")
+    error = inner if isinstance(inner, dict) else fields
+    return of_http(status, error.get("code"), error.get("retryable"), error.get("message"))
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _text(fields: Mapping[str, object], name: str, good: Callable[[str], bool]) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) and good(value) else None

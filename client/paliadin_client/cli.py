@@ -1,0 +1,129 @@
+"""`paliadin`: ask the assistant from a terminal or a script.
+
+It submits and waits for the backend's own response; the pushes are the web application's.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import click
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+
+from paliadin_client.backend import TurnRequest, User
+from paliadin_client.errors import BadRequest, ConfigError, NotConfigured, PaliadinError
+from paliadin_client.gate import connect
+from paliadin_client.text import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from rich.console import ConsoleOptions, RenderResult
+
+    from paliadin_client.turn import Paliadin
+
+__all__ = ["main"]
+
+_T = TypeVar("_T")
+
+#: Anything else is 1: the answer is no.
+_EXIT_CODES = ((BadRequest, 2), (ConfigError, 78), (NotConfigured, 78))
+_ADVICE = {
+    "auth_failed": "Is AICHAT_TOKEN the backend's?",
+    "bad_config": "Set them in the environment; docs/client.md has the table.",
+    "bootstrap_failed": "The host could not start the agent: look at its tmux session there.",
+    "mriver_unreachable": "Is the host up? `paliadin health` tells when it is again.",
+    "not_configured": "Set PALIADIN_REMOTE_HOST, or PALIADIN_BACKEND=aichat and its variables.",
+    "persona_unknown": "Is AICHAT_PERSONA one that the backend has?",
+    "shim_auth_failed": "Are PALIADIN_SSH_PRIVATE_KEY and PALIADIN_KNOWN_HOSTS the host's?",
+    "shim_error": "The backend's own log says more.",
+    "timeout": "The agent may still be at it. `paliadin reset` ends its session.",
+}
+
+_user_id = click.option("--user-id", required=True, help="UUID of the user who asks.")
+_email = click.option("--email", help="The user's e-mail address, which names their window.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="paliadin")
+def main() -> None:
+    """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
+
+
+@main.command()
+@click.argument("message")
+@_user_id
+@_email
+def ask(message: str, user_id: str, email: str | None) -> None:
+    """Ask MESSAGE, and print the answer: rendered in a terminal, as it is in a pipe."""
+    request = TurnRequest(user=User(user_id, email=email), message=message)
+    result = _do(lambda paliadin: paliadin.run_turn(request), waiting=_spinner())
+    if sys.stdout.isatty():
+        Console().print(_Harmless(result.text))
+    else:
+        click.echo(harmless(result.text))
+
+
+@main.command()
+def health() -> None:
+    """Say whether the backend is well."""
+    _do(lambda paliadin: paliadin.health())
+    click.echo("ok")
+
+
+@main.command()
+@_user_id
+@_email
+def reset(user_id: str, email: str | None) -> None:
+    """End the session that the user's turns use; the next turn begins a new one."""
+    _do(lambda paliadin: paliadin.reset_session(User(user_id, email=email)))
+    click.echo("reset")
+
+
+class _Harmless:
+    """Markdown whose text does nothing to the terminal.
+
+    What is rendered is cleaned, not what is read: Markdown itself can make an escape character,
+    out of `%1b` in a link.
+    """
+
+    def __init__(self, text: str) -> None:
+        # A link is shown with its address, not behind its text.
+        self._markdown = Markdown(harmless(text), hyperlinks=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._markdown, options):
+            yield Segment(harmless(segment.text), segment.style)
+
+
+def _spinner() -> Progress:
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    progress.add_task("waiting for the answer", total=None)
+    return progress
+
+
+def _do(
+    action: Callable[[Paliadin], Awaitable[_T]],
+    waiting: AbstractContextManager[object] | None = None,
+) -> _T:
+    async def connected() -> _T:
+        async with connect() as paliadin:
+            return await action(paliadin)
+
+    try:
+        with waiting or nullcontext():
+            return anyio.run(connected)
+    except PaliadinError as exc:
+        for line in (str(exc), exc.detail, _ADVICE.get(exc.code)):
+            if line:
+                click.echo(f"paliadin: {line}", err=True)
+        sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(exc, kind)), 1))

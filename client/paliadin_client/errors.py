@@ -1,0 +1,244 @@
+"""What the client raises, and the two tables that decide which.
+
+PaliadinError
+├── ConfigError         the environment is wrong; names all that is wrong with it
+├── NotConfigured       the legacy path has no host yet
+├── BadRequest          refused, here or there, and would be again
+│   └── MessageTooLong  more than the legacy path can carry
+├── AuthFailed          aichat does not take our token
+│   └── ShimAuthFailed  ssh does not take our key, or we do not know the host's
+├── PersonaUnknown      aichat has no such persona
+├── Unreachable         nothing was sent: the host cannot be reached
+├── BootstrapFailed     the host could not start the agent
+├── ShimError           the backend failed in another way
+├── SubmitLost          the submit is over, but the turn may still be answered
+│   ├── BackendTimeout  the backend gave up waiting
+│   └── ConnectionLost  the connection went away after something was sent
+├── TurnTimeout         no answer within the deadline
+└── AnswerUnusable      the agent's file cannot become an answer
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from paliadin_client.text import excerpt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "AnswerUnusable",
+    "AuthFailed",
+    "BackendTimeout",
+    "BadRequest",
+    "BootstrapFailed",
+    "ConfigError",
+    "ConnectionLost",
+    "MessageTooLong",
+    "NotConfigured",
+    "PaliadinError",
+    "PersonaUnknown",
+    "ShimAuthFailed",
+    "ShimError",
+    "SubmitLost",
+    "TurnTimeout",
+    "Unreachable",
+    "of_exit",
+    "of_http",
+]
+
+
+class PaliadinError(Exception):
+    """Root of everything the client raises.
+
+    Its `str` is for a log: our own words, never what the backend said, because a backend's
+    complaint may quote the message or the token that it complains of. What it said is in
+    `detail`, for the one who asked.
+
+    Attributes:
+        code: stable name of the kind of error.
+        retryable: whether the same call may well succeed later, with nothing changed.
+        detail: what the backend said: one line, at most 200 characters, no control characters.
+    """
+
+    code = ""
+    retryable = False
+
+    def __init__(self, reason: str, *, detail: str = "", retryable: bool | None = None) -> None:
+        super().__init__(reason)
+        self.detail = excerpt(detail)
+        if retryable is not None:
+            self.retryable = retryable
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.args[0]}"
+
+
+class ConfigError(PaliadinError):
+    """The environment is wrong. `problems` has a sentence for each variable that is."""
+
+    code = "bad_config"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class NotConfigured(PaliadinError):
+    """There is no backend to ask."""
+
+    code = "not_configured"
+
+
+class BadRequest(PaliadinError):
+    """The request is refused, and would be again."""
+
+    code = "bad_request"
+
+
+class MessageTooLong(BadRequest):
+    """More than the legacy path can carry. Sizes are bytes of base64."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the message is {size} bytes as base64, and at most {limit} fit into one argument"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class AuthFailed(PaliadinError):
+    """The backend does not know us."""
+
+    code = "auth_failed"
+
+
+class ShimAuthFailed(AuthFailed):
+    """The host refused our key, or its own key is not the known one."""
+
+    code = "shim_auth_failed"
+
+
+class PersonaUnknown(PaliadinError):
+    """The backend has no such persona."""
+
+    code = "persona_unknown"
+
+
+class Unreachable(PaliadinError):
+    """The host cannot be reached; nothing was sent."""
+
+    code = "mriver_unreachable"
+    retryable = True
+
+
+class BootstrapFailed(PaliadinError):
+    """The host could not start the agent."""
+
+    code = "bootstrap_failed"
+    retryable = True
+
+
+class ShimError(PaliadinError):
+    """The backend failed, or answered what cannot be read."""
+
+    code = "shim_error"
+
+
+class SubmitLost(PaliadinError):
+    """The submit is over, but the turn may still be answered: by a push."""
+
+    retryable = True
+
+
+class BackendTimeout(SubmitLost):
+    """The backend gave up waiting for the agent."""
+
+    code = "timeout"
+
+
+class ConnectionLost(SubmitLost):
+    """The connection went away after something was sent."""
+
+    code = "mriver_unreachable"
+
+
+class TurnTimeout(PaliadinError):
+    """No answer came within the deadline. A later one still reaches `Inbox`'s `on_turn`."""
+
+    code = "timeout"
+    retryable = True
+
+    def __init__(self, turn_id: str, deadline_s: float) -> None:
+        super().__init__(f"no answer to turn {turn_id} within {deadline_s:g} s")
+        self.turn_id = turn_id
+
+
+class AnswerUnusable(PaliadinError):
+    """The agent wrote a file that cannot become an answer (`turn.failed`)."""
+
+    code = "answer_unusable"
+
+    def __init__(self, turn_id: str, reason: str) -> None:
+        # An untrusted file says something about the host, which another question does not mend.
+        super().__init__(f"turn {turn_id}: {reason}", retryable=reason != "untrusted")
+        self.turn_id = turn_id
+        self.reason = reason
+
+
+_BY_CODE: dict[str, type[PaliadinError]] = {
+    "auth_failed": AuthFailed,
+    "bad_request": BadRequest,
+    "bootstrap_failed": BootstrapFailed,
+    "mriver_unreachable": Unreachable,
+    "persona_unknown": PersonaUnknown,
+    "shim_error": ShimError,
+    "timeout": BackendTimeout,
+}
+#: Where an answer names no code that we know, as one from a proxy does not.
+_BY_STATUS: dict[int, type[PaliadinError]] = {
+    400: BadRequest,
+    401: AuthFailed,
+    403: AuthFailed,
+    408: BackendTimeout,
+    413: BadRequest,
+    422: BadRequest,
+    429: Unreachable,
+    502: BackendTimeout,  # a proxy lost the backend in the middle of a turn
+    503: Unreachable,
+    504: BackendTimeout,
+}
+_BY_EXIT: dict[int, type[PaliadinError]] = {
+    2: BadRequest,
+    3: BootstrapFailed,  # its working directory is missing
+    124: BackendTimeout,
+}
+_SSH_FAILED = 255
+_NOT_ADMITTED = re.compile("Permission denied|Host key verification failed|Too many authentication")
+#: What ssh says before there is a connection that anything could have been sent on.
+_NOT_CONNECTED = re.compile(r"ssh: |kex_exchange_identification|banner exchange")
+
+
+def of_http(status: int, code: object, retryable: object, detail: object) -> PaliadinError:
+    """The error that an HTTP answer means: by the backend's code, else by the status."""
+    kind = _BY_CODE.get(code) if isinstance(code, str) else None
+    kind = kind or _BY_STATUS.get(status, ShimError)
+    return kind(
+        f"HTTP {status}",
+        detail=detail if isinstance(detail, str) else "",
+        retryable=retryable if isinstance(retryable, bool) else None,
+    )
+
+
+def of_exit(status: int, stderr: str) -> PaliadinError:
+    """The error that an exit status of ssh, its own or the shim's, means."""
+    kind = _BY_EXIT.get(status, ShimError)
+    if status < 0:
+        kind = ConnectionLost  # a signal ended our ssh; the shim may go on
+    elif status == _SSH_FAILED and _NOT_ADMITTED.search(stderr):
+        kind = ShimAuthFailed
+    elif status == _SSH_FAILED:
+        kind = Unreachable if _NOT_CONNECTED.search(stderr) else ConnectionLost
+    return kind(f"ssh ended with {status}", detail=stderr)

@@ -1,0 +1,211 @@
+"""Where the sidecar's pushes arrive: an ASGI app to mount in any framework."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
+from paliadin_contract.errors import BadSignature, MalformedCallback
+from paliadin_contract.signature import Keys
+
+from paliadin_client.dedupe import Memory, Sqlite
+from paliadin_client.errors import BadRequest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+
+    from paliadin_client.dedupe import Dedupe
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+__all__ = ["MAX_BODY_BYTES", "Inbox", "TurnCallback", "Waiter"]
+
+_log = logging.getLogger(__name__)
+
+TurnCallback = TurnCompleted | TurnFailed
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+#: Pushes that came before their waiter. They are few, and soon asked for or never.
+_HELD = 64
+_HOLD = timedelta(seconds=60)
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Who waits for a turn: `arrived` is set, and `on_push` called, as soon as `push` is there."""
+
+    push: TurnCallback | None = None
+    arrived: anyio.Event = field(default_factory=anyio.Event)
+    on_push: Callable[[], None] = _nothing
+    names: list[str] = field(default_factory=list)
+
+    def take(self, callback: TurnCallback) -> None:
+        """Keep `callback`, unless a higher revision is here."""
+        if self.push is None or self.push.data.revision < callback.data.revision:
+            self.push = callback
+            self.arrived.set()
+            self.on_push()
+
+
+class Inbox:
+    """Verifies, lets the app store, wakes whoever waits, and only then acknowledges.
+
+    It answers 204 to what is stored, known already or none of its business; 400 to what is
+    malformed, 401 to what is not signed or stale, 405 to another method than POST, 413 to more
+    than 32 MiB, and 503 where the app could not store it: the sidecar comes again.
+
+    Args:
+        secrets: the callback's, each `whsec_<base64>`; several while they are being rotated.
+        on_turn: stores a turn; awaited before the acknowledgement, for every turn, waited for or
+            not. It runs at least once, and never twice at a time for one turn. An exception
+            means that the turn was not stored.
+        dedupe: path of a SQLite database that remembers what was stored, also for other
+            processes; None remembers in this process alone.
+        now: the clock.
+
+    Raises:
+        BadSecret: a secret is malformed, or none is given.
+        ConfigError: the database can be neither opened nor made.
+    """
+
+    def __init__(
+        self,
+        secrets: Iterable[str],
+        *,
+        on_turn: Callable[[TurnCallback], Awaitable[object]] | None = None,
+        dedupe: str | os.PathLike[str] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._keys = Keys(secrets)
+        self._on_turn = on_turn
+        self._dedupe: Dedupe = Memory() if dedupe is None else Sqlite(dedupe)
+        self._now = now
+        self._waiters: dict[str, Waiter] = {}
+        self._held: dict[str, tuple[datetime, TurnCallback]] = {}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The ASGI app. It needs no lifespan of its own."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"the inbox speaks http, not {scope['type']}")
+        if scope["method"] == "POST":
+            status, text = await self._receive(scope, await _read(receive))
+        else:
+            status, text = HTTPStatus.METHOD_NOT_ALLOWED, "only POST"
+        await _answer(send, status, text)
+
+    @contextmanager
+    def expect(self, turn_id: str) -> Iterator[Waiter]:
+        """Wait for a turn: by the id under which it was submitted, or its own.
+
+        Raises:
+            BadRequest: somebody waits for it already.
+        """
+        if turn_id in self._waiters:
+            raise BadRequest(f"turn {turn_id} is being waited for already")
+        waiter = Waiter()
+        self.also(waiter, turn_id)
+        try:
+            yield waiter
+        finally:
+            for name in waiter.names:
+                del self._waiters[name]
+
+    def also(self, waiter: Waiter, turn_id: str | None) -> None:
+        """Let `waiter` wait for `turn_id` too, unless another does."""
+        if turn_id is None or turn_id in self._waiters:
+            return
+        self._waiters[turn_id] = waiter
+        waiter.names.append(turn_id)
+        for turn, (since, callback) in list(self._held.items()):
+            if self._now() - since > _HOLD:
+                del self._held[turn]
+            elif turn_id in (callback.data.submitted_turn_id, callback.data.turn_id):
+                del self._held[turn]
+                waiter.take(callback)
+
+    async def _receive(self, scope: Message, body: bytes | None) -> tuple[HTTPStatus, str]:
+        if body is None:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BODY_BYTES} bytes"
+        headers = {
+            name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
+        }
+        try:
+            webhook_id = self._keys.verify(headers, body, self._now())
+            callback = decode(body)
+        except BadSignature as exc:
+            _log.warning("push.rejected error=%s", exc)
+            return HTTPStatus.UNAUTHORIZED, str(exc)
+        except MalformedCallback as exc:
+            _log.warning("push.malformed error=%s", exc)
+            return HTTPStatus.BAD_REQUEST, str(exc)
+        if not isinstance(callback, TurnCallback):
+            return HTTPStatus.NO_CONTENT, ""
+        turn = f"{callback.data.backend}_{callback.data.persona}_{callback.data.turn_id}"
+        # The answer is here, and whoever waits need not wait for the app's database.
+        self._hand_over(turn, callback)
+        return await self._store(webhook_id, turn, callback)
+
+    async def _store(
+        self, webhook_id: str, turn: str, callback: TurnCallback
+    ) -> tuple[HTTPStatus, str]:
+        claim, revision = self._dedupe.claim, callback.data.revision
+        try:
+            with claim(f"turn {turn}") as turn_is_ours, claim(f"id {webhook_id}") as id_is_ours:
+                if not (turn_is_ours and id_is_ours):
+                    # Refused, not queued: behind a hanging app the queue would never end.
+                    return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
+                if not await self._dedupe.knows(webhook_id, turn, revision):
+                    if self._on_turn is not None:
+                        await self._on_turn(callback)
+                    await self._dedupe.remember(webhook_id, turn, revision, self._now())
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the turn is not known to be stored
+            # Its kind alone: a database's error may quote the row, and with it the answer.
+            _log.error("push.not_stored id=%s error=%s", webhook_id, type(exc).__name__)
+            return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
+        return HTTPStatus.NO_CONTENT, ""
+
+    def _hand_over(self, turn: str, callback: TurnCallback) -> None:
+        data = callback.data
+        waiter = self._waiters.get(data.submitted_turn_id or "", self._waiters.get(data.turn_id))
+        if waiter is not None:
+            waiter.take(callback)
+            return
+        _, held = self._held.pop(turn, (None, callback))
+        later = max(held, callback, key=lambda each: each.data.revision)
+        self._held[turn] = (self._now(), later)
+        if len(self._held) > _HELD:
+            del self._held[next(iter(self._held))]
+
+
+async def _read(receive: Receive) -> bytes | None:
+    body = bytearray()
+    more = True
+    while more:
+        # A sender that went away ends the body; what is missing then fails the signature.
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+async def _answer(send: Send, status: HTTPStatus, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")] if text else []
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers.append((b"allow", b"POST"))
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})

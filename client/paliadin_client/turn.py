@@ -1,0 +1,307 @@
+"""A turn from question to answer: the health gate, the primer, and the race for the answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
+
+import anyio
+from paliadin_contract.callback import TurnFailed
+from paliadin_contract.ids import is_turn_id
+from paliadin_contract.trailer import split
+
+from paliadin_client.backend import primer_block
+from paliadin_client.errors import (
+    AnswerUnusable,
+    BadRequest,
+    PaliadinError,
+    ShimError,
+    SubmitLost,
+    TurnTimeout,
+)
+from paliadin_client.inbox import Waiter
+from paliadin_client.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from paliadin_contract.trailer import Trailer
+
+    from paliadin_client.backend import Backend, Reply, TurnRequest, User
+    from paliadin_client.inbox import Inbox
+
+__all__ = ["HEALTH_TRUST_S", "Paliadin", "Timings", "TurnResult"]
+
+_log = logging.getLogger(__name__)
+
+#: How long, in seconds, a health check that succeeded is believed. A failure is not.
+HEALTH_TRUST_S = 10.0
+#: A response without a whole trailer may be half a file: the push, which never is, gets this long.
+_PUSH_PATIENCE_S = 2.0
+#: A push is the whole answer, but only aichat's response says that the pane was fresh, and names
+#: the conversation: where the push is first, the response on its heels gets this long.
+_REPLY_PATIENCE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """How long a turn took.
+
+    Attributes:
+        health_ms: until the health check had passed, in milliseconds.
+        answer_ms: from there to the answer, in milliseconds.
+        backend_ms: what the backend says that it took, in milliseconds, where it says so.
+        completed_at: when the answer's file was complete on the host, where a push said so.
+    """
+
+    health_ms: float
+    answer_ms: float
+    backend_ms: float | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """An answer.
+
+    Attributes:
+        text: the answer in Markdown, without its trailer.
+        trailer: what the agent said about it, where it did.
+        turn_id: the request's.
+        conversation_id: the backend's, where it named one in time, else the request's.
+        revision: of a push, 1 for the file's first content; a response has none.
+        via: which of the two brought it.
+        timings: how long it took.
+    """
+
+    text: str = field(repr=False)
+    trailer: Trailer | None = field(repr=False)
+    turn_id: str
+    conversation_id: str | None
+    revision: int | None
+    via: Literal["response", "push"]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    number: int
+    ended: float
+    error: PaliadinError | None
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the submit has brought so far; it outlives the deadline that ends the wait."""
+
+    since: float
+    reply: Reply | None = None
+    lost: SubmitLost | None = None
+
+
+class Paliadin:
+    """The assistant, by way of one backend. Made by `connect`.
+
+    Args:
+        backend: the way to the host.
+        inbox: where its pushes arrive; None leaves the backend's own response alone.
+        deadline_s: how long `run_turn` waits in all, in seconds.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        inbox: Inbox | None = None,
+        deadline_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._inbox = inbox
+        self._deadline_s = deadline_s
+        self._clock = clock
+        #: Panes whose agent knows what was said before.
+        self._primed: set[str] = set()
+        #: A lock for each check that somebody makes or awaits.
+        self._checking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._checks: dict[str, _Check] = {}
+        self._begun = 0
+
+    async def health(self, user: User | None = None) -> None:
+        """Return if the backend is well, or was within the last 10 s.
+
+        Args:
+            user: asks for this user's session, where the backend (legacy) knows the difference.
+
+        Raises:
+            PaliadinError: it is not.
+        """
+        key = self._backend.pane(user) if user and self._backend.health_per_pane else ""
+        asked, begun = self._clock(), self._begun
+        async with self._checking.setdefault(key, anyio.Lock()):
+            known = self._checks.get(key)
+            if known and known.error is None and asked - known.ended < HEALTH_TRUST_S:
+                return
+            # Whoever queued here behind a check that fails shares the next one's result.
+            if known is None or known.number <= begun:
+                known = await self._check(key, user)
+        if known.error:
+            raise known.error.with_traceback(None)
+
+    async def run_turn(self, request: TurnRequest) -> TurnResult:
+        """Ask, and return the answer: by the backend's response or by a push, whichever is first.
+
+        Cancelling it leaves nothing behind on this side; the agent may go on, and its answer
+        still reaches the inbox's `on_turn`.
+
+        Raises:
+            TurnTimeout: no answer within the deadline; a later one still reaches `on_turn`.
+            AnswerUnusable: the agent wrote a file that cannot become an answer.
+            BadRequest: refused; before anything was sent, if it is refused here.
+            PaliadinError: the backend's own failure; with an inbox, one that leaves the turn
+                open (`SubmitLost`) does not end the wait.
+        """
+        _check_request(request)
+        pane = self._backend.pane(request.user)
+        fresh = pane not in self._primed
+        primer = primer_block(request.primer) if fresh else ""
+        submit = self._backend.prepare(request, primer)
+        self._primed.add(pane)
+        who = f"turn_id={request.turn_id} user={request.user.user_id[:8]}"
+        try:
+            result, spawned = await self._run(request, submit, who)
+        except BaseException as exc:
+            if fresh:
+                self._primed.discard(pane)
+            # A bug's name is enough here, since it is raised on; its text may hold anything.
+            _log.info("turn.unanswered %s error=%s", who, type(exc).__name__)
+            raise
+        if spawned and not fresh:
+            self._primed.discard(pane)  # it was fresh after all, and had no primer
+        _log.info(
+            "turn.answered %s via=%s revision=%s ms=%.0f",
+            *(who, result.via, result.revision, result.timings.answer_ms),
+        )
+        return result
+
+    async def reset_session(self, user: User) -> None:
+        """End the very window or session that this user's turns use.
+
+        Raises:
+            PaliadinError: it could not be ended.
+        """
+        pane = self._backend.pane(user)
+        try:
+            await self._backend.reset(user)
+        finally:
+            self._primed.discard(pane)
+        _log.info("session.reset user=%s", user.user_id[:8])
+
+    async def _check(self, key: str, user: User | None) -> _Check:
+        self._begun += 1
+        number, error = self._begun, None
+        try:
+            await self._backend.health(user)
+        except PaliadinError as exc:
+            error = exc
+            if self._backend.health_per_pane:
+                self._primed.clear()
+        ended = self._clock()
+        # Users come and go: what is too old to be trusted is not kept.
+        self._checks = {
+            other: check
+            for other, check in self._checks.items()
+            if ended - check.ended < HEALTH_TRUST_S
+        }
+        self._checks[key] = _Check(number, ended, error)
+        return self._checks[key]
+
+    async def _run(
+        self, request: TurnRequest, submit: Callable[[], Awaitable[Reply]], who: str
+    ) -> tuple[TurnResult, bool]:
+        started = self._clock()
+        heard = _Heard(started)
+        expected = self._inbox.expect(request.turn_id) if self._inbox else nullcontext(Waiter())
+        with anyio.move_on_after(self._deadline_s), expected as waiter:
+            if waiter.push is None:
+                await self.health(request.user)
+                heard.since = self._clock()
+            if waiter.push is None:
+                _log.info("turn.submitted %s backend=%s", who, self._backend.name)
+                await self._race(submit, waiter, heard, who)
+        reply, push = heard.reply, waiter.push
+        if isinstance(push, TurnFailed):
+            raise AnswerUnusable(request.turn_id, push.data.reason)
+        if push is not None:
+            text, trailer = split(push.data.response)
+        elif reply is None:
+            raise TurnTimeout(request.turn_id, self._deadline_s) from heard.lost
+        elif not reply.text.strip():
+            raise ShimError("the backend's answer is empty", retryable=True)
+        else:
+            text, trailer = reply.text, reply.trailer
+        result = TurnResult(
+            text=text,
+            trailer=trailer,
+            turn_id=request.turn_id,
+            conversation_id=(reply and reply.conversation_id) or request.conversation_id,
+            revision=push.data.revision if push else None,
+            via="push" if push else "response",
+            timings=Timings(
+                health_ms=(heard.since - started) * 1000,
+                answer_ms=(self._clock() - heard.since) * 1000,
+                backend_ms=reply.duration_ms if reply else None,
+                completed_at=push.data.completed_at if push else None,
+            ),
+        )
+        return result, reply is not None and reply.pane_spawned
+
+    async def _race(
+        self,
+        submit: Callable[[], Awaitable[Reply]],
+        waiter: Waiter,
+        heard: _Heard,
+        who: str,
+    ) -> None:
+        with anyio.CancelScope() as submitting:
+            waiter.on_push = partial(self._end_soon, submitting)
+            try:
+                heard.reply = await submit()
+            except SubmitLost as exc:
+                if self._inbox is None:
+                    raise
+                heard.lost = exc
+                _log.info("turn.submit_lost %s error=%s", who, exc)
+            except PaliadinError:
+                if waiter.push is None:
+                    raise
+        if self._inbox is None or waiter.push is not None:
+            return
+        if heard.reply is None:
+            await waiter.arrived.wait()
+        elif not heard.reply.whole:
+            # The backend may have named the turn itself, and no token told the sidecar ours.
+            self._inbox.also(waiter, heard.reply.turn_id)
+            with anyio.move_on_after(_PUSH_PATIENCE_S):
+                await waiter.arrived.wait()
+
+    def _end_soon(self, submitting: anyio.CancelScope) -> None:
+        patience = _REPLY_PATIENCE_S if self._backend.says_more else 0
+        submitting.deadline = anyio.current_time() + patience
+
+
+def _check_request(request: TurnRequest) -> None:
+    # Both travel back in a push as ids, and stand in logs.
+    if not is_turn_id(request.turn_id):
+        raise BadRequest("the turn id is no id: letters, digits, - and _, at most 64")
+    if not is_turn_id(request.user.user_id):
+        raise BadRequest("the user id is no id: letters, digits, - and _, at most 64")
+    if not one_line(request.message):
+        raise BadRequest("the message is empty")

@@ -1,0 +1,42 @@
+"""A web app that asks, and is pushed to. Run it with `uvicorn app:app`; docs/client.md has more."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import paliadin_client
+from paliadin_client import Inbox, TurnCallback, TurnRequest, User
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+answers: dict[str, TurnCallback] = {}  # stands in for the app's database
+
+
+async def store(turn: TurnCallback) -> None:
+    """Upsert: a turn may come again, and in a higher revision."""
+    answers[turn.data.submitted_turn_id or turn.data.turn_id] = turn
+
+
+inbox = Inbox(os.environ["PALIADIN_CALLBACK_SECRET"].split(), on_turn=store, dedupe="inbox.sqlite3")
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """PALIADIN_BACKEND and its variables decide what is connected to."""
+    async with paliadin_client.connect(inbox=inbox) as app.state.paliadin:
+        yield
+
+
+async def ask(request: Request) -> JSONResponse:
+    """Answer one question."""
+    form = await request.json()
+    user = User(form["user_id"], email=form.get("email"))
+    turn = TurnRequest(user=user, message=form["message"])
+    result = await request.app.state.paliadin.run_turn(turn)
+    return JSONResponse({"turn_id": result.turn_id, "via": result.via, "text": result.text})
+
+
+routes = [Route("/paliadin/turns", inbox), Route("/ask", ask, methods=["POST"])]
+app = Starlette(routes=routes, lifespan=lifespan)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+from paliadin_client import Inbox
+
+from tests.client.hosts import Sidecar, aichat_host, legacy_host, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from paliadin_client import TurnCallback
+
+    from tests.client.hosts import AichatHost, Host, LegacyHost
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def aichat() -> AsyncIterator[AichatHost]:
+    async with aichat_host() as host:
+        yield host
+
+
+@pytest.fixture
+async def legacy() -> AsyncIterator[LegacyHost]:
+    async with legacy_host() as host:
+        yield host
+
+
+@pytest.fixture(params=["aichat", "legacy"])
+async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
+    async with aichat_host() if request.param == "aichat" else legacy_host() as host:
+        yield host
+
+
+@pytest.fixture
+def secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+@pytest.fixture
+def stored() -> list[TurnCallback]:
+    """What the inbox gave to the app."""
+    return []
+
+
+@pytest.fixture
+def inbox(secret: str, stored: list[TurnCallback]) -> Inbox:
+    async def store(turn: TurnCallback) -> None:
+        stored.append(turn)
+
+    return Inbox([secret], on_turn=store)
+
+
+@pytest.fixture
+async def sidecar(inbox: Inbox, secret: str) -> AsyncIterator[Sidecar]:
+    async with serving(inbox) as url:
+        sender = Sidecar(url, secret)
+        async with sender.http:
+            yield sender

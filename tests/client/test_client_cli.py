@@ -1,0 +1,200 @@
+"""`paliadin` as a person and a script meet it: a real process, in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import sys
+from pathlib import Path
+from subprocess import PIPE
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paliadin_client import cli
+from rich.console import Console
+
+from tests.client.hosts import ANSWER, Fails, until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.client.hosts import AichatHost, Host, LegacyHost, Seen
+
+pytestmark = pytest.mark.anyio
+
+COMMAND = str(Path(sys.executable).with_name("paliadin"))
+USER_ID = "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11"
+HOSTILE = "# Titel\n\n\x1b]0;pwned\x07\x9b31m**fett** <https://example.org/%1b]0;pwned%07>\r\n"
+
+
+async def paliadin(environ: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, *arguments),
+        env={**os.environ, **environ},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def in_terminal(environ: Mapping[str, str], *arguments: str) -> tuple[int, bytes]:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, *arguments),
+        env={**os.environ, **environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = bytearray()
+    ended = asyncio.Event()
+
+    def read() -> None:
+        try:
+            shown.extend(os.read(ours, 65_536))
+        except OSError:  # Linux's end of file on a terminal
+            asyncio.get_running_loop().remove_reader(ours)
+            ended.set()
+
+    asyncio.get_running_loop().add_reader(ours, read)
+    with anyio.fail_after(30):
+        await ended.wait()
+        code = await process.wait()
+    os.close(ours)
+    return code, bytes(shown)
+
+
+async def test_ask_in_a_pipe(host: Host) -> None:
+    """In a pipe the answer is plain text, and nothing else is said."""
+    asked = ("ask", "Welche Fristen?", "--user-id", USER_ID, "--email", "anna@example.org")
+    code, out, err = await paliadin(host.environ, *asked)
+    assert (code, err) == (0, "")
+    assert out == ANSWER.partition("\n\n[paliadin-meta]")[0] + "\n"
+    assert [seen.message for seen in host.turns] == ["Welche Fristen?"]
+
+
+async def test_ask_in_a_terminal(aichat: AichatHost) -> None:
+    """In a terminal seconds are counted until the Markdown is rendered."""
+    release = anyio.Event()
+
+    async def slow(_: Seen) -> str:
+        await release.wait()
+        return ANSWER
+
+    aichat.script = slow
+    asking = asyncio.ensure_future(in_terminal(aichat.environ, "ask", "?", "--user-id", USER_ID))
+    await aichat.next_turn()
+    release.set()
+    code, shown = await asking
+    assert code == 0
+    assert "waiting for the answer" in shown.decode()
+    assert re.search(rb"0:00:0\d", shown)
+    assert re.search(rb"\x1b\[1meine\x1b\[0m", shown)
+    assert b"**" not in shown
+    assert b"paliadin-meta" not in shown
+
+
+async def test_hostile_answer(aichat: AichatHost) -> None:
+    """Escape sequences in an answer do nothing, in a pipe and in a terminal."""
+
+    async def hostile(_: Seen) -> str:
+        return HOSTILE
+
+    aichat.script = hostile
+    _, out, _ = await paliadin(aichat.environ, "ask", "?", "--user-id", USER_ID)
+    code, shown = await in_terminal(aichat.environ, "ask", "?", "--user-id", USER_ID)
+    assert code == 0
+    assert "pwned" in out
+    assert b"pwned" in shown
+    for text in (out.encode(), shown):
+        assert b"\x1b]" not in text
+        assert b"\x07" not in text
+        assert "\x9b".encode() not in text
+
+
+@settings(max_examples=50)
+@given(st.text(st.characters(max_codepoint=0x2030)) | st.from_regex(r"<http://[%0-9a-f]{1,12}>"))
+def test_rendered_markdown_is_harmless(text: str) -> None:
+    """Whatever the Markdown, only the renderer's own colours reach the terminal."""
+    console = Console(force_terminal=True, width=80, color_system="256")
+    with console.capture() as capture:
+        console.print(cli._Harmless(text))
+    rest = re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", rest)
+
+
+async def test_health_and_reset(host: Host) -> None:
+    """The other two commands say that it is done."""
+    assert await paliadin(host.environ, "health") == (0, "ok\n", "")
+    assert await paliadin(host.environ, "reset", "--user-id", USER_ID) == (0, "reset\n", "")
+    assert len(host.resets) == 1
+
+
+async def test_failure(legacy: LegacyHost) -> None:
+    """A failure is 1, with what the host said, and what to do."""
+
+    async def fails(_: Seen) -> str:
+        raise Fails("bootstrap_failed")
+
+    legacy.script = fails
+    code, out, err = await paliadin(legacy.environ, "ask", "?", "--user-id", USER_ID)
+    assert (code, out) == (1, "")
+    assert err == (
+        "paliadin: bootstrap_failed: ssh ended with 3\n"
+        "paliadin: words of the shim\n"
+        "paliadin: The host could not start the agent: look at its tmux session there.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "code", "says"),
+    [
+        ({}, ("ask", "?"), 2, "Missing option '--user-id'"),
+        ({"PALIADIN_REMOTE_HOST": ""}, ("health",), 78, "PALIADIN_REMOTE_HOST is not set"),
+        ({"PALIADIN_BACKEND": "aichat"}, ("health",), 78, "AICHAT_URL is not set"),
+    ],
+)
+async def test_exit_codes(
+    environ: dict[str, str], arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    """Wrong usage is 2, a wrong configuration 78."""
+    found, out, err = await paliadin(environ, *arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+async def test_bad_user(legacy: LegacyHost) -> None:
+    """A user id that cannot be one is wrong usage, and nothing was sent."""
+    code, _, err = await paliadin(legacy.environ, "ask", "?", "--user-id", "anna")
+    assert (code, legacy.commands) == (2, [])
+    assert "the user id is no UUID" in err
+
+
+async def test_interrupted(aichat: AichatHost) -> None:
+    """Ctrl-C ends it, and the backend sees that nobody waits."""
+
+    async def never(_: Seen) -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    aichat.script = never
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "ask", "?", "--user-id", USER_ID),
+        env={**os.environ, **aichat.environ},
+        stderr=PIPE,
+    )
+    seen = await aichat.next_turn()
+    process.send_signal(2)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+    await until(lambda: aichat.abandoned == [seen.turn_id])

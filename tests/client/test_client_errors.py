@@ -1,0 +1,97 @@
+"""The two tables, and what an error shows of itself."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paliadin_client import (
+    AnswerUnusable,
+    AuthFailed,
+    BackendTimeout,
+    BadRequest,
+    BootstrapFailed,
+    ConnectionLost,
+    PaliadinError,
+    ShimAuthFailed,
+    ShimError,
+    SubmitLost,
+    Unreachable,
+)
+from paliadin_client.errors import of_exit, of_http
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (500, "timeout", BackendTimeout),
+        (502, "mriver_unreachable", Unreachable),
+        (502, None, BackendTimeout),
+        (504, "no such code", BackendTimeout),
+        (408, None, BackendTimeout),
+        (429, None, Unreachable),
+        (403, ["timeout"], AuthFailed),
+        (404, None, ShimError),
+        (422, None, BadRequest),
+        (599, None, ShimError),
+    ],
+)
+def test_of_http(status: int, code: object, error: type[PaliadinError]) -> None:
+    """The backend's code decides, else the status."""
+    found = of_http(status, code, None, None)
+    assert (type(found), str(found)) == (error, f"{error.code}: HTTP {status}")
+    assert found.retryable == error.retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "error"),
+    [
+        (2, "bad verb", BadRequest),
+        (3, "", BootstrapFailed),
+        (124, "", BackendTimeout),
+        (1, "", ShimError),
+        (127, "bash: shim: command not found", ShimError),
+        (255, "river@h: Permission denied (publickey).", ShimAuthFailed),
+        (255, "Host key verification failed.", ShimAuthFailed),
+        (255, "ssh: connect to host h port 22: Connection refused", Unreachable),
+        (255, "ssh: Could not resolve hostname h: Name or service not known", Unreachable),
+        (255, "kex_exchange_identification: Connection closed by remote host", Unreachable),
+        (255, "Connection timed out during banner exchange", Unreachable),
+        (255, "client_loop: send disconnect: Broken pipe", ConnectionLost),
+        (255, "Timeout, server h not responding.", ConnectionLost),
+        (-9, "", ConnectionLost),
+    ],
+)
+def test_of_exit(status: int, stderr: str, error: type[PaliadinError]) -> None:
+    """Ssh's words tell no connection from a lost one; the shim's status tells the rest."""
+    found = of_exit(status, stderr)
+    assert (type(found), str(found)) == (error, f"{error.code}: ssh ended with {status}")
+    assert found.detail == stderr
+
+
+@given(
+    st.integers(), st.none() | st.text(), st.none() | st.booleans() | st.text(), st.text(min_size=1)
+)
+def test_backends_words_stay_inside(
+    status: int, code: object, retryable: object, words: str
+) -> None:
+    """Whatever a backend says stands in `detail` alone, short and without control characters."""
+    error = of_http(status, code, retryable, words)
+    assert str(error) == f"{error.code}: HTTP {status}"
+    assert len(error.detail) <= 200
+    assert all(ord(c) >= 32 and not 127 <= ord(c) < 160 for c in error.detail)
+
+
+def test_submit_lost() -> None:
+    """Only what may have reached the agent leaves the turn open."""
+    assert {each.__name__ for each in SubmitLost.__subclasses__()} == {
+        "BackendTimeout",
+        "ConnectionLost",
+    }
+
+
+def test_unusable() -> None:
+    """Asking again does not make a host's files trusted; it may well make a shorter answer."""
+    assert not AnswerUnusable("t", "untrusted").retryable
+    assert AnswerUnusable("t", "too_large").retryable
+    assert str(AnswerUnusable("t", "empty")) == "answer_unusable: turn t: empty"

@@ -1,0 +1,68 @@
+"""The example in `examples/app.py`, run as a newcomer runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+import pytest
+from httpx import AsyncHTTPTransport
+
+from tests.client.hosts import Sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.client.hosts import Host, Seen
+
+pytestmark = pytest.mark.anyio
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+async def app(host: Host, secret: str, tmp_path: Path) -> AsyncIterator[str]:
+    """The example under uvicorn's own command, in a directory of its own."""
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    listener.close()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port)),
+        "app:app",
+        cwd=tmp_path,
+        env={**os.environ, **host.environ, "PALIADIN_CALLBACK_SECRET": secret},
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    assert await process.wait() in (0, -15)
+
+
+async def test_example(host: Host, app: str, secret: str, tmp_path: Path) -> None:
+    """A question to the app is answered by the push to its inbox."""
+
+    async def never(_: Seen) -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    host.script = never
+    question = {"user_id": "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "message": "Frage?"}
+    # Until uvicorn listens its port refuses: the transport tries again.
+    transport = AsyncHTTPTransport(retries=8, trust_env=False)
+    async with httpx.AsyncClient(transport=transport, timeout=30) as http:
+        answer = asyncio.ensure_future(http.post(f"{app}/ask", json=question))
+        seen = await host.next_turn()
+        sidecar = Sidecar(f"{app}/paliadin/turns", secret)
+        async with sidecar.http:
+            assert await sidecar.push(seen.turn_id) == 204
+        body = (await answer).json()
+    assert (body["turn_id"], body["via"]) == (seen.turn_id, "push")
+    assert body["text"].startswith("Morgen läuft")
+    assert (tmp_path / "inbox.sqlite3").exists()

@@ -1,0 +1,403 @@
+"""What the inbox answers, and what reaches the app and whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paliadin_client import ConfigError, Inbox
+from paliadin_client import inbox as module
+from paliadin_contract.callback import Host, Ping, TurnFailed, encode
+from paliadin_contract.errors import BadSecret
+from paliadin_contract.signature import Keys
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from tests.client.hosts import Sidecar, serving, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from paliadin_client import TurnCallback
+
+pytestmark = pytest.mark.anyio
+
+TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
+SECRET = "whsec_c2VjcmV0LW1hcmtlci1vZi0yNC1ieXRlcy0tLS0tLS0t"
+
+
+def ids(stored: list[TurnCallback]) -> list[tuple[str, int]]:
+    return [(turn.data.turn_id, turn.data.revision) for turn in stored]
+
+
+async def test_stored(sidecar: Sidecar, stored: list[TurnCallback]) -> None:
+    """Every turn reaches the app, waited for or not, failures too, and is acknowledged."""
+    other = str(uuid4())
+    assert await sidecar.push(TURN) == 204
+    assert await sidecar.fail(other) == 204
+    assert ids(stored) == [(TURN, 1), (other, 1)]
+    assert isinstance(stored[1], TurnFailed)
+
+
+async def test_duplicate(inbox: Inbox, sidecar: Sidecar, stored: list[TurnCallback]) -> None:
+    """A push that was stored is acknowledged again, wakes its waiter, and is not stored twice."""
+    assert await sidecar.push(TURN) == 204
+    with inbox.expect("another"):
+        assert await sidecar.push(TURN) == 204
+    with inbox.expect(TURN) as waiter:
+        assert waiter.push is not None
+    with inbox.expect(TURN) as waiter:
+        assert waiter.push is None
+        assert await sidecar.push(TURN) == 204
+        assert waiter.push is not None
+    assert ids(stored) == [(TURN, 1)]
+
+
+async def test_none_of_its_business(sidecar: Sidecar, stored: list[TurnCallback]) -> None:
+    """A ping, and a type that is not known yet, are acknowledged."""
+    ping = encode(Ping(timestamp=datetime.now(UTC), data=Host("mriver")))
+    assert await sidecar.send("ping_1", ping) == 204
+    assert await sidecar.send("later_1", b'{"type": "turn.started", "data": 7}') == 204
+    assert stored == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"type": "turn.completed"}',
+        b'{"type": "ping", "timestamp": "now", "data": {"host": "x"}}',
+        b"[" * 100_000,
+    ],
+)
+async def test_malformed(sidecar: Sidecar, body: bytes) -> None:
+    """A proven body that is no callback is 400."""
+    assert await sidecar.send("odd_1", body) == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"webhook_signature": "v1,bm9uZQ=="},
+        {"webhook_signature": "nonsense"},
+        {"webhook_timestamp": "1"},
+        {"webhook_timestamp": "soon"},
+        {"webhook_id": "of another"},
+    ],
+)
+async def test_not_proven(
+    sidecar: Sidecar, stored: list[TurnCallback], headers: dict[str, str]
+) -> None:
+    """A signature that is wrong, of another id or stale is 401, and the body is not looked at."""
+    assert await sidecar.send("ping_1", b"{", **headers) == 401
+    assert stored == []
+
+
+async def test_without_headers(inbox: Inbox) -> None:
+    """Any visitor without a signature is 401; with another method 405."""
+    async with serving(inbox) as url, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.post(url, content=b"{}")).status_code == 401
+        response = await http.get(url)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+async def test_truncated(sidecar: Sidecar, secret: str, stored: list[TurnCallback]) -> None:
+    """A body whose sender went away in the middle is not taken for the whole."""
+    url = httpx.URL(sidecar.url)
+    body = sidecar.body(TURN)
+    headers = {"host": "x", "content-length": str(len(body))}
+    headers |= Keys([secret]).sign("push_1", body, datetime.now(UTC))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(f"POST / HTTP/1.1\r\n{lines}\r\n".encode() + body[:-1])
+    writer.write_eof()
+    with anyio.fail_after(10):
+        await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert stored == []
+    assert await sidecar.push(TURN) == 204
+
+
+async def test_too_long(inbox: Inbox, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the limit is 413, before anything is verified."""
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 1000)
+    assert await sidecar.send("ping_1", b"x" * 1001) == 413
+    assert await sidecar.send("ping_1", b"x" * 1000) == 400
+
+
+async def test_rotation(secret: str) -> None:
+    """While a secret is being rotated, each of the two is taken."""
+    async with serving(Inbox([SECRET, secret])) as url:
+        for each in (SECRET, secret):
+            sender = Sidecar(url, each)
+            async with sender.http:
+                assert await sender.push(TURN) == 204
+
+
+def test_bad_secrets() -> None:
+    """A secret that cannot be one, or none at all, is refused where the inbox is made."""
+    for secrets in ([], ["secret"], ["whsec_x"]):
+        with pytest.raises(BadSecret):
+            Inbox(secrets)
+
+
+async def test_mounted_in_starlette(secret: str, stored: list[TurnCallback]) -> None:
+    """Mounted in Starlette it is reached at its own path."""
+
+    async def store(turn: TurnCallback) -> None:
+        stored.append(turn)
+
+    inbox = Inbox([secret], on_turn=store)
+    app = Starlette(routes=[Route("/paliadin/turns", inbox)])
+    async with serving(app) as url:
+        sender = Sidecar(f"{url}/paliadin/turns", secret)
+        async with sender.http:
+            assert await sender.push(TURN) == 204
+    assert ids(stored) == [(TURN, 1)]
+
+
+async def test_other_scopes(inbox: Inbox) -> None:
+    """It is for HTTP alone, and says so."""
+
+    async def nothing() -> dict[str, object]:
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match="not websocket"):
+        await inbox({"type": "websocket"}, nothing, lambda _: nothing())  # type: ignore[arg-type, return-value]  # never called
+
+
+class App:
+    """An app that stores, slowly or not at all, and counts who is storing at once."""
+
+    def __init__(self) -> None:
+        self.fails = 0
+        self.slow: anyio.Event | None = None
+        self.began: list[str] = []
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def store(self, turn: TurnCallback) -> None:
+        self.began.append(turn.data.turn_id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if self.slow:
+                await self.slow.wait()
+            if self.fails:
+                self.fails -= 1
+                raise ValueError("answer-marker in a row of the database")
+        finally:
+            self.at_once -= 1
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def inboxes(
+    request: pytest.FixtureRequest, secret: str, app: App, tmp_path: Path
+) -> tuple[Inbox, Inbox]:
+    """The inbox of one process; in SQLite also another process's."""
+    if request.param == "memory":
+        inbox = Inbox([secret], on_turn=app.store)
+        return inbox, inbox
+    first, second = (
+        Inbox([secret], on_turn=app.store, dedupe=tmp_path / "inbox.sqlite3") for _ in range(2)
+    )
+    return first, second
+
+
+@pytest.fixture
+async def sidecars(
+    inboxes: tuple[Inbox, Inbox], secret: str
+) -> AsyncIterator[tuple[Sidecar, Sidecar]]:
+    async with serving(inboxes[0]) as first_url, serving(inboxes[1]) as second_url:
+        first, second = Sidecar(first_url, secret), Sidecar(second_url, secret)
+        async with first.http, second.http:
+            yield first, second
+
+
+async def test_not_stored(
+    sidecars: tuple[Sidecar, Sidecar],
+    inboxes: tuple[Inbox, Inbox],
+    app: App,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Until the app has stored it a push is 503; who waits has it; the log has no word of it."""
+    app.fails = 9
+    caplog.set_level(logging.DEBUG)
+    with inboxes[0].expect(TURN) as waiter:
+        statuses = [await sidecars[0].push(TURN) for _ in range(11)]
+    assert statuses == [503] * 9 + [204] * 2
+    assert app.began == [TURN] * 10
+    assert waiter.push is not None
+    assert "ValueError" in caplog.text
+    assert "answer-marker" not in caplog.text
+
+
+async def test_shared(sidecars: tuple[Sidecar, Sidecar], app: App) -> None:
+    """What one process stored, no other stores again."""
+    assert [await each.push(TURN) for each in sidecars] == [204, 204]
+    assert app.began == [TURN]
+
+
+async def test_never_at_once(sidecars: tuple[Sidecar, Sidecar], app: App) -> None:
+    """One turn is stored by one at a time, whoever sends it how often; others do not wait."""
+    app.slow = anyio.Event()
+    other = str(uuid4())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sidecars[0].push, TURN)
+        await until(lambda: app.began == [TURN])
+        for sidecar in sidecars:
+            for _ in range(3):
+                tasks.start_soon(sidecar.push, TURN)
+                tasks.start_soon(_revision, sidecar, 2)
+        tasks.start_soon(sidecars[1].push, other)
+        await until(lambda: other in app.began)
+        assert app.began == [TURN, other]
+        app.slow.set()
+    assert app.most_at_once == 2
+    assert app.began == [TURN, other]
+
+
+async def _revision(sidecar: Sidecar, revision: int) -> int:
+    return await sidecar.push(TURN, f"Fassung {revision}", revision=revision)
+
+
+async def test_same_id_of_two_turns(inboxes: tuple[Inbox, Inbox], app: App, secret: str) -> None:
+    """Two bodies under one id are never being stored at once in one process."""
+    app.slow = anyio.Event()
+    sender = Sidecar("", secret)
+    async with serving(inboxes[0]) as url, sender.http, anyio.create_task_group() as tasks:
+        sender.url = url
+        for turn_id in (TURN, str(uuid4())):
+            tasks.start_soon(sender.send, "same_id", sender.body(turn_id))
+        await until(lambda: len(app.began) == 1 and len(inboxes[0]._held) == 2)
+        app.slow.set()
+    assert app.most_at_once == 1
+
+
+async def test_busy(sidecars: tuple[Sidecar, Sidecar], app: App) -> None:
+    """A turn that is being stored is 503, wherever: the sidecar comes again."""
+    app.slow = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sidecars[0].push, TURN)
+        await until(lambda: app.began == [TURN])
+        assert [await each.push(TURN) for each in sidecars] == [503, 503]
+        app.slow.set()
+    assert [await each.push(TURN) for each in sidecars] == [204, 204]
+    assert app.began == [TURN]
+
+
+async def test_lower_revision(sidecars: tuple[Sidecar, Sidecar], app: App) -> None:
+    """A lower revision that comes late never replaces a higher one."""
+    first, second = sidecars
+    assert [await _revision(*each) for each in ((first, 2), (second, 1), (first, 3))] == [204] * 3
+    assert app.began == [TURN] * 2
+
+
+async def test_held(inbox: Inbox, sidecar: Sidecar) -> None:
+    """A push that came before its waiter is kept for it: once, and in its highest revision."""
+    for revision in (2, 3, 1):
+        await sidecar.push(TURN, f"Fassung {revision}", revision=revision)
+    with inbox.expect(TURN) as waiter:
+        assert waiter.push is not None
+        assert waiter.push.data.revision == 3
+        assert waiter.arrived.is_set()
+    with inbox.expect(TURN) as waiter:
+        assert waiter.push is None
+
+
+async def test_held_by_submitted_id(inbox: Inbox, sidecar: Sidecar) -> None:
+    """A push is kept for the id under which its turn was submitted, too."""
+    await sidecar.push(str(uuid4()), submitted=TURN)
+    with inbox.expect(TURN) as waiter:
+        assert waiter.push is not None
+
+
+async def test_submitted_id_comes_first(inbox: Inbox, sidecar: Sidecar) -> None:
+    """Where a push names two ids that are waited for, the submitted one has it."""
+    other = str(uuid4())
+    with inbox.expect(TURN) as submitted, inbox.expect(other) as own:
+        await sidecar.push(other, submitted=TURN)
+        assert submitted.push is not None
+        assert own.push is None
+
+
+async def test_held_is_bounded(secret: str) -> None:
+    """What nobody waits for is forgotten: by count, and by age."""
+    now = datetime.now(UTC)
+    inbox = Inbox([secret], now=lambda: now)
+    async with serving(inbox) as url:
+        sender = Sidecar(url, secret)
+        async with sender.http:
+            turns = [str(uuid4()) for _ in range(70)]
+            for turn_id in turns:
+                await sender.push(turn_id)
+    assert len(inbox._held) == 64
+    with inbox.expect(turns[5]) as waiter:
+        assert waiter.push is None
+    with inbox.expect(turns[6]) as waiter:
+        assert waiter.push is not None
+    now += timedelta(seconds=61)
+    with inbox.expect(turns[7]) as waiter:
+        assert waiter.push is None
+    assert inbox._held == {}
+
+
+async def test_database_gone(secret: str, app: App, tmp_path: Path) -> None:
+    """A database that does not answer is 503: what cannot be remembered is not acknowledged."""
+    path = tmp_path / "inbox.sqlite3"
+    inbox = Inbox([secret], on_turn=app.store, dedupe=path)
+    path.write_bytes(b"no database at all, " * 100)
+    async with serving(inbox) as url:
+        sender = Sidecar(url, secret)
+        async with sender.http:
+            assert await sender.push(TURN) == 503
+    assert app.began == []
+
+
+def test_unusable_database(secret: str, tmp_path: Path) -> None:
+    """A dedupe database that cannot be one is refused where the inbox is made."""
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"no database at all, " * 100)
+    for path in (foreign, tmp_path / "missing" / "inbox.sqlite3"):
+        with pytest.raises(ConfigError, match="the dedupe database"):
+            Inbox([secret], dedupe=path)
+
+
+@given(body=st.binary(), headers=st.dictionaries(st.binary(max_size=20), st.binary(max_size=80)))
+def test_hostile_requests(body: bytes, headers: dict[bytes, bytes]) -> None:
+    """Whatever arrives unsigned is 401, and nothing is raised."""
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    sent: list[dict[str, object]] = []
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    names = [b"webhook-id", b"webhook-timestamp", b"webhook-signature"]
+    pairs = list(headers.items()) + list(zip(names, headers.values(), strict=False))
+    scope = {"type": "http", "method": "POST", "headers": pairs}
+
+    async def visit() -> None:
+        await Inbox([SECRET])(scope, receive, send)  # type: ignore[arg-type]  # narrower than ASGI's
+
+    anyio.run(visit)
+    assert sent[0]["status"] == 401
