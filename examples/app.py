@@ -4,12 +4,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import paliadin_client
-from paliadin_client import Inbox, TurnCallback, TurnRequest, User
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+
+import paliadin_client
+from paliadin_client import Inbox, TurnCallback, TurnRequest, User
 
 answers: dict[str, TurnCallback] = {}  # stands in for the app's database
 

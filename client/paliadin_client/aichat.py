@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 import anyio
 import httpx
 import msgspec
-from paliadin_contract.ids import is_turn_id
-from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
 from paliadin_client.errors import (
@@ -30,6 +28,8 @@ from paliadin_client.errors import (
 )
 from paliadin_client.mint import mint
 from paliadin_client.text import one_line
+from paliadin_contract.ids import is_turn_id
+from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -10,12 +10,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
-from paliadin_contract.errors import BadSignature, MalformedCallback
-from paliadin_contract.signature import Keys
 
 from paliadin_client.dedupe import Memory, Sqlite
 from paliadin_client.errors import BadRequest
+from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
+from paliadin_contract.errors import BadSignature, MalformedCallback
+from paliadin_contract.signature import Keys
 
 if TYPE_CHECKING:
     import os

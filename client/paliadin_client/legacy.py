@@ -13,7 +13,6 @@ from subprocess import DEVNULL
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
-from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, parse_uuid, user8
 from paliadin_client.errors import (
@@ -25,6 +24,7 @@ from paliadin_client.errors import (
     of_exit,
 )
 from paliadin_client.text import one_line
+from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence

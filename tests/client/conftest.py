@@ -5,16 +5,16 @@ import secrets
 from typing import TYPE_CHECKING
 
 import pytest
-from paliadin_client import Inbox
+from support.client_hosts import Sidecar, aichat_host, legacy_host, serving
 
-from tests.client.hosts import Sidecar, aichat_host, legacy_host, serving
+from paliadin_client import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from paliadin_client import TurnCallback
+    from support.client_hosts import AichatHost, Host, LegacyHost
 
-    from tests.client.hosts import AichatHost, Host, LegacyHost
+    from paliadin_client import TurnCallback
 
 
 @pytest.fixture

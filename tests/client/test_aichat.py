@@ -10,10 +10,13 @@ from uuid import uuid4
 
 import anyio
 import jwt
-import paliadin_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from support.client_hosts import ANSWER, HALF, JWT_SECRET, Fails, serving
+
+import paliadin_client
 from paliadin_client import (
     AuthFailed,
     BackendTimeout,
@@ -30,17 +33,14 @@ from paliadin_client import (
     User,
 )
 from paliadin_client import aichat as module
-from starlette.responses import JSONResponse, Response, StreamingResponse
-
-from tests.client.hosts import ANSWER, HALF, JWT_SECRET, Fails, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from paliadin_client import Inbox, TurnCallback
     from starlette.types import Receive, Scope, Send
+    from support.client_hosts import AichatHost, Seen, Sidecar
 
-    from tests.client.hosts import AichatHost, Seen, Sidecar
+    from paliadin_client import Inbox, TurnCallback
 
 pytestmark = pytest.mark.anyio
 

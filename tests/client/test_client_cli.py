@@ -15,15 +15,15 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paliadin_client import cli
 from rich.console import Console
+from support.client_hosts import ANSWER, Fails, until
 
-from tests.client.hosts import ANSWER, Fails, until
+from paliadin_client import cli
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.client.hosts import AichatHost, Host, LegacyHost, Seen
+    from support.client_hosts import AichatHost, Host, LegacyHost, Seen
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+
 from paliadin_client.dedupe import KEEP_DAYS, Memory, Sqlite
 
 if TYPE_CHECKING:

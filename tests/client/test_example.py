@@ -13,13 +13,12 @@ import anyio
 import httpx
 import pytest
 from httpx import AsyncHTTPTransport
-
-from tests.client.hosts import Sidecar
+from support.client_hosts import Sidecar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.client.hosts import Host, Seen
+    from support.client_hosts import Host, Seen
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import paliadin_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import paliadin_client
 from paliadin_client import ConfigError
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
 

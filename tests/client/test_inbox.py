@@ -13,15 +13,15 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Route
+from support.client_hosts import Sidecar, serving, until
+
 from paliadin_client import ConfigError, Inbox
 from paliadin_client import inbox as module
 from paliadin_contract.callback import Host, Ping, TurnFailed, encode
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.signature import Keys
-from starlette.applications import Starlette
-from starlette.routing import Route
-
-from tests.client.hosts import Sidecar, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

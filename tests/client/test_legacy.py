@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 import asyncssh
-import paliadin_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.client_hosts import children, until
+
+import paliadin_client
 from paliadin_client import (
     BadRequest,
     Exchange,
@@ -35,15 +37,13 @@ from paliadin_client import (
 from paliadin_client import legacy as module
 from paliadin_client.legacy import Legacy
 
-from tests.client.hosts import children, until
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from support.client_hosts import LegacyHost, Process, Seen, Sidecar
+
     from paliadin_client import Inbox
     from paliadin_client.backend import Reply
-
-    from tests.client.hosts import LegacyHost, Process, Seen, Sidecar
 
 pytestmark = pytest.mark.anyio
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import jwt
 import pytest
+
 from paliadin_client.mint import mint
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paliadin_client import BadRequest, Exchange, TurnRequest, User
 from paliadin_client.backend import parse_uuid, primer_block, user8
 from paliadin_client.text import excerpt, harmless, one_line

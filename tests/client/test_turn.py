@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
 import anyio
-import paliadin_client
 import pytest
+from support.client_hosts import ANSWER, HALF, Drops, Fails, children, sockets, until
+
+import paliadin_client
 from paliadin_client import (
     AnswerUnusable,
     BackendTimeout,
@@ -32,14 +34,12 @@ from paliadin_client.backend import Reply
 from paliadin_client.gate import open_backend
 from paliadin_client.settings import Settings
 
-from tests.client.hosts import ANSWER, HALF, Drops, Fails, children, sockets, until
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from paliadin_client import TurnCallback
+    from support.client_hosts import Host, Seen, Sidecar
 
-    from tests.client.hosts import Host, Seen, Sidecar
+    from paliadin_client import TurnCallback
 
 pytestmark = pytest.mark.anyio
 

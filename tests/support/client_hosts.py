@@ -17,19 +17,21 @@ import anyio
 import asyncssh
 import httpx
 import uvicorn
-from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
-from paliadin_contract.ids import webhook_id
-from paliadin_contract.signature import Keys
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
+from paliadin_contract.ids import webhook_id
+from paliadin_contract.signature import Keys
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from paliadin_contract.callback import Reason
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from paliadin_contract.callback import Reason
 
 Process: TypeAlias = "asyncssh.SSHServerProcess[bytes]"
 
