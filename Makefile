@@ -30,8 +30,10 @@ check: $(VENV)/.ready
 
 # Needs uv; the hashes cover every platform and Python >= 3.11.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra sidecar -o requirements/sidecar.txt
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt
+	for extra in sidecar client dev; do \
+	    uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	        --no-header --no-annotate --extra $$extra -o requirements/$$extra.txt || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.client_hosts import Sidecar, aichat_host, legacy_host, serving
+from support.postgresql import postgresql
 
 from paliadin_client import Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from support.client_hosts import AichatHost, Host, LegacyHost
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def psql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Runs SQL in a PostgreSQL of its own and returns its rows."""
+    with postgresql(tmp_path_factory.mktemp("pg")) as run:
+        yield run
 
 
 @pytest.fixture

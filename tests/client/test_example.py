@@ -1,9 +1,10 @@
-"""The example in `examples/app.py`, run as a newcomer runs it."""
+"""The apps of `examples/app.py` and of the README, run as a newcomer runs them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 from subprocess import DEVNULL
@@ -22,17 +23,28 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-async def app(host: Host, secret: str, tmp_path: Path) -> AsyncIterator[str]:
-    """The example under uvicorn's own command, in a directory of its own."""
+def readme_app() -> str:
+    """The README's app: its one block of Python."""
+    (block,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return str(block)
+
+
+@pytest.fixture(params=["example", "readme"])
+async def app(
+    request: pytest.FixtureRequest, host: Host, secret: str, tmp_path: Path
+) -> AsyncIterator[str]:
+    """An app under uvicorn's own command, in a directory of its own."""
+    (tmp_path / "app.py").write_text(
+        readme_app() if request.param == "readme" else (ROOT / "examples/app.py").read_text()
+    )
     listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     listener.close()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port)),
+        *(sys.executable, "-m", "uvicorn", "--app-dir", str(tmp_path), "--port", str(port)),
         "app:app",
         cwd=tmp_path,
         env={**os.environ, **host.environ, "PALIADIN_CALLBACK_SECRET": secret},
