@@ -24,9 +24,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def psql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+def psql() -> Iterator[Callable[..., str]]:
     """Runs SQL in a PostgreSQL of its own and returns its rows."""
-    with postgresql(tmp_path_factory.mktemp("pg")) as run:
+    with postgresql() as run:
         yield run
 
 

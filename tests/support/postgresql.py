@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def postgresql(home: Path) -> Iterator[Callable[..., str]]:
+def postgresql() -> Iterator[Callable[..., str]]:
     """A PostgreSQL of our own, on a socket of its own; runs SQL and returns its rows."""
     # Debian keeps the server's programs off the PATH.
     places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
@@ -29,10 +30,16 @@ def postgresql(home: Path) -> Iterator[Callable[..., str]]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no PostgreSQL here")
     # It refuses to run as root, which tests in a container are.
     account = pwd.getpwnam("nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name)
-    for directory in (home, *home.parents[:2]):
-        directory.chmod(0o711)
-    os.chown(home, account.pw_uid, account.pw_gid)
+    # Not below pytest's directories, which are root's alone.
+    with tempfile.TemporaryDirectory(prefix="pg-") as directory:
+        home = Path(directory)
+        os.chown(home, account.pw_uid, account.pw_gid)
+        yield from _serve(home, account, initdb, pg_ctl, client)
 
+
+def _serve(
+    home: Path, account: pwd.struct_passwd, initdb: str, pg_ctl: str, client: str
+) -> Iterator[Callable[..., str]]:
     def run(*argv: str, sql: str | None = None) -> str:
         return subprocess.run(
             argv,
