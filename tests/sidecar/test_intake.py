@@ -292,6 +292,18 @@ def test_replaced(heard: Place) -> None:
     assert texts([*heard.look(), *heard.every_file()]) == [f"No.{TRAILER}"]
 
 
+def test_a_revision_that_is_empty_at_first(heard: Place) -> None:
+    """A file that was taken and is under observation again is looked at when its name moves."""
+    heard.publish()
+    heard.notice("t.txt")
+    heard.look()
+    heard.publish(content="")
+    assert heard.every_file() == []
+    heard.publish(content=f"No.{TRAILER}")
+    heard.notice("a.tmp", "t.txt")
+    assert texts(heard.wait(1)) == [f"No.{TRAILER}"]
+
+
 def test_rewritten_while_it_is_read(heard: Place) -> None:
     """A file that is written anew while we read it is read anew: no half of it settles."""
     heard.publish()
@@ -423,17 +435,31 @@ def test_two_files_that_never_settled(heard: Place) -> None:
     assert descriptors() == before
 
 
-def test_a_failure_in_the_place_of_text(heard: Place) -> None:
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "link"]
+)
+def test_a_failure_in_the_place_of_text(heard: Place, make: Callable[[Path], None]) -> None:
     """What no file can be after it costs the text nothing, not while it is being written either."""
     with Writer(heard / "t.txt") as writer:
         writer.write("Yes.")
         heard.notice("t.txt")
         assert heard.wait(1) == []
         (heard / "t.txt").unlink()
-        (heard / "t.txt").mkdir()
+        make(heard / "t.txt")
         heard.notice("t.txt")
         assert heard.wait(1) == []
     assert texts(heard.wait(0.5)) == [TEXT, "untrusted"]
+
+
+def test_a_large_text_after_a_poller(heard: Place) -> None:
+    """A text that is as large as the limit is kept like any other."""
+    (heard / "t.txt").write_bytes(b"x" * MAX_BYTES)
+    heard.notice("t.txt")
+    assert heard.wait(1) == []
+    (heard / "t.txt").unlink()
+    append(heard / "t.txt", TRAILER)
+    heard.notice("t.txt")
+    assert texts(heard.wait(60)) == ["x" * MAX_BYTES, TRAILER]
 
 
 @pytest.mark.parametrize("content", ["", "x" * (MAX_BYTES + 1)], ids=["empty", "too large"])
@@ -616,8 +642,10 @@ def test_what_the_outbox_knows(place: Place) -> None:
         "gone": "4:5:6",
     }
     place.intake.remember(place.spec, lying)
-    gone, changed = place.every_file()
-    assert gone == Gone(TurnKey("aichat", "paliadin", "gone"))
+    gone = Gone(TurnKey("aichat", "paliadin", "gone"))
+    assert place.intake.scan(place.spec, every_file=False) == [gone]
+    assert place.intake.due_in() is None
+    (changed,) = place.every_file()
     assert isinstance(changed, Settled)
     assert changed.arrival.key.turn_id == "changed"
 

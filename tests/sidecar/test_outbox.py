@@ -22,7 +22,6 @@ import paliadin_sidecar.outbox
 from paliadin_contract.callback import decode
 from paliadin_sidecar.outbox import (
     FILENAME,
-    LATE_S,
     SCHEMA_VERSION,
     Arrival,
     Blocked,
@@ -49,6 +48,8 @@ T = TypeVar("T")
 
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400.0
+#: As it is promised, not as it is written in the code.
+LATE_S = 600.0
 KEY = TurnKey("aichat", "paliadin", "t")
 ABOUT_KEY = {"turn_id": "t", "backend": "aichat", "persona": "paliadin"}
 ROOT = ("aichat", "paliadin", "/tmp/aichat/paliadin")
