@@ -20,6 +20,8 @@ def one_line(text: str) -> str:
     and what UTF-8 cannot hold (half a surrogate pair) becomes `?`.
     """
     flat = _CONTROL.sub("", _BREAK.sub(" ", text)).strip()
+    if flat.endswith("\\"):
+        flat += " "  # an agent's prompt takes Enter after a backslash for a line break
     return _ENVELOPE.sub("[ ", flat).encode(errors="replace").decode()
 
 

@@ -236,7 +236,7 @@ def _claims(token: bytes) -> tuple[str, str] | None:
 
 def _signature(info: os.stat_result) -> str:
     # Text: a time in the year 20000 does not fit into the 64 bits of a database's integer.
-    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_uid}"
 
 
 def _being_written(fd: int) -> bool | None:

@@ -114,3 +114,9 @@ def test_repr() -> None:
     assert repr(request) == (
         "TurnRequest(user=User(user_id='u-1'), conversation_id=None, turn_id='t-1')"
     )
+
+
+def test_a_backslash_at_the_end() -> None:
+    """It is followed by a blank: an agent's prompt takes Enter after it for a line break."""
+    assert one_line("C:\\") == "C:\\ "
+    assert one_line("C:\\ \n") == "C:\\ "

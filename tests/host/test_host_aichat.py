@@ -59,7 +59,11 @@ def test_ids_are_made_where_the_caller_has_none(aichat: Start) -> None:
     assert answer["conversation_id"]
 
 
-@pytest.mark.parametrize("bearer", ["", "Bearer", "Bearer wrong", f"Basic {BEARER}", BEARER])
+@pytest.mark.parametrize(
+    "bearer",
+    ["", "Bearer", "Bearer wrong", f"Basic {BEARER}", BEARER],
+    ids=["none", "empty", "wrong", "basic", "bare"],
+)
 def test_only_the_bearer_of_the_token_is_served(aichat: Start, bearer: str) -> None:
     """Without the token every endpoint says auth_failed, and nothing is started."""
     http = aichat().http
