@@ -144,7 +144,7 @@ def test_renamed(heard: Place) -> None:
         Settled(
             Arrival(
                 KEY,
-                f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}",
+                f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
                 datetime.fromtimestamp(info.st_mtime, UTC),
                 len(WHOLE),
                 data=WHOLE.encode(),
@@ -637,7 +637,7 @@ def test_what_the_outbox_knows(place: Place) -> None:
         place.publish(f"{name}.txt")
     same = (place / "same.txt").stat()
     lying = {
-        "same": f"{same.st_ino}:{same.st_size}:{same.st_mtime_ns}",
+        "same": f"{same.st_ino}:{same.st_size}:{same.st_mtime_ns}:{same.st_uid}",
         "changed": "1:2:3",
         "gone": "4:5:6",
     }
@@ -792,7 +792,7 @@ def test_history(place: Place) -> None:
     assert place.intake.history(place.spec) == [
         Arrival(
             KEY,
-            f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}",
+            f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
             datetime.fromtimestamp(info.st_mtime, UTC),
             len(WHOLE),
             sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),

@@ -94,7 +94,7 @@ def test_look(root: Folder) -> None:
     path.write_bytes(WHOLE)
     info = path.stat()
     assert root.look() == Look(
-        signature=f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}",
+        signature=f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
         trusted=True,
         being_written=False,
         ended=True,
