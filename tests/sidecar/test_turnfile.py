@@ -492,7 +492,8 @@ def test_the_year_20000() -> None:
         os.utime(path, (YEAR_20000, YEAR_20000))
         look = folder.look()
         assert look.mtime_s == YEAR_20000
-        assert look.signature == f"{path.stat().st_ino}:{len(WHOLE)}:{YEAR_20000}000000000"
+        info = path.stat()
+        assert look.signature == f"{info.st_ino}:{len(WHOLE)}:{YEAR_20000}000000000:{info.st_uid}"
         with folder.open() as file:
             assert file.read(look).data == WHOLE
         assert completed_at(look.mtime_s, NOW) == NOW
