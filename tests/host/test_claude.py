@@ -1,4 +1,7 @@
-"""The real Claude Code in the panes, without a network and with a stand-in for its model."""
+"""The real Claude Code in the panes, asked by the real client.
+
+Without a network, and with a stand-in for its model.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
-from support.host import MESSAGES, PATH, Aichat, Shim, told, until
+from support.host import BEARER, MESSAGES, PATH, Aichat, Shim, told, until
+
+import paliadin_client
+from paliadin_client import TurnRequest, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +35,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PACKAGE = "@anthropic-ai/claude-code@2.1.197"
 #: Empty, or with a hint in it.
 PROMPT = "^\u276f\\s*(Try .*|Press up .*)?$"
+USERS = {
+    "alice": "a11ce000-0000-4000-8000-000000000001",
+    "bob": "b0b00000-0000-4000-8000-000000000002",
+}
 KEY = "no-key-" + "0" * 40
 #: What an interactive prompt might take for a command or a key of its own.
 TRICKY = {
@@ -80,9 +91,9 @@ def agent(place: Place, claude: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(params=["aichat", "shim"])
+@pytest.fixture(params=["aichat", "legacy"])
 def ask(request: pytest.FixtureRequest, place: Place, agent: list[str]) -> Callable[..., str]:
-    """Ask as a user: `ask(message, user)` is the whole answer."""
+    """Ask as a user, through `run_turn`: `ask(message, user)` is the answer."""
     if request.param == "aichat":
         persona = {
             "agent": agent,
@@ -92,13 +103,27 @@ def ask(request: pytest.FixtureRequest, place: Place, agent: list[str]) -> Calla
         }
         lines = (f"{name} = {json.dumps(value)}\n" for name, value in persona.items())
         aichat = Aichat(place, persona="".join(lines))
-        return lambda message, user: str(aichat.answer(message, username=user)["response"])
-    shim = Shim(
-        place,
-        *("--agent", shlex.join(agent), "--process", "claude", "--prompt", PROMPT),
-        PALIADIN_REMOTE_CWD=f"{place.path}/work",
-    )
-    return lambda message, user: shim.ask(message, f"s-{user}")
+        environ = {"PALIADIN_BACKEND": "aichat", "AICHAT_URL": aichat.url, "AICHAT_TOKEN": BEARER}
+    else:
+        shim = Shim(
+            place,
+            *("--agent", shlex.join(agent), "--process", "claude", "--prompt", PROMPT),
+            PALIADIN_REMOTE_CWD=f"{place.path}/work",
+        )
+        environ = {
+            "PALIADIN_REMOTE_HOST": "127.0.0.1",
+            "PALIADIN_REMOTE_PORT": shim.port,
+            "PALIADIN_REMOTE_USER": "agent",
+            "PALIADIN_SSH_PRIVATE_KEY": (place.path / "user_key").read_text(),
+            "PALIADIN_KNOWN_HOSTS": (place.path / "known_hosts").read_text(),
+        }
+
+    async def run_turn(message: str, user: str) -> str:
+        async with paliadin_client.connect(environ=environ) as paliadin:
+            asker = User(USERS[user], email=f"{user}@example.org")
+            return (await paliadin.run_turn(TurnRequest(user=asker, message=message))).text
+
+    return lambda message, user: anyio.run(run_turn, message, user)
 
 
 def screen(place: Place, user: str) -> str:
@@ -109,7 +134,9 @@ def screen(place: Place, user: str) -> str:
 def pane(place: Place, user: str) -> tuple[str, int]:
     """The id of the user's pane, and the process in it."""
     listed = place.windows("#{session_name}/#{window_name},#{pane_id},#{pane_pid}")
-    [(_, pane_id, pid)] = [line.split(",") for line in listed if user in line]
+    # aichat names a window for the address, the shim a session for the id.
+    names = (f"/{user},", f"-{USERS[user][:8]}/")
+    [(_, pane_id, pid)] = [line.split(",") for line in listed if any(n in line for n in names)]
     return pane_id, int(pid)
 
 
