@@ -1,0 +1,1 @@
+"""What several tests use: real processes and real servers, and the waiting for them."""
