@@ -66,7 +66,7 @@ def agent(command: list[str], process: str, ready: str, answers: Path, cwd: str)
     """An agent, or the demo's own where there is no command."""
     if not command:
         command = [sys.executable, str(Path(__file__).with_name("agent.py")), str(answers)]
-        ready = "demo agent> "
+        ready = "^demo agent>"
     return Agent(command, process or Path(command[0]).name, ready, cwd)
 
 

@@ -369,8 +369,8 @@ def test_half_an_answer(place: Place, aichat: Start) -> None:
     path = place.answers / f"{half['turn_id']}.txt"
     assert half["response"]
     assert not is_whole(half["response"].encode())
-    whole = until(lambda: content if is_whole(content := path.read_bytes()) else None)
-    assert whole.decode().startswith(half["response"])
+    until(lambda: is_whole(path.read_bytes()))
+    assert path.read_text().startswith(half["response"])
     assert is_whole(aichat().answer("slow write think 1")["response"].encode())
 
 

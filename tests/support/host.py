@@ -126,7 +126,7 @@ class Shim:
         self.place = place
         for name in ("host_key", "user_key"):
             if not (place.path / name).exists():
-                keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place.path / name]
+                keygen = f"ssh-keygen -q -t ed25519 -N  -f {place.path / name}".split(" ")
                 subprocess.run(keygen, check=True)
         command = [sys.executable, "-m", "demo.shim", "--tmux", str(place.socket), *flags]
         address, self.process = place.start(
@@ -142,7 +142,7 @@ class Shim:
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         options = {
             "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": self.place.path / "known_hosts",
+            "UserKnownHostsFile": f"{self.place.path}/known_hosts",
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
         }
