@@ -50,19 +50,18 @@ def main() -> None:
     _say("\x1b[?2004h")  # bracketed paste
     _prompt()
     for line in _lines():
-        _say("\r\n")
-        envelope = _ENVELOPE.fullmatch(line)
-        if envelope:
-            _answer(options.answers / f"{envelope[1]}.txt", envelope[2], options.think)
-            _say(f"answered {envelope[1]}\r\n")
+        _say("\n")
         _prompt()
+        if envelope := _ENVELOPE.fullmatch(line):
+            _answer(options.answers / f"{envelope[1]}.txt", envelope[2], options.think)
+            _prompt(f"answered {envelope[1]}")
 
 
 def _answer(path: Path, question: str, think_s: float) -> None:
     asked = _THINK.search(question)
     seconds = float(asked[1]) if asked else think_s
     user = _subject(path.with_suffix(".jwt"))
-    _say(f"thinking for {seconds:g} s\r\n")
+    _prompt(f"thinking for {seconds:g} s")
     time.sleep(seconds)
     text = f"{user or 'Somebody'} asked:\n\n> {question}\n"
     content = (text if "no trailer" in question else text + _TRAILER).encode()
@@ -97,8 +96,6 @@ def _lines() -> Iterator[str]:
             pending = pending[key.end() :]
             if key[0] in {_PASTE, _PASTE_END}:
                 pasted = key[0] == _PASTE
-                if not pasted:
-                    _say(f"({len(draft)} bytes)")
             elif pasted:
                 draft += key[0]
             elif key[0] == _FORGET:
@@ -106,10 +103,14 @@ def _lines() -> Iterator[str]:
             else:
                 yield draft.decode(errors="replace")
                 draft = b""
+        if not pasted:
+            _prompt(draft=len(draft) + len(pending))
 
 
-def _prompt() -> None:
-    _say("demo agent> ")
+def _prompt(news: str = "", draft: int = 0) -> None:
+    """Show the prompt, empty but for a draft's size, as the last line; news go above it."""
+    above = f"{news}\n" if news else ""
+    _say(f"\r\x1b[K{above}demo agent> " + (f"({draft} bytes)" if draft else ""))
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ The bearer token is AICHAT_TOKEN. Each table of PERSONAS.toml is a persona:
     # All others have defaults: the demo agent, in the current directory.
     agent = ["claude", "--permission-mode", "acceptEdits"]
     process = "claude"                  # what tmux calls it while it is in the foreground
-    ready = "accept edits on"           # its screen, when it can be typed to
+    prompt = '^> *$'                     # its screen, while its prompt is there and empty
     cwd = "/home/agent"
 """
 
@@ -65,7 +65,7 @@ class Persona(Struct, forbid_unknown_fields=True):
     answers: str
     agent: list[str] = []
     process: str = ""
-    ready: str = ""
+    prompt: str = ""
     cwd: str = "."
 
 
@@ -156,7 +156,7 @@ class Backend:
                 content, spawned = await self._panes.run_turn(
                     _session(turn),
                     turn.username,
-                    agent(persona.agent, persona.process, persona.ready, answers, persona.cwd),
+                    agent(persona.agent, persona.process, persona.prompt, answers, persona.cwd),
                     line=envelope(turn_id, turn.message, turn.primer or ""),
                     path=answers / f"{turn_id}.txt",
                     queue=self._queue,

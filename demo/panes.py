@@ -26,8 +26,11 @@ _BOOT_S = 90.0
 _TICK_S = 0.05
 #: An answer without a trailer has ended when it did not change for so long.
 _QUIET_S = 2.0
-#: An agent that is busy shows a paste late or never; Enter then waits behind it in its input.
-_PASTE_S = 2.0
+#: In which what was typed must be seen. An agent that is busy shows it late, or never: then
+#: Enter waits behind it in its input.
+_SHOWN_S = 2.0
+#: How often Enter is pressed before the turn is given up.
+_ENTERS = 4
 #: All that tmux, and so every agent, gets of our environment: no token, whatever its name.
 _ENVIRONMENT = {
     name: os.environ[name]
@@ -57,17 +60,17 @@ class Agent(NamedTuple):
     """Its argv, run without a shell, so that nothing is beneath it when it exits."""
     process: str
     """The name that tmux shows while it is in the foreground."""
-    ready: str
-    """A regular expression that its screen matches when it can be typed to."""
+    prompt: str
+    """A regular expression that its screen matches while its prompt is there and empty."""
     cwd: str
 
 
-def agent(command: list[str], process: str, ready: str, answers: Path, cwd: str) -> Agent:
+def agent(command: list[str], process: str, prompt: str, answers: Path, cwd: str) -> Agent:
     """An agent, or the demo's own where there is no command."""
     if not command:
         command = [sys.executable, str(Path(__file__).with_name("agent.py")), str(answers)]
-        ready = "^demo agent>"
-    return Agent(command, process or Path(command[0]).name, ready, cwd)
+        prompt = "^demo agent>$"
+    return Agent(command, process or Path(command[0]).name, prompt, cwd)
 
 
 def envelope(turn_id: str, question: str, primer: str = "") -> bytes:
@@ -76,14 +79,13 @@ def envelope(turn_id: str, question: str, primer: str = "") -> bytes:
     text = _CONTROLS.sub("", _LINE_BREAKS.sub(" ", text))
     # Only now: what was stripped may have hidden one.
     text = re.sub(r"\[(?=PALIADIN:)", "[ ", text, flags=re.IGNORECASE)
-    return f"[PALIADIN:{turn_id}] {text}".encode(errors="replace")
+    # The space at the end: Claude Code takes Enter after a backslash for a new line.
+    return f"[PALIADIN:{turn_id}] {text} ".encode(errors="replace")
 
 
 class _Pane(NamedTuple):
     id: str
-    pid: str
     dead: str
-    ready: str
     command: str
 
 
@@ -152,16 +154,15 @@ class Panes:
 
     async def _ask(self, session: str, window: str, agent: Agent, line: bytes) -> bool:
         pane = await self._find(session, window)
-        spawned = pane is None or pane.dead == "1" or pane.command != agent.process
-        if spawned:
+        fresh = pane is None or pane.dead == "1" or pane.command != agent.process
+        if fresh:
             await self._spawn(session, window, agent, pane)
-        await self._type(await self._await_ready(session, window, agent), line)
-        return spawned
+        pane = await self._await_prompt(session, window, agent, fresh=fresh)
+        await self._type(pane, agent, line)
+        return fresh
 
     async def _find(self, session: str, window: str) -> _Pane | None:
-        fields = (
-            "#{pane_id} #{pane_pid} #{pane_dead} #{?@ready,#{@ready},-} #{pane_current_command}"
-        )
+        fields = "#{pane_id} #{pane_dead} #{pane_current_command}"
         named = f"#{{==:#{{window_name}},{window}}}"
         try:
             listed = await self._tmux(
@@ -169,7 +170,7 @@ class Panes:
             )
         except PaneError:
             return None  # no such session, or no server
-        panes = [_Pane(*line.split(" ", 4)) for line in listed.splitlines()]
+        panes = [_Pane(*line.split(" ", 2)) for line in listed.splitlines()]
         return panes[0] if panes else None
 
     async def _spawn(self, session: str, window: str, agent: Agent, old: _Pane | None) -> None:
@@ -191,30 +192,28 @@ class Panes:
                 *("-s", _plain(session), "-n", window, *run),
             )
 
-    async def _await_ready(self, session: str, window: str, agent: Agent) -> _Pane:
+    async def _await_prompt(self, session: str, window: str, agent: Agent, *, fresh: bool) -> _Pane:
         with anyio.move_on_after(_BOOT_S):
             while (pane := await self._find(session, window)) and pane.dead == "0":
-                # The mark outlives us, and belongs to this process of the pane alone.
-                ready = pane.ready == pane.pid
-                if not ready and re.search(agent.ready, await self._screen(pane), re.MULTILINE):
-                    await self._tmux("set", "-p", "-t", pane.id, "@ready", pane.pid)
-                    ready = True
-                if ready and pane.command == agent.process:
+                if pane.command != agent.process:
+                    await anyio.sleep(_TICK_S)
+                elif await self._until_prompts(pane, agent, wanted=True):
                     return pane
-                await anyio.sleep(_TICK_S)
+                elif not fresh:
+                    # A draft that somebody left would become a part of the question.
+                    to = ("-t", pane.id)
+                    await self._tmux("copy-mode", "-q", *to, ";", "send-keys", *to, "C-u")
             raise AgentNotReady("the agent exited while it started")
-        raise AgentNotReady(f"the agent was not ready after {_BOOT_S:g} s")
+        raise AgentNotReady(f"the agent had no empty prompt within {_BOOT_S:g} s")
 
-    async def _type(self, pane: _Pane, line: bytes) -> None:
+    async def _type(self, pane: _Pane, agent: Agent, line: bytes) -> None:
         to = ("-t", pane.id)
-        before = await self._screen(pane)
         # To the end, whatever happens: a draft without its Enter would join the next one.
         with anyio.CancelScope(shield=True):
             try:
                 await self._tmux(
                     *("load-buffer", "-b", pane.id, "-", ";"),
                     *("copy-mode", "-q", *to, ";"),  # there, Enter would be swallowed
-                    *("send-keys", *to, "C-u", ";"),  # what somebody left in the prompt
                     *("paste-buffer", "-p", "-d", "-b", pane.id, *to),
                     stdin=line,
                 )
@@ -222,15 +221,25 @@ class Panes:
                 with suppress(PaneError):
                     await self._tmux("delete-buffer", "-b", pane.id)
                 raise
-            # Programs read in chunks, and one takes an Enter in the chunk of a paste for a part
-            # of it. A screen that shows the paste proves that it was read.
-            with anyio.move_on_after(_PASTE_S):
-                while await self._screen(pane) == before:
-                    await anyio.sleep(_TICK_S)
-            await self._tmux("send-keys", *to, "Enter")
+            # Programs read in chunks, and may take an Enter in the chunk of a paste for a part
+            # of it: so it waits until the paste is seen. It may get lost all the same.
+            await self._until_prompts(pane, agent, wanted=False)
+            for _ in range(_ENTERS):
+                await self._tmux("send-keys", *to, "Enter")
+                if await self._until_prompts(pane, agent, wanted=True):
+                    return
+            raise PaneError("the agent did not take what was typed")
 
-    async def _screen(self, pane: _Pane) -> str:
-        return await self._tmux("capture-pane", "-p", "-t", pane.id)
+    async def _until_prompts(self, pane: _Pane, agent: Agent, *, wanted: bool) -> bool:
+        with anyio.move_on_after(_SHOWN_S):
+            while await self._prompts(pane, agent) != wanted:
+                await anyio.sleep(_TICK_S)
+            return True
+        return False
+
+    async def _prompts(self, pane: _Pane, agent: Agent) -> bool:
+        screen = await self._tmux("capture-pane", "-p", "-t", pane.id)
+        return re.search(agent.prompt, screen, re.MULTILINE) is not None
 
     async def _tmux(self, *arguments: str, stdin: bytes = b"") -> str:
         done = await anyio.run_process(

@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--tmux", type=Path, required=True, help="socket of the tmux server")
     parser.add_argument("--agent", type=shlex.split, help="command; default: the demo agent")
     parser.add_argument("--process", help="its name in the foreground; default: the command's")
-    parser.add_argument("--ready", default="", help="regular expression: it can be typed to")
+    parser.add_argument("--prompt", default="", help="regular expression: it is empty")
     parser.add_argument("--delete", action="store_true", help="the answer, once it was read")
     options = parser.parse_args()
     os.umask(0o077)
@@ -86,7 +86,7 @@ async def _obey(options: argparse.Namespace) -> bytes:
                 content, _ = await panes.run_turn(
                     session,
                     _WINDOW,
-                    agent(options.agent, options.process, options.ready, answers, cwd),
+                    agent(options.agent, options.process, options.prompt, answers, cwd),
                     line=envelope(turn_id, message),
                     path=path,
                 )

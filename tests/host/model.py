@@ -4,15 +4,15 @@ It answers a prompt that holds an envelope with one call of the Write tool, and 
 result with the end of the turn. What it writes is what it was asked. The first part of the
 request's path is where answers go: ANTHROPIC_BASE_URL=http://127.0.0.1:PORT/tmp/answers.
 
-    python tests/host/model.py PORT
+    unshare -n python tests/host/model.py
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -35,7 +35,7 @@ async def messages(request: Request) -> Response:
     texts = [
         block.get("text", "")
         for message in body["messages"]
-        if message["role"] == "user"
+        if message["role"] != "assistant"  # what comes while it works is a system message
         for block in blocks(message["content"])
     ]
     asked = next((found for found in map(ENVELOPE.search, reversed(texts)) if found), None)
@@ -101,4 +101,6 @@ if __name__ == "__main__":
     # A network namespace of its own begins with its loopback down.
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     app = Starlette(routes=[Route("/{answers:path}/v1/messages", messages, methods=["POST"])])
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="info")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

@@ -4,17 +4,17 @@ import fcntl
 import os
 import stat
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from paliadin_contract.trailer import is_whole, split
-from support.host import BEARER, MESSAGES, until
+from paliadin_contract.trailer import is_whole
+from support.host import BEARER, MESSAGES, told, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
 
     from support.host import Aichat, Place
 
@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 
 #: A token's shape, with the claims {"sub": "user-a", "jti": "caller-1"}.
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLWEiLCJqdGkiOiJjYWxsZXItMSJ9.c2VjcmV0LXBhcnQ"
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
-
-
-def told(text: str) -> str:
-    """What the demo agent says that it was asked."""
-    return split(text)[0].partition("asked:\n\n> ")[2]
 
 
 def pane(place: Place, window: str = "alice") -> str:
@@ -165,6 +154,8 @@ def test_a_draft_that_somebody_left_is_not_sent_along(place: Place, aichat: Star
     standin = aichat()
     standin.answer("Eins")
     place.tmux("send-keys", "-t", pane(place), "-l", "half a draft")
+    until(lambda: "(12 bytes)" in place.screen(pane(place)))
+    place.tmux("copy-mode", "-t", pane(place))
     assert told(standin.answer("Zwei")["response"]) == "Zwei"
 
 
@@ -377,7 +368,7 @@ def test_half_an_answer(place: Place, aichat: Start) -> None:
 def test_an_answer_without_a_trailer_is_whole_when_it_rests(aichat: Start) -> None:
     """Without a trailer the answer comes too, and names nothing."""
     answer = aichat().answer("no trailer")
-    assert answer["response"] == "Somebody asked:\n\n> no trailer\n"
+    assert answer["response"] == "Somebody asked:\n\n> no trailer \n"
     assert (answer["used_tools"], answer["rows_seen"], answer["classifier_tag"]) == ([], None, None)
 
 

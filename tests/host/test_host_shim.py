@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from paliadin_contract.trailer import split
-from support.host import MESSAGES, until
+from support.host import MESSAGES, told, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     Start = Callable[..., Shim]
 
 HALLO = base64.b64encode(b"Hallo?").decode()
-
-
-def told(text: str) -> str:
-    """What the demo agent says that it was asked."""
-    return split(text)[0].partition("asked:\n\n> ")[2]
 
 
 def test_health_prints_ok(shim: Start) -> None:

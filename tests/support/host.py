@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx
+from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BEARER", "MESSAGES", "Aichat", "Place", "Shim", "until"]
+__all__ = ["BEARER", "MESSAGES", "PATH", "Aichat", "Place", "Shim", "told", "until"]
 
 _Found = TypeVar("_Found")
 ROOT = Path(__file__).parents[2]
@@ -36,6 +40,18 @@ def until(found: Callable[[], _Found], within_s: float = 30.0) -> _Found:
     return result
 
 
+def _gone(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def told(text: str) -> str:
+    """What the demo agent, and the model of the real one, say that they were asked."""
+    return split(text)[0].partition("asked:\n\n> ")[2]
+
+
 class Place:
     """A directory with a tmux server; everything in it ends with it."""
 
@@ -46,7 +62,7 @@ class Place:
         self.answers = self.path / "answers"
         self._end = ExitStack()
         self._end.callback(shutil.rmtree, self.path)
-        self._end.callback(self.tmux, "kill-server", check=False)
+        self._end.callback(self._kill_agents)
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +84,7 @@ class Place:
         """Start a program that prints where it listens."""
         log = (self.path / "log").open("a")
         process = subprocess.Popen(
-            [sys.executable, *command],
+            command,
             cwd=ROOT,
             env={"PATH": PATH, "HOME": str(self.path), **environment},
             stdout=subprocess.PIPE,
@@ -82,6 +98,14 @@ class Place:
         with process.stdout:
             return process.stdout.readline().strip(), process
 
+    def _kill_agents(self) -> None:
+        agents = [int(pid) for pid in self.windows("#{pane_pid}")]
+        self.tmux("kill-server", check=False)
+        for pid in agents:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            until(partial(_gone, pid))
+
     def ends_with(self, end: Callable[[], object]) -> None:
         self._end.callback(end)
 
@@ -93,7 +117,9 @@ class Aichat:
         config = place.path / "personas.toml"
         config.write_text(f'[paliadin]\nanswers = "{place.answers}"\n{persona}')
         arguments = (str(config), "--tmux", str(place.socket), *flags)
-        self.url, self.process = place.start("-m", "demo.aichat", *arguments, AICHAT_TOKEN=BEARER)
+        self.url, self.process = place.start(
+            *(sys.executable, "-m", "demo.aichat", *arguments), AICHAT_TOKEN=BEARER
+        )
         self.http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {BEARER}"},
@@ -130,7 +156,7 @@ class Shim:
                 subprocess.run(keygen, check=True)
         command = [sys.executable, "-m", "demo.shim", "--tmux", str(place.socket), *flags]
         address, self.process = place.start(
-            *("-m", "demo.sshd", "--host-key", str(place.path / "host_key")),
+            *(sys.executable, "-m", "demo.sshd", "--host-key", str(place.path / "host_key")),
             *("--authorized-keys", str(place.path / "user_key.pub"), shlex.join(command)),
             PALIADIN_RESPONSE_DIR=str(place.answers),
             **{"PALIADIN_REMOTE_CWD": str(place.path), **environment},
@@ -139,28 +165,24 @@ class Shim:
         key = (place.path / "host_key.pub").read_text()
         (place.path / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}")
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
         options = {
             "IdentitiesOnly": "yes",
             "UserKnownHostsFile": f"{self.place.path}/known_hosts",
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
         }
-        return subprocess.Popen(
+        return subprocess.run(
             [
                 *("ssh", "-F", "/dev/null", "-i", str(self.place.path / "user_key")),
                 *("-p", self.port, *(f"-o{name}={value}" for name, value in options.items())),
                 *("agent@127.0.0.1", "--", *words),
             ],
+            check=False,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
+            timeout=60,
         )
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ask(self, message: str, session: str = "s-alice", turn_id: str = "") -> str:
         encoded = base64.b64encode(message.encode()).decode()
