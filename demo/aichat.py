@@ -22,6 +22,7 @@ import tempfile
 import time
 import tomllib
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -91,43 +92,25 @@ class _Refusal(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, kw_only=True)
 class Backend:
-    """The three endpoints.
+    """The three endpoints."""
 
-    Args:
-        token: what a caller must bear.
-        personas: by name.
-        panes: where their agents sit.
-        deadline_s: seconds until a turn is given up; its answer may come later.
-        queue: how many turns may wait for a window, beside the open one.
-        own_ids: whether turn ids of callers are passed over.
-        half: whether an answer is returned as soon as anything of it is there.
-        error: code that every request gets.
-        flat: whether an error stands at the top level instead of under `error`.
-    """
-
-    def __init__(
-        self,
-        *,
-        token: str,
-        personas: dict[str, Persona],
-        panes: Panes,
-        deadline_s: float = 120.0,
-        queue: int = 4,
-        own_ids: bool = False,
-        half: bool = False,
-        error: str | None = None,
-        flat: bool = False,
-    ) -> None:
-        self._bearer = f"Bearer {token}".encode()
-        self._personas = personas
-        self._panes = panes
-        self._deadline_s = deadline_s
-        self._queue = queue
-        self._own_ids = own_ids
-        self._half = half
-        self._error = error
-        self._flat = flat
+    token: str = field(repr=False)
+    personas: dict[str, Persona]
+    panes: Panes
+    deadline_s: float
+    """Until a turn is given up; its answer may come later."""
+    queue: int
+    """How many turns may wait for a window, beside the open one."""
+    own_ids: bool
+    """Whether turn ids of callers are passed over."""
+    half: bool
+    """Whether an answer is returned as soon as anything of it is there."""
+    error: str | None
+    """The code that every request gets."""
+    flat: bool
+    """Whether an error stands at the top level instead of under `error`."""
 
     def app(self) -> Starlette:
         """The endpoints as an ASGI application."""
@@ -143,27 +126,27 @@ class Backend:
     async def _turn(self, request: Request) -> JSONResponse:
         turn, persona = await self._read(request, _Turn)
         turn_id = turn.turn_id
-        if self._own_ids or turn_id is None:
+        if self.own_ids or turn_id is None:
             turn_id = str(uuid4())
         if not is_turn_id(turn_id):
             raise _Refusal("bad_request", "turn_id is no id")
         if not turn.message.strip():
             raise _Refusal("bad_request", "message is empty")
-        answers, began = Path(persona.answers), time.monotonic()
+        answers, began = Path(persona.answers).absolute(), time.monotonic()
         try:
             answers.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with anyio.fail_after(self._deadline_s), self._lent(answers, turn_id, turn.jwt):
-                content, spawned = await self._panes.run_turn(
+            with anyio.fail_after(self.deadline_s), self._lent(answers, turn_id, turn.jwt):
+                content, spawned = await self.panes.run_turn(
                     _session(turn),
                     turn.username,
                     agent(persona.agent, persona.process, persona.prompt, answers, persona.cwd),
                     line=envelope(turn_id, turn.message, turn.primer or ""),
                     path=answers / f"{turn_id}.txt",
-                    queue=self._queue,
-                    half=self._half,
+                    queue=self.queue,
+                    half=self.half,
                 )
         except TimeoutError:
-            raise _Refusal("timeout", f"no answer after {self._deadline_s:g} s") from None
+            raise _Refusal("timeout", f"no answer after {self.deadline_s:g} s") from None
         except AgentNotReady as exc:
             raise _Refusal("bootstrap_failed", str(exc)) from exc
         except (Busy, PaneError, OSError) as exc:
@@ -186,7 +169,7 @@ class Backend:
 
     async def _reset(self, request: Request) -> JSONResponse:
         whose, _ = await self._read(request, _Whose)
-        await self._panes.close(_session(whose), whose.username)
+        await self.panes.close(_session(whose), whose.username)
         return JSONResponse({"status": "ok"})
 
     async def _health(self, request: Request) -> JSONResponse:
@@ -195,10 +178,10 @@ class Backend:
 
     def _admit(self, request: Request) -> None:
         offered = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(offered, self._bearer):
+        if not hmac.compare_digest(offered, f"Bearer {self.token}".encode()):
             raise _Refusal("auth_failed", "the bearer token is missing or wrong")
-        if self._error:
-            raise _Refusal(self._error, "as it was told to")
+        if self.error:
+            raise _Refusal(self.error, "as it was told to")
 
     async def _read(self, request: Request, shape: type[_Body]) -> tuple[_Body, Persona]:
         self._admit(request)
@@ -208,22 +191,22 @@ class Backend:
             raise _Refusal("bad_request", f"the body is not as it should be: {exc}") from None
         if not _USERNAME.fullmatch(body.username):
             raise _Refusal("bad_request", "username is no local part of an address")
-        if body.persona not in self._personas:
-            raise _Refusal("persona_unknown", f"the personas are {', '.join(self._personas)}")
-        return body, self._personas[body.persona]
+        if body.persona not in self.personas:
+            raise _Refusal("persona_unknown", f"the personas are {', '.join(self.personas)}")
+        return body, self.personas[body.persona]
 
     async def _refuse(self, _request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, _Refusal)
         status, retryable = _ERRORS[exc.code]
         error = {"code": exc.code, "message": str(exc), "retryable": retryable}
-        return JSONResponse(error if self._flat else {"error": error}, status)
+        return JSONResponse(error if self.flat else {"error": error}, status)
 
     @contextmanager
     def _lent(self, answers: Path, turn_id: str, token: str | None) -> Iterator[None]:
         """The caller's token beside the answer, for as long as its turn is open."""
         for left in answers.glob("*.jwt"):  # by a stand-in that was killed
             with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > self._deadline_s:
+                if time.time() - left.stat().st_mtime > self.deadline_s:
                     left.unlink()
         path = answers / f"{turn_id}.jwt"
         try:

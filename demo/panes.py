@@ -70,7 +70,7 @@ def agent(command: list[str], process: str, prompt: str, answers: Path, cwd: str
     if not command:
         command = [sys.executable, str(Path(__file__).with_name("agent.py")), str(answers)]
         prompt = "^demo agent>$"
-    return Agent(command, process or Path(command[0]).name, prompt, cwd)
+    return Agent(command, process or Path(command[0]).name, prompt, str(Path(cwd).absolute()))
 
 
 def envelope(turn_id: str, question: str, primer: str = "") -> bytes:
@@ -175,7 +175,7 @@ class Panes:
 
     async def _spawn(self, session: str, window: str, agent: Agent, old: _Pane | None) -> None:
         # `env` makes it two words at least: tmux hands a single one to a shell.
-        run = ("-c", str(agent.cwd), "env", *agent.command)
+        run = ("-c", agent.cwd, "env", *agent.command)
         if old:
             await self._tmux("respawn-pane", "-k", "-t", old.id, *run)
             return
@@ -211,16 +211,19 @@ class Panes:
         # To the end, whatever happens: a draft without its Enter would join the next one.
         with anyio.CancelScope(shield=True):
             try:
-                await self._tmux(
+                refused = await self._tmux(
                     *("load-buffer", "-b", pane.id, "-", ";"),
                     *("copy-mode", "-q", *to, ";"),  # there, Enter would be swallowed
-                    *("paste-buffer", "-p", "-d", "-b", pane.id, *to),
+                    # The last look at who is in the foreground: a shell would run what it gets.
+                    *("if-shell", "-F", *to, f"#{{==:#{{pane_current_command}},{agent.process}}}"),
+                    *(f"paste-buffer -p -b {pane.id} -t {pane.id}", "display-message -p no"),
                     stdin=line,
                 )
-            except PaneError:
+            finally:
                 with suppress(PaneError):
                     await self._tmux("delete-buffer", "-b", pane.id)
-                raise
+            if refused:
+                raise PaneError("the agent has exited")
             # Programs read in chunks, and may take an Enter in the chunk of a paste for a part
             # of it: so it waits until the paste is seen. It may get lost all the same.
             await self._until_prompts(pane, agent, wanted=False)

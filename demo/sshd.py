@@ -55,7 +55,8 @@ async def _run(command: str, process: asyncssh.SSHServerProcess[bytes]) -> None:
     out, err = await child.communicate()
     process.stdout.write(out)
     process.stderr.write(err)
-    process.exit(child.returncode or 0)
+    code = child.returncode or 0
+    process.exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import anyio
 import pytest
 from paliadin_contract.trailer import is_whole
 from support.host import BEARER, MESSAGES, told, until
+
+from demo.panes import Agent, PaneError, Panes, _Pane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +188,25 @@ def test_nothing_is_typed_to_a_shell(place: Place, aichat: Start) -> None:
     assert not proof.exists()
 
 
+async def type_to(place: Place, process: str) -> None:
+    [line] = place.windows("#{pane_id},0,#{pane_current_command}")
+    agent = Agent(["bash"], process=process, prompt=r"[$#]$", cwd="/")
+    await Panes(place.socket)._type(_Pane(*line.split(",")), agent, b"touch typed")
+
+
+def test_the_foreground_is_looked_at_in_the_moment_of_typing(place: Place) -> None:
+    """An agent that exits after it was found gets nothing, and leaves nothing in tmux."""
+    bash = ("bash", "--norc", "-i")
+    place.tmux("-f", "/dev/null", "new-session", "-d", "-c", str(place.path), *bash)
+    until(lambda: place.screen("%0").strip())
+    with pytest.raises(PaneError, match="exited"):
+        anyio.run(type_to, place, "claude")
+    assert place.tmux("list-buffers") == ""
+    assert "typed" not in place.screen("%0")
+    anyio.run(type_to, place, "bash")
+    until((place.path / "typed").exists)
+
+
 def test_an_agent_that_cannot_start_fails_the_turn_at_once(aichat: Start) -> None:
     """An agent that exits while it starts is bootstrap_failed, and may be tried again."""
     error = aichat(persona='agent = ["false"]').error("Hallo?")
@@ -318,6 +340,19 @@ def test_a_turn_after_a_late_one_is_answered(aichat: Start) -> None:
     standin = aichat("--deadline", "4")
     assert standin.error("Eins think 5")["code"] == "timeout"
     assert told(standin.answer("Zwei")["response"]) == "Zwei"
+
+
+def test_the_token_goes_with_a_stand_in_that_is_stopped(
+    place: Place, aichat: Start, pool: ThreadPoolExecutor
+) -> None:
+    """Told to stop, it gives its open turns up and removes their tokens."""
+    standin = aichat()
+    turn = pool.submit(standin.ask, "Wer? think 30", jwt=TOKEN)
+    until(lambda: [*place.answers.glob("*.jwt")])
+    standin.process.terminate()
+    standin.process.wait(timeout=20)
+    assert [*place.answers.iterdir()] == []
+    assert turn.exception() or turn.result().status_code == 500
 
 
 def test_tokens_that_a_killed_stand_in_left_are_removed(place: Place, aichat: Start) -> None:

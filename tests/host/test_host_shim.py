@@ -42,10 +42,26 @@ def test_messages_arrive_as_they_were_written(shim: Start) -> None:
         assert told(one.ask(sent)) == arrived
 
 
-def test_a_long_message_arrives(shim: Start) -> None:
-    """A message of 98,000 bytes, near what one argument can carry, arrives byte for byte."""
-    message = ("Frist für Müller; '期限' " * 5000).encode()[:98_000].decode(errors="ignore").strip()
-    assert told(shim().ask(message)) == message
+def test_the_longest_message_of_the_path_arrives(shim: Start) -> None:
+    """A request of 131,050 bytes is all that SSH_ORIGINAL_COMMAND can carry to a forced command."""
+    one = shim()
+    room = 131_050 - len(f"run-turn s-alice {uuid4()} ")
+    message = ("Frist: '期限'; " * 10_000).encode()[: room // 4 * 3 - 2].decode(errors="ignore")
+    assert told(one.ask(message)) == message.strip()
+    done = one.run("run-turn", "s-alice", str(uuid4()), "A" * (room + 4))
+    assert done.returncode == 1
+    assert b"too long" in done.stderr
+
+
+def test_the_answer_comes_though_the_connection_is_lost(place: Place, shim: Start) -> None:
+    """A caller that goes away costs it the reply, but neither the answer nor the server."""
+    one = shim()
+    turn_id = str(uuid4())
+    with one.start("run-turn", "s-alice", turn_id, HALLO) as caller:
+        until(lambda: "thinking" in place.screen("%0") if place.windows() else False)
+        caller.kill()
+    until((place.answers / f"{turn_id}.txt").exists)
+    assert one.run("health", "s-alice").returncode == 0
 
 
 def test_the_live_poller_deletes_what_it_read(place: Place, shim: Start) -> None:

@@ -165,24 +165,28 @@ class Shim:
         key = (place.path / "host_key.pub").read_text()
         (place.path / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}")
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
         options = {
             "IdentitiesOnly": "yes",
             "UserKnownHostsFile": f"{self.place.path}/known_hosts",
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [
                 *("ssh", "-F", "/dev/null", "-i", str(self.place.path / "user_key")),
                 *("-p", self.port, *(f"-o{name}={value}" for name, value in options.items())),
                 *("agent@127.0.0.1", "--", *words),
             ],
-            check=False,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        with self.start(*words) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ask(self, message: str, session: str = "s-alice", turn_id: str = "") -> str:
         encoded = base64.b64encode(message.encode()).decode()
