@@ -190,8 +190,8 @@ def test_nothing_is_typed_to_a_shell(place: Place, aichat: Start) -> None:
 
 async def type_to(place: Place, process: str) -> None:
     [line] = place.windows("#{pane_id},0,#{pane_current_command}")
-    agent = Agent(["bash"], process=process, prompt=r"[$#]$", cwd="/")
-    await Panes(place.socket)._type(_Pane(*line.split(",")), agent, b"touch typed")
+    agent = Agent([], process=process, prompt="", cwd="/")
+    await Panes(place.socket)._type(_Pane(*line.split(",")), agent, b"echo > typed")
 
 
 def test_the_foreground_is_looked_at_in_the_moment_of_typing(place: Place) -> None:
@@ -205,6 +205,15 @@ def test_the_foreground_is_looked_at_in_the_moment_of_typing(place: Place) -> No
     assert "typed" not in place.screen("%0")
     anyio.run(type_to, place, "bash")
     until((place.path / "typed").exists)
+
+
+def test_what_is_typed_comes_as_a_paste(place: Place) -> None:
+    """A program that asks for brackets gets the line in them, and Enter outside."""
+    shown = ("sh", "-c", r"printf '\033[?2004h'; exec cat -v")
+    place.tmux("-f", "/dev/null", "new-session", "-d", *shown)
+    until(lambda: place.windows("#{pane_current_command}") == ["cat"])
+    anyio.run(type_to, place, "cat")
+    until(lambda: "\n^[[200~echo > typed^[[201~\n" in place.screen("%0"))
 
 
 def test_an_agent_that_cannot_start_fails_the_turn_at_once(aichat: Start) -> None:
@@ -374,6 +383,7 @@ def test_a_turn_that_comes_twice_is_typed_once(place: Place, aichat: Start) -> N
     first = standin.answer("Hallo?", turn_id=turn_id)
     before = (place.answers / f"{turn_id}.txt").stat()
     assert standin.answer("Hallo?", turn_id=turn_id)["response"] == first["response"]
+    standin.answer("Und jetzt?")  # were it typed again, its answer would have come before
     after = (place.answers / f"{turn_id}.txt").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -397,6 +407,7 @@ def test_half_an_answer(place: Place, aichat: Start) -> None:
     assert not is_whole(half["response"].encode())
     until(lambda: is_whole(path.read_bytes()))
     assert path.read_text().startswith(half["response"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert is_whole(aichat().answer("slow write think 1")["response"].encode())
 
 

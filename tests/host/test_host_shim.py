@@ -136,7 +136,7 @@ def test_a_reset_kills_exactly_that_session(place: Place, shim: Start) -> None:
         one.ask("Hallo?", session)
     before = set(place.windows("#{pane_pid}"))
     assert len(before) == 4
-    assert one.run("reset", "s").returncode == 0
+    assert one.run("reset", "s_a").returncode == 0
     assert one.run("reset", "s-a").returncode == 0
     assert one.run("reset", "s.al").returncode == 0
     assert len(place.windows()) == 2
