@@ -31,13 +31,13 @@ import anyio
 import msgspec
 import uvicorn
 from msgspec import Struct
-from paliadin_contract.ids import is_label, is_turn_id
-from paliadin_contract.trailer import Trailer, split
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from demo.panes import AgentNotReady, Busy, PaneError, Panes, agent, envelope
+from paliadin_contract.ids import is_label, is_turn_id
+from paliadin_contract.trailer import Trailer, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import anyio
+
 from paliadin_contract.trailer import TAIL_BYTES, is_whole
 
 if TYPE_CHECKING:

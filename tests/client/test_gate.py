@@ -213,7 +213,7 @@ def test_imports(environ: dict[str, str], there: str, absent: set[str]) -> None:
         [sys.executable, "-c", CONNECTING], env=environ, stdout=subprocess.PIPE, check=True
     )
     took, at_import, connected = json.loads(child.stdout)
-    print(f"import paliadin_client: {took * 1000:.0f} ms")  # noqa: T201 - a figure, no claim
+    print(f"import paliadin_client: {took * 1000:.0f} ms")
     heavy = {"httpx", "jwt", "ssl", "asyncio", "click", "rich", "cryptography", "tempfile"}
     assert not heavy & set(at_import)
     assert not {name for name in at_import if name.startswith("paliadin_sidecar")}

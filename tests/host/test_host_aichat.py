@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
-from paliadin_contract.trailer import is_whole
+from demo.panes import Agent, PaneError, Panes, _Pane
 from support.host import BEARER, MESSAGES, told, until
 
-from demo.panes import Agent, PaneError, Panes, _Pane
+from paliadin_contract.trailer import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

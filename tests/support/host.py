@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx
+
 from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
