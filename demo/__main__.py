@@ -8,6 +8,7 @@ something happens to one of them. In the end all accounts are compared.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import sys
@@ -18,36 +19,34 @@ import anyio
 from rich.cells import set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo import circle
-from demo.stage import LOOK_S, Stage, StageError
-from demo.verdict import Asked, Row, Turn, Written, judge, latency
+from demo.stage import Stage, StageError
 from demo.writers import MANNERS
 from paliadin_client import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from anyio.abc import TaskGroup
+
+    from demo.verdict import Asked, Turn
 
 #: Whatever has not happened after this long is wrong; what is well takes a fraction.
 _PATIENCE_S = 30.0
 #: One writer starts after the other, so that a person can follow.
 _PACE_S = 0.1
+_LOOK_S = 0.05
 
-_UP, _DOWN, _KILLED = "agents' manners", "receiver down", "sidecar killed"
-_QUIET = "no trailer"
-_QUICK = [name for name in MANNERS if name != "no-trailer"]
+_UP, _QUIET, _DOWN, _KILLED = "agents' manners", "no trailer", "receiver down", "sidecar killed"
 _PLAN = {
-    _UP: _QUICK,
+    _UP: [name for name in MANNERS if name != "no-trailer"],
     _QUIET: ["no-trailer"] * 2,
     _DOWN: ["slow", "rename", "copy", "in-place", "redirects", "token"],
     # A token that comes and goes while the sidecar is dead is seen by nobody.
     _KILLED: ["slow", "replaced", "lines", "rename", "in-place", "redirect", "move"],
 }
-_TOTAL = sum(map(len, _PLAN.values())) + sum(circle.PLAN.values())
 
 
 async def play(demo: Demo) -> None:
@@ -79,19 +78,15 @@ async def play(demo: Demo) -> None:
 
         demo.title("The sidecar is killed with SIGKILL, and started again")
         await demo.write(_KILLED, _PLAN[_KILLED][:4])
-        await stage.stop("sidecar", signal.SIGKILL)
+        await demo.stop("sidecar", signal.SIGKILL)
         demo.note("the sidecar is dead")
         await demo.write(_KILLED, _PLAN[_KILLED][4:])
         stage.start_sidecar()
         demo.note("the sidecar is started again")
         await demo.until_answered()
         # It is stopped before the verdict: nothing can arrive after it.
-        if code := await stage.stop("sidecar", signal.SIGTERM):
+        if code := await demo.stop("sidecar", signal.SIGTERM):
             demo.wrong.append(f"the sidecar exited with {code} after SIGTERM")
-
-
-class Interrupted(Exception):
-    """A signal of this number wants the demo to end."""
 
 
 class Demo:
@@ -99,21 +94,20 @@ class Demo:
 
     Args:
         stage: the processes.
-        progress: shows how many turns have arrived, and prints lines above that.
+        console: where each turn is shown when it has arrived.
         tasks: where users ask.
 
     Attributes:
         turns: all so far.
-        wrong: what went wrong besides the turns.
+        wrong: a sentence for each thing that is.
     """
 
-    def __init__(self, stage: Stage, progress: Progress, tasks: TaskGroup) -> None:
+    def __init__(self, stage: Stage, console: Console, tasks: TaskGroup) -> None:
         self.stage = stage
         self.turns: list[Turn] = []
         self.wrong: list[str] = []
         self._under_way: list[Turn] = []
-        self._progress = progress
-        self._task = progress.add_task("", total=_TOTAL)
+        self._console = console
         self._tasks = tasks
 
     def title(self, text: str) -> None:
@@ -133,10 +127,10 @@ class Demo:
             await anyio.sleep(_PACE_S)
             self._look()
 
-    def ask(self, *turns: Asked) -> None:
+    def ask(self, backend: str, *turns: Asked) -> None:
         """Ask one after the other, beside all else."""
         self._add(*turns)
-        self._tasks.start_soon(self._ask, turns)
+        self._tasks.start_soon(self._ask, backend, turns)
 
     async def until(self, what: str, condition: Callable[[], bool]) -> None:
         """Go on when it is true.
@@ -146,7 +140,7 @@ class Demo:
         """
         with anyio.move_on_after(_PATIENCE_S):
             while not condition():
-                await anyio.sleep(LOOK_S)
+                await anyio.sleep(_LOOK_S)
                 self._look()
             return
         raise StageError(f"waited {_PATIENCE_S:g} s for {what}")
@@ -159,10 +153,23 @@ class Demo:
         """Go on when all turns have arrived, and all who asked have their answers."""
         await self.until("turns", lambda: not self._under_way)
 
-    async def _ask(self, turns: tuple[Asked, ...]) -> None:
-        async with connect(
-            inbox=self.stage.receiver.inbox, environ=self.stage.environ[turns[0].backend]
-        ) as paliadin:
+    async def stop(self, name: str, number: signal.Signals) -> int:
+        """Signal a daemon, and return its exit code."""
+        process = self.stage.signal(name, number)
+        await self.until(f"the end of {name}", lambda: process.poll() is not None)
+        return int(process.returncode)
+
+    def judge(self) -> None:
+        """Compare all accounts, and add what is wrong."""
+        receiver = self.stage.receiver
+        unknown = {*receiver.came} - {came for turn in self.turns for came in turn.came()}
+        self.wrong += receiver.wrong + [f"{came.webhook_id} came of no turn" for came in unknown]
+        for turn in self.turns:
+            self.wrong += [f"{turn.id[:8]} ({turn.title}): {what}" for what in turn.wrong()]
+
+    async def _ask(self, backend: str, turns: tuple[Asked, ...]) -> None:
+        inbox, environ = self.stage.receiver.inbox, self.stage.environ[backend]
+        async with connect(inbox=inbox, environ=environ) as paliadin:
             for turn in turns:
                 await turn.ask(paliadin)
 
@@ -175,106 +182,84 @@ class Demo:
         self._under_way = [turn for turn in self._under_way if not self._has_arrived(turn)]
 
     def _has_arrived(self, turn: Turn) -> bool:
-        if isinstance(turn, Asked) and turn.error:
-            raise StageError(f"{turn.title!r} was not answered: {turn.error}")
-        if not (turn.via or (isinstance(turn, Written) and self.stage.is_written(turn))):
+        if not turn.has_ended() or (seconds := turn.latency()) is None:
             return False
-        seconds = latency(turn, self.stage.receiver.of(turn.id))
-        if seconds is None:
-            return False
-        self._progress.advance(self._task)
         title, time = escape(set_cell_size(turn.title, 40)), _duration(seconds)
-        self._print(f"  {turn.id[:8]}  {turn.backend}  {title} {turn.via:8} {time:>7}")
+        self._print(f"  {turn.id[:8]}  {turn.root.name}  {title} {turn.via:8} {time:>7}")
         return True
 
     def _print(self, line: str) -> None:
-        self._progress.console.print(line, no_wrap=True, overflow="ellipsis")
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
 
 
-def show(console: Console, rows: dict[str, Row], wrong: list[str]) -> None:
+def show(console: Console, demo: Demo) -> None:
     """Print the result."""
-    table = Table(box=None, header_style="bold")
-    for name in ("", "turns", "response", "push", "delivered", "duplicates", "lost"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for name in ("median", "worst"):
-        table.add_column(name, justify="right", no_wrap=True)
-    # The sum has no times: a median over rows that differ so much would say nothing.
-    sums = [0] * 6
-    for name in (*circle.PLAN, *_PLAN):
-        row = rows.get(name, Row())
-        lost = row.turns - row.delivered
-        numbers = (row.turns, row.response, row.push, row.delivered, row.duplicates, lost)
-        sums = [a + b for a, b in zip(sums, numbers, strict=True)]
-        times = row.latencies
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    table.add_column()
+    for name in ("turns", "response", "push", "delivered", "twice", "lost", "median", "worst"):
+        table.add_column(name, justify="right")
+    counts = []
+    for name in (*circle.ROWS, *_PLAN):
+        turns = [turn for turn in demo.turns if turn.row == name]
+        times = [seconds for turn in turns if (seconds := turn.latency()) is not None]
+        vias = [turn.via for turn in turns]
+        ids = [came.webhook_id for turn in turns for came in turn.came()]
+        answered = (vias.count("response"), vias.count("push"))
+        lost = len(turns) - len(times)
+        counts.append((len(turns), *answered, len(times), len(ids) - len(set(ids)), lost))
         shown = [_duration(median(times)), _duration(max(times))] if times else []
-        table.add_row(name, *map(str, numbers), *shown)
-    table.add_row("together", *map(str, sums))
+        table.add_row(name, *map(str, counts[-1]), *shown)
+    # The sum has no times: a median over rows that differ so much would say nothing.
+    table.add_row("together", *(str(sum(column)) for column in zip(*counts, strict=True)))
     console.print("", table, "", sep="\n")
     console.print(
-        " Response or push: what answered who asked. Times run from the complete file to\n"
-        " the received callback.",
-        style="dim",
+        "Response, push: what answered who asked. Twice: came again, same id.", style="dim"
     )
-    for line in dict.fromkeys(wrong):
-        console.print(f" [red]wrong:[/red] {escape(line)}", soft_wrap=True)
-    if not wrong:
-        console.print(" [green]Nothing was lost: each answer came whole, signed, to its user.[/]")
+    console.print("Times: from the complete file to the acknowledged callback.", style="dim")
+    for line in demo.wrong:
+        console.print(f"[red]wrong:[/red] {escape(line)}", soft_wrap=True)
+    if not demo.wrong:
+        console.print("[green]Nothing was lost: each answer came whole, signed, to its user.[/]")
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-async def _perform(console: Console, stage: Stage, signals: AsyncIterator[int]) -> list[str]:
-    # Returns what is wrong.
-    came: list[int] = []
-
-    async def obey(scope: anyio.CancelScope) -> None:
-        async for number in signals:
-            came.append(number)
-            scope.cancel()
-
-    bar = (TextColumn(" "), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not console.is_terminal
-    with Progress(*bar, console=console, transient=True, disable=hidden) as progress:
-        async with anyio.create_task_group() as tasks:
-            demo = Demo(stage, progress, tasks)
-            tasks.start_soon(obey, tasks.cancel_scope)
-            try:
-                await play(demo)
-            except StageError as exc:
-                demo.wrong.append(str(exc))
-            except SystemExit:  # rich's way to say that nobody reads the output any more
-                came.append(signal.SIGPIPE)
-            tasks.cancel_scope.cancel()
-    if came:
-        raise Interrupted(came[0])
-    rows, differences = judge(demo.turns, stage.receiver)
-    wrong = demo.wrong + differences
-    show(console, rows, wrong)
-    return wrong
+async def _perform(console: Console, stage: Stage) -> bool:
+    # Returns whether all is well.
+    async with anyio.create_task_group() as tasks:
+        demo = Demo(stage, console, tasks)
+        try:
+            await play(demo)
+        except StageError as exc:
+            demo.wrong.append(str(exc))
+        tasks.cancel_scope.cancel()
+    demo.judge()
+    show(console, demo)
+    return not demo.wrong
 
 
 async def _main() -> int:
-    console = Console(highlight=False)
-    # Whatever else comes while everything is being stopped is taken, and passed over.
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    console, well = Console(highlight=False), False
+    with anyio.CancelScope() as scope:
+        # What is run by the loop cannot come in between: nothing is started and then forgotten.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
         stage = Stage()
-        keep_logs = True
         try:
-            wrong = await _perform(console, stage, signals)
-            keep_logs = bool(wrong)
-        except Interrupted as exc:
-            keep_logs = False
-            console.print("\n Interrupted: everything is stopped and removed.")
-            return 128 + int(exc.args[0])
+            well = await _perform(console, stage)
         finally:
+            keep_logs = not (well or scope.cancel_called)
             left = stage.close(keep_logs=keep_logs)
-            for line in left:
-                console.print(f" [red]wrong:[/red] {line}")
-            if keep_logs:
-                console.print(f" The logs are kept in {stage.logs}", soft_wrap=True)
-    return 1 if wrong or left else 0
+    for line in left:
+        console.print(f"[red]wrong:[/red] {line}")
+    if scope.cancelled_caught:
+        console.print("\nInterrupted: everything is stopped and removed.")
+        return 128 + signal.SIGINT
+    if keep_logs:
+        console.print(f"The logs are kept in {stage.logs}", soft_wrap=True)
+    return 0 if well and not left else 1
 
 
 def main() -> int:

@@ -18,8 +18,7 @@ from paliadin_contract.callback import Answer, Ping, TurnCompleted, decode
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from uvicorn._types import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
-    from uvicorn._types import ASGISendEvent, HTTPScope
+    from starlette.types import Message, Receive, Scope, Send
 
 __all__ = ["Came", "Receiver", "reserve"]
 
@@ -33,7 +32,7 @@ class Came(NamedTuple):
 
 
 class Receiver:
-    """Hands each callback to the inbox, and notes what the inbox acknowledged.
+    """An ASGI app: hands each callback to the inbox, and notes what the inbox acknowledged.
 
     Args:
         secret: the callback's.
@@ -48,7 +47,7 @@ class Receiver:
         self.came: list[Came] = []
         self.wrong: list[str] = []
         self._port = reserve()
-        self.url = "http://127.0.0.1:{1}/callback".format(*self._port.getsockname())
+        self.url = "http://{}:{}/callback".format(*self._port.getsockname())
 
     def of(self, turn_id: str) -> list[Came]:
         """What came of a turn, by the id it was asked under or its file's."""
@@ -70,19 +69,20 @@ class Receiver:
             with anyio.CancelScope(shield=True):
                 await running
 
-    async def __call__(
-        self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        """The inbox as an ASGI app, watched."""
-        body = bytearray()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one request."""
+        body, ended = bytearray(), False
 
-        async def read() -> ASGIReceiveEvent:
+        async def read() -> Message:
+            nonlocal ended
             message = await receive()
             body.extend(message.get("body", b""))
+            ended = message["type"] == "http.request" and not message["more_body"]
             return message
 
-        async def answer(message: ASGISendEvent) -> None:
-            if message["type"] == "http.response.start":
+        async def answer(message: Message) -> None:
+            # Half a body is no fault of the signature's: the sidecar was killed over it.
+            if ended and message["type"] == "http.response.start":
                 self._note(dict(scope["headers"]), bytes(body), message["status"])
             await send(message)
 

@@ -18,7 +18,6 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import asyncssh
 
 from demo.receiver import Receiver, reserve
@@ -28,12 +27,11 @@ from demo.writers import MANNERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LOOK_S", "Stage", "StageError"]
+__all__ = ["Stage", "StageError"]
 
-LOOK_S = 0.05
 _PROJECT = Path(__file__).parents[1]
-#: What the sidecar promises is 10 s.
-_STOP_S = 15.0
+#: Agents end with their terminals.
+_END_S = 10.0
 _OURS = ("PALIADIN_", "AICHAT_", "SUPABASE_")
 
 
@@ -64,7 +62,7 @@ class Stage:
         self.environ = {"aichat": self._aichat_environ(), "legacy": self._legacy_environ()}
         self.events: list[str] = []
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._writers: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: list[subprocess.Popen[bytes]] = []
         (self.logs / "sidecar.out").touch()
         self._said, self._rest = (self.logs / "sidecar.out").open("rb"), b""
 
@@ -105,53 +103,35 @@ class Stage:
             PALIADIN_RESPONSE_DIR=str(self.roots["legacy"]),
         )
 
-    async def stop(self, name: str, number: signal.Signals) -> int:
-        """Signal a daemon, and return its exit code.
-
-        Raises:
-            StageError: it does not end.
-        """
+    def signal(self, name: str, number: signal.Signals) -> subprocess.Popen[bytes]:
+        """Signal a daemon, which is to end by it."""
         process = self._daemons.pop(name)
         process.send_signal(number)
-        with anyio.move_on_after(_STOP_S):
-            while process.poll() is None:
-                await anyio.sleep(LOOK_S)
-            return process.returncode
-        self._daemons[name] = process
-        raise StageError(f"the {name} did not end within {_STOP_S:g} s")
+        return process
 
     def write(self, row: str, manner: str) -> Written:
         """Start a process that writes one turn file, in either root by turns."""
         turn_id = str(uuid.uuid4())
-        backend = tuple(self.roots)[len(self._writers) % len(self.roots)]
-        turn = Written(
+        root = tuple(self.roots.values())[len(self._started) % len(self.roots)]
+        log = self.logs / f"writer-{turn_id}.jsonl"
+        command = [*_module("demo.writers"), manner, str(root / f"{turn_id}.txt"), str(log)]
+        return Written(
             id=turn_id,
             row=row,
-            backend=backend,
             title=MANNERS[manner].title,
-            root=self.roots[backend],
-            log=self.logs / f"writer-{turn_id}.jsonl",
+            root=root,
+            receiver=self.receiver,
+            log=log,
+            writer=self._start("writers", command),
         )
-        file = turn.root / f"{turn_id}.txt"
-        command = [*_module("demo.writers"), manner, str(file), str(turn.log)]
-        self._writers[turn_id] = self._start("writers", command)
-        return turn
 
-    def is_written(self, turn: Written) -> bool:
-        """Whether its writer has ended.
-
-        Raises:
-            StageError: it failed.
-        """
-        code = self._writers[turn.id].poll()
-        if code:
-            raise StageError(f"a writer ({turn.title}) failed: {self._error('writers')}")
-        return code is not None
-
-    def is_listening(self, name: str) -> bool:
-        """Whether this daemon takes connections."""
-        with socket.socket() as probe:
-            return probe.connect_ex(self._ports[name].getsockname()) == 0
+    def are_listening(self, *names: str) -> bool:
+        """Whether these daemons take connections."""
+        for name in names:
+            with socket.socket() as probe:
+                if probe.connect_ex(self._ports[name].getsockname()):
+                    return False
+        return True
 
     def tmux(self, *arguments: str) -> str:
         """What tmux prints; nothing where it refuses."""
@@ -171,8 +151,7 @@ class Stage:
                 raise StageError(f"the sidecar does not trust its roots: {line['why']}")
         for name, process in self._daemons.items():
             if process.poll() is not None:
-                code = process.returncode
-                raise StageError(f"the {name} ended by itself ({code}): {self._error(name)}")
+                raise StageError(f"the {name} ended by itself ({process.returncode})")
 
     def close(self, *, keep_logs: bool) -> list[str]:
         """End every process and remove every file, but for the logs where they are wanted.
@@ -180,15 +159,15 @@ class Stage:
         Returns:
             What is left all the same.
         """
-        for process in (*self._daemons.values(), *self._writers.values()):
+        for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         panes = self.tmux("list-panes", "-a", "-F", "#{pid} #{pane_pid}")
         self.tmux("kill-server")
-        end = time.monotonic() + _STOP_S
+        end = time.monotonic() + _END_S
         while (left := set(filter(_runs, panes.split()))) and time.monotonic() < end:
-            time.sleep(LOOK_S)
+            time.sleep(0.05)
         self._said.close()
         for path in self.base.iterdir():
             if path != self.logs:
@@ -219,17 +198,13 @@ class Stage:
             "PALIADIN_KNOWN_HOSTS": f"[127.0.0.1]:{port} {theirs.export_public_key().decode()}",
         }
 
-    def _error(self, name: str) -> str:
-        lines = (self.logs / f"{name}.err").read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "without a word"
-
     def _start(self, name: str, command: list[str], **environ: str) -> subprocess.Popen[bytes]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
         with (
             (self.logs / f"{name}.out").open("ab") as out,
             (self.logs / f"{name}.err").open("ab") as err,
         ):
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 cwd=_PROJECT,
                 env=kept | environ,
@@ -239,6 +214,8 @@ class Stage:
                 # A terminal's Ctrl-C is for the demo alone, which then ends them all.
                 process_group=0,
             )
+        self._started.append(process)
+        return process
 
 
 def _module(name: str) -> list[str]:

@@ -14,18 +14,19 @@ from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from subprocess import Popen
 
     from demo.receiver import Came, Receiver
-    from paliadin_client import Paliadin, TurnResult, User
+    from paliadin_client import Paliadin, User
 
-__all__ = ["Asked", "Row", "Turn", "Version", "Written", "judge", "latency"]
+__all__ = ["Asked", "Turn", "Version", "Written"]
 
 
 class Version(Struct, frozen=True):
-    """What was completed in a turn's file; a writer's log has such lines."""
+    """What a turn's file has held; a writer's log has such lines."""
 
     at: float
-    """Epoch seconds."""
+    """When it was complete, in epoch seconds."""
     sha256: str
     submitted_turn_id: str | None = None
     user_id: str | None = None
@@ -38,40 +39,76 @@ class Turn:
     Attributes:
         id: under which it was asked, or its file's name.
         row: the line of the result that it counts for.
-        backend: whose directory its file is in.
         title: what is said of it.
-        root: that directory.
+        root: where its file is; named as its backend.
+        via: what answered who asked.
     """
 
     id: str
     row: str
-    backend: str
     title: str
     root: Path
+    receiver: Receiver = field(repr=False)
     via: str = ""
 
-    def versions(self, came: list[Came]) -> list[Version]:
+    def has_ended(self) -> bool:
+        """Whether it is written or answered, or cannot be."""
+        raise NotImplementedError
+
+    def versions(self) -> list[Version]:
         """What its file has held, the last one last."""
         raise NotImplementedError
 
-    def wrong(self, came: list[Came]) -> list[str]:
-        """What else is wrong with it."""
-        raise NotImplementedError
+    def came(self) -> list[Came]:
+        """Everything that came of it."""
+        return self.receiver.of(self.id)
+
+    def latency(self) -> float | None:
+        """Seconds until its last version first came, None if it has not."""
+        last = self.versions()[-1:]
+        arrived = (c.at - v.at for v in last for c in self.came() if c.answer.sha256 == v.sha256)
+        return min(arrived, default=None)
+
+    def wrong(self) -> list[str]:
+        """What is wrong: nothing, if everybody keeps their word."""
+        if self.latency() is None:
+            return ["lost"]
+        found = []
+        came, versions = self.came(), self.versions()
+        answers = [c.answer for c in came]
+        newest = max(answers, key=lambda answer: answer.revision)
+        data = (self.root / f"{newest.turn_id}.txt").read_bytes()
+        text = data.decode(errors="replace")
+        if (newest.response, newest.lossy) != (text, text.encode() != data):
+            found.append("its answer is not its file")
+        if newest.sha256 != hashlib.sha256(data).hexdigest():
+            found.append("its hash is not its file's")
+        if not {a.sha256 for a in answers} <= {v.sha256 for v in versions}:
+            found.append("something came that was never completed")
+        ids = {c.webhook_id for c in came}
+        if not len(ids) == len({a.sha256 for a in answers}) == len(set(answers)):
+            found.append("an id came with two contents, or a content with two ids")
+        hints = {(v.submitted_turn_id, v.user_id) for v in versions}
+        if {(a.submitted_turn_id, a.user_id) for a in answers} != hints:
+            found.append("its hints are not its token's")
+        return found
 
 
 @dataclass(kw_only=True)
 class Written(Turn):
-    """A turn file by a writer of the demo's, who keeps account in `log`."""
+    """A turn file by a process of the demo's, which keeps account in `log`."""
 
     log: Path
+    writer: Popen[bytes]
 
-    def versions(self, came: list[Came]) -> list[Version]:  # noqa: ARG002 - others' way to know
+    def has_ended(self) -> bool:
+        """Whether the writer has."""
+        return self.writer.poll() is not None
+
+    def versions(self) -> list[Version]:
         """As the writer says."""
-        return msgspec.json.Decoder(Version).decode_lines(self.log.read_bytes())
-
-    def wrong(self, came: list[Came]) -> list[str]:  # noqa: ARG002 - nothing is
-        """Nothing else."""
-        return []
+        lines = self.log.read_bytes() if self.log.exists() else b""
+        return msgspec.json.Decoder(Version).decode_lines(lines)
 
 
 @dataclass(kw_only=True)
@@ -82,118 +119,49 @@ class Asked(Turn):
         user: who asks.
         question: unlike any other.
         late: whether the submit ends before the answer, so that only the push can bring it.
-        error: why there is no answer.
+        text: the answer, or why there is none.
     """
 
     user: User
     question: str
     late: bool = False
-    error: str = ""
-    result: TurnResult | None = None
+    text: str = ""
 
     async def ask(self, paliadin: Paliadin) -> None:
         """Ask, and keep the answer or the error."""
         request = TurnRequest(user=self.user, message=self.question, turn_id=self.id)
         try:
-            self.result = await paliadin.run_turn(request)
-            self.via = self.result.via
+            result = await paliadin.run_turn(request)
         except PaliadinError as exc:
-            self.error = f"{exc} {exc.detail}"
+            self.text = f"{exc} {exc.detail}"
+        else:
+            self.text, self.via = result.text, result.via
 
-    def versions(self, came: list[Came]) -> list[Version]:
+    def has_ended(self) -> bool:
+        """Whether there is an answer, or an error."""
+        return bool(self.text)
+
+    def versions(self) -> list[Version]:
         """As the file is, under the id that the backend gave it."""
-        if not came:
-            return []
-        path = self.root / f"{came[0].answer.turn_id}.txt"
         # Over legacy no token travels: nobody says there who asks.
-        hints = (self.id, self.user.user_id) if self.backend == "aichat" else (None, None)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        return [Version(path.stat().st_mtime, sha256, *hints)]
+        hints = (self.id, self.user.user_id) if self.root.name == "aichat" else (None, None)
+        files = {self.root / f"{c.answer.turn_id}.txt" for c in self.came()}
+        return [
+            Version(file.stat().st_mtime, hashlib.sha256(file.read_bytes()).hexdigest(), *hints)
+            for file in files
+        ]
 
-    def wrong(self, came: list[Came]) -> list[str]:
-        """Whether it is this user's own answer, came as it should, and is what was pushed."""
-        if self.result is None:
-            return [f"not answered: {self.error}"]
-        found = []
-        whose = self.user.user_id if self.backend == "aichat" else "Somebody"
-        if self.result.text != f"{whose} asked:\n\n> {self.question}":
-            found.append("the answer is not this user's own")
+    def wrong(self) -> list[str]:
+        """Also whether it is this user's own answer, and came as it should."""
+        found = super().wrong()
+        over_aichat = self.root.name == "aichat"
+        whose = self.user.user_id if over_aichat else "Somebody"
+        if self.text != f"{whose} asked:\n\n> {self.question}":
+            found.append(f"not the user's own answer: {self.text}")
+        if {split(c.answer.response)[0] for c in self.came()} != {self.text}:
+            found.append("what was answered is not what was pushed")
         if self.late and self.via != "push":
             found.append("its submit was to end before the answer came")
-        if {split(c.answer.response)[0] for c in came} - {self.result.text}:
-            found.append("response and push differ")
-        if self.backend == "aichat" and self.id in {c.answer.turn_id for c in came}:
+        if over_aichat and self.id in {c.answer.turn_id for c in self.came()}:
             found.append("the backend was to choose an id of its own")
         return found
-
-
-@dataclass
-class Row:
-    """One line of the result; latencies are seconds from file complete to callback received."""
-
-    turns: int = 0
-    response: int = 0
-    push: int = 0
-    delivered: int = 0
-    duplicates: int = 0
-    latencies: list[float] = field(default_factory=list)
-
-
-def latency(turn: Turn, came: list[Came]) -> float | None:
-    """Seconds until a turn's last version first came, None if it has not."""
-    versions = turn.versions(came)
-    if not versions:
-        return None
-    arrived = (c.at - versions[-1].at for c in came if c.answer.sha256 == versions[-1].sha256)
-    return min(arrived, default=None)
-
-
-def judge(turns: list[Turn], receiver: Receiver) -> tuple[dict[str, Row], list[str]]:
-    """Compare.
-
-    Returns:
-        The rows by name, and what is wrong: nothing, if everybody keeps their word.
-    """
-    rows: dict[str, Row] = {}
-    wrong = list(receiver.wrong)
-    known = set()
-    for turn in turns:
-        came = receiver.of(turn.id)
-        known.update(c.webhook_id for c in came)
-        row = rows.setdefault(turn.row, Row())
-        row.turns += 1
-        row.response += turn.via == "response"
-        row.push += turn.via == "push"
-        row.duplicates += len(came) - len({c.webhook_id for c in came})
-        seconds = latency(turn, came)
-        if seconds is None:
-            wrong.append(f"{turn.id[:8]} ({turn.title}) is lost")
-        else:
-            row.delivered += 1
-            row.latencies.append(seconds)
-        amiss = turn.wrong(came) + (_amiss(turn, came) if came else [])
-        wrong += [f"{turn.id[:8]} ({turn.title}): {what}" for what in amiss]
-    unknown = {c.webhook_id for c in receiver.came} - known
-    return rows, wrong + [f"{webhook_id} came of no turn" for webhook_id in unknown]
-
-
-def _amiss(turn: Turn, came: list[Came]) -> list[str]:
-    # What is wrong with what came of this turn.
-    found = []
-    versions, answers = turn.versions(came), [c.answer for c in came]
-    newest = max(answers, key=lambda answer: answer.revision)
-    data = (turn.root / f"{newest.turn_id}.txt").read_bytes()
-    text = data.decode(errors="replace")
-    if (newest.response, newest.lossy) != (text, text.encode() != data):
-        found.append("its answer is not its file")
-    if newest.sha256 != hashlib.sha256(data).hexdigest():
-        found.append("its hash is not its file's")
-    if not {a.sha256 for a in answers} <= {v.sha256 for v in versions}:
-        found.append("something came that was never completed")
-    ids = {c.webhook_id for c in came}
-    if not len(ids) == len({a.sha256 for a in answers}) == len(set(answers)):
-        found.append("an id came with two contents, or a content with two ids")
-    hints = {(v.submitted_turn_id, v.user_id) for v in versions}
-    if {(a.submitted_turn_id, a.user_id) for a in answers} != hints:
-        found.append("its hints are not its token's")
-    return found
