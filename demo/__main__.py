@@ -226,7 +226,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-async def _perform(console: Console, stage: Stage) -> bool:
+async def _perform(console: Console, stage: Stage, scope: anyio.CancelScope) -> bool:
     # Returns whether all is well.
     async with anyio.create_task_group() as tasks:
         demo = Demo(stage, console, tasks)
@@ -234,6 +234,8 @@ async def _perform(console: Console, stage: Stage) -> bool:
             await play(demo)
         except StageError as exc:
             demo.wrong.append(str(exc))
+        except SystemExit:  # rich's way to say that nobody reads the output any more
+            scope.cancel()
         tasks.cancel_scope.cancel()
     demo.judge()
     show(console, demo)
@@ -248,13 +250,13 @@ async def _main() -> int:
             asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
         stage = Stage()
         try:
-            well = await _perform(console, stage)
+            well = await _perform(console, stage, scope)
         finally:
             keep_logs = not (well or scope.cancel_called)
             left = stage.close(keep_logs=keep_logs)
     for line in left:
         console.print(f"[red]wrong:[/red] {line}")
-    if scope.cancelled_caught:
+    if scope.cancel_called:
         console.print("\nInterrupted: everything is stopped and removed.")
         return 128 + signal.SIGINT
     if keep_logs:

@@ -73,25 +73,25 @@ class Turn:
         """What is wrong: nothing, if everybody keeps their word."""
         if self.latency() is None:
             return ["lost"]
-        found = []
         came, versions = self.came(), self.versions()
         answers = [c.answer for c in came]
         newest = max(answers, key=lambda answer: answer.revision)
         data = (self.root / f"{newest.turn_id}.txt").read_bytes()
         text = data.decode(errors="replace")
-        if (newest.response, newest.lossy) != (text, text.encode() != data):
-            found.append("its answer is not its file")
-        if newest.sha256 != hashlib.sha256(data).hexdigest():
-            found.append("its hash is not its file's")
-        if not {a.sha256 for a in answers} <= {v.sha256 for v in versions}:
-            found.append("something came that was never completed")
+        hashes = {a.sha256 for a in answers}
         ids = {c.webhook_id for c in came}
-        if not len(ids) == len({a.sha256 for a in answers}) == len(set(answers)):
-            found.append("an id came with two contents, or a content with two ids")
         hints = {(v.submitted_turn_id, v.user_id) for v in versions}
-        if {(a.submitted_turn_id, a.user_id) for a in answers} != hints:
-            found.append("its hints are not its token's")
-        return found
+        return _untrue(
+            {
+                "its answer is its file": (newest.response, newest.lossy)
+                == (text, text.encode() != data),
+                "its hash is its file's": newest.sha256 == hashlib.sha256(data).hexdigest(),
+                "only what was completed came": hashes <= {v.sha256 for v in versions},
+                "each id came with one content": len(ids) == len(hashes) == len(set(answers)),
+                "its hints are its token's": hints
+                == {(a.submitted_turn_id, a.user_id) for a in answers},
+            }
+        )
 
 
 @dataclass(kw_only=True)
@@ -153,15 +153,21 @@ class Asked(Turn):
 
     def wrong(self) -> list[str]:
         """Also whether it is this user's own answer, and came as it should."""
-        found = super().wrong()
         over_aichat = self.root.name == "aichat"
         whose = self.user.user_id if over_aichat else "Somebody"
-        if self.text != f"{whose} asked:\n\n> {self.question}":
-            found.append(f"not the user's own answer: {self.text}")
-        if {split(c.answer.response)[0] for c in self.came()} != {self.text}:
-            found.append("what was answered is not what was pushed")
-        if self.late and self.via != "push":
-            found.append("its submit was to end before the answer came")
-        if over_aichat and self.id in {c.answer.turn_id for c in self.came()}:
-            found.append("the backend was to choose an id of its own")
-        return found
+        answers = [c.answer for c in self.came()]
+        return super().wrong() + _untrue(
+            {
+                f"it is the user's own answer: {self.text}": self.text
+                == f"{whose} asked:\n\n> {self.question}",
+                "what was answered was pushed": {split(a.response)[0] for a in answers}
+                == {self.text},
+                "its submit ended before the answer came": self.via == "push" or not self.late,
+                "the backend chose an id of its own": not over_aichat
+                or self.id not in {a.turn_id for a in answers},
+            }
+        )
+
+
+def _untrue(claims: dict[str, bool]) -> list[str]:
+    return [f"not true: {claim}" for claim, holds in claims.items() if not holds]
