@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,8 +161,10 @@ class Stage:
             What is left all the same.
         """
         for process in self._started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            # A daemon that ended by itself may have left its children.
+            if process.poll() is None or process in self._daemons.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         panes = self.tmux("list-panes", "-a", "-F", "#{pid} #{pane_pid}")
         self.tmux("kill-server")

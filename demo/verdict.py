@@ -153,6 +153,8 @@ class Asked(Turn):
 
     def wrong(self) -> list[str]:
         """Also whether it is this user's own answer, and came as it should."""
+        if self.latency() is None:
+            return [f"lost: {self.text}"]
         over_aichat = self.root.name == "aichat"
         whose = self.user.user_id if over_aichat else "Somebody"
         answers = [c.answer for c in self.came()]
