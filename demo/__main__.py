@@ -1,117 +1,114 @@
-"""The demo: real processes write turn files in many manners, and each answer arrives whole.
+"""The demo: users ask, agents write in many manners, and each answer arrives whole.
 
     python -m demo
 
-Each step lets turns be written while something happens to the sidecar or to its receiver. In
-the end the writers' accounts are compared with the receiver's.
+Everything is real and on this machine: tmux, ssh, the client, the sidecar, HTTP. In each step
+something happens to one of them. In the end all accounts are compared.
 """
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import signal
 import sys
-import time
 from statistics import median
 from typing import TYPE_CHECKING
 
+import anyio
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from demo import circle
 from demo.stage import Stage, StageError
-from demo.verdict import Arrivals, Row, Turn, judge
 from demo.writers import MANNERS
+from paliadin_client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from anyio.abc import TaskGroup
+
+    from demo.verdict import Asked, Turn
+
 #: Whatever has not happened after this long is wrong; what is well takes a fraction.
-_PATIENCE_S = 20.0
+_PATIENCE_S = 30.0
 #: One writer starts after the other, so that a person can follow.
-_PACE_S = 0.12
+_PACE_S = 0.1
 _LOOK_S = 0.05
 
-_UP, _DOWN, _KILLED = "all is well", "receiver down", "sidecar killed"
-_QUIET = "no trailer: 5 s of quiet"
-_QUICK = [name for name in MANNERS if name != "no-trailer"]
+_UP, _QUIET, _DOWN, _KILLED = "agents' manners", "no trailer", "receiver down", "sidecar killed"
 _PLAN = {
-    _UP: _QUICK,
-    _QUIET: ["no-trailer"] * 3,
-    _DOWN: _QUICK,
+    _UP: [name for name in MANNERS if name != "no-trailer"],
+    _QUIET: ["no-trailer"] * 2,
+    _DOWN: ["slow", "rename", "copy", "in-place", "redirects", "token"],
     # A token that comes and goes while the sidecar is dead is seen by nobody.
-    _KILLED: [name for name in _QUICK if name != "token"],
+    _KILLED: ["slow", "replaced", "lines", "rename", "in-place", "redirect", "move"],
 }
 
 
-class Interrupted(Exception):
-    """A signal of this number wants the demo to end."""
-
-
-class Overdue(Exception):
-    """Turns did not arrive; the text says how many. The verdict says which."""
-
-
-def play(demo: Demo) -> list[str]:
-    """Go through the steps. Returns what is wrong with the sidecar's end.
+async def play(demo: Demo) -> None:
+    """Go through the steps.
 
     Raises:
-        Overdue, StageError, Interrupted: there is no going on.
+        StageError: there is no going on.
     """
-    demo.title("Real processes write turn files; a real sidecar pushes each to a receiver")
-    demo.stage.start_receiver()
-    demo.stage.start_sidecar()
-    demo.wait_for("the receiver", demo.stage.is_listening)
-    demo.wait_for_event("service.started")
+    stage = demo.stage
+    async with stage.receiver.serving():
+        stage.start_sidecar()
+        await demo.until_event("service.started")
+        await circle.play(demo)
 
-    demo.title("All is well: every manner of writing, each by a process of its own")
-    demo.write(_QUIET, _PLAN[_QUIET])
-    demo.write(_UP, _PLAN[_UP])
-    demo.wait_for_turns()
+        demo.title("Agents write in many manners, each by a process of its own")
+        await demo.write(_QUIET, _PLAN[_QUIET])
+        await demo.write(_UP, _PLAN[_UP])
+        await demo.until_answered()
 
-    demo.title("The receiver is down for a moment")
-    demo.write(_DOWN, _PLAN[_DOWN][:4])
-    demo.stage.stop("receiver", signal.SIGTERM)
+        demo.title("The receiver is down for a moment")
+        await demo.write(_DOWN, _PLAN[_DOWN][:2])
     demo.note("the receiver is down")
-    demo.write(_DOWN, _PLAN[_DOWN][4:])
-    demo.wait_for_event("receiver.paused")
+    await demo.write(_DOWN, _PLAN[_DOWN][2:])
+    await demo.until_event("receiver.paused")
     demo.note("the sidecar has paused: it only asks whether the receiver is well")
-    demo.note("the receiver is started again")
-    demo.stage.start_receiver()
-    demo.wait_for_turns()
+    async with stage.receiver.serving():
+        demo.note("the receiver is started again")
+        await demo.until_answered()
 
-    demo.title("The sidecar is killed with SIGKILL, and started again")
-    demo.write(_KILLED, _PLAN[_KILLED][:7])
-    demo.stage.stop("sidecar", signal.SIGKILL)
-    demo.note("the sidecar is dead")
-    demo.write(_KILLED, _PLAN[_KILLED][7:])
-    demo.note("the sidecar is started again")
-    demo.stage.start_sidecar()
-    demo.wait_for_turns()
-
-    # Both are stopped before the verdict: nothing can arrive after it.
-    code = demo.stage.stop("sidecar", signal.SIGTERM)
-    demo.stage.stop("receiver", signal.SIGTERM)
-    return [f"the sidecar exited with {code} after SIGTERM"] if code else []
+        demo.title("The sidecar is killed with SIGKILL, and started again")
+        await demo.write(_KILLED, _PLAN[_KILLED][:4])
+        await demo.stop("sidecar", signal.SIGKILL)
+        demo.note("the sidecar is dead")
+        await demo.write(_KILLED, _PLAN[_KILLED][4:])
+        stage.start_sidecar()
+        demo.note("the sidecar is started again")
+        await demo.until_answered()
+        # It is stopped before the verdict: nothing can arrive after it.
+        if code := await demo.stop("sidecar", signal.SIGTERM):
+            demo.wrong.append(f"the sidecar exited with {code} after SIGTERM")
 
 
 class Demo:
-    """What the steps work with: the stage, and the turns under way.
+    """What the steps work with.
 
     Args:
         stage: the processes.
-        progress: shows how many turns have arrived, and prints lines above that.
-        signals: numbers of the signals that came.
+        console: where each turn is shown when it has arrived.
+        tasks: where users ask.
+
+    Attributes:
+        turns: all so far.
+        wrong: a sentence for each thing that is.
     """
 
-    def __init__(self, stage: Stage, progress: Progress, signals: list[int]) -> None:
+    def __init__(self, stage: Stage, console: Console, tasks: TaskGroup) -> None:
         self.stage = stage
         self.turns: list[Turn] = []
+        self.wrong: list[str] = []
         self._under_way: list[Turn] = []
-        self._arrivals = Arrivals(stage.receiver_log)
-        self._progress = progress
-        self._task = progress.add_task("", total=sum(map(len, _PLAN.values())))
-        self._signals = signals
+        self._console = console
+        self._tasks = tasks
 
     def title(self, text: str) -> None:
         """Say which step begins."""
@@ -123,130 +120,155 @@ class Demo:
         self._look()
         self._print(f"  [yellow]{text}[/yellow]")
 
-    def write(self, row: str, manners: Iterable[str]) -> None:
+    async def write(self, row: str, manners: Iterable[str]) -> None:
         """Start one writer for each, one after the other."""
         for manner in manners:
-            turn = self.stage.write(row, manner)
-            self.turns.append(turn)
-            self._under_way.append(turn)
-            self._watch(_PACE_S)
+            self._add(self.stage.write(row, manner))
+            await anyio.sleep(_PACE_S)
+            self._look()
 
-    def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
+    def ask(self, backend: str, *turns: Asked) -> None:
+        """Ask one after the other, beside all else."""
+        self._add(*turns)
+        self._tasks.start_soon(self._ask, backend, turns)
+
+    async def until(self, what: str, condition: Callable[[], bool]) -> None:
         """Go on when it is true.
 
         Raises:
             StageError: it does not become so.
         """
-        if not self._watch(_PATIENCE_S, condition):
-            raise StageError(f"waited {_PATIENCE_S:g} s for {what}")
+        with anyio.move_on_after(_PATIENCE_S):
+            while not condition():
+                await anyio.sleep(_LOOK_S)
+                self._look()
+            return
+        raise StageError(f"waited {_PATIENCE_S:g} s for {what}")
 
-    def wait_for_event(self, name: str) -> None:
+    async def until_event(self, name: str) -> None:
         """Go on when the sidecar has said so in this step."""
-        self.wait_for(f"the sidecar's {name}", lambda: name in self.stage.events)
+        await self.until(f"the sidecar's {name}", lambda: name in self.stage.events)
 
-    def wait_for_turns(self) -> None:
-        """Go on when all have arrived.
+    async def until_answered(self) -> None:
+        """Go on when all turns have arrived, and all who asked have their answers."""
+        await self.until("turns", lambda: not self._under_way)
 
-        Raises:
-            Overdue: they do not.
-        """
-        if not self._watch(_PATIENCE_S, lambda: not self._under_way):
-            raise Overdue(f"{len(self._under_way)} turns are not there after {_PATIENCE_S:g} s")
+    async def stop(self, name: str, number: signal.Signals) -> int:
+        """Signal a daemon, and return its exit code."""
+        process = self.stage.signal(name, number)
+        await self.until(f"the end of {name}", lambda: process.poll() is not None)
+        return int(process.returncode)
 
-    def _watch(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        end = time.monotonic() + seconds
-        while not (true := until()) and time.monotonic() < end:
-            time.sleep(_LOOK_S)
-            self._look()
-        return true
+    def judge(self) -> None:
+        """Compare all accounts, and add what is wrong."""
+        receiver = self.stage.receiver
+        unknown = {*receiver.came} - {came for turn in self.turns for came in turn.came()}
+        self.wrong += receiver.wrong + [f"{came.webhook_id} came of no turn" for came in unknown]
+        for turn in self.turns:
+            self.wrong += [f"{turn.id[:8]} ({turn.title}): {what}" for what in turn.wrong()]
+
+    async def _ask(self, backend: str, turns: tuple[Asked, ...]) -> None:
+        inbox, environ = self.stage.receiver.inbox, self.stage.environ[backend]
+        async with connect(inbox=inbox, environ=environ) as paliadin:
+            for turn in turns:
+                await turn.ask(paliadin)
+
+    def _add(self, *turns: Turn) -> None:
+        self.turns += turns
+        self._under_way += turns
 
     def _look(self) -> None:
-        if self._signals:
-            raise Interrupted(self._signals[0])
         self.stage.check()
-        self._arrivals.read()
         self._under_way = [turn for turn in self._under_way if not self._has_arrived(turn)]
 
     def _has_arrived(self, turn: Turn) -> bool:
-        if not self.stage.is_written(turn):
+        if not turn.has_ended() or (seconds := turn.latency()) is None:
             return False
-        latency = self._arrivals.latency(turn, turn.versions()[-1])
-        if latency is None:
-            return False
-        self._progress.advance(self._task)
-        title = MANNERS[turn.manner].title
-        self._print(f"  {turn.id[:8]}  {turn.backend}  {title:<45} {_duration(latency):>8}")
+        title, time = escape(set_cell_size(turn.title, 40)), _duration(seconds)
+        self._print(f"  {turn.id[:8]}  {turn.root.name}  {title} {turn.via:8} {time:>7}")
         return True
 
     def _print(self, line: str) -> None:
-        self._progress.console.print(line, no_wrap=True, overflow="ellipsis")
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
 
 
-def show(console: Console, rows: dict[str, Row], wrong: list[str]) -> None:
+def show(console: Console, demo: Demo) -> None:
     """Print the result."""
-    table = Table(box=None, header_style="bold")
-    for name in ("", "written", "delivered", "duplicates", "lost", "median", "worst"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    # The sum has no times: a median over rows that differ so much would say nothing.
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    table.add_column()
+    for name in ("turns", "response", "push", "delivered", "twice", "lost", "median", "worst"):
+        table.add_column(name, justify="right")
     counts = []
-    for name in _PLAN:
-        row = rows.get(name, Row())
-        numbers = (row.written, row.delivered, row.duplicates, row.written - row.delivered)
-        counts.append(numbers)
-        times = row.latencies
+    for name in (*circle.ROWS, *_PLAN):
+        turns = [turn for turn in demo.turns if turn.row == name]
+        times = [seconds for turn in turns if (seconds := turn.latency()) is not None]
+        vias = [turn.via for turn in turns]
+        ids = [came.webhook_id for turn in turns for came in turn.came()]
+        answered = (vias.count("response"), vias.count("push"))
+        lost = len(turns) - len(times)
+        counts.append((len(turns), *answered, len(times), len(ids) - len(set(ids)), lost))
         shown = [_duration(median(times)), _duration(max(times))] if times else []
-        table.add_row(name, *map(str, numbers), *shown)
+        table.add_row(name, *map(str, counts[-1]), *shown)
+    # The sum has no times: a median over rows that differ so much would say nothing.
     table.add_row("together", *(str(sum(column)) for column in zip(*counts, strict=True)))
     console.print("", table, "", sep="\n")
-    console.print(" Times run from the complete file to the received callback.", style="dim")
-    for line in dict.fromkeys(wrong):
-        console.print(f" [red]wrong:[/red] {escape(line)}", soft_wrap=True)
-    if not wrong:
-        console.print(" [green]Nothing was lost: each answer came whole and signed.[/green]")
+    console.print(
+        "Response, push: what answered who asked. Twice: came again, same id.", style="dim"
+    )
+    console.print("Times: from the complete file to the acknowledged callback.", style="dim")
+    for line in demo.wrong:
+        console.print(f"[red]wrong:[/red] {escape(line)}", soft_wrap=True)
+    if not demo.wrong:
+        console.print("[green]Nothing was lost: each answer came whole, signed, to its user.[/]")
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+async def _perform(console: Console, stage: Stage, scope: anyio.CancelScope) -> bool:
+    # Returns whether all is well.
+    async with anyio.create_task_group() as tasks:
+        demo = Demo(stage, console, tasks)
+        try:
+            await play(demo)
+        except StageError as exc:
+            demo.wrong.append(str(exc))
+        except SystemExit:  # rich's way to say that nobody reads the output any more
+            scope.cancel()
+        tasks.cancel_scope.cancel()
+    demo.judge()
+    show(console, demo)
+    return not demo.wrong
+
+
+async def _main() -> int:
+    console, well = Console(highlight=False), False
+    with anyio.CancelScope() as scope:
+        # What is run by the loop cannot come in between: nothing is started and then forgotten.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
+        stage = Stage()
+        try:
+            well = await _perform(console, stage, scope)
+        finally:
+            keep_logs = not (well or scope.cancel_called)
+            left = stage.close(keep_logs=keep_logs)
+    for line in left:
+        console.print(f"[red]wrong:[/red] {line}")
+    if scope.cancel_called:
+        console.print("\nInterrupted: everything is stopped and removed.")
+        return 128 + signal.SIGINT
+    if keep_logs:
+        console.print(f"The logs are kept in {stage.logs}", soft_wrap=True)
+    return 0 if well and not left else 1
+
+
 def main() -> int:
     """Play it all. Returns 0 only if nothing was lost and everything that came was right."""
-    # Looked at between two steps, so that no process and no directory is ever forgotten.
-    signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda came, _: signals.append(came))
-    console = Console(highlight=False)
-    bar = (TextColumn(" "), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    stage = Stage()
-    keep_logs = True
-    try:
-        with Progress(
-            *bar, console=console, transient=True, disable=not console.is_terminal
-        ) as progress:
-            demo = Demo(stage, progress, signals)
-            try:
-                wrong = play(demo)
-            except Overdue as exc:
-                wrong = [str(exc)]
-        rows, differences = judge(demo.turns, stage.receiver_log)
-        wrong += differences
-        show(console, rows, wrong)
-        keep_logs = bool(wrong)
-    except Interrupted as exc:
-        console.print("\n Interrupted: everything is stopped and removed.")
-        return 128 + int(exc.args[0])
-    except SystemExit:  # rich's way to say that nobody reads the output any more
-        keep_logs = False
-        raise
-    except StageError as exc:
-        console.print(f"\n [red]wrong:[/red] {escape(str(exc))}", soft_wrap=True)
-        return 1
-    finally:
-        keep_logs = keep_logs and not signals
-        stage.close(keep_logs=keep_logs)
-        if keep_logs:
-            console.print(f" The logs are kept in {stage.logs}", soft_wrap=True)
-    return 1 if wrong else 0
+    if missing := [name for name in ("tmux", "ssh") if not shutil.which(name)]:
+        sys.exit(f"The demo needs {' and '.join(missing)}.")
+    return anyio.run(_main)
 
 
 if __name__ == "__main__":

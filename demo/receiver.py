@@ -1,60 +1,114 @@
-"""A receiver on loopback: verifies each callback, writes down what came, answers then.
-
-    PALIADIN_CALLBACK_SECRET=whsec_… python -m demo.receiver PORT LOG
-
-It keeps every arrival, also one that it had already, for whoever compares it afterwards.
-"""
+"""paliad in small: an inbox on loopback, and an account of everything that came to it."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+import asyncio
+import socket
+import time
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
 
-from paliadin_contract.errors import BadSignature
-from paliadin_contract.signature import Keys
+import anyio
+import uvicorn
 
-__all__ = ["Receiver"]
+from paliadin_client import Inbox
+from paliadin_contract.callback import Answer, Ping, TurnCompleted, decode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from starlette.types import Message, Receive, Scope, Send
+
+__all__ = ["Came", "Receiver", "reserve"]
 
 
-class Receiver(BaseHTTPRequestHandler):
-    """One connection."""
+class Came(NamedTuple):
+    """An answer that was acknowledged, at so many epoch seconds."""
 
-    keys: ClassVar[Keys]
-    log: ClassVar[int]  # a descriptor open for appending
-    protocol_version = "HTTP/1.1"
+    at: float
+    webhook_id: str
+    answer: Answer
 
-    def do_POST(self) -> None:
-        """Take one callback."""
-        body = self.rfile.read(int(self.headers["content-length"]))
-        now = datetime.now(UTC)
+
+class Receiver:
+    """An ASGI app: hands each callback to the inbox, and notes what the inbox acknowledged.
+
+    Args:
+        secret: the callback's.
+
+    Attributes:
+        came: every arrival, also one that the inbox had already.
+        wrong: what should never come.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self.inbox = Inbox([secret])
+        self.came: list[Came] = []
+        self.wrong: list[str] = []
+        self._port = reserve()
+        self.url = "http://{}:{}/callback".format(*self._port.getsockname())
+
+    def of(self, turn_id: str) -> list[Came]:
+        """What came of a turn, by the id it was asked under or its file's."""
+        return [c for c in self.came if turn_id in (c.answer.submitted_turn_id, c.answer.turn_id)]
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listen, on the same port each time."""
+        config = uvicorn.Config(
+            self, lifespan="off", log_level="error", timeout_graceful_shutdown=1
+        )
+        server = _Server(config)
+        listening = socket.create_server(self._port.getsockname())
+        running = asyncio.ensure_future(server.serve([listening]))
         try:
-            webhook_id, refused = self.keys.verify(dict(self.headers.items()), body, now), ""
-        except BadSignature as exc:
-            webhook_id, refused = "", str(exc)
-        line = {
-            "at": now.timestamp(),
-            "webhook_id": webhook_id,
-            "refused": refused,
-            "body": "" if refused else body.decode(),
-        }
-        # One write for each line, so that those of several threads do not mix.
-        os.write(self.log, json.dumps(line).encode() + b"\n")
-        self.send_response_only(401 if refused else 204)
-        if refused:
-            self.send_header("content-length", "0")
-        self.end_headers()
+            yield
+        finally:
+            server.should_exit = True
+            with anyio.CancelScope(shield=True):
+                await running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one request."""
+        body, ended = bytearray(), False
+
+        async def read() -> Message:
+            nonlocal ended
+            message = await receive()
+            body.extend(message.get("body", b""))
+            ended = message["type"] == "http.request" and not message["more_body"]
+            return message
+
+        async def answer(message: Message) -> None:
+            # Half a body is no fault of the signature's: the sidecar was killed over it.
+            if ended and message["type"] == "http.response.start":
+                self._note(dict(scope["headers"]), bytes(body), message["status"])
+            await send(message)
+
+        await self.inbox(scope, read, answer)
+
+    def _note(self, headers: dict[bytes, bytes], body: bytes, status: int) -> None:
+        webhook_id = headers.get(b"webhook-id", b"").decode()
+        if status != HTTPStatus.NO_CONTENT:
+            self.wrong.append(f"callback {webhook_id!r} was answered with {status}")
+            return
+        callback = decode(body)
+        if isinstance(callback, TurnCompleted):
+            self.came.append(Came(time.time(), webhook_id, callback.data))
+        elif not isinstance(callback, Ping):
+            self.wrong.append(f"{webhook_id} came, and no answer was in it")
 
 
-def _main(port: int, log: str) -> None:
-    Receiver.keys = Keys(os.environ["PALIADIN_CALLBACK_SECRET"].split())
-    Receiver.log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with ThreadingHTTPServer(("127.0.0.1", port), Receiver) as server:
-        server.serve_forever()
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they are for the demo, which then stops everything
 
 
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), sys.argv[2])
+def reserve() -> socket.socket:
+    """A port of 127.0.0.1, bound and never listened on: it stays ours while nobody serves it."""
+    port = socket.socket()
+    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port.bind(("127.0.0.1", 0))
+    return port

@@ -1,180 +1,175 @@
-"""The writers' accounts against the receiver's: what was written, what came, what is wrong."""
+"""What was written and asked against what came and was answered: what is wrong."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
-from paliadin_contract.callback import Answer, Ping, TurnCompleted, decode
-from paliadin_contract.errors import MalformedCallback
+from paliadin_client import PaliadinError, TurnRequest
+from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from subprocess import Popen
 
-__all__ = ["Arrivals", "Came", "Row", "Tail", "Turn", "Version", "judge"]
+    from demo.receiver import Came, Receiver
+    from paliadin_client import Paliadin, User
 
-T = TypeVar("T")
+__all__ = ["Asked", "Turn", "Version", "Written"]
 
 
 class Version(Struct, frozen=True):
-    """What a writer completed: one line of its log."""
+    """What a turn's file has held; a writer's log has such lines."""
 
     at: float
-    """Epoch seconds."""
+    """When it was complete, in epoch seconds."""
     sha256: str
     submitted_turn_id: str | None = None
     user_id: str | None = None
 
 
-class _Line(Struct, frozen=True):
-    # One line of the receiver's log.
-    at: float
-    webhook_id: str
-    refused: str
-    body: str
-
-
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Turn:
-    """One turn file, and the log of whoever writes it."""
+    """One turn.
+
+    Attributes:
+        id: under which it was asked, or its file's name.
+        row: the line of the result that it counts for.
+        title: what is said of it.
+        root: where its file is; named as its backend.
+        via: what answered who asked.
+    """
 
     id: str
     row: str
-    """The line of the result that it counts for."""
-    backend: str
-    manner: str
-    file: Path
-    log: Path
+    title: str
+    root: Path
+    receiver: Receiver = field(repr=False)
+    via: str = ""
+
+    def has_ended(self) -> bool:
+        """Whether it is written or answered, or cannot be."""
+        raise NotImplementedError
 
     def versions(self) -> list[Version]:
-        """What its writer has completed so far, the last one last."""
-        return Tail(self.log, Version).new()
+        """What its file has held, the last one last."""
+        raise NotImplementedError
+
+    def came(self) -> list[Came]:
+        """Everything that came of it."""
+        return self.receiver.of(self.id)
+
+    def latency(self) -> float | None:
+        """Seconds until its last version first came, None if it has not."""
+        last = self.versions()[-1:]
+        arrived = (c.at - v.at for v in last for c in self.came() if c.answer.sha256 == v.sha256)
+        return min(arrived, default=None)
+
+    def wrong(self) -> list[str]:
+        """What is wrong: nothing, if everybody keeps their word."""
+        if self.latency() is None:
+            return ["lost"]
+        came, versions = self.came(), self.versions()
+        answers = [c.answer for c in came]
+        newest = max(answers, key=lambda answer: answer.revision)
+        data = (self.root / f"{newest.turn_id}.txt").read_bytes()
+        text = data.decode(errors="replace")
+        hashes = {a.sha256 for a in answers}
+        ids = {c.webhook_id for c in came}
+        hints = {(v.submitted_turn_id, v.user_id) for v in versions}
+        return _untrue(
+            {
+                "its answer is its file": (newest.response, newest.lossy)
+                == (text, text.encode() != data),
+                "its hash is its file's": newest.sha256 == hashlib.sha256(data).hexdigest(),
+                "only what was completed came": hashes <= {v.sha256 for v in versions},
+                "each id came with one content": len(ids) == len(hashes) == len(set(answers)),
+                "its hints are its token's": hints
+                == {(a.submitted_turn_id, a.user_id) for a in answers},
+            }
+        )
 
 
-class Came(NamedTuple):
-    """One arrival, at so many epoch seconds."""
+@dataclass(kw_only=True)
+class Written(Turn):
+    """A turn file by a process of the demo's, which keeps account in `log`."""
 
-    at: float
-    webhook_id: str
-    answer: Answer
+    log: Path
+    writer: Popen[bytes]
 
+    def has_ended(self) -> bool:
+        """Whether the writer has."""
+        return self.writer.poll() is not None
 
-@dataclass
-class Row:
-    """One line of the result; latencies are seconds from file complete to callback received."""
-
-    written: int = 0
-    delivered: int = 0
-    duplicates: int = 0
-    latencies: list[float] = field(default_factory=list)
-
-
-class Tail(Generic[T]):
-    """Reads a file of JSON lines as it grows; a line that is not whole is left for later."""
-
-    def __init__(self, path: Path, kind: type[T]) -> None:
-        self._path = path
-        self._decoder = msgspec.json.Decoder(kind)
-        self._offset = 0
-
-    def new(self) -> list[T]:
-        """The lines since the last call."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [self._decoder.decode(line) for line in whole.splitlines()]
+    def versions(self) -> list[Version]:
+        """As the writer says."""
+        lines = self.log.read_bytes() if self.log.exists() else b""
+        return msgspec.json.Decoder(Version).decode_lines(lines)
 
 
-class Arrivals:
-    """What the receiver wrote down.
+@dataclass(kw_only=True)
+class Asked(Turn):
+    """A turn that a user asks, and the demo's agent answers with what it was asked.
 
     Attributes:
-        of: by turn, the duplicates included.
-        wrong: what should never come.
+        user: who asks.
+        question: unlike any other.
+        late: whether the submit ends before the answer, so that only the push can bring it.
+        text: the answer, or why there is none.
     """
 
-    def __init__(self, log: Path) -> None:
-        self.of: dict[str, list[Came]] = {}
-        self.wrong: list[str] = []
-        self._tail = Tail(log, _Line)
+    user: User
+    question: str
+    late: bool = False
+    text: str = ""
 
-    def read(self) -> None:
-        """Take in what is new."""
-        for line in self._tail.new():
-            if line.refused:
-                self.wrong.append(f"a callback was not proven: {line.refused}")
-                continue
-            try:
-                callback = decode(line.body.encode())
-            except MalformedCallback as exc:
-                self.wrong.append(f"{line.webhook_id} is malformed: {exc}")
-                continue
-            if isinstance(callback, TurnCompleted):
-                came = Came(line.at, line.webhook_id, callback.data)
-                self.of.setdefault(came.answer.turn_id, []).append(came)
-            elif not isinstance(callback, Ping):
-                self.wrong.append(f"{line.webhook_id} came, and no answer was in it")
-
-    def latency(self, turn: Turn, version: Version) -> float | None:
-        """Seconds until this version first came, None if it has not."""
-        came = (c.at for c in self.of.get(turn.id, ()) if c.answer.sha256 == version.sha256)
-        return min((at - version.at for at in came), default=None)
-
-
-def judge(turns: list[Turn], receiver_log: Path) -> tuple[dict[str, Row], list[str]]:
-    """Compare the logs, and the files with what came.
-
-    Returns:
-        The rows by name, and what is wrong: nothing, if the sidecar keeps its word.
-    """
-    arrivals = Arrivals(receiver_log)
-    arrivals.read()
-    unknown = arrivals.of.keys() - {turn.id for turn in turns}
-    wrong = arrivals.wrong + [f"{turn_id} came and was not written" for turn_id in unknown]
-    rows: dict[str, Row] = {}
-    for turn in turns:
-        row = rows.setdefault(turn.row, Row())
-        row.written += 1
-        versions, came = turn.versions(), arrivals.of.get(turn.id, [])
-        row.duplicates += len(came) - len({c.webhook_id for c in came})
-        latency = arrivals.latency(turn, versions[-1]) if versions else None
-        if latency is None:
-            wrong.append(f"{turn.id[:8]} ({turn.manner}) is lost")
+    async def ask(self, paliadin: Paliadin) -> None:
+        """Ask, and keep the answer or the error."""
+        request = TurnRequest(user=self.user, message=self.question, turn_id=self.id)
+        try:
+            result = await paliadin.run_turn(request)
+        except PaliadinError as exc:
+            self.text = f"{exc} {exc.detail}"
         else:
-            row.delivered += 1
-            row.latencies.append(latency)
-        wrong += [f"{turn.id[:8]} ({turn.manner}): {what}" for what in _amiss(turn, versions, came)]
-    return rows, wrong
+            self.text, self.via = result.text, result.via
+
+    def has_ended(self) -> bool:
+        """Whether there is an answer, or an error."""
+        return bool(self.text)
+
+    def versions(self) -> list[Version]:
+        """As the file is, under the id that the backend gave it."""
+        # Over legacy no token travels: nobody says there who asks.
+        hints = (self.id, self.user.user_id) if self.root.name == "aichat" else (None, None)
+        files = {self.root / f"{c.answer.turn_id}.txt" for c in self.came()}
+        return [
+            Version(file.stat().st_mtime, hashlib.sha256(file.read_bytes()).hexdigest(), *hints)
+            for file in files
+        ]
+
+    def wrong(self) -> list[str]:
+        """Also whether it is this user's own answer, and came as it should."""
+        if self.latency() is None:
+            return [f"lost: {self.text}"]
+        over_aichat = self.root.name == "aichat"
+        whose = self.user.user_id if over_aichat else "Somebody"
+        answers = [c.answer for c in self.came()]
+        return super().wrong() + _untrue(
+            {
+                f"it is the user's own answer: {self.text}": self.text
+                == f"{whose} asked:\n\n> {self.question}",
+                "what was answered was pushed": {split(a.response)[0] for a in answers}
+                == {self.text},
+                "its submit ended before the answer came": self.via == "push" or not self.late,
+                "the backend chose an id of its own": not over_aichat
+                or self.id not in {a.turn_id for a in answers},
+            }
+        )
 
 
-def _amiss(turn: Turn, versions: list[Version], came: list[Came]) -> list[str]:
-    # What is wrong with what came of this turn.
-    if not came:
-        return []
-    found = []
-    answers = [c.answer for c in came]
-    newest = max(answers, key=lambda answer: answer.revision)
-    data = turn.file.read_bytes()
-    text = data.decode(errors="replace")
-    if (newest.response, newest.lossy) != (text, text.encode() != data):
-        found.append("its answer is not its file")
-    if newest.sha256 != hashlib.sha256(data).hexdigest():
-        found.append("its hash is not its file's")
-    if not {a.sha256 for a in answers} <= {v.sha256 for v in versions}:
-        found.append("something came that its writer never completed")
-    ids = {c.webhook_id for c in came}
-    if not len(ids) == len({a.sha256 for a in answers}) == len(set(answers)):
-        found.append("an id came with two contents, or a content with two ids")
-    hints = {(v.submitted_turn_id, v.user_id) for v in versions}
-    if {(a.submitted_turn_id, a.user_id) for a in answers} != hints:
-        found.append("its hints are not its token's")
-    return found
+def _untrue(claims: dict[str, bool]) -> list[str]:
+    return [f"not true: {claim}" for claim, holds in claims.items() if not holds]
