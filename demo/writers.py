@@ -28,6 +28,8 @@ __all__ = ["MANNERS", "Manner", "Writer"]
 
 #: What passes between two steps of one turn, in seconds: long enough to be noticed.
 _MOMENT_S = 0.3
+#: A token lies there for as long as its turn runs: always longer than a scan takes to come round.
+_TOKEN_S = 3.0
 _ANSWER = b"Morgen laufen drei Fristen ab.\n"
 _LINES = b"\n[paliadin-meta]\nused_tools: search_deadlines\nrows_seen: 3\nclassifier_tag: fristen\n"
 _JSON = (
@@ -116,7 +118,7 @@ def _token_first(writer: Writer) -> None:
     token = writer.path.with_suffix(".jwt")
     token.touch(mode=0o600)
     token.write_bytes(b".".join(base64.urlsafe_b64encode(p).rstrip(b"=") for p in parts))
-    time.sleep(_MOMENT_S)
+    time.sleep(_TOKEN_S)
     token.unlink()
     _in_place(writer)
 
