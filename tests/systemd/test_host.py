@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,15 @@ ROOTS = ("/tmp/aichat/paliadin", "/tmp/paliadin")
 CAP_DAC_READ_SEARCH, CAP_LEASE = 1 << 2, 1 << 28
 README = REPOSITORY / "systemd/README-install.md"
 
+#: Prints a turn's answer as the receiver stored it. From inside: SQLite resolves links, and the
+#: container's root is one for the kernel alone.
+_RECEIVED = """
+import json, sqlite3, sys
+database = sqlite3.connect("/run/receiver/turns.sqlite")
+for row in database.execute("SELECT response FROM turns WHERE turn_id = ?", sys.argv[1:]):
+    print(json.dumps(row))
+"""
+
 
 def block(name: str, **variables: str) -> str:
     """The README's commands of that name; these variables are set otherwise than there."""
@@ -52,7 +60,6 @@ class Host:
 
     def __init__(self, container: Container) -> None:
         self.run = container.run
-        self.root = container.root
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.port = free.getsockname()[1]
         self.pushed: list[str] = []
@@ -67,6 +74,8 @@ class Host:
             " /usr/bin/python3 /src/examples/receiver.py"
             f" 127.0.0.1:{self.port} /run/receiver/turns.sqlite"
         )
+        with socket.socket() as client:
+            until("the receiver", lambda: client.connect_ex(("127.0.0.1", self.port)) == 0)
 
     def show(self, name: str) -> str:
         """One property of the unit."""
@@ -99,10 +108,8 @@ class Host:
         self.pushed.append(turn_id)
 
     def received(self, turn_id: str) -> str | None:
-        path = self.root / "run/receiver/turns.sqlite"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            found = database.execute("SELECT response FROM turns WHERE turn_id = ?", (turn_id,))
-            return next((response for (response,) in found), None)
+        found = self.run(f"/usr/bin/python3 -c '{_RECEIVED}' {turn_id}").stdout
+        return json.loads(found)[0] if found else None
 
     def journal(self) -> str:
         return self.run(f"journalctl --sync; journalctl -u {UNIT} -o cat --no-pager").stdout
@@ -189,14 +196,13 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
     """The same unit with another program: it can do its job, and nothing else."""
     edits = {
         "^ExecStart=.*": "ExecStart=/opt/paliadin/bin/python /src/tests/systemd/probe.py "
-        f"{ROOTS[0]}/t1.txt /tmp/program",
+        f"{ROOTS[0]}/t1.txt",
         "^Type=.*": "Type=oneshot",
         "^Watchdog.*": "",
         "^Restart.*": "",
     }
     script = " ".join(f"-e 's|{old}|{new}|'" for old, new in edits.items())
     host.run(
-        "printf '#!/bin/sh\n' >/tmp/program; chmod 755 /tmp/program;"
         f"sed {script} systemd/{UNIT}.service >/run/systemd/system/probe.service;"
         "systemctl daemon-reload; systemctl start probe.service"
     )
@@ -216,7 +222,6 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
         "write /var/tmp": "EROFS",
         "write /etc": "EROFS",
         "write another's state": "EROFS",
-        "run what lies in /tmp": "EACCES",
         "become root": "EPERM",
         "make a user namespace": "EPERM",
         "write and execute memory": "EPERM",
@@ -308,10 +313,10 @@ def test_a_process_that_hangs_is_replaced_by_the_watchdog(host: Host) -> None:
     assert "Watchdog timeout" in host.journal()
     host.push("t10")
     host.push("t11")
-    # Not stopped, it lives on: three times the limit without a restart.
+    # Not stopped, it lives on: twice the limit without a restart.
     restarts = host.show("NRestarts")
     with pytest.raises(AssertionError, match="waited"):
-        until("a restart", lambda: host.show("NRestarts") != restarts, patience_s=27)
+        until("a restart", lambda: host.show("NRestarts") != restarts, patience_s=19)
     host.run(f"rm /etc/systemd/system/{UNIT}.service.d/watchdog.conf; systemctl daemon-reload")
 
 
@@ -360,7 +365,7 @@ def test_a_stop_is_orderly_and_the_journal_tells_all(host: Host) -> None:
     for name in ("turn.accepted", "delivery.delivered"):
         told = {event["event_id"]: event["turn_id"] for event in events if event["event"] == name}
         assert sorted(told.values()) == sorted(host.pushed), name
-    journal = host.run("journalctl --sync; journalctl -o export --no-pager").stdout
+    journal = host.run(f"journalctl --sync; journalctl -u {UNIT} -o export").stdout
     assert "Antwort auf" not in journal
     assert host.run("cat /etc/paliadin/callback-secret").stdout.strip() not in journal
 
