@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from support.packages import apt_install
 from support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -47,11 +48,7 @@ def install_tools() -> None:
     # The system's own Python: another one may lie where a hardened service cannot see it.
     if subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], check=False).returncode:
         packages.add("python3-venv")
-    if packages:
-        environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        install = ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends"]
-        subprocess.run(["apt-get", "update", "--quiet=2"], check=True, env=environ)
-        subprocess.run([*install, *sorted(packages)], check=True, env=environ)
+    apt_install(packages)
 
 
 class Container:
