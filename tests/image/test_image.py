@@ -130,7 +130,7 @@ class Host:
 
     def __init__(self, engine: Engine, base: Path, url: str) -> None:
         self.engine = engine
-        self.name = base.name
+        self.name = self.state = base.name
         self.tmp = base / "tmp"
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
@@ -154,17 +154,22 @@ class Host:
 
     def start(self, *options: str) -> None:
         self.engine.podman(
-            *("run", "--detach", f"--name={self.name}", f"--volume={self.name}:{STATE}"),
+            *("run", "--detach", f"--name={self.name}", f"--volume={self.state}:{STATE}"),
             *(*self.options, *options, IMAGE, "run"),
         )
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        until("the container's first scan", lambda: self.probe() == 0)
+        def well() -> bool:
+            running = self.engine.inspect(self.name)["State"]["Running"]
+            assert running, self.engine.podman("logs", self.name)
+            return self.probe() == 0
+
+        until("the container's first scan", well)
 
     def probe(self) -> int:
         """What the image's HEALTHCHECK says now."""
-        kind, *command = self.engine.inspect(IMAGE, "image")["Config"]["Healthcheck"]["Test"]
+        kind, *command = self.engine.inspect(IMAGE, "image")["Healthcheck"]["Test"]
         assert kind == "CMD"
         return self.engine.podman("exec", self.name, *command, check=False).returncode
 
@@ -227,10 +232,11 @@ def host(engine: Engine, tmp_path: Path, receiver: Receiver) -> Iterator[Host]:
 
 def test_the_image_says_how_it_is_run(engine: Engine) -> None:
     """A numeric user, a signal to stop, a probe and labels."""
-    config = engine.inspect(IMAGE, "image")["Config"]
+    image = engine.inspect(IMAGE, "image")
+    config = image["Config"]
     assert config["User"] == f"{OWN}:{OWN}"
     assert config["StopSignal"] in {"SIGTERM", "15"}
-    assert config["Healthcheck"]["Test"] == ["CMD", "paliadin-sidecar", "status", "--quiet"]
+    assert image["Healthcheck"]["Test"] == ["CMD", "paliadin-sidecar", "status", "--quiet"]
     version = re.search(
         r'^version = "(.*)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE
     )
@@ -317,9 +323,9 @@ def test_it_runs_as_the_agent_without_capabilities_where_that_is_wanted(
     host: Host, receiver: Receiver
 ) -> None:
     """As the comment in compose.yaml says."""
-    host.engine.podman("volume", "create", host.name)
-    volume = json.loads(host.engine.podman("volume", "inspect", host.name).stdout)[0]["Mountpoint"]
-    for path in (volume, host.secret_file):
+    host.state = str(host.tmp.with_name("state"))
+    Path(host.state).mkdir(mode=0o700)
+    for path in (host.state, host.secret_file):
         os.chown(path, AGENT, AGENT)
     host.options = [option for option in host.options if not option.startswith("--cap-add")]
     host.start(
