@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check check-host check-image lock clean
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: name one with make PYTHON=..." % sys.version.split()[0])'
@@ -23,10 +23,19 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# As root; where something is missing, apt installs it.
+check-host: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 0 -x --durations=0 -m host tests/systemd
+
+# The same.
+check-image: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 0 -x --durations=0 -m image tests/image
 
 # Needs uv; the hashes cover every platform and Python >= 3.11.
 lock:

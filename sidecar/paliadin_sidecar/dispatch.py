@@ -47,6 +47,9 @@ class Dispatch:
         refused_s: see `policy.decide`.
         wall: the clock, in epoch seconds.
         random: see `policy.decide`.
+
+    Attributes:
+        looked: set each time that it has looked what is due; replace it to wait for the next.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Dispatch:
         self._again = 0
         self._unrecorded = 0
         self._acknowledged_at: float | None = None
+        self.looked = anyio.Event()
         self._wake = anyio.Event()
         self._idle = anyio.Event()
         self._asking: anyio.Event | None = None
@@ -101,6 +105,7 @@ class Dispatch:
             while True:
                 self._wake = anyio.Event()
                 sleep_s = await self._start_due(tasks)
+                self.looked.set()
                 with anyio.move_on_after(sleep_s):
                     await self._wake.wait()
 

@@ -23,6 +23,7 @@ from paliadin_sidecar.audit import Audit
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
 from paliadin_sidecar.intake import Intake
+from paliadin_sidecar.notify import Notify
 from paliadin_sidecar.outbox import BLOCKED_S, FILENAME, Blocked, Committer, Outbox
 from paliadin_sidecar.watch import Root, WatchFailed, changes
 
@@ -46,6 +47,10 @@ _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0
+#: systemd is told the counts at most this often.
+_STATUS_LAG_S = 1.0
+#: These are told also when there is none.
+_TOLD = ("pending", "delivered", "dead")
 
 
 async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -> None:
@@ -112,6 +117,9 @@ class _Service:
         self._intake_wake = anyio.Event()
         self._audit_wake = anyio.Event()
         self._stop = anyio.Event()
+        self._systemd = Notify(os.environ)
+        self._scan_done = anyio.Event()
+        self._counts_moved = anyio.Event()
         self._armed = anyio.Event()
         self._rearm = threading.Event()
         self._found: list[dict[str, object]] = []
@@ -132,11 +140,14 @@ class _Service:
             base.start_soon(self._commit.run, name="commit")
             base.start_soon(self._print_events, name="audit")
             base.start_soon(self._signals, name="signals")
+            base.start_soon(self._feed_watchdog, name="watchdog")
+            base.start_soon(self._say_counts, name="status")
             async with anyio.create_task_group() as work:
                 work.start_soon(dispatch.run, name="dispatch")
                 work.start_soon(self._take_in, name="intake")
                 work.start_soon(self._listen, name="listen")
                 await self._stop.wait()
+                await self._systemd("STOPPING=1")
                 await self._happened("service.stopping")
                 # Intake ends first; what it had not committed is found by the next start.
                 await dispatch.stop(_GRACE_S)
@@ -166,6 +177,9 @@ class _Service:
             self._blocked_why = exc.detail
             fields = {"path": str(exc.path), "why": exc.detail}
             self._audit.line("outbox.blocked", time.time(), fields)
+        # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
+        self._scan_done.set()
+        self._dispatch.looked.set()
 
     # --- intake ---------------------------------------------------------------------------
 
@@ -182,6 +196,7 @@ class _Service:
             if every_file or now >= next_scan:
                 self._every_file = False
                 await self._scan(every_file=every_file)
+                self._scan_done.set()
                 now = time.monotonic()
                 next_scan = now + self._settings.rescan_s
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
@@ -203,6 +218,7 @@ class _Service:
             host=self._settings.host_label,
             roots=[str(spec.path) for spec in self._settings.roots],
         )
+        await self._systemd("READY=1")
 
     def _look(self, touched: set[str]) -> list[finding.Finding]:
         return [*self._intake.notice(touched), *self._intake.look()]
@@ -310,6 +326,7 @@ class _Service:
 
     def _wake_audit(self) -> None:
         self._audit_wake.set()
+        self._counts_moved.set()
 
     async def _print_events(self) -> None:
         saved, saved_at = self._printed, 0.0
@@ -351,6 +368,32 @@ class _Service:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.
         if not select.select([], [self._stream], [], 0)[1]:
             await anyio.wait_writable(self._stream)
+
+    # --- systemd --------------------------------------------------------------------------
+
+    async def _feed_watchdog(self) -> None:
+        # From the start: systemd begins to look at it when we are ready, and until then its
+        # limit for the start holds. A receiver that is down is none of this.
+        while self._systemd.watchdog_s is not None:
+            self._scan_done = anyio.Event()
+            self._dispatch.looked = anyio.Event()
+            await anyio.sleep(self._systemd.watchdog_s / 3)
+            self._dispatch.wake()  # idle, it would look once a minute
+            await self._scan_done.wait()
+            await self._dispatch.looked.wait()
+            await self._systemd("WATCHDOG=1")
+
+    async def _say_counts(self) -> None:
+        said = ""
+        while self._systemd:
+            self._counts_moved = anyio.Event()
+            counts = dict.fromkeys(_TOLD, 0) | await self._commit(Outbox.counts)
+            text = ", ".join(f"{n} {state}" for state, n in counts.items())
+            if text != said:
+                said = text
+                await self._systemd(f"STATUS={text}")
+            await self._counts_moved.wait()
+            await anyio.sleep(_STATUS_LAG_S)
 
 
 def _raise_descriptor_limit() -> int:

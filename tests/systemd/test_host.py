@@ -1,0 +1,377 @@
+"""The service on a real systemd, installed, run and removed as the README says.
+
+The tests are one story, told in this order in one container: `make check-host`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.container import REPOSITORY, Container, install_tools
+from support.sidecar import TRAILER
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to boot a container"),
+]
+
+UNIT = "paliadin-sidecar"
+AGENT = "paliadin-agent"
+OTHERS = 65534
+ROOTS = ("/tmp/aichat/paliadin", "/tmp/paliadin")
+#: Without a word for it, everything that a unit may have of `/proc/PID/status`' capabilities.
+CAP_DAC_READ_SEARCH, CAP_LEASE = 1 << 2, 1 << 28
+README = REPOSITORY / "README.md"
+
+#: Prints a turn's answer as the receiver stored it. From inside: SQLite resolves links, and the
+#: container's root is one for the kernel alone.
+_RECEIVED = """
+import json, sqlite3, sys
+database = sqlite3.connect("/run/receiver/turns.sqlite")
+for row in database.execute("SELECT response FROM turns WHERE turn_id = ?", sys.argv[1:]):
+    print(json.dumps(row))
+"""
+
+
+def block(name: str, **variables: str) -> str:
+    """The README's commands of that name; these variables are set otherwise than there."""
+    found = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found, name
+    script = found[1]
+    for variable, value in variables.items():
+        script, count = re.subn(rf"(?m)^{variable}=\S*", f"{variable}={value}", script)
+        assert count == 1, variable
+    return script
+
+
+class Host:
+    """The container, its receiver, and the sidecar as an operator sees it."""
+
+    def __init__(self, container: Container) -> None:
+        self.run = container.run
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            self.port = free.getsockname()[1]
+        self.pushed: list[str] = []
+
+    def start_receiver(self) -> None:
+        """The example, with the service's secret."""
+        self.run(
+            "umask 077; mkdir /run/receiver;"
+            'echo "PALIADIN_CALLBACK_SECRET=$(cat /etc/paliadin/callback-secret)"'
+            " >/run/receiver/env;"
+            "systemd-run --unit=receiver -p EnvironmentFile=/run/receiver/env"
+            " /usr/bin/python3 /src/examples/receiver.py"
+            f" 127.0.0.1:{self.port} /run/receiver/turns.sqlite"
+        )
+        with socket.socket() as client:
+            until("the receiver", lambda: client.connect_ex(("127.0.0.1", self.port)) == 0)
+
+    def show(self, name: str) -> str:
+        """One property of the unit."""
+        return self.run(f"systemctl show --value -p {name} {UNIT}").stdout.strip()
+
+    @property
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    def wait_active(self, but_not: int = 0) -> int:
+        """The process of the unit once it is up, other than that one."""
+        return until(
+            "the service",
+            lambda: self.show("ActiveState") == "active" and self.pid != but_not and self.pid,
+        )
+
+    def write(self, turn_id: str, root: str = ROOTS[0]) -> None:
+        """An answer, as the agent writes it: for itself alone."""
+        self.run(
+            f"umask 077; cd {root}; printf '%s' 'Antwort auf {turn_id}{TRAILER}' >{turn_id}.tmp;"
+            f"mv {turn_id}.tmp {turn_id}.txt",
+            user=AGENT,
+        )
+
+    def push(self, turn_id: str, root: str = ROOTS[0]) -> None:
+        """Write an answer, and see it arrive whole."""
+        self.write(turn_id, root)
+        until(f"{turn_id} at the receiver", lambda: self.received(turn_id))
+        assert self.received(turn_id) == f"Antwort auf {turn_id}{TRAILER}"
+        self.pushed.append(turn_id)
+
+    def received(self, turn_id: str) -> str | None:
+        found = self.run(f"/usr/bin/python3 -c '{_RECEIVED}' {turn_id}").stdout
+        return json.loads(found)[0] if found else None
+
+    def journal(self) -> str:
+        return self.run(f"journalctl --sync; journalctl -u {UNIT} -o cat --no-pager").stdout
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.journal().splitlines() if line.startswith("{")]
+
+    def drop_in(self, name: str, text: str) -> None:
+        self.run(
+            f"mkdir -p /etc/systemd/system/{UNIT}.service.d;"
+            f"printf '%s' '[Service]\n{text}\n' >/etc/systemd/system/{UNIT}.service.d/{name}.conf;"
+            "systemctl daemon-reload"
+        )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    install_tools()
+    with Container(tmp_path_factory.mktemp("container")) as container:
+        container.run(f"useradd --create-home --shell /bin/sh {AGENT}")
+        yield Host(container)
+
+
+@pytest.fixture(scope="module")
+def before(host: Host) -> str:
+    """What of ours lies on this machine before anything was installed."""
+    return ours(host)
+
+
+def ours(host: Host) -> str:
+    return host.run(
+        "find /etc /opt /usr/local /var/lib -xdev -name '*paliadin*' "
+        f"-not -path '*{AGENT}*' -not -path '/etc/.*'; getent passwd {UNIT} || true"
+    ).stdout
+
+
+def test_the_readme_s_commands_install_and_start_it(host: Host, before: str) -> None:
+    """Pasted as they stand, they end with a service that is ready, enabled and has a status."""
+    host.run(block("install", agent=AGENT, callback=f"http://127.0.0.1:{host.port}/callback"))
+    assert before != ours(host)
+    assert host.show("ActiveState") == "active"
+    assert host.show("UnitFileState") == "enabled"
+    assert host.events()[-1]["event"] == "service.started"
+    status = until("a status", lambda: host.show("StatusText"))
+    assert status == "0 pending, 0 delivered, 0 dead"
+    host.start_receiver()
+    host.run(block("look"))
+
+
+def test_systemd_finds_nothing_to_say_against_the_unit(host: Host) -> None:
+    """Not a word from `verify`, and an exposure of 2.0 at most."""
+    unit = f"/etc/systemd/system/{UNIT}.service"
+    found = host.run(f"systemd-analyze verify {unit}")
+    assert found.stdout + found.stderr == ""
+    found = host.run(f"systemd-analyze security --offline=true --threshold=20 --no-pager {unit}")
+    assert "Overall exposure" in found.stdout
+
+
+def test_turns_of_both_roots_arrive(host: Host) -> None:
+    """From the agent's 0600 files in its 0700 directories to the receiver."""
+    host.push("t1")
+    host.push("t2", ROOTS[1])
+    until("the counts", lambda: host.show("StatusText") == "0 pending, 2 delivered, 0 dead")
+
+
+def test_the_process_has_two_capabilities_and_no_more(host: Host) -> None:
+    """A user of its own; and it can get no privilege back."""
+    lines = (
+        line.split(":\t")
+        for line in host.run(f"cat /proc/{host.pid}/status").stdout.split("\n")
+        if ":\t" in line
+    )
+    status = dict(lines)
+    user = host.run(f"id -u {UNIT}").stdout.strip()
+    assert set(status["Uid"].split()) == {user} != {"0"}
+    for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb", "CapInh"):
+        assert int(status[name], 16) == CAP_DAC_READ_SEARCH | CAP_LEASE, name
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert status["Groups"].split() in ([], [host.run(f"id -g {UNIT}").stdout.strip()])
+
+
+def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
+    """The same unit with another program: it can do its job, and nothing else."""
+    edits = {
+        "^ExecStart=.*": "ExecStart=/opt/paliadin/bin/python /src/tests/systemd/probe.py "
+        f"{ROOTS[0]}/t1.txt",
+        "^Type=.*": "Type=oneshot",
+        "^Watchdog.*": "",
+        "^Restart.*": "",
+    }
+    script = " ".join(f"-e 's|{old}|{new}|'" for old, new in edits.items())
+    host.run(
+        f"sed {script} systemd/{UNIT}.service >/run/systemd/system/probe.service;"
+        "systemctl daemon-reload; systemctl start probe.service"
+    )
+    found = json.loads(host.run("journalctl --sync; journalctl -u probe -o cat | grep ^{").stdout)
+    allowed = (
+        "read the answer",
+        "lease the answer",
+        "write the state",
+        "read the credential",
+        "make an internet socket",
+    )
+    assert {name: found.pop(name) for name in allowed} == dict.fromkeys(allowed, "done")
+    assert found == {
+        "write the answer": "EROFS",
+        "remove the answer": "EROFS",
+        "write /tmp": "EROFS",
+        "write /var/tmp": "EROFS",
+        "write /etc": "EROFS",
+        "write another's state": "EROFS",
+        "become root": "EPERM",
+        "make a user namespace": "EPERM",
+        "write and execute memory": "EPERM",
+        "make a packet socket": "EAFNOSUPPORT",
+        "signal another": "EPERM",
+        "see homes": [],
+        "see process 1": False,
+        "see passwords": False,
+        "see devices": False,
+        "core size": [0, 0],
+        "umask": 0o077,
+    }
+
+
+def test_the_agent_s_user_reads_neither_secret_nor_outbox(host: Host) -> None:
+    """Not the file, not the credential, not the process's environment or memory."""
+    secret = (
+        "/etc/paliadin/callback-secret",
+        f"/run/credentials/{UNIT}.service/callback-secret",
+        f"/var/lib/{UNIT}/outbox.db",
+        f"/proc/{host.pid}/environ",
+        f"/proc/{host.pid}/mem",
+    )
+    for path in secret:
+        assert host.run(f"head -c1 {path} >/dev/null", check=False).stderr.find("denied") < 0
+        found = host.run(f"head -c1 {path}", user=AGENT, check=False)
+        assert found.returncode, path
+        assert "Permission denied" in found.stderr, path
+    assert "whsec_" not in host.run(f"tr '\\0' ' ' </proc/{host.pid}/environ").stdout
+    host.run("test -r /etc/paliadin/sidecar.env", user=AGENT)
+
+
+def test_what_was_killed_comes_back_and_goes_on(host: Host) -> None:
+    """SIGKILL, a turn while it is away, another after: all arrive."""
+    killed = host.pid
+    host.run(f"kill -9 {killed}")
+    host.push("t3")
+    assert host.wait_active(but_not=killed)
+    host.push("t4")
+    assert host.show("NRestarts") == "1"
+
+
+def test_roots_that_are_deleted_and_made_again_are_still_watched(host: Host) -> None:
+    """Also the parent, also twice, all from outside of the unit's view of the disk."""
+    for turn_id in ("t5", "t6"):
+        host.run("rm -r /tmp/aichat /tmp/paliadin")
+        until("missing", lambda: host.run("paliadin-sidecar status").stdout.count("missing") == 2)
+        host.run("mkdir -p -m 700 /tmp/aichat/paliadin /tmp/paliadin", user=AGENT)
+        host.push(turn_id)
+        host.push(f"{turn_id}-legacy", ROOTS[1])
+
+
+def test_roots_that_are_missing_at_the_start_are_found_when_they_come(host: Host) -> None:
+    """It is ready without them; systemd-tmpfiles makes them as at boot, for the agent alone."""
+    host.run(f"systemctl stop {UNIT}; rm -r /tmp/aichat /tmp/paliadin; systemctl start {UNIT}")
+    assert host.show("ActiveState") == "active"
+    host.run("systemd-tmpfiles --create --boot")
+    for root in ROOTS:
+        assert host.run(f"stat -c '%a %U' {root}").stdout == f"700 {AGENT}\n"
+    host.push("t7")
+    host.push("t8", ROOTS[1])
+
+
+def test_answers_age_out_and_their_directories_do_not(host: Host) -> None:
+    """The installed rule, with one second in the place of seven days."""
+    rules = "/etc/tmpfiles.d/paliadin-sidecar.conf"
+    assert host.run(f"grep -c 7d {rules}").stdout == "2\n"
+    host.run(f"sed s/7d/1s/ {rules} >/run/short.conf")
+    files = f"ls {ROOTS[0]} {ROOTS[1]} | grep txt || true"
+    assert host.run(files).stdout
+
+    def aged() -> bool:
+        host.run("systemd-tmpfiles --clean /run/short.conf")
+        return not host.run(files).stdout
+
+    until("empty directories", aged)
+    host.run(f"test -d {ROOTS[0]} -a -d {ROOTS[1]}")
+    host.push("t9")
+
+
+def test_a_process_that_hangs_is_replaced_by_the_watchdog(host: Host) -> None:
+    """Stopped, it is ended and started again; the journal says why; turns go on."""
+    host.drop_in("watchdog", "WatchdogSec=9s")
+    host.run(f"systemctl restart {UNIT}")
+    hung = host.wait_active()
+    host.run(f"kill -STOP {hung}")
+    host.write("t10")
+    host.wait_active(but_not=hung)
+    assert "Watchdog timeout" in host.journal()
+    host.push("t10")
+    host.push("t11")
+    # Not stopped, it lives on: twice the limit without a restart.
+    restarts = host.show("NRestarts")
+    with pytest.raises(AssertionError, match="waited"):
+        until("a restart", lambda: host.show("NRestarts") != restarts, patience_s=19)
+    host.run(f"rm /etc/systemd/system/{UNIT}.service.d/watchdog.conf; systemctl daemon-reload")
+
+
+def test_a_wrong_configuration_is_said_and_not_tried_again(host: Host) -> None:
+    """Exit code 78: failed, until somebody mends it."""
+    host.drop_in("wrong", "Environment=PALIADIN_WATCH=nowhere")
+    assert host.run(f"systemctl restart {UNIT}", check=False).returncode
+    assert host.show("ExecMainStatus") == "78"
+    # Longer than RestartSec=.
+    with pytest.raises(AssertionError, match="waited"):
+        until("another try", lambda: host.show("ActiveState") != "failed", patience_s=7)
+    assert host.show("SubState") == "failed"
+    assert "PALIADIN_WATCH='nowhere'" in host.journal()
+    host.run(
+        f"rm /etc/systemd/system/{UNIT}.service.d/wrong.conf; systemctl daemon-reload;"
+        f"systemctl start {UNIT}"
+    )
+    host.push("t12")
+
+
+def test_the_slower_restarts_can_be_had(host: Host) -> None:
+    """The README's commands for them: the unit still starts, and a new systemd takes them."""
+    host.run(block("backoff") + f"systemctl restart {UNIT}")
+    if int(host.run("systemctl --version").stdout.split()[1]) >= 254:
+        assert host.show("RestartSteps") == "8"
+    host.push("t13")
+
+
+def test_it_runs_as_the_agent_s_user_where_that_is_wanted(host: Host) -> None:
+    """The README's commands for it: no capability is left, and the old outbox goes on."""
+    host.run(block("as-agent-user", agent=AGENT))
+    assert host.run(f"stat -c %U /proc/{host.pid}").stdout == f"{AGENT}\n"
+    assert "CapEff:\t0000000000000000" in host.run(f"cat /proc/{host.pid}/status").stdout
+    host.push("t14")
+    counts = json.loads(host.run("paliadin-sidecar status --json").stdout)["counts"]
+    assert counts["delivered"] == len(host.pushed)
+
+
+def test_a_stop_is_orderly_and_the_journal_tells_all(host: Host) -> None:
+    """Each turn was accepted and delivered once; no answer and no secret is in the journal."""
+    host.run(f"systemctl stop {UNIT}")
+    assert host.show("ExecMainStatus") == "0"
+    assert host.show("Result") == "success"
+    events = host.events()
+    assert [event["event"] for event in events[-2:]] == ["service.stopping", "service.stopped"]
+    for name in ("turn.accepted", "delivery.delivered"):
+        told = {event["event_id"]: event["turn_id"] for event in events if event["event"] == name}
+        assert sorted(told.values()) == sorted(host.pushed), name
+    journal = host.run(f"journalctl --sync; journalctl -u {UNIT} -o export").stdout
+    assert "Antwort auf" not in journal
+    assert host.run("cat /etc/paliadin/callback-secret").stdout.strip() not in journal
+
+
+def test_the_readme_s_commands_remove_it(host: Host, before: str) -> None:
+    """Nothing of it is left, but the journal and the agent's own files."""
+    host.run(block("remove"))
+    assert ours(host) == before
+    assert host.run(f"systemctl cat {UNIT}", check=False).returncode
