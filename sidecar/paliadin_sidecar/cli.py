@@ -19,7 +19,15 @@ import click
 import msgspec
 
 from paliadin_sidecar import statedir
-from paliadin_sidecar.outbox import FILENAME, Damaged, Newer, Outbox, OutboxError, Unwritable
+from paliadin_sidecar.outbox import (
+    FILENAME,
+    Damaged,
+    Newer,
+    Older,
+    Outbox,
+    OutboxError,
+    Unwritable,
+)
 from paliadin_sidecar.settings import BadSettings, Settings, merged_environment
 
 if TYPE_CHECKING:
@@ -235,6 +243,13 @@ def _clear_errors() -> Iterator[None]:
         click.echo(
             f"{exc}. Move it aside and begin anew with: paliadin-sidecar run --quarantine "
             "(answers that still lie in the roots are then sent again under the same ids)",
+            err=True,
+        )
+        sys.exit(_NO)
+    except Older as exc:
+        click.echo(
+            f"{exc}: the daemon was not restarted since the upgrade, and migrates it when it "
+            "starts: systemctl restart paliadin-sidecar",
             err=True,
         )
         sys.exit(_NO)

@@ -43,6 +43,8 @@ _FLUSH_S = 1.0
 _MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
+#: Upkeep comes this often, and rests this long between two of its steps: delivery has the disk.
+_TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0
@@ -136,6 +138,7 @@ class _Service:
                 work.start_soon(dispatch.run, name="dispatch")
                 work.start_soon(self._take_in, name="intake")
                 work.start_soon(self._listen, name="listen")
+                work.start_soon(self._tidy, name="upkeep")
                 await self._stop.wait()
                 await self._happened("service.stopping")
                 # Intake ends first; what it had not committed is found by the next start.
@@ -146,6 +149,11 @@ class _Service:
                 await self._flush()
                 await self._remember_printed()
             base.cancel_scope.cancel()
+
+    async def _tidy(self) -> None:
+        while True:
+            more = await self._commit(Outbox.tidy)
+            await anyio.sleep(_TIDY_REST_S if more else _TIDY_EVERY_S)
 
     async def _signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
