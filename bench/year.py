@@ -110,7 +110,7 @@ def simulate(path: Path, days: int, turns: int) -> None:
                 year.gone([_key(day - _FILE_DAYS, n) for n in todays])
             year.now += _HOUR_S
             year.tidy()
-        if day % 30 == 29 or day == days - 1:
+        if (days - 1 - day) % 30 == 0:
             print(f"day {day + 1}: {_mb(path.stat().st_size)}", flush=True)
     year.outbox.close()
     steps = sorted(year.steps)
@@ -139,7 +139,7 @@ def measure(base: Path, state: Path, days: int, turns: int) -> None:
         ["--version"], ["status"], ["turns"], ["turns", "--state", "dead"],
         ["show", known], ["check"],
     ):  # fmt: skip
-        ms = _best(lambda command=command: _run(command, environ))  # type: ignore[misc]  # mypy takes no default of a lambda
+        ms = _best(lambda command=command: _run(command, environ))
         print(f"{' '.join(command[:3] if command[0] != 'show' else ['show'])}: {ms:.0f} ms")
 
 

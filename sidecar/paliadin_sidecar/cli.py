@@ -262,8 +262,8 @@ def _first_known(exc: BaseException) -> BaseException | None:
     # What `_clear_errors` has words for, from inside the task groups' exceptions.
     if isinstance(exc, BaseExceptionGroup):
         return next(filter(None, map(_first_known, exc.exceptions)), None)
-    known = (statedir.StateDirError, statedir.Locked, OutboxError, KeyboardInterrupt, SystemExit)
-    return exc if isinstance(exc, known) else None
+    known = (BadSettings, statedir.StateDirError, statedir.Locked, OutboxError)
+    return exc if isinstance(exc, (*known, KeyboardInterrupt, SystemExit)) else None
 
 
 @contextmanager

@@ -194,7 +194,7 @@ class Outbox:
         wall: the clock, in epoch seconds.
         create: make the database where there is none, and migrate one of an earlier version;
             without it a missing file is `FileNotFoundError`.
-        successor: a new database follows one that was lost, so that nothing becomes history.
+        successor: one that is made now follows one that was lost: nothing becomes history.
 
     Raises:
         OutboxError: it cannot be used.
@@ -619,6 +619,17 @@ class Outbox:
         """The events that came after one, in order."""
         return [_event(row) for row in _sql.events(self._db, after=after, limit=limit)]
 
+    def newest_event(self) -> int:
+        """The id of the newest event, 0 where there is none."""
+        return cast("int", _sql.last_event(self._db) or 0)
+
+    def end_to_end_s(self, event: int) -> float | None:
+        """From a file's completion to its acknowledgement, which this event tells of.
+
+        None where that was a replay: it says when an operator came, not how fast we are.
+        """
+        return _seconds(_sql.end_to_end_ms(self._db, event=event))
+
     def printed(self) -> int:
         """The last event whose line is known to have been printed."""
         return cast("int", _sql.service(self._db)["printed"])
@@ -645,6 +656,11 @@ class Outbox:
     def oldest_pending_at(self) -> float | None:
         """When the oldest undelivered was accepted, in epoch seconds."""
         return _seconds(_sql.oldest_pending(self._db))
+
+    def backlog_s(self) -> float:
+        """How long the oldest undelivered has waited, in seconds; 0 where none is."""
+        oldest_at = self.oldest_pending_at()
+        return 0.0 if oldest_at is None else max(0.0, self._wall() - oldest_at)
 
     def dead_since(self, since: float) -> int:
         """How many were given up since then, in epoch seconds."""

@@ -192,6 +192,15 @@ SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
 -- name: last_event$
 SELECT max(id) FROM event;
 
+-- name: end_to_end_ms$
+SELECT json_extract(d.fields, '$.since_accepted_ms') + json_extract(a.fields, '$.settle_ms')
+FROM event d
+JOIN event a ON a.turn = d.turn AND a.name IN ('turn.accepted', 'turn.revised')
+    AND json_extract(a.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id')
+WHERE d.id = :event AND NOT EXISTS (
+    SELECT 1 FROM event r WHERE r.turn = d.turn AND r.name = 'delivery.replayed' AND r.id < d.id
+      AND json_extract(r.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id'));
+
 -- name: root^
 SELECT met_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
 

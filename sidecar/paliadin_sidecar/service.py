@@ -66,20 +66,24 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
     most_held = _raise_descriptor_limit()
     with ExitStack() as stack:
         statedir.prepare(settings.state_dir)
-        lost = stack.enter_context(statedir.lock(settings.state_dir, FILENAME))
+        held_one = stack.enter_context(statedir.lock(settings.state_dir))
         if quarantine:
-            lost = statedir.quarantine(settings.state_dir, FILENAME) is not None or lost
+            held_one = statedir.quarantine(settings.state_dir, FILENAME) is not None or held_one
         outbox = stack.enter_context(
             Outbox(
                 settings.state_dir / FILENAME,
                 host=settings.host_label,
                 create=True,
-                successor=lost,
+                successor=held_one,
             )
         )
         statedir.remember_outbox(settings.state_dir)
         service = _Service(settings, outbox, stream, most_held)
         stack.callback(service.close)
+        if settings.metrics is not None:
+            from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
+
+            stack.enter_context(metrics.serve(settings, service.scanned))
         async with Sender(
             settings.callback_url,
             settings.secrets,
@@ -107,7 +111,7 @@ class _Service:
         )
         self._commit = Committer(outbox, self._wake_audit, self._blocked)
         self._blocked_why = ""
-        self._printed = outbox.printed()
+        (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
         self._touched: set[str] = set()
         self._every_file = True
@@ -121,6 +125,9 @@ class _Service:
 
     def close(self) -> None:
         self._intake.close()
+
+    def scanned(self) -> tuple[int, int]:
+        return self._intake.scans, self._intake.only_scanned
 
     async def serve(self, sender: Sender) -> None:
         settings = self._settings
