@@ -23,7 +23,6 @@ from paliadin_sidecar.outbox import (
     FILENAME,
     Damaged,
     Newer,
-    Older,
     Outbox,
     OutboxError,
     Unwritable,
@@ -92,7 +91,17 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     from paliadin_sidecar import doctor  # noqa: PLC0415
 
     with _clear_errors():
-        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+        environ = merged_environment(os.environ, env_file)
+        # An operator sees the service's secret where systemd put it, if it may be read.
+        environ.setdefault("CREDENTIALS_DIRECTORY", doctor.CREDENTIALS)
+        try:
+            settings = Settings.from_environment(environ)
+        except BadSettings as exc:
+            if not as_json:
+                raise
+            wrong = [doctor.Finding("wrong", "configuration", one) for one in exc.problems]
+            _print_json([msgspec.to_builtins(finding) for finding in wrong])
+            sys.exit(_CONFIG)
     findings = doctor.examine(settings)
     if send_ping:
         findings += anyio.run(doctor.ping, settings)
@@ -225,11 +234,7 @@ def _clear_errors() -> Iterator[None]:
         click.echo(f"{exc.filename} may not be read by this user. {_sudo(exc.filename)}", err=True)
         sys.exit(_NO)
     except (statedir.StateDirError, Newer, Unwritable) as exc:
-        mend = (
-            "install the version that wrote it"
-            if isinstance(exc, Newer)
-            else ("see PALIADIN_STATE_DIR")
-        )
+        mend = exc.mend if isinstance(exc, OutboxError) else OutboxError.mend
         click.echo(f"{exc}: {mend}", err=True)
         sys.exit(_CONFIG)
     except statedir.Locked as exc:
@@ -239,22 +244,10 @@ def _clear_errors() -> Iterator[None]:
             err=True,
         )
         sys.exit(_NO)
-    except Damaged as exc:
-        click.echo(
-            f"{exc}. Move it aside and begin anew with: paliadin-sidecar run --quarantine "
-            "(answers that still lie in the roots are then sent again under the same ids)",
-            err=True,
-        )
-        sys.exit(_NO)
-    except Older as exc:
-        click.echo(
-            f"{exc}: the daemon was not restarted since the upgrade, and migrates it when it "
-            "starts: systemctl restart paliadin-sidecar",
-            err=True,
-        )
-        sys.exit(_NO)
     except OutboxError as exc:
-        click.echo(str(exc), err=True)
+        click.echo(
+            f"{exc}. {exc.mend}" if isinstance(exc, Damaged) else f"{exc}: {exc.mend}", err=True
+        )
         sys.exit(_NO)
 
 

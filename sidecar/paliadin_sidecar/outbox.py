@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import aiosql
 import anyio
@@ -95,6 +95,9 @@ class OutboxError(Exception):
     └── Unwritable   the directory or the file is not ours to write
     """
 
+    #: What an operator does about it.
+    mend: ClassVar[str] = "see PALIADIN_STATE_DIR"
+
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(path, detail)
         self.path = path
@@ -111,21 +114,37 @@ class Blocked(OutboxError):
 class Full(Blocked):
     """There is no room on the disk."""
 
+    mend = "make room there"
+
 
 class Busy(Blocked):
     """Another process holds its lock."""
+
+    mend = "try again"
 
 
 class Damaged(OutboxError):
     """It is no database of ours, or no longer."""
 
+    mend = (
+        "Move it aside and begin anew with: paliadin-sidecar run --quarantine "
+        "(answers that still lie in the roots are then sent again under the same ids)"
+    )
+
 
 class Newer(OutboxError):
     """A later version of this program wrote it."""
 
+    mend = "install the version that wrote it"
+
 
 class Older(OutboxError):
     """An earlier version of this program wrote it; the daemon migrates it when it starts."""
+
+    mend = (
+        "the daemon was not restarted since the upgrade, and migrates it when it starts: "
+        "systemctl restart paliadin-sidecar"
+    )
 
 
 class Unwritable(OutboxError):
@@ -312,6 +331,26 @@ class Outbox:
     def changed_elsewhere(self) -> int:
         """A number that moves when another process writes."""
         return self._pragma("data_version")
+
+    def check_pages(self, within_s: float) -> bool:
+        """Read every page; False where that took longer than so many seconds.
+
+        Raises:
+            OutboxError: one is damaged, or cannot be read.
+        """
+        end = time.monotonic() + within_s
+        try:
+            self._db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+            row = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as exc:
+            if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return False
+            raise self.translated(exc) from None
+        finally:
+            self._db.set_progress_handler(None, 0)
+        if row["quick_check"] != "ok":
+            raise Damaged(self.path, "is damaged (found by quick_check)")
+        return True
 
     def _pragma(self, name: str) -> int:
         row: dict[str, int] = self._db.execute(f"PRAGMA {name}").fetchone()

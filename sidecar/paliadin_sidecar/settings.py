@@ -319,6 +319,8 @@ class _Reader:
             text = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
             right = f"must be a text file that this user can read ({type(exc).__name__})"
+            if isinstance(exc, PermissionError):
+                right += f", or nothing can be signed: chown {os.geteuid()} {path}"
             self._wrong(source, path, right)
             return "", ""
         return text, f"{source} ({path})"
