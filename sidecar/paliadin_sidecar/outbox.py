@@ -797,8 +797,10 @@ class Outbox:
         free = self._pragma("freelist_count")
         if free <= max(_KEPT_PAGES, self._pragma("page_count") // 4):
             return False
-        # It frees one page for each row that is asked for.
-        self._db.execute(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").fetchall()
+        # A page each time, whatever number stands there: Python's sqlite3 steps a statement
+        # without columns once.
+        for _ in range(min(_TIDY_PAGES, free)):
+            self._db.execute("PRAGMA incremental_vacuum(1)")
         # An outbox that version 1 made has no such mode: its pages are only used again.
         return self._pragma("freelist_count") < free
 
