@@ -110,6 +110,21 @@ def test_not_writable(host: Sidecar) -> None:
 
 
 @root_only
+def test_of_another_user_and_closed(host: Sidecar) -> None:
+    """Whoever may not even look is told who may, and is not told to take it away first."""
+    host.start()
+    host.stop()
+    for path in (host.state, *host.state.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    drop = "-dac_read_search,-dac_override"
+    found = findings(host, "setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}")
+    level, message = found["state directory"]
+    assert level == "wrong"
+    assert f"If that user runs the daemon: sudo -u '#{NOBODY}' paliadin-sidecar check;" in message
+    assert "outbox" not in found
+
+
+@root_only
 def test_a_full_disk(host: Sidecar) -> None:
     """Before it is full it is told, with what shows where the room went."""
     shell = f"mkdir {host.state}; mount -t tmpfs -o size=1m,mode=700 none {host.state}"
@@ -231,7 +246,7 @@ def systemctl(host: Sidecar, text: str) -> str:
     """A PATH with a `systemctl` that says this: no real one runs a unit of ours in a test."""
     folder = host.base / "bin"
     folder.mkdir(exist_ok=True)
-    (folder / "systemctl").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "systemctl").write_text(text if text[:2] == "#!" else f"#!/bin/sh\n{text}\n")
     (folder / "systemctl").chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
@@ -266,10 +281,15 @@ def test_a_unit_that_hides_home(host: Sidecar) -> None:
         assert found["unit paliadin-sidecar.service"][0] == level
 
 
-@pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$"])
+@pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$", "#!/none"])
 def test_no_unit(host: Sidecar, text: str) -> None:
     """Where systemd knows none there is nothing to say."""
     assert "unit paliadin-sidecar.service" not in findings(host, PATH=systemctl(host, text))
+
+
+def test_no_systemd(host: Sidecar) -> None:
+    """Nor where there is no systemd at all."""
+    assert "unit paliadin-sidecar.service" not in findings(host, PATH=str(host.base))
 
 
 def test_what_mends_the_unit_is_a_drop_in(host: Sidecar) -> None:

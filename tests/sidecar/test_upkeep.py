@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pytest
+from support.receiver import Reply
 from support.waiting import until
 
 import paliadin_sidecar.outbox
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from support.receiver import Receiver
+    from support.receiver import Receiver, Request
     from support.sidecar import Sidecar
 
 P = ParamSpec("P")
@@ -353,3 +354,31 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
         until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
     again = host.command("replay", "lies")
     assert "bodies are let go 72 h after" in again.stderr
+
+
+def test_a_year_of_upkeep_holds_no_delivery(host: Sidecar, receiver: Receiver) -> None:
+    """A new answer is delivered while thousands of old turns are still being let go."""
+    host.start()
+    assert host.stop() == 0
+    past = int((time.time() - 200 * DAY_S) * 1000)
+    with closing(sqlite3.connect(host.state / FILENAME)) as db, db:
+        db.executescript(f"""
+            WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 20100)
+            INSERT INTO turn (id, backend, persona, turn_id, gone_at, seen_at)
+            SELECT i, 'aichat', 'paliadin', 'old' || i, {past}, {past} FROM n;
+            INSERT INTO delivery (turn, revision, state, bytes, accepted_at, settled_at)
+            SELECT id, 1, 'delivered', 1, {past}, {past} FROM turn;
+            INSERT INTO body SELECT id, 'x' FROM delivery;
+            """)
+    left: list[int] = []
+
+    def count(_: Request) -> Reply:
+        with closing(sqlite3.connect(host.state / FILENAME)) as db:
+            left.append(db.execute("SELECT count(*) FROM body").fetchone()[0])
+        return Reply()
+
+    receiver.behaviour = count
+    host.start()
+    host.answer("new")
+    receiver.wait("new")
+    assert left[0] > 1
