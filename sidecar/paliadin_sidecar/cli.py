@@ -19,7 +19,14 @@ import click
 import msgspec
 
 from paliadin_sidecar import statedir
-from paliadin_sidecar.outbox import FILENAME, Damaged, Newer, Outbox, OutboxError, Unwritable
+from paliadin_sidecar.outbox import (
+    FILENAME,
+    Damaged,
+    Newer,
+    Outbox,
+    OutboxError,
+    Unwritable,
+)
 from paliadin_sidecar.settings import BadSettings, Settings, merged_environment
 
 if TYPE_CHECKING:
@@ -84,7 +91,17 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     from paliadin_sidecar import doctor  # noqa: PLC0415
 
     with _clear_errors():
-        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+        environ = merged_environment(os.environ, env_file)
+        # An operator sees the service's secret where systemd put it, if it may be read.
+        environ.setdefault("CREDENTIALS_DIRECTORY", doctor.CREDENTIALS)
+        try:
+            settings = Settings.from_environment(environ)
+        except BadSettings as exc:
+            if not as_json:
+                raise
+            wrong = [doctor.Finding("wrong", "configuration", one) for one in exc.problems]
+            _print_json([msgspec.to_builtins(finding) for finding in wrong])
+            sys.exit(_CONFIG)
     findings = doctor.examine(settings)
     if send_ping:
         findings += anyio.run(doctor.ping, settings)
@@ -217,11 +234,7 @@ def _clear_errors() -> Iterator[None]:
         click.echo(f"{exc.filename} may not be read by this user. {_sudo(exc.filename)}", err=True)
         sys.exit(_NO)
     except (statedir.StateDirError, Newer, Unwritable) as exc:
-        mend = (
-            "install the version that wrote it"
-            if isinstance(exc, Newer)
-            else ("see PALIADIN_STATE_DIR")
-        )
+        mend = exc.mend if isinstance(exc, OutboxError) else OutboxError.mend
         click.echo(f"{exc}: {mend}", err=True)
         sys.exit(_CONFIG)
     except statedir.Locked as exc:
@@ -231,15 +244,10 @@ def _clear_errors() -> Iterator[None]:
             err=True,
         )
         sys.exit(_NO)
-    except Damaged as exc:
-        click.echo(
-            f"{exc}. Move it aside and begin anew with: paliadin-sidecar run --quarantine "
-            "(answers that still lie in the roots are then sent again under the same ids)",
-            err=True,
-        )
-        sys.exit(_NO)
     except OutboxError as exc:
-        click.echo(str(exc), err=True)
+        click.echo(
+            f"{exc}. {exc.mend}" if isinstance(exc, Damaged) else f"{exc}: {exc.mend}", err=True
+        )
         sys.exit(_NO)
 
 
@@ -247,8 +255,8 @@ def _first_known(exc: BaseException) -> BaseException | None:
     # What `_clear_errors` has words for, from inside the task groups' exceptions.
     if isinstance(exc, BaseExceptionGroup):
         return next(filter(None, map(_first_known, exc.exceptions)), None)
-    known = (statedir.StateDirError, statedir.Locked, OutboxError, KeyboardInterrupt, SystemExit)
-    return exc if isinstance(exc, known) else None
+    known = (BadSettings, statedir.StateDirError, statedir.Locked, OutboxError)
+    return exc if isinstance(exc, (*known, KeyboardInterrupt, SystemExit)) else None
 
 
 @contextmanager

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import os
-import pwd
+import shutil
+import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
+from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import policy
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import ping_body
-from paliadin_sidecar.watch import Root
+from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
+from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
+from paliadin_sidecar.watch import Root, why_no_events
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["Finding", "examine", "ping"]
+__all__ = ["CREDENTIALS", "Finding", "examine", "ping"]
+
+_UNIT = "paliadin-sidecar.service"
+#: Where systemd puts what `LoadCredential=` names.
+CREDENTIALS = f"/run/credentials/{_UNIT}"
+#: The root directory as process 1 sees it.
+_HOST = "/proc/1/root"
+#: What hides directories from a unit: the values that do not, and which directories.
+_HIDES = {
+    "PrivateTmp": (("no",), ("/tmp", "/var/tmp")),  # noqa: S108 - a place, not a file
+    "ProtectHome": (("no", "read-only"), ("/home", "/root", "/run/user")),
+}
+#: Less is nearly none: the largest answers that can wait at the same time take more.
+_LEAST_FREE = 100 * 2**20
+#: Nobody who looks waits longer for one thing.
+_READ_S = 5.0
 
 #: Signatures are refused when the clocks are 300 s apart; a good clock is never this far off.
 _SKEW_S = 30.0
@@ -42,12 +61,19 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that can be seen without sending anything."""
+    """Look at everything that can be seen without sending anything.
+
+    Call it in the main thread: it tries leases.
+    """
+    ignore_lease_breaks()
     return [
         Finding("ok", "configuration", "every variable can be read"),
-        _state_dir(settings.state_dir),
-        *(_root(spec, settings.owner) for spec in settings.roots),
-        _leases(settings.owner),
+        *_state_dir(settings.state_dir),
+        *_outbox(settings),
+        *(finding for spec in settings.roots for finding in _root(spec, settings.owner)),
+        *_unit(settings.roots),
+        _events(settings.roots),
+        _leases(settings),
         _secrets(settings),
         _url(settings),
     ]
@@ -65,44 +91,216 @@ async def ping(settings: Settings) -> list[Finding]:
     return [_answer(outcome), *_clock(outcome.date, time.time())]
 
 
-def _state_dir(path: Path) -> Finding:
+# --- the state directory ------------------------------------------------------------------
+
+
+def _state_dir(path: Path) -> list[Finding]:
     subject = f"state directory {path}"
-    if not path.exists():
-        return Finding("note", subject, "does not exist yet; `run` makes it")
+    if not os.access(path, os.F_OK):
+        return [Finding("note", subject, "does not exist yet; `run` makes it"), _room(path)]
+    user, info = os.geteuid(), path.stat()
+    as_owner = f"sudo -u '#{info.st_uid}' paliadin-sidecar check"
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        wrong = (
+            f"belongs to user {info.st_uid} and cannot be written by user {user}, so no answer "
+            f"could be kept. If that user runs the daemon: {as_owner}; else: chown {user} {path}"
+        )
+        return [Finding("wrong", subject, wrong), _room(path)]
+    found = [Finding("ok", subject, "can be written")]
+    if info.st_uid != user:
+        note = (
+            f"belongs to user {info.st_uid}, as whom the daemon runs, and this is user {user}: "
+            f"what that user may not do does not show here: {as_owner}"
+        )
+        found = [Finding("note", subject, note)]
+    if info.st_mode & 0o077:
+        open_ = f"is open to others, its files are not: chmod 700 {path}"
+        found = [Finding("note", subject, open_)]
+    above = Root(path.parent, info.st_uid)
+    above.check()
+    above.close()
+    if "is writable by" in above.why:
+        wrong = f"{above.why}; whoever may change it can take the outbox away"
+        found.append(Finding("wrong", subject, wrong))
+    return [*found, _room(path)]
+
+
+def _room(path: Path) -> Finding:
+    there = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
+    disk = os.statvfs(there)
+    free = disk.f_bavail * disk.f_frsize
+    if free < _LEAST_FREE:
         return Finding(
             "wrong",
-            subject,
-            f"cannot be written by {user}, so no answer could be kept: chown {user} {path}",
+            "disk",
+            f"{free // 2**20} MiB are free where the outbox is, and once it is full no answer is "
+            f"accepted: make room; du -xh {there} | sort -h | tail shows where it went",
         )
-    if path.stat().st_mode & 0o077:
-        return Finding("note", subject, f"is open to others, its files are not: chmod 700 {path}")
-    return Finding("ok", subject, "can be written")
+    return Finding("ok", "disk", f"{free // 2**20} MiB are free where the outbox is")
 
 
-def _root(spec: RootSpec, owner: int) -> Finding:
+def _outbox(settings: Settings) -> list[Finding]:
+    path = settings.state_dir / FILENAME
+    try:
+        with Outbox(path) as outbox:
+            whole = outbox.check_pages(_READ_S)
+            (service,) = outbox.transaction([outbox.service])
+    except FileNotFoundError:
+        return []  # `run` makes it
+    except PermissionError:
+        return []  # the state directory's finding says so
+    except OutboxError as exc:
+        return [Finding("wrong", "outbox", f"{exc}: {exc.mend}")]
+    said = {root["path"] for root in service["roots"]}
+    found = [Finding("ok", "outbox", "each page can be read")]
+    if not whole:
+        found = [Finding("note", "outbox", f"too large to be read within {_READ_S:.0f} s")]
+    if said and said != {str(spec.path) for spec in settings.roots}:
+        found.append(
+            Finding(
+                "wrong",
+                "environment",
+                f"the daemon watches {', '.join(sorted(said))}, which this environment does not "
+                "say, so what is said here is not of the daemon: systemctl restart "
+                "paliadin-sidecar, or --env-file with the daemon's",
+            )
+        )
+    return found
+
+
+# --- the roots ----------------------------------------------------------------------------
+
+
+def _root(spec: RootSpec, owner: int) -> list[Finding]:
     subject = f"root {spec.backend}/{spec.persona} {spec.path}"
     root = Root(spec.path, owner)
     root.check()
     root.close()
     if root.state == "untrusted":
-        return Finding("wrong", subject, f"{root.why}; nothing is taken from it until then")
+        mend = ""
+        if "PALIADIN_OWNER" in root.why:
+            mend = ": name that user there, or chown it"
+        if "cannot be" in root.why:
+            mend = f": run as user {owner}, or with CAP_DAC_READ_SEARCH (root has it: sudo)"
+        wrong = f"{root.why}{mend}; nothing is taken from it until then"
+        return [Finding("wrong", subject, wrong)]
     if root.state == "missing":
-        return Finding("note", subject, f"{root.why}; it is watched as soon as it does")
-    return Finding("ok", subject, "is there and can be trusted")
+        make = f"install -d -m 700 -o {owner} {spec.path}"
+        return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
+    return [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
 
 
-def _leases(owner: int) -> Finding:
+def _hidden(subject: str, path: Path) -> Finding | None:
+    # Process 1 sees the host as it is. Who may not ask it is told nothing.
+    try:
+        seen, real = path.stat(), Path(f"{_HOST}{path}").stat()
+    except FileNotFoundError:
+        same = False
+    except OSError:
+        return None
+    else:
+        same = (seen.st_dev, seen.st_ino) == (real.st_dev, real.st_ino)
+    if same:
+        return None
+    return Finding(
+        "wrong",
+        subject,
+        "is not the host's directory but one of this process's own, where no answer is ever "
+        "written: run it without PrivateTmp=, or mount the host's directory into the container",
+    )
+
+
+def _unit(roots: tuple[RootSpec, ...]) -> list[Finding]:
+    command = shutil.which("systemctl")
+    if command is None:
+        return []
+    asked = [f"--property={name}" for name in ("LoadState", *_HIDES)]
+    try:
+        done = subprocess.run(  # noqa: S603 - the system's own, with our words
+            [command, "show", _UNIT, *asked],
+            capture_output=True, text=True, timeout=_READ_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    if said.get("LoadState") != "loaded":
+        return []
+    found = []
+    for name, (harmless, places) in _HIDES.items():
+        hidden = [str(r.path) for r in roots if any(r.path.is_relative_to(p) for p in places)]
+        if said.get(name, "no") not in harmless and hidden:
+            dropin = f"/etc/systemd/system/{_UNIT}.d/{name}.conf"
+            found.append(
+                Finding(
+                    "wrong",
+                    f"unit {_UNIT}",
+                    f"has {name}={said[name]}, so the daemon does not see {', '.join(hidden)}, and "
+                    f"no answer ever arrives: mkdir -p {dropin.rpartition('/')[0]} && printf "
+                    f"'[Service]\\n{name}={harmless[-1]}\\n' > {dropin} && "
+                    f"systemctl daemon-reload && systemctl restart {_UNIT}",
+                )
+            )
+    return found or [Finding("ok", f"unit {_UNIT}", "sees the real directories")]
+
+
+# --- what the system gives ----------------------------------------------------------------
+
+
+def _events(roots: tuple[RootSpec, ...]) -> Finding:
+    why = why_no_events([spec.path for spec in roots if os.access(spec.path, os.R_OK)])
+    if why is None:
+        return Finding("ok", "file events", "can be had: an answer is seen at once")
+    return Finding(
+        "wrong",
+        "file events",
+        f"cannot be had ({why}), so an answer is only seen by the next scan: sysctl -w "
+        f"fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288 (now "
+        f"{_limit('instances')} and {_limit('watches')}; 1 and {len(roots)} are needed, the rest "
+        "is other programs')",
+    )
+
+
+def _limit(of: str) -> str:
+    try:
+        return Path(f"/proc/sys/fs/inotify/max_user_{of}").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _leases(settings: Settings) -> Finding:
     subject = "read leases"
-    if os.geteuid() == owner or _has_capability(_CAP_LEASE):
+    owner = settings.owner
+    given = _lease_given(settings)
+    if given is None:
+        given = os.geteuid() == owner or _has_capability(_CAP_LEASE)
+    if given:
         return Finding("ok", subject, "can be taken: a closed file is known at once")
     return Finding(
         "note",
         subject,
         f"cannot be taken on files of user {owner}, so every answer waits until its file was "
-        "quiet: run as that user, or with CAP_LEASE and CAP_DAC_READ_SEARCH",
+        "quiet: run as that user, or with CAP_LEASE and CAP_DAC_READ_SEARCH, as the unit does",
     )
+
+
+def _lease_given(settings: Settings) -> bool | None:
+    # Tried on the first answer that lies there; None where none does.
+    for spec in settings.roots:
+        root = Root(spec.path, settings.owner)
+        root.check()
+        try:
+            names = root.names(always=True) or []
+            for name in filter(turn_id_of, names):
+                file = TurnFile(cast("int", root.fd), name, settings.owner)
+                with closing(file):
+                    look = file.look()
+                if look.trusted:
+                    return look.being_written is not None
+        except (OSError, Unreadable):
+            continue  # gone between two calls, or not ours to open: the next root
+        finally:
+            root.close()
+    return None
 
 
 def _secrets(settings: Settings) -> Finding:

@@ -104,6 +104,7 @@ class _Under:
     previous: TurnFile | None = None
     previous_progress: settle.Progress | None = None
     stalled: bool = False
+    noticed: bool = False  #: by an event, not just by a scan
 
     def close(self) -> None:
         for file in (self.file, self.previous):
@@ -153,6 +154,8 @@ class Intake:
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
+        self.scans = 0  #: how often a root was scanned
+        self.only_scanned = 0  #: files that settled before any event told of them
         self._places = {root.path: _Place(spec, root) for spec, root in places}
         self._owner = owner
         self._quiet_s = quiet_s
@@ -176,6 +179,8 @@ class Intake:
             for place in self._places.values():
                 if str(place.root.path) == folder:
                     findings.extend(self._take_up(place, name))
+                    if name in place.under:
+                        place.under[name].noticed = True
         return findings
 
     def scan(self, spec: RootSpec, *, every_file: bool) -> list[Finding]:
@@ -188,6 +193,7 @@ class Intake:
         Raises:
             OSError: the directory cannot be read.
         """
+        self.scans += 1
         place = self._places[spec.path]
         names = place.root.names(always=every_file)
         if names is None or place.root.fd is None:
@@ -372,6 +378,7 @@ class Intake:
         if arrival.reason is not None or not arrival.has_text:
             yield from self._judge_previous(under, key, now_or_never=True)
         yield Settled(arrival)
+        self.only_scanned += not under.noticed
         young = abs(self._wall() - look.mtime_s) < _TICK_S
         place.taken[under.name] = "" if young else look.signature
         self._drop(place, under)

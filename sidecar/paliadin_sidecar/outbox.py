@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import aiosql
 import anyio
@@ -40,6 +40,7 @@ __all__ = [
     "Event",
     "Full",
     "Newer",
+    "Older",
     "Outbox",
     "OutboxError",
     "TurnKey",
@@ -47,11 +48,18 @@ __all__ = [
 ]
 
 FILENAME = "outbox.db"
-#: Raised with every change of the schema, together with the step that migrates to it.
-SCHEMA_VERSION = 1
 #: A change of an answer that comes later than this is an edit for the record, not for the
 #: person, who has long read the answer.
 LATE_S = 600.0
+#: An acknowledged body is kept this long for a replay, and a turn this long after its file has
+#: gone and nothing touched it any more.
+BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
+#: One step of upkeep: a few milliseconds that a delivery may have to wait.
+_TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
+#: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
+_KEPT_PAGES = 4096
+#: A log that grew beyond this is cut back.
+_MOST_LOG_BYTES = 16 * 1024 * 1024
 #: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
 _BATCH = 256
 #: Another process that writes is a command, done in no time.
@@ -64,6 +72,10 @@ _sql: Any = aiosql.from_str(
     "sqlite3",
     mandatory_parameters=False,  # the statements name them
 )
+
+#: Every change of the schema adds the step that leads to it, one transaction with its number.
+_MIGRATIONS: tuple[str, ...] = (_sql.from_1.sql,)
+SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,8 +91,12 @@ class OutboxError(Exception):
     │   └── Busy     another process holds its lock
     ├── Damaged      not a database, truncated, unlinked, or the disk fails
     ├── Newer        written by a later version of this program
+    ├── Older        written by an earlier one, and not migrated yet
     └── Unwritable   the directory or the file is not ours to write
     """
+
+    #: What an operator does about it.
+    mend: ClassVar[str] = "see PALIADIN_STATE_DIR"
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(path, detail)
@@ -98,17 +114,37 @@ class Blocked(OutboxError):
 class Full(Blocked):
     """There is no room on the disk."""
 
+    mend = "make room there"
+
 
 class Busy(Blocked):
     """Another process holds its lock."""
+
+    mend = "try again"
 
 
 class Damaged(OutboxError):
     """It is no database of ours, or no longer."""
 
+    mend = (
+        "Move it aside and begin anew with: paliadin-sidecar run --quarantine "
+        "(answers that still lie in the roots are then sent again under the same ids)"
+    )
+
 
 class Newer(OutboxError):
     """A later version of this program wrote it."""
+
+    mend = "install the version that wrote it"
+
+
+class Older(OutboxError):
+    """An earlier version of this program wrote it; the daemon migrates it when it starts."""
+
+    mend = (
+        "the daemon was not restarted since the upgrade, and migrates it when it starts: "
+        "systemctl restart paliadin-sidecar"
+    )
 
 
 class Unwritable(OutboxError):
@@ -175,9 +211,9 @@ class Outbox:
         path: the database's file.
         host: this host's name, for the callback's bodies.
         wall: the clock, in epoch seconds.
-        create: make the database where there is none; without it a missing file is
-            `FileNotFoundError`.
-        successor: a new database follows one that was lost, so that nothing becomes history.
+        create: make the database where there is none, and migrate one of an earlier version;
+            without it a missing file is `FileNotFoundError`.
+        successor: one that is made now follows one that was lost: nothing becomes history.
 
     Raises:
         OutboxError: it cannot be used.
@@ -219,21 +255,33 @@ class Outbox:
         self._log_identity: tuple[int, int] | None = None
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
+        version = self._pragma("user_version")
+        if version > SCHEMA_VERSION:
+            raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
+        if version == 0 and not create:
+            raise Damaged(self.path, "is no outbox")
+        if version < SCHEMA_VERSION and not create:
+            raise Older(self.path, f"is of version {version}, this program's is {SCHEMA_VERSION}")
+        if version == 0:
+            # Before the first page is written: later only a VACUUM could change it.
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # WAL with FULL survives the loss of power, not just of the process.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        version = self._pragma("user_version")
-        if version > SCHEMA_VERSION:
-            raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
-        if version == 0 and create:
+        self._db.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
+        if version == 0:
             # The schema, its number and the one row of the service go together.
-            number = f"PRAGMA user_version = {SCHEMA_VERSION};"
-            self._db.executescript("BEGIN IMMEDIATE;" + _sql.schema.sql + number)
+            self._begin_with(_sql.schema.sql, SCHEMA_VERSION)
             _sql.create_service(self._db, successor=int(successor))
             self._db.execute("COMMIT")
-        elif version == 0:
-            raise Damaged(self.path, "is no outbox")
+            return
+        for number in range(version, SCHEMA_VERSION):
+            self._begin_with(_MIGRATIONS[number - 1], number + 1)
+            self._db.execute("COMMIT")
+
+    def _begin_with(self, script: str, version: int) -> None:
+        self._db.executescript(f"BEGIN IMMEDIATE;{script}PRAGMA user_version = {version};")
 
     def __enter__(self) -> Self:
         return self
@@ -283,6 +331,26 @@ class Outbox:
     def changed_elsewhere(self) -> int:
         """A number that moves when another process writes."""
         return self._pragma("data_version")
+
+    def check_pages(self, within_s: float) -> bool:
+        """Read every page; False where that took longer than so many seconds.
+
+        Raises:
+            OutboxError: one is damaged, or cannot be read.
+        """
+        end = time.monotonic() + within_s
+        try:
+            self._db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+            row = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as exc:
+            if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return False
+            raise self.translated(exc) from None
+        finally:
+            self._db.set_progress_handler(None, 0)
+        if row["quick_check"] != "ok":
+            raise Damaged(self.path, "is damaged (found by quick_check)")
+        return True
 
     def _pragma(self, name: str) -> int:
         row: dict[str, int] = self._db.execute(f"PRAGMA {name}").fetchone()
@@ -590,6 +658,17 @@ class Outbox:
         """The events that came after one, in order."""
         return [_event(row) for row in _sql.events(self._db, after=after, limit=limit)]
 
+    def newest_event(self) -> int:
+        """The id of the newest event, 0 where there is none."""
+        return cast("int", _sql.last_event(self._db) or 0)
+
+    def end_to_end_s(self, event: int) -> float | None:
+        """From a file's completion to its acknowledgement, which this event tells of.
+
+        None where that was a replay: it says when an operator came, not how fast we are.
+        """
+        return _seconds(_sql.end_to_end_ms(self._db, event=event))
+
     def printed(self) -> int:
         """The last event whose line is known to have been printed."""
         return cast("int", _sql.service(self._db)["printed"])
@@ -616,6 +695,11 @@ class Outbox:
     def oldest_pending_at(self) -> float | None:
         """When the oldest undelivered was accepted, in epoch seconds."""
         return _seconds(_sql.oldest_pending(self._db))
+
+    def backlog_s(self) -> float:
+        """How long the oldest undelivered has waited, in seconds; 0 where none is."""
+        oldest_at = self.oldest_pending_at()
+        return 0.0 if oldest_at is None else max(0.0, self._wall() - oldest_at)
 
     def dead_since(self, since: float) -> int:
         """How many were given up since then, in epoch seconds."""
@@ -679,6 +763,46 @@ class Outbox:
                     webhook_id=subject["webhook_id"],
                 )
         return sent, without_body
+
+    # --- upkeep ---------------------------------------------------------------------------
+
+    def tidy(self) -> bool:
+        """One small step of upkeep; True where there may be more to do.
+
+        Bodies go `BODY_S` after their acknowledgement. A turn goes, with its deliveries and
+        events, `TURN_S` after its file has gone (or never came) and nothing touched it any
+        more; an event of the service as late. What is pending or dead never goes, nor a turn
+        whose file still lies: it would be taken for a new one.
+        """
+        now = self._now()
+        return self._let_go(now) or self._forget(now - _ms(TURN_S)) or self._shrink()
+
+    def _let_go(self, now: int) -> bool:
+        over, size = [], 0
+        for row in list(_sql.over(self._db, before=now - _ms(BODY_S), limit=_TIDY_ROWS)):
+            over.append(row["id"])
+            size += row["bytes"]
+            if size >= _TIDY_BYTES:
+                break
+        ids = msgspec.json.encode(over).decode()
+        _sql.drop_bodies(self._db, deliveries=ids)
+        return bool(_sql.let_go(self._db, deliveries=ids, now=now))
+
+    def _forget(self, before: int) -> bool:
+        turns = _sql.forget_turns(self._db, before=before, limit=_TIDY_ROWS)
+        events = _sql.forget_events(self._db, before=before, limit=_TIDY_ROWS)
+        return bool(turns or events)
+
+    def _shrink(self) -> bool:
+        free = self._pragma("freelist_count")
+        if free <= max(_KEPT_PAGES, self._pragma("page_count") // 4):
+            return False
+        # A page each time, whatever number stands there: Python's sqlite3 steps a statement
+        # without columns once.
+        for _ in range(min(_TIDY_PAGES, free)):
+            self._db.execute("PRAGMA incremental_vacuum(1)")
+        # An outbox that version 1 made has no such mode: its pages are only used again.
+        return self._pragma("freelist_count") < free
 
     def _event(
         self,

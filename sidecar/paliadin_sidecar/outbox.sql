@@ -18,6 +18,8 @@ CREATE TABLE turn (
 CREATE INDEX turn_lying ON turn (backend, persona) WHERE signature IS NOT NULL AND gone_at IS NULL;
 CREATE INDEX turn_by_id ON turn (turn_id);
 CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_id IS NOT NULL;
+CREATE INDEX turn_over ON turn (coalesce(gone_at, seen_at))
+    WHERE gone_at IS NOT NULL OR signature IS NULL;
 
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY,
@@ -36,13 +38,16 @@ CREATE TABLE delivery (
     next_attempt_at INTEGER,
     refusals INTEGER NOT NULL DEFAULT 0,
     refused_at INTEGER,               -- when it was first refused
-    settled_at INTEGER                -- when it was acknowledged, given up or superseded
+    settled_at INTEGER,               -- when it was acknowledged, given up or superseded
+    let_go_at INTEGER                 -- when its body went
 );
 CREATE INDEX delivery_of_turn ON delivery (turn);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
 CREATE INDEX delivery_by_age ON delivery (accepted_at);
 CREATE INDEX delivery_fresh ON delivery (id) WHERE state = 'pending' AND attempts = 0;
 CREATE INDEX delivery_again ON delivery (next_attempt_at) WHERE state = 'pending' AND attempts > 0;
+CREATE INDEX delivery_over ON delivery (settled_at)
+    WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
 
 -- Apart, so that the many small updates of a delivery do not rewrite megabytes.
 CREATE TABLE body (
@@ -58,6 +63,7 @@ CREATE TABLE event (
     fields TEXT NOT NULL              -- JSON; never an answer, a token or a secret
 );
 CREATE INDEX event_of_turn ON event (turn) WHERE turn IS NOT NULL;
+CREATE INDEX event_of_service ON event (at) WHERE turn IS NULL;
 
 CREATE TABLE root (
     backend TEXT NOT NULL,
@@ -75,6 +81,15 @@ CREATE TABLE service (
     paused_for TEXT,
     roots TEXT NOT NULL DEFAULT '[]'  -- JSON: what the last scan that found something new found
 );
+
+-- Versions before the schema above, each with the step that leads to the next one.
+-- name: from_1#
+ALTER TABLE delivery ADD COLUMN let_go_at INTEGER;
+CREATE INDEX turn_over ON turn (coalesce(gone_at, seen_at))
+    WHERE gone_at IS NOT NULL OR signature IS NULL;
+CREATE INDEX delivery_over ON delivery (settled_at)
+    WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
+CREATE INDEX event_of_service ON event (at) WHERE turn IS NULL;
 
 -- name: create_service!
 INSERT INTO service (id, successor) VALUES (1, :successor);
@@ -177,6 +192,15 @@ SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
 -- name: last_event$
 SELECT max(id) FROM event;
 
+-- name: end_to_end_ms$
+SELECT json_extract(d.fields, '$.since_accepted_ms') + json_extract(a.fields, '$.settle_ms')
+FROM event d
+JOIN event a ON a.turn = d.turn AND a.name IN ('turn.accepted', 'turn.revised')
+    AND json_extract(a.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id')
+WHERE d.id = :event AND NOT EXISTS (
+    SELECT 1 FROM event r WHERE r.turn = d.turn AND r.name = 'delivery.replayed' AND r.id < d.id
+      AND json_extract(r.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id'));
+
 -- name: root^
 SELECT met_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
 
@@ -235,3 +259,35 @@ UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN re
     attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
     refusals = 0, refused_at = NULL, settled_at = NULL
 WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
+
+-- What is over, for upkeep. A superseded body is never sent again, also not by a replay.
+-- name: over
+SELECT id, bytes FROM delivery
+WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL
+  AND settled_at < :before
+ORDER BY settled_at LIMIT :limit;
+
+-- name: let_go!
+UPDATE delivery SET let_go_at = :now WHERE id IN (SELECT value FROM json_each(:deliveries));
+
+-- name: drop_bodies!
+DELETE FROM body WHERE delivery IN (SELECT value FROM json_each(:deliveries));
+
+-- Whose file is gone, or never came; whatever else touched a turn left an event.
+-- name: forget_turns!
+DELETE FROM turn WHERE id IN (
+    SELECT t.id FROM turn t
+    WHERE (t.gone_at IS NOT NULL OR t.signature IS NULL)
+      AND coalesce(t.gone_at, t.seen_at) < :before
+      AND NOT EXISTS (
+        SELECT 1 FROM delivery d WHERE d.turn = t.id AND d.state IN ('pending', 'dead'))
+      AND NOT EXISTS (
+        SELECT 1 FROM event e WHERE e.turn = t.id
+          AND (e.at >= :before OR e.id > (SELECT printed FROM service)))
+    LIMIT :limit);
+
+-- name: forget_events!
+DELETE FROM event WHERE id IN (
+    SELECT id FROM event
+    WHERE turn IS NULL AND at < :before AND id <= (SELECT printed FROM service)
+    LIMIT :limit);

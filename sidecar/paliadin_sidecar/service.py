@@ -44,6 +44,8 @@ _FLUSH_S = 1.0
 _MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
+#: Upkeep comes this often, and rests this long between two of its steps: delivery has the disk.
+_TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0
@@ -69,20 +71,24 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
     most_held = _raise_descriptor_limit()
     with ExitStack() as stack:
         statedir.prepare(settings.state_dir)
-        lost = stack.enter_context(statedir.lock(settings.state_dir, FILENAME))
+        held_one = stack.enter_context(statedir.lock(settings.state_dir))
         if quarantine:
-            lost = statedir.quarantine(settings.state_dir, FILENAME) is not None or lost
+            held_one = statedir.quarantine(settings.state_dir, FILENAME) is not None or held_one
         outbox = stack.enter_context(
             Outbox(
                 settings.state_dir / FILENAME,
                 host=settings.host_label,
                 create=True,
-                successor=lost,
+                successor=held_one,
             )
         )
         statedir.remember_outbox(settings.state_dir)
         service = _Service(settings, outbox, stream, most_held)
         stack.callback(service.close)
+        if settings.metrics is not None:
+            from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
+
+            stack.enter_context(metrics.serve(settings, service.scanned))
         async with Sender(
             settings.callback_url,
             settings.secrets,
@@ -110,7 +116,7 @@ class _Service:
         )
         self._commit = Committer(outbox, self._wake_audit, self._blocked)
         self._blocked_why = ""
-        self._printed = outbox.printed()
+        (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
         self._touched: set[str] = set()
         self._every_file = True
@@ -127,6 +133,9 @@ class _Service:
 
     def close(self) -> None:
         self._intake.close()
+
+    def scanned(self) -> tuple[int, int]:
+        return self._intake.scans, self._intake.only_scanned
 
     async def serve(self, sender: Sender) -> None:
         settings = self._settings
@@ -146,6 +155,7 @@ class _Service:
                 work.start_soon(dispatch.run, name="dispatch")
                 work.start_soon(self._take_in, name="intake")
                 work.start_soon(self._listen, name="listen")
+                work.start_soon(self._tidy, name="upkeep")
                 await self._stop.wait()
                 await self._systemd("STOPPING=1")
                 await self._happened("service.stopping")
@@ -157,6 +167,11 @@ class _Service:
                 await self._flush()
                 await self._remember_printed()
             base.cancel_scope.cancel()
+
+    async def _tidy(self) -> None:
+        while True:
+            more = await self._commit(Outbox.tidy)
+            await anyio.sleep(_TIDY_REST_S if more else _TIDY_EVERY_S)
 
     async def _signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:

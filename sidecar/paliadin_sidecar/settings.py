@@ -76,6 +76,7 @@ class Settings:
     callback_insecure: bool = False
     callback_ca_file: Path | None = None
     log_level: str = "info"
+    metrics: tuple[str, int] | None = None  #: host and port of the Prometheus endpoint
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -100,6 +101,7 @@ class Settings:
             callback_timeout_s=read.number("PALIADIN_CALLBACK_TIMEOUT_S", 10.0, least=0.1, most=60),
             callback_ca_file=read.authority("PALIADIN_CALLBACK_CA_FILE"),
             log_level=read.choice("PALIADIN_LOG_LEVEL", ("debug", "info", "warning", "error")),
+            metrics=read.address("PALIADIN_METRICS"),
         )
         if read.problems:
             raise BadSettings(read.problems)
@@ -203,6 +205,22 @@ class _Reader:
             self._wrong(name, value, f"must be a readable file of PEM certificates ({why})")
         return Path(value)
 
+    def address(self, name: str) -> tuple[str, int] | None:
+        value = self.text(name, "")
+        if not value:
+            return None
+        try:
+            url = urlsplit(f"//{value}")
+            host, port = url.hostname or "", url.port or 0
+            # No other names: one that is looked up can be another address tomorrow.
+            if host != "localhost":
+                ipaddress.ip_address(host)
+        except ValueError:
+            host, port = "", 0
+        if not port or value.lower() not in {f"{host}:{port}", f"[{host}]:{port}"}:
+            self._wrong(name, value, "must be <address>:<port>, such as 127.0.0.1:9464")
+        return host, port
+
     def state_dir(self) -> Path:
         name = "PALIADIN_STATE_DIR"
         # systemd lists several, should a unit ask for them: the first is ours.
@@ -301,6 +319,8 @@ class _Reader:
             text = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
             right = f"must be a text file that this user can read ({type(exc).__name__})"
+            if isinstance(exc, PermissionError):
+                right += f", or nothing can be signed: chown {os.geteuid()} {path}"
             self._wrong(source, path, right)
             return "", ""
         return text, f"{source} ({path})"

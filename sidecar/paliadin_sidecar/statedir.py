@@ -52,12 +52,13 @@ def prepare(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, outbox: str) -> Iterator[bool]:
+def lock(path: Path) -> Iterator[bool]:
     """Be the only daemon on this directory.
 
     Yields:
-        Whether the outbox of that name is missing though one was made here before: then it was
-        lost or moved aside, and what lies in the roots may be undelivered.
+        Whether an outbox was ever made here. One that must be made now then follows one that
+        was lost (also one of which only the log was), and what lies in the roots may be
+        undelivered.
 
     Raises:
         Locked: another one is.
@@ -76,9 +77,7 @@ def lock(path: Path, outbox: str) -> Iterator[bool]:
                 if not left:
                     raise Locked(path) from None
                 time.sleep(_TRY_S)  # nothing tells when a lock gets free without waiting for it
-        database = path / outbox
-        missing = not database.exists() or database.stat().st_size == 0
-        yield missing and bool(os.pread(fd, 1, 0))
+        yield bool(os.pread(fd, 1, 0))
     finally:
         os.close(fd)
 

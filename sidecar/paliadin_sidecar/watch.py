@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-__all__ = ["Root", "State", "WatchFailed", "changes"]
+__all__ = ["Root", "State", "WatchFailed", "changes", "why_no_events"]
 
 #: An event is seen after one to two steps; a thread wakes once in each.
 _STEP_MS = 10
@@ -108,6 +108,15 @@ class Root:
         rested = abs(time.time() - mtime / 1e9) > _TICK_S
         self._listed_mtime = mtime if rested else None
         return names
+
+
+def why_no_events(paths: list[Path]) -> str | None:
+    """Why the system would tell of no change in these directories; None where it would."""
+    try:
+        with RustNotify([str(p) for p in paths], False, False, 0, False, False):  # noqa: FBT003 - as below
+            return None
+    except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
+        return str(exc)
 
 
 async def changes(paths: list[Path], stop: threading.Event) -> AsyncGenerator[set[str], None]:

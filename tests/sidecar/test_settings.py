@@ -65,6 +65,7 @@ def test_defaults() -> None:
         "callback_insecure": False,
         "callback_ca_file": None,
         "log_level": "info",
+        "metrics": None,
     }
 
 
@@ -87,6 +88,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         PALIADIN_CALLBACK_INSECURE="1",
         PALIADIN_CALLBACK_CA_FILE=str(authority),
         PALIADIN_LOG_LEVEL="Warning",
+        PALIADIN_METRICS=" 127.0.0.1:9464 ",
     )
     assert said == Settings(
         state_dir=Path("/srv/state"),
@@ -103,6 +105,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         callback_insecure=True,
         callback_ca_file=authority,
         log_level="warning",
+        metrics=("127.0.0.1", 9464),
     )
 
 
@@ -189,6 +192,35 @@ def test_authority(tmp_path: Path, name: str, why: str) -> None:
     right = f"must be a readable file of PEM certificates ({why}"
     assert found.startswith(f"PALIADIN_CALLBACK_CA_FILE={str(path)!r}: {right}")
     assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("[::1]:9464", ("::1", 9464)),
+        ("", None),
+    ],
+)
+def test_metrics(value: str, found: tuple[str, int] | None) -> None:
+    """An address of either family, also one that others reach: there is no secret in it."""
+    assert settings(PALIADIN_METRICS=value).metrics == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:9464",
+        "example.org:9464", "127.0.0.1:x", "u@127.0.0.1:9464", "127.0.0.1:9464/metrics", "[::1:1",
+        "http://127.0.0.1:9464", "127.0.0.1:-1",
+    ],
+)  # fmt: skip
+def test_no_metrics(value: str) -> None:
+    """Anything else is refused, a name too: tomorrow it could be another address."""
+    right = "must be <address>:<port>, such as 127.0.0.1:9464"
+    assert problem("PALIADIN_METRICS", value) == f"PALIADIN_METRICS={value!r}: {right}"
 
 
 def test_owner() -> None:
@@ -558,6 +590,7 @@ VARIABLES = (
     "PALIADIN_CALLBACK_INSECURE",
     "PALIADIN_CALLBACK_CA_FILE",
     "PALIADIN_LOG_LEVEL",
+    "PALIADIN_METRICS",
     "STATE_DIRECTORY",
     "CREDENTIALS_DIRECTORY",
 )

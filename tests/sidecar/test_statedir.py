@@ -81,10 +81,10 @@ def test_prepare_where_we_may_not(open_to_all: Path) -> None:
 def test_lock(tmp_path: Path) -> None:
     """While the block lasts the directory is in use, and not longer, whatever ends it."""
     assert not is_alive(tmp_path)
-    with lock(tmp_path, OUTBOX):
+    with lock(tmp_path):
         assert is_alive(tmp_path)
     assert not is_alive(tmp_path)
-    with pytest.raises(KeyError), lock(tmp_path, OUTBOX):
+    with pytest.raises(KeyError), lock(tmp_path):
         raise KeyError
     assert not is_alive(tmp_path)
     assert (tmp_path / "sidecar.lock").stat().st_mode & 0o777 == 0o600
@@ -94,7 +94,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from paliadin_sidecar.statedir import lock
-with lock(Path(sys.argv[1]), "outbox.db"):
+with lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -111,12 +111,12 @@ def test_another_daemon(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
         assert is_alive(tmp_path)
-        with pytest.raises(Locked), lock(tmp_path, OUTBOX):
+        with pytest.raises(Locked), lock(tmp_path):
             pytest.fail("two of them")
         assert is_alive(tmp_path)
         holder.send_signal(signal.SIGKILL)
     assert not is_alive(tmp_path)
-    with lock(tmp_path, OUTBOX):
+    with lock(tmp_path):
         assert is_alive(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_a_command_that_asks(tmp_path: Path) -> None:
         fcntl.flock(command, fcntl.LOCK_SH)
         letting_go = threading.Timer(0.1, fcntl.flock, (command, fcntl.LOCK_UN))
         letting_go.start()
-        with lock(tmp_path, OUTBOX):
+        with lock(tmp_path):
             assert is_alive(tmp_path)
         letting_go.join()
 
@@ -135,7 +135,7 @@ def test_a_command_that_asks(tmp_path: Path) -> None:
 def test_a_lock_that_is_a_link(tmp_path: Path) -> None:
     """A link in the lock's place is not followed, and nothing is made where it leads."""
     (tmp_path / "sidecar.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StateDirError, match="cannot be made"), lock(tmp_path, OUTBOX):
+    with pytest.raises(StateDirError, match="cannot be made"), lock(tmp_path):
         pytest.fail("followed")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -148,7 +148,7 @@ def test_a_lock_that_may_not_be_seen(open_to_all: Path) -> None:
     with without_privilege():
         with pytest.raises(PermissionError):
             is_alive(state)
-        with pytest.raises(StateDirError, match="Permission denied"), lock(state, OUTBOX):
+        with pytest.raises(StateDirError, match="Permission denied"), lock(state):
             pytest.fail("locked")
     state.chmod(0o700)
 
@@ -156,37 +156,27 @@ def test_a_lock_that_may_not_be_seen(open_to_all: Path) -> None:
 # --- was there an outbox? -------------------------------------------------------------------
 
 
-def lost(path: Path) -> bool:
-    with lock(path, OUTBOX) as found:
+def held_one(path: Path) -> bool:
+    with lock(path) as found:
         return found
 
 
 def test_no_outbox_yet(tmp_path: Path) -> None:
     """A directory that never held an outbox has lost none, however often it is started."""
-    assert not lost(tmp_path)
-    assert not lost(tmp_path)
+    assert not held_one(tmp_path)
+    assert not held_one(tmp_path)
 
 
-def test_an_outbox_that_is_there(tmp_path: Path) -> None:
-    """An outbox that was made and is there is not lost."""
-    with lock(tmp_path, OUTBOX):
-        (tmp_path / OUTBOX).write_bytes(b"x")
-        remember_outbox(tmp_path)
-    assert not lost(tmp_path)
-
-
-def test_an_outbox_that_is_gone(tmp_path: Path) -> None:
-    """One that was made and is gone, or empty, is lost; that is remembered once and for all."""
-    with lock(tmp_path, OUTBOX):
+def test_an_outbox_was_made(tmp_path: Path) -> None:
+    """That is remembered once and for all, whatever becomes of it."""
+    with lock(tmp_path):
         remember_outbox(tmp_path)
         before = (tmp_path / "sidecar.lock").read_bytes()
         remember_outbox(tmp_path)
     assert (tmp_path / "sidecar.lock").read_bytes() == before
-    assert lost(tmp_path)
-    (tmp_path / OUTBOX).touch()
-    assert lost(tmp_path)
+    assert held_one(tmp_path)
     (tmp_path / OUTBOX).write_bytes(b"x")
-    assert not lost(tmp_path)
+    assert held_one(tmp_path)
 
 
 # --- moving one aside -----------------------------------------------------------------------

@@ -1,0 +1,386 @@
+"""`check` on hosts with one thing wrong: it names it, why it matters, and what mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.sidecar import COMMAND, Sidecar
+from support.users import NOBODY, root_only
+
+from paliadin_sidecar.outbox import FILENAME, Damaged, Outbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def findings(
+    host: Sidecar, *before: str, shell: str = "", **environ: str
+) -> dict[str, tuple[str, str]]:
+    """Level and message by the first two words of the subject.
+
+    `before` is what starts the command, `shell` what is done first where it is started.
+    """
+    command = [COMMAND, "check", "--json"]
+    if shell:
+        command = ["sh", "-ec", f'{shell}\nexec "$@"', "sh", *command]
+    done = subprocess.run(
+        [*before, *command],
+        env=host.environ | environ, capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    wrong = any(one["level"] == "wrong" for one in found)
+    assert done.returncode == (int(wrong) or 0) or done.returncode == 78
+    return {" ".join(f["subject"].split()[:2]): (f["level"], f["message"]) for f in found}
+
+
+def mend(message: str) -> None:
+    """Type what a finding says after its last colon."""
+    subprocess.run(["sh", "-ec", message.rpartition(": ")[2]], check=True)
+
+
+def test_a_good_host(host: Sidecar) -> None:
+    """Nothing is wrong, and each thing that was looked at is listed."""
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered")
+    found = findings(host)
+    assert {subject: level for subject, (level, _) in found.items()} == {
+        "configuration": "ok",
+        "state directory": "ok",
+        "disk": "ok",
+        "outbox": "ok",
+        "root aichat/paliadin": "ok",
+        "root legacy/paliadin": "ok",
+        "file events": "ok",
+        "read leases": "ok",
+        "callback secret": "ok",
+        "callback": "ok",
+    }
+
+
+# --- the state directory ------------------------------------------------------------------
+
+
+def test_open_to_others(host: Sidecar) -> None:
+    """What mends it is a command, and it does."""
+    host.state.mkdir()
+    host.state.chmod(0o755)
+    level, message = findings(host)["state directory"]
+    assert (level, "open to others" in message) == ("note", True)
+    mend(message)
+    assert findings(host)["state directory"][0] == "ok"
+
+
+def test_a_way_that_others_may_change(host: Sidecar) -> None:
+    """An ancestor that anybody may write lets anybody take the outbox away."""
+    (host.base / "open").mkdir()
+    (host.base / "open").chmod(0o777)
+    state = host.base / "open" / "state"
+    state.mkdir(mode=0o700)
+    level, message = findings(host, PALIADIN_STATE_DIR=str(state))["state directory"]
+    assert level == "wrong"
+    assert f"chmod o-w {host.base}/open; whoever may change it can take the outbox" in message
+
+
+@root_only
+def test_of_another_user(host: Sidecar) -> None:
+    """An operator who is not the daemon's user is told whose view is missing."""
+    host.state.mkdir(mode=0o700)
+    os.chown(host.state, NOBODY, NOBODY)
+    level, message = findings(host)["state directory"]
+    assert level == "note"
+    assert message.endswith(f"sudo -u '#{NOBODY}' paliadin-sidecar check")
+
+
+@root_only
+def test_not_writable(host: Sidecar) -> None:
+    """No answer could be kept: run as its user, or give it away."""
+    shell = f"mkdir {host.state}; mount -t tmpfs -o ro none {host.state}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["state directory"]
+    assert level == "wrong"
+    assert "cannot be written by user 0, so no answer could be kept" in message
+
+
+@root_only
+def test_of_another_user_and_closed(host: Sidecar) -> None:
+    """Whoever may not even look is told who may, and is not told to take it away first."""
+    host.start()
+    host.stop()
+    for path in (host.state, *host.state.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    drop = "-dac_read_search,-dac_override"
+    found = findings(host, "setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}")
+    level, message = found["state directory"]
+    assert level == "wrong"
+    assert f"If that user runs the daemon: sudo -u '#{NOBODY}' paliadin-sidecar check;" in message
+    assert "outbox" not in found
+
+
+@root_only
+def test_a_full_disk(host: Sidecar) -> None:
+    """Before it is full it is told, with what shows where the room went."""
+    shell = f"mkdir {host.state}; mount -t tmpfs -o size=1m,mode=700 none {host.state}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["disk"]
+    assert level == "wrong"
+    assert "MiB are free where the outbox is" in message
+    assert f"du -xh {host.state}" in message
+
+
+def test_a_damaged_outbox(host: Sidecar) -> None:
+    """Also where only a page is damaged that nobody reads just now."""
+    host.start()
+    host.stop()
+    path = host.state / FILENAME
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'body'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    level, message = findings(host)["outbox"]
+    assert level == "wrong"
+    assert "paliadin-sidecar run --quarantine" in message
+
+
+def test_an_outbox_that_is_none(host: Sidecar) -> None:
+    """What cannot be opened is the same to who looks."""
+    host.state.mkdir(mode=0o700)
+    (host.state / FILENAME).write_text("this is no database, " * 100)
+    assert "run --quarantine" in findings(host)["outbox"][1]
+
+
+def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    """A large outbox does not keep an operator waiting; a damaged one is told by its error."""
+    with Outbox(tmp_path / FILENAME, create=True) as outbox:
+        outbox.transaction([lambda: outbox.happened("x", {}) for _ in range(5000)])
+        assert outbox.check_pages(60)
+        assert not outbox.check_pages(-1)
+        assert outbox.check_pages(60)
+    with closing(sqlite3.connect(tmp_path / FILENAME)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'turn_by_id'")
+    with pytest.raises(Damaged, match="quick_check"), Outbox(tmp_path / FILENAME) as outbox:
+        outbox.check_pages(60)
+
+
+def test_an_environment_that_is_not_the_daemon_s(host: Sidecar) -> None:
+    """Whoever looks with other variables is told, since nothing else said is of the daemon."""
+    host.start()
+    host.stop()
+    other = f"aichat/paliadin={host.base}/other"
+    level, message = findings(host, PALIADIN_WATCH=other)["environment"]
+    assert level == "wrong"
+    assert f"the daemon watches {host.aichat}, {host.legacy}" in message
+    assert "systemctl restart paliadin-sidecar, or --env-file" in message
+
+
+# --- the roots ----------------------------------------------------------------------------
+
+
+def test_a_missing_root(host: Sidecar) -> None:
+    """The command that makes it makes it well."""
+    host.aichat.rmdir()
+    level, message = findings(host)["root aichat/paliadin"]
+    assert (level, message.startswith(f"{host.aichat} does not exist")) == ("note", True)
+    mend(message)
+    assert findings(host)["root aichat/paliadin"][0] == "ok"
+
+
+def test_a_root_that_others_may_write(host: Sidecar) -> None:
+    """Nothing is taken from it, since anybody could put an answer there."""
+    host.aichat.chmod(0o777)
+    level, message = findings(host)["root aichat/paliadin"]
+    assert level == "wrong"
+    assert f"chmod o-w {host.aichat}; nothing is taken from it until then" in message
+
+
+def test_a_root_of_another_owner(host: Sidecar) -> None:
+    """Either the variable is wrong or the directory."""
+    level, message = findings(host, PALIADIN_OWNER="4711")["root aichat/paliadin"]
+    assert level == "wrong"
+    assert "(PALIADIN_OWNER): name that user there, or chown it" in message
+
+
+@root_only
+def test_a_root_that_may_not_be_opened(host: Sidecar) -> None:
+    """Whoever lacks the capability is told which."""
+    os.chown(host.aichat, NOBODY, NOBODY)
+    drop = "-dac_read_search,-dac_override"
+    before = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
+    found = findings(host, *before, PALIADIN_OWNER=str(NOBODY))["root aichat/paliadin"]
+    assert found[0] == "wrong"
+    assert f"run as user {NOBODY}, or with CAP_DAC_READ_SEARCH" in found[1]
+
+
+@root_only
+def test_a_root_that_is_not_the_host_s(host: Sidecar) -> None:
+    """A mount namespace of its own, as PrivateTmp= makes one, shows an empty directory."""
+    inner = (
+        f"mount -t tmpfs none {host.base}; mkdir -m 700 {host.aichat} {host.legacy}; "
+        f"exec {COMMAND} check --json"
+    )
+    shell = f"unshare -m sh -ec '{inner}' || exit 0; exit 0"
+    done = subprocess.run(
+        ["unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-ec", shell],
+        env=host.environ, capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    by_subject = {
+        f["subject"].split()[1]: f for f in json.loads(done.stdout) if " " in f["subject"]
+    }
+    found = by_subject["aichat/paliadin"]
+    assert found["level"] == "wrong"
+    assert "run it without PrivateTmp=" in found["message"]
+
+
+# --- the unit -----------------------------------------------------------------------------
+
+
+def systemctl(host: Sidecar, text: str) -> str:
+    """A PATH with a `systemctl` that says this: no real one runs a unit of ours in a test."""
+    folder = host.base / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "systemctl").write_text(text if text[:2] == "#!" else f"#!/bin/sh\n{text}\n")
+    (folder / "systemctl").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("PrivateTmp=yes", "PrivateTmp=no\\n"),
+        ("PrivateTmp=disconnected", "PrivateTmp=no\\n"),
+        ("PrivateTmp=no", None),
+        ("ProtectHome=yes", None),
+    ],
+)
+def test_a_unit_that_hides_the_roots(host: Sidecar, says: str, message: str | None) -> None:
+    """PrivateTmp= gives the daemon a /tmp of its own, where no answer ever comes."""
+    path = systemctl(host, f"printf 'LoadState=loaded\\n{says}\\n'")
+    watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
+    level, found = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit paliadin-sidecar.service"]
+    if message is None:
+        assert level == "ok"
+    else:
+        assert level == "wrong"
+        assert "does not see /tmp/paliadin-of-this-test, and no answer ever arrives" in found
+        assert message in found
+
+
+def test_a_unit_that_hides_home(host: Sidecar) -> None:
+    """ProtectHome=read-only shows it, as every other value does not."""
+    for value, level in (("tmpfs", "wrong"), ("read-only", "ok")):
+        path = systemctl(host, f"printf 'LoadState=loaded\\nProtectHome={value}\\n'")
+        found = findings(host, PATH=path, PALIADIN_WATCH="a/b=/home/of-this-test/answers")
+        assert found["unit paliadin-sidecar.service"][0] == level
+
+
+@pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$", "#!/none"])
+def test_no_unit(host: Sidecar, text: str) -> None:
+    """Where systemd knows none there is nothing to say."""
+    assert "unit paliadin-sidecar.service" not in findings(host, PATH=systemctl(host, text))
+
+
+def test_no_systemd(host: Sidecar) -> None:
+    """Nor where there is no systemd at all."""
+    assert "unit paliadin-sidecar.service" not in findings(host, PATH=str(host.base))
+
+
+def test_what_mends_the_unit_is_a_drop_in(host: Sidecar) -> None:
+    """The command as it is printed writes the file that systemd reads."""
+    path = systemctl(host, "printf 'LoadState=loaded\\nPrivateTmp=yes\\n'")
+    watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
+    message = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit paliadin-sidecar.service"][1]
+    command = message.rpartition(": ")[2].replace("/etc/systemd", f"{host.base}/systemd")
+    subprocess.run(["sh", "-ec", command], env={"PATH": path}, check=True, capture_output=True)
+    (dropin,) = (host.base / "systemd/system/paliadin-sidecar.service.d").iterdir()
+    assert dropin.read_text() == "[Service]\nPrivateTmp=no\n"
+
+
+# --- what the system gives ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["instances", "watches"])
+def test_no_file_events(host: Sidecar, limit: str) -> None:
+    """Limits of inotify that are used up: what it costs, and the setting that raises them."""
+    shell = f"echo 0 > /proc/sys/user/max_inotify_{limit}"
+    if subprocess.run(["unshare", "-Ur", "sh", "-c", shell], check=False).returncode:
+        pytest.skip("needs user namespaces")
+    level, message = findings(host, "unshare", "-Ur", shell=shell)["file events"]
+    assert level == "wrong"
+    assert "sysctl -w fs.inotify.max_user_instances=512" in message
+
+
+@root_only
+def test_no_leases(host: Sidecar) -> None:
+    """Tried on a real answer, and else known by the capability."""
+    before = ["setpriv", "--bounding-set=-lease", "--inh-caps=-lease"]
+    os.chown(host.aichat, NOBODY, NOBODY)
+    environ = {"PALIADIN_OWNER": str(NOBODY)}
+    assert findings(host, *before, **environ)["read leases"][0] == "note"
+    host.answer("t1")
+    os.chown(host.aichat / "t1.txt", NOBODY, NOBODY)
+    assert findings(host, **environ)["read leases"][0] == "ok"
+    level, message = findings(host, *before, **environ)["read leases"]
+    assert level == "note"
+    assert "every answer waits until its file was quiet" in message
+    assert "CAP_LEASE" in message
+
+
+def test_answers_that_are_not_the_owner_s(host: Sidecar) -> None:
+    """A link, or another's file, is none that a lease can be tried on."""
+    (host.aichat / "t1.txt").symlink_to("/etc/hostname")
+    host.answer("t2", root=host.legacy)
+    assert findings(host)["read leases"][0] == "ok"
+
+
+# --- the secret ---------------------------------------------------------------------------
+
+
+@root_only
+def test_a_credential_that_may_not_be_read(host: Sidecar) -> None:
+    """Exit 78 with the command, as JSON too."""
+    secret = host.base / "secret"
+    secret.write_text(host.secret)
+    os.chown(secret, NOBODY, NOBODY)
+    secret.chmod(0o400)
+    del host.environ["PALIADIN_CALLBACK_SECRET"]
+    drop = "-dac_read_search,-dac_override"
+    before = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
+    found = findings(host, *before, PALIADIN_CALLBACK_SECRET_FILE=str(secret))
+    level, message = found["configuration"]
+    assert level == "wrong"
+    assert message.endswith(f"or nothing can be signed: chown 0 {secret}")
+    mend(message)
+    found = findings(host, *before, PALIADIN_CALLBACK_SECRET_FILE=str(secret))
+    assert found["callback secret"][0] == "ok"
+
+
+@root_only
+def test_the_service_s_credential_is_found(host: Sidecar) -> None:
+    """Who may read what systemd gave the unit needs not say where it is."""
+    del host.environ["PALIADIN_CALLBACK_SECRET"]
+    folder = "/run/credentials/paliadin-sidecar.service"
+    shell = (
+        f"mount -t tmpfs none /run; mkdir -p {folder}; "
+        f"echo {host.secret} > {folder}/callback-secret"
+    )
+    assert findings(host, "unshare", "-m", shell=shell)["callback secret"][0] == "ok"
+    assert findings(host)["configuration"][0] == "wrong"
+
+
+def test_a_rotation_that_is_not_over(host: Sidecar) -> None:
+    """Two secrets are no error, and not to be forgotten."""
+    host.environ["PALIADIN_CALLBACK_SECRET"] += f" {host.secret}"
+    assert findings(host)["callback secret"][0] == "note"
+
+
+def test_tools_that_these_tests_need() -> None:
+    """Without them the tests above would say less than they seem to."""
+    assert all(shutil.which(tool) for tool in ("unshare", "setpriv"))

@@ -1,0 +1,213 @@
+"""Every command of docs/operate.md, run as it stands there, only in other directories.
+
+systemd is a stand-in that does nothing: the tests stop and start the daemon themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.operate import block, blocks
+from support.receiver import Receiver, Reply
+from support.sidecar import COMMAND, Sidecar
+
+from paliadin_sidecar.metrics import Numbers
+from paliadin_sidecar.outbox import FILENAME, Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
+#: Blocks that are run by the tests here; those of the rotation are run under load.
+RUN = {
+    "first", "upgrade", "flip", "audit", "day", "replay", "second", "tmp", "damaged",
+    "complete: bash", "complete: zsh", "complete: fish",
+}  # fmt: skip
+RUN_ELSEWHERE = {"rotate: both", "rotate: drop"}
+
+
+@pytest.fixture
+def live(host: Sidecar, receiver: Receiver) -> Iterator[Sidecar]:
+    """A daemon that delivered the turn of the document's examples."""
+    host.start()
+    host.answer(TURN)
+    host.wait_event("delivery.delivered", turn_id=TURN)
+    yield host
+    host.close()
+
+
+def run(host: Sidecar, name: str) -> str:
+    """Run a block; what it printed."""
+    folder = host.base / "root"
+    stubs = host.base / "stubs"
+    stubs.mkdir(exist_ok=True)
+    log = host.base / "journal"
+    log.write_text("Started paliadin-sidecar.service\n" + "\n".join(map(json.dumps, host.lines)))
+    for stub, text in {
+        "systemctl": "",
+        "systemd-tmpfiles": "",
+        "pip": "",
+        "journalctl": f"cat {log}",
+    }.items():
+        (stubs / stub).write_text(f"#!/bin/sh\n{text}\n")
+        (stubs / stub).chmod(0o755)
+    elsewhere = {
+        "/opt/paliadin/bin": str(stubs),
+        "/var/lib/paliadin-sidecar": str(host.state),
+        "/var/lib/paliadin-hugo": str(host.state),
+    }
+    # What a sed pattern names is the unit's text and stays.
+    text = re.sub(
+        rf"(?<![|\w])(/(?:etc|usr|tmp)/|{'|'.join(elsewhere)})",
+        lambda found: elsewhere.get(found[0], f"{folder}{found[0]}"),
+        block(name),
+    )
+    for made in re.findall(rf"{folder}/(?:etc|usr|tmp)[^\s\"']*/", text):
+        Path(made).mkdir(parents=True, exist_ok=True)
+    if name == "second":
+        (folder / "etc/paliadin-hugo").rmdir()
+        (folder / "etc/systemd/system/paliadin-sidecar.service").write_text(
+            "EnvironmentFile=/etc/paliadin/sidecar.env\n"
+            "LoadCredential=callback-secret:/etc/paliadin/callback-secret\n"
+            "StateDirectory=paliadin-sidecar\n"
+        )
+    path = f"{stubs}:{Path(COMMAND).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        env=host.environ | {"PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_block_is_run() -> None:
+    """A command that nobody ran is not in the document."""
+    assert blocks().keys() == RUN | RUN_ELSEWHERE
+
+
+def test_first(live: Sidecar) -> None:
+    """Both commands are content with a good host."""
+    assert "running" in run(live, "first")
+
+
+def test_upgrade(live: Sidecar) -> None:
+    """A copy of the outbox is left, from which the old version could go on."""
+    run(live, "upgrade")
+    with Outbox(live.state.with_name("state.before") / FILENAME) as copy:
+        assert copy.timelines(TURN)
+
+
+def test_flip(live: Sidecar) -> None:
+    """The list says which backend each answer came from."""
+    live.answer("t2", root=live.legacy)
+    live.wait_event("delivery.delivered", turn_id="t2")
+    printed = run(live, "flip")
+    assert "aichat/paliadin" in printed
+    assert "legacy/paliadin" in printed
+
+
+def test_audit(live: Sidecar) -> None:
+    """The outbox and the journal tell the same, whatever else stands in the journal."""
+    printed = run(live, "audit")
+    assert printed.count('"delivery.delivered"') == 2
+    assert f'"turn_id":"{TURN}"' in printed
+
+
+def test_day(live: Sidecar) -> None:
+    """Counts by event, and the slowest first."""
+    printed = run(live, "day")
+    assert "1 delivery.delivered" in printed
+    assert printed.rstrip().endswith(TURN)
+
+
+def test_replay(live: Sidecar) -> None:
+    """With nothing given up there is nothing to send."""
+    assert run(live, "replay").endswith("0 will be sent again\n")
+
+
+def test_second(live: Sidecar) -> None:
+    """The second unit has its own configuration, secret and state, and the program is the same."""
+    run(live, "second")
+    etc = live.base / "root/etc"
+    assert (etc / "systemd/system/paliadin-hugo.service").read_text() == (
+        "EnvironmentFile=/etc/paliadin-hugo/sidecar.env\n"
+        "LoadCredential=callback-secret:/etc/paliadin-hugo/callback-secret\n"
+        "StateDirectory=paliadin-hugo\n"
+    )
+    assert (etc / "paliadin-hugo/callback-secret").stat().st_mode & 0o777 == 0o600
+    lines = (etc / "paliadin-hugo/sidecar.env").read_text().splitlines()
+    assert [line.partition("=")[0] for line in lines] == [
+        "PALIADIN_CALLBACK_URL", "PALIADIN_WATCH", "PALIADIN_OWNER", "PALIADIN_STATE_DIR",
+    ]  # fmt: skip
+
+
+def test_two_instances(host: Sidecar, receiver: Receiver, tmp_path: Path) -> None:
+    """Each serves its own receiver from its own directories, and neither the other's."""
+    with Receiver() as hugo_s:
+        (tmp_path / "hugo").mkdir(mode=0o700)
+        hugo = Sidecar(tmp_path / "hugo", hugo_s.url)
+        hugo.make_roots()
+        hugo.environ["PALIADIN_WATCH"] = f"aichat/hugo={hugo.aichat}"
+        try:
+            host.start()
+            hugo.start()
+            host.answer("t1")
+            hugo.answer("t2")
+            assert receiver.wait("t1").json["data"]["persona"] == "paliadin"
+            assert hugo_s.wait("t2").json["data"]["persona"] == "hugo"
+            assert (receiver.of("t2"), hugo_s.of("t1")) == ([], [])
+        finally:
+            hugo.close()
+
+
+def test_tmp(live: Sidecar) -> None:
+    """`status` is content where the directories are there."""
+    assert "armed" in run(live, "tmp")
+
+
+def test_damaged(live: Sidecar, receiver: Receiver) -> None:
+    """Moved by hand it is as by --quarantine: what lies there is sent again, none is history."""
+    receiver.behaviour = lambda _: Reply(503)
+    live.answer("waits")
+    live.wait_event("delivery.retry_scheduled", turn_id="waits")
+    old = (live.aichat / "waits.txt").stat().st_mtime - 3600
+    os.utime(live.aichat / "waits.txt", (old, old))
+    live.kill()
+    with closing(sqlite3.connect(live.state / FILENAME)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_schema")
+    live.start(wait=False)
+    assert live.wait() == 1
+    run(live, "damaged")
+    receiver.behaviour = lambda _: Reply()
+    live.start()
+    live.wait_event("delivery.delivered", turn_id="waits")
+    live.wait_event("delivery.delivered", count=2, turn_id=TURN)
+    assert not live.events("turn.history")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(live: Sidecar, shell: str) -> None:
+    """The script lands where the shell looks for it."""
+    run(live, f"complete: {shell}")
+    (script,) = [p for p in (live.base / "root").rglob("*paliadin-sidecar*") if p.is_file()]
+    assert "paliadin-sidecar" in script.read_text()
+
+
+def test_the_rules_name_metrics_that_exist(live: Sidecar) -> None:
+    """An alert on a name that nothing exports never fires."""
+    numbers = Numbers(live.state / FILENAME, [("aichat", "paliadin")], lambda: (0, 0))
+    exported = {sample.name for metric in numbers.collect() for sample in metric.samples}
+    named = set(re.findall(r"paliadin_sidecar_\w+", block("alerts")))
+    assert len(named) == 5
+    assert named <= exported
+    assert block("alerts").count("- alert:") == 5
