@@ -8,13 +8,17 @@ import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
+from paliadin_sidecar import doctor
 from paliadin_sidecar.outbox import FILENAME, Damaged, Outbox
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,6 +174,16 @@ def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
         outbox.check_pages(60)
 
 
+def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That not every page was read is said."""
+    host.state.mkdir(mode=0o700)
+    with Outbox(host.state / FILENAME, create=True) as outbox:
+        outbox.transaction([lambda: outbox.happened("x", {}) for _ in range(5000)])
+    monkeypatch.setattr(doctor, "_READ_S", -1.0)
+    found = {f.subject: f for f in doctor.examine(Settings.from_environment(host.environ))}
+    assert found["outbox"].level == "note"
+
+
 def test_an_environment_that_is_not_the_daemon_s(host: Sidecar) -> None:
     """Whoever looks with other variables is told, since nothing else said is of the daemon."""
     host.start()
@@ -217,26 +231,33 @@ def test_a_root_that_may_not_be_opened(host: Sidecar) -> None:
     found = findings(host, *before, PALIADIN_OWNER=str(NOBODY))["root aichat/paliadin"]
     assert found[0] == "wrong"
     assert f"run as user {NOBODY}, or with CAP_DAC_READ_SEARCH" in found[1]
+    host.aichat.chmod(0o755)
+    host.answer("t1")
+    os.chown(host.aichat / "t1.txt", NOBODY, NOBODY)
+    (host.aichat / "t1.txt").chmod(0o600)
+    found = findings(host, *before, PALIADIN_OWNER=str(NOBODY))["read leases"]
+    assert found[0] == "ok"  # not tried on what may not be opened; the capability is there
 
 
 @root_only
 def test_a_root_that_is_not_the_host_s(host: Sidecar) -> None:
-    """A mount namespace of its own, as PrivateTmp= makes one, shows an empty directory."""
-    inner = (
-        f"mount -t tmpfs none {host.base}; mkdir -m 700 {host.aichat} {host.legacy}; "
-        f"exec {COMMAND} check --json"
-    )
-    shell = f"unshare -m sh -ec '{inner}' || exit 0; exit 0"
+    """A mount namespace of its own, as PrivateTmp= makes one, shows other directories."""
+    host.legacy.rmdir()  # what only the namespace has is not the host's either
+    check = f"{COMMAND} check --json || true"
+    hidden = f"mount -t tmpfs none {host.base}; mkdir -m 700 {host.aichat} {host.legacy}; {check}"
+    script = f"{check}; echo; unshare -m sh -ec '{hidden}'; true"
     done = subprocess.run(
-        ["unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-ec", shell],
+        ["unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-ec", script],
         env=host.environ, capture_output=True, text=True, check=False, cwd="/",
     )  # fmt: skip
-    by_subject = {
-        f["subject"].split()[1]: f for f in json.loads(done.stdout) if " " in f["subject"]
-    }
-    found = by_subject["aichat/paliadin"]
-    assert found["level"] == "wrong"
-    assert "run it without PrivateTmp=" in found["message"]
+    before, seen = (
+        {f["subject"].split()[-1]: f for f in json.loads(part)}
+        for part in done.stdout.split("\n\n")
+    )
+    assert before[str(host.aichat)]["level"] == "ok"
+    for root in (host.aichat, host.legacy):
+        assert seen[str(root)]["level"] == "wrong"
+        assert "run it without PrivateTmp=" in seen[str(root)]["message"]
 
 
 # --- the unit -----------------------------------------------------------------------------
@@ -317,6 +338,12 @@ def test_no_file_events(host: Sidecar, limit: str) -> None:
     assert "sysctl -w fs.inotify.max_user_instances=512" in message
 
 
+def test_a_limit_that_is_not_told() -> None:
+    """A kernel that shows no such number is no reason to fall over."""
+    assert doctor._limit("none") == "unknown"
+    assert doctor._limit("watches").isdigit()
+
+
 @root_only
 def test_no_leases(host: Sidecar) -> None:
     """Tried on a real answer, and else known by the capability."""
@@ -373,6 +400,20 @@ def test_the_service_s_credential_is_found(host: Sidecar) -> None:
     )
     assert findings(host, "unshare", "-m", shell=shell)["callback secret"][0] == "ok"
     assert findings(host)["configuration"][0] == "wrong"
+
+
+def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:
+    """Http to another host is allowed on request, and named each time."""
+    url = "http://paliad.example.org/callback"
+    environ = {"PALIADIN_CALLBACK_URL": url, "PALIADIN_CALLBACK_INSECURE": "1"}
+    assert findings(host, **environ)["callback"][0] == "note"
+
+
+def test_a_good_clock(host: Sidecar, receiver: Receiver) -> None:
+    """Also what is well is said, with the difference."""
+    receiver.behaviour = lambda _: Reply(204, {"date": formatdate(usegmt=True)})
+    found = json.loads(host.command("check", "--ping", "--json").stdout)
+    assert [f["level"] for f in found if f["subject"] == "clock"] == ["ok"]
 
 
 def test_a_rotation_that_is_not_over(host: Sidecar) -> None:
