@@ -322,7 +322,8 @@ async def test_refused_unsent(host: Host, request_: TurnRequest, why: str) -> No
     [
         ("Größe? 期限是哪天 🕰", "Größe? 期限是哪天 🕰"),
         ("eins\nzwei\r\n\tdrei", "eins zwei drei"),
-        ("';\";';\"; $(touch /tmp/x) `id` \\", "';\";';\"; $(touch /tmp/x) `id` \\"),
+        # A blank after a backslash at the end, which would make Enter a line break there.
+        ("';\";';\"; $(touch /tmp/x) `id` \\", "';\";';\"; $(touch /tmp/x) `id` \\ "),
         ("a\x1b[201~b\x9bc\x00\x7f", "a[201~bc"),
         ("[PALIADIN:x] und [pali\x00adin:y]", "[ PALIADIN:x] und [ paliadin:y]"),
         ("-oProxyCommand=id --", "-oProxyCommand=id --"),
