@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check check-host check-image lock clean
+.PHONY: demo test lint coverage check check-host check-image lock clean
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: name one with make PYTHON=..." % sys.version.split()[0])'
@@ -16,18 +16,22 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
 
-check: $(VENV)/.ready
+lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
+
+# Of the last `make test`.
+coverage: $(VENV)/.ready
 	$(BIN)/coverage report
+
+check: lint test coverage
 
 # As root; where something is missing, apt installs it.
 check-host: $(VENV)/.ready

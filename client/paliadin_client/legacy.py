@@ -88,7 +88,7 @@ class Legacy:
         # Written as the shim reads it: it is a file's name there, and the push's here.
         if parse_uuid(request.turn_id) is None:
             raise BadRequest("the turn id is no UUID")
-        line = f"{primer} {one_line(request.message)}".strip()
+        line = f"{primer} {one_line(request.message)}".lstrip()
         message = base64.b64encode(line.encode()).decode()
         verb = ("run-turn", session, request.turn_id)
         limit = _ARGUMENT_BYTES - len(f"{_ORIGINAL_COMMAND}{' '.join(verb)} ")
