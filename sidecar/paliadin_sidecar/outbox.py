@@ -54,7 +54,7 @@ LATE_S = 600.0
 #: An acknowledged body is kept this long for a replay, and a turn this long after its file has
 #: gone and nothing touched it any more.
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
-#: One step of upkeep: a few milliseconds that a delivery may have to wait.
+#: One step of upkeep: some 10 ms that a delivery may have to wait, and the disk's time.
 _TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
 _KEPT_PAGES = 4096
