@@ -1,8 +1,8 @@
 # The sidecar as an image; compose.yaml says how it is run, and why so.
 
 # To be sure of every byte of the base, name its digest too, as `docker images --digests` or
-# `skopeo inspect` shows it: --build-arg BASE=docker.io/library/debian:13.1-slim@sha256:…
-ARG BASE=docker.io/library/debian:13.1-slim
+# `skopeo inspect` shows it: --build-arg BASE=debian:13.1-slim@sha256:…
+ARG BASE=debian:13.1-slim
 
 # --- everything that only the build needs -----------------------------------------------------
 FROM ${BASE} AS build
