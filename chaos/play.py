@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["play"]
 
-for _group in ("crashes",):
+for _group in ("crashes", "receivers"):
     importlib.import_module(f"chaos.{_group}")
 
 

@@ -90,9 +90,7 @@ class World:
         self._writers: list[subprocess.Popen[bytes]] = []
         self.receiver.__enter__()
         self.port, self._is_up = self.receiver.port, True
-        self.host = Sidecar(
-            base, self.receiver.url, **{"PALIADIN_QUIET_S": "1", **(environ or {})}
-        )
+        self.host = Sidecar(base, self.receiver.url, **{"PALIADIN_QUIET_S": "1", **(environ or {})})
         self.host.make_roots()
 
     def __enter__(self) -> Self:
@@ -124,8 +122,8 @@ class World:
             mark=mark,
             body=hashlib.sha256(request.body).hexdigest(),
             # It stores first and answers then: one that breaks off has stored it.
-            stored=200 <= reply.status < 300,  # noqa: PLR2004 - HTTP's own classes
-            fault=reply.how != "answer" or not 200 <= reply.status < 300,  # noqa: PLR2004 - same
+            stored=200 <= reply.status < 300,
+            fault=reply.how != "answer" or not 200 <= reply.status < 300,
         )
         append(self.received, arrived)
         self._arrived.append(arrived)
@@ -156,8 +154,9 @@ class World:
 
     def start_writer(self, *args: str, root: Path | None = None) -> subprocess.Popen[bytes]:
         """A process that writes turns; see `chaos.writers`."""
-        command = [sys.executable, "-m", "chaos.writers", root or self.host.aichat, self.written]
-        writer = subprocess.Popen([*command, "--seed", str(self.rng.random()), *args])
+        where = [str(root or self.host.aichat), str(self.written)]
+        seed = ["--seed", str(self.rng.random())]
+        writer = subprocess.Popen([sys.executable, "-m", "chaos.writers", *where, *seed, *args])
         self._writers.append(writer)
         return writer
 

@@ -48,11 +48,11 @@ class Turn:
         mark = mark or hashlib.sha256(content).hexdigest()
         append(self._log, Written(time.monotonic(), self.key, mark, owed))
 
-    def put(self, content: bytes, **account: bool) -> None:
+    def put(self, content: bytes, *, owed: bool = True) -> None:
         """By temp + rename, as agents do."""
         temp = self.path.with_name(f"{self.path.name}.tmp.1.abc")
         temp.write_bytes(content)
-        self.completed(content, **account)
+        self.completed(content, owed=owed)
         temp.rename(self.path)
 
 

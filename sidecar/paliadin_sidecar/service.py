@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
-from paliadin_sidecar import intake as finding
 from paliadin_sidecar import crash, statedir, turnfile
+from paliadin_sidecar import intake as finding
 from paliadin_sidecar.audit import Audit
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
