@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -42,9 +43,9 @@ def main() -> int:
     arguments.add_argument("--keep", type=Path, help="keep the logs here")
     given = arguments.parse_args()
     names = given.only or [s.name for s in SCENARIOS.values() if s.quick or not given.quick]
-    if os.geteuid() != 0 and (skipped := [n for n in names if SCENARIOS[n].root]):
-        names = [name for name in names if name not in skipped]
-        print(f"not played, since only root can: {', '.join(skipped)}")
+    for name in [name for name in names if lacks(SCENARIOS[name].needs)]:
+        names.remove(name)
+        print(f"not played: {name} needs {SCENARIOS[name].needs}")
     print(f"seed {given.seed}, {len(names)} scenarios", flush=True)
     began = time.monotonic()
     found: dict[str, Verdict] = {}
@@ -67,6 +68,11 @@ def main() -> int:
     holds = all(verdict.holds for verdict in found.values())
     print(f"{'The promise held' if holds else 'NOT KEPT'} (seed {given.seed})")
     return 0 if holds else 1
+
+
+def lacks(needs: str) -> bool:
+    """Whether this is missing here: root's rights, or a program."""
+    return os.geteuid() != 0 if needs == "root" else bool(needs) and shutil.which(needs) is None
 
 
 def table(found: dict[str, Verdict]) -> str:

@@ -25,6 +25,11 @@ _PASSED = 3
 @scenario(quick=True)
 def killed_at_random(world: World) -> None:
     """SIGKILL at random moments under load, a receiver that stumbles."""
+    killed(world, 25 if world.quick else 500)
+
+
+def killed(world: World, times: int) -> None:
+    """Kill it so many times while two writers are at work."""
 
     def stumbles(_: Request) -> Reply:
         x = world.rng.random()
@@ -40,7 +45,7 @@ def killed_at_random(world: World) -> None:
         world.start_writer("--rate", "15", root=root)
         for root in (world.host.aichat, world.host.legacy)
     ]
-    for _ in range(25 if world.quick else 500):
+    for _ in range(times):
         time.sleep(world.rng.random() * 0.9)
         world.kill()
         world.host.start(wait=False)
@@ -52,7 +57,7 @@ def killed_at_random(world: World) -> None:
 
 @scenario(quick=True)
 def crash_points(world: World) -> None:
-    """SIGKILL at crash point 1, 2, 3 … until none fires any more"""
+    """SIGKILL at crash point 1, 2, 3 … until none fires any more."""
     # Each fires in a process that takes in a new turn, a replaced one, a refusal for which a ping
     # goes out, and whatever the one before left behind; then a process ends it without a crash.
     refused: set[str] = set()

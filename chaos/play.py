@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["play"]
 
-for _group in ("crashes", "receivers"):
+for _group in (
+    "crashes",
+    "load",
+    "receivers",
+    "directories",
+    "events",
+    "writing",
+    "disks",
+    "clocks",
+):
     importlib.import_module(f"chaos.{_group}")
 
 

@@ -71,7 +71,7 @@ def a_turn_is_never_the_probe(world: World) -> None:
 
 @scenario(quick=True)
 def receiver_down(world: World) -> None:
-    """Receiver: nobody listens for the whole load, also over a restart"""
+    """Receiver: nobody listens for the whole load, also over a restart."""
     world.host.start()
     with world.fault("nobody listens"):
         world.receiver_down()
@@ -87,41 +87,41 @@ def receiver_down(world: World) -> None:
 
 @scenario(PALIADIN_CALLBACK_TIMEOUT_S="1")
 def receiver_hangs(world: World) -> None:
-    """Receiver: accepts and never answers, once for each turn"""
+    """Receiver: accepts and never answers, once for each turn."""
     once_each(world, lambda _: Reply(how="hang"))
     world.check(world.host.events("delivery.attempted", error="timeout"), "nothing timed out")
 
 
 @scenario(PALIADIN_CALLBACK_TIMEOUT_S="1")
 def receiver_drips(world: World) -> None:
-    """Receiver: drips a byte a second, once for each turn"""
+    """Receiver: drips a byte a second, once for each turn."""
     once_each(world, lambda _: Reply(how="drip"))
     world.check(world.host.events("delivery.attempted", error="timeout"), "nothing timed out")
 
 
 @scenario(quick=True)
 def receiver_resets(world: World) -> None:
-    """Receiver: stores it and resets instead of answering, once for each turn"""
+    """Receiver: stores it and resets instead of answering, once for each turn."""
     once_each(world, lambda _: Reply(how="reset"))
 
 
 @scenario()
 def receiver_answers_then_resets(world: World) -> None:
-    """Receiver: answers 2xx, then resets"""
+    """Receiver: answers 2xx, then resets."""
     once_each(world, lambda _: Reply(how="then_reset"))
     world.check(turns(world) == len({one.id for one in world.arrived}), "a 2xx was not believed")
 
 
 @scenario()
 def receiver_answers_endlessly(world: World) -> None:
-    """Receiver: answers 200 with a body that never ends"""
+    """Receiver: answers 200 with a body that never ends."""
     once_each(world, lambda _: Reply(200, how="endless"))
     world.check(turns(world) == len({one.id for one in world.arrived}), "a 2xx was not believed")
 
 
 @scenario(quick=True)
 def receiver_500_then_200(world: World) -> None:
-    """Receiver: 500, then 200, for each turn"""
+    """Receiver: 500, then 200, for each turn."""
     once_each(world, lambda _: Reply(500))
     world.check(all(one.turn for one in world.arrived), "a ping was sent for a 500")
 
@@ -137,14 +137,14 @@ def pauses(world: World) -> list[float]:
 
 @scenario()
 def receiver_429_in_seconds(world: World) -> None:
-    """Receiver: 429, `Retry-After` of 3 seconds"""
+    """Receiver: 429, `Retry-After` of 3 seconds."""
     once_each(world, lambda _: Reply(429, {"retry-after": "3"}))
     world.check(min(pauses(world)) >= 2.9, "it did not wait that long")
 
 
 @scenario()
 def receiver_429_as_a_date(world: World) -> None:
-    """Receiver: 429, `Retry-After` as a date in 4 seconds"""
+    """Receiver: 429, `Retry-After` as a date in 4 seconds."""
 
     def reply(_: Request) -> Reply:
         date = datetime.now(UTC) + timedelta(seconds=4)
@@ -156,7 +156,7 @@ def receiver_429_as_a_date(world: World) -> None:
 
 @scenario()
 def receiver_429_with_garbage(world: World) -> None:
-    """Receiver: 429, `Retry-After` is garbage"""
+    """Receiver: 429, `Retry-After` is garbage."""
     values = ["soon", "-5", "1e9", "Fri, 99 Foo 20 99:99:99", "3;4", "0x10"]
     once_each(world, lambda _: Reply(429, {"retry-after": world.rng.choice(values)}))
     world.check(max(pauses(world)) < 30, "garbage was believed")
@@ -164,7 +164,7 @@ def receiver_429_with_garbage(world: World) -> None:
 
 @scenario()
 def receiver_429_for_a_year(world: World) -> None:
-    """Receiver: 429, `Retry-After` of a year: an hour is waited (passed by hand)"""
+    """Receiver: 429, `Retry-After` of a year: an hour is waited (passed by hand)."""
     world.behaviour = lambda _: Reply(429, {"retry-after": "31536000"})
     world.host.start()
     world.write("--count", "5", "--manner", "rename")
@@ -180,7 +180,7 @@ def receiver_429_for_a_year(world: World) -> None:
 
 @scenario()
 def receiver_301(world: World) -> None:
-    """Receiver: 301 to another place, for all, for 5 seconds"""
+    """Receiver: 301 to another place, for all, for 5 seconds."""
     all_meet(world, Reply(301, {"location": "/elsewhere"}), 5)
     a_turn_is_never_the_probe(world)
     world.check({r.path for r in world.receiver.requests} == {"/callback"}, "it followed")
@@ -188,14 +188,14 @@ def receiver_301(world: World) -> None:
 
 @scenario(quick=True)
 def receiver_401_for_a_while(world: World) -> None:
-    """Receiver: 401 for all (a rotated secret), then well"""
+    """Receiver: 401 for all (a rotated secret), then well."""
     all_meet(world, Reply(401), 3)
     a_turn_is_never_the_probe(world)
 
 
 @scenario(quick=True)
 def receiver_404_for_all(world: World) -> None:
-    """Receiver: 404 for all for 5 seconds"""
+    """Receiver: 404 for all for 5 seconds."""
     all_meet(world, Reply(404), 5)
     a_turn_is_never_the_probe(world)
 
@@ -226,21 +226,21 @@ def one_is_refused(world: World, status: int) -> None:
 
 @scenario(PALIADIN_REFUSED_S="1")
 def receiver_404_for_one(world: World) -> None:
-    """Receiver: 404 for one turn only, dead after a while, replayed"""
+    """Receiver: 404 for one turn only, dead after a while, replayed."""
     one_is_refused(world, 404)
     world.check([one for one in world.arrived if not one.turn], "no ping asked whose fault it is")
 
 
 @scenario(PALIADIN_REFUSED_S="1")
 def receiver_400_for_one(world: World) -> None:
-    """Receiver: 400 for one turn only, dead after a while, replayed"""
+    """Receiver: 400 for one turn only, dead after a while, replayed."""
     one_is_refused(world, 400)
     world.check(all(one.turn for one in world.arrived), "a ping was sent for a 400")
 
 
 @scenario(PALIADIN_REFUSED_S="1")
 def receiver_400_for_all(world: World) -> None:
-    """Receiver: 400 for all for a minute (a bad deploy)"""
+    """Receiver: 400 for all (a bad deploy), for a minute in the long form."""
     all_meet(world, Reply(400), 5 if world.quick else 60)
     world.check(not world.host.events("delivery.dead"), "a turn was given up")
 
@@ -254,7 +254,7 @@ def certified(authority: trustme.CA) -> ssl.SSLContext:
 
 @scenario()
 def receiver_tls_not_verified(world: World) -> None:
-    """Receiver: TLS by an authority that nobody knows, then mended"""
+    """Receiver: TLS by an authority that nobody knows, then mended."""
     known = trustme.CA()
     known.cert_pem.write_to_path(str(world.base / "ca.pem"))
     world.receiver_down()
@@ -276,7 +276,7 @@ def receiver_tls_not_verified(world: World) -> None:
 
 @scenario()
 def receiver_dns_unresolved(world: World) -> None:
-    """Receiver: its name does not resolve; restarted with one that does"""
+    """Receiver: its name does not resolve; restarted with one that does."""
     world.host.environ["PALIADIN_CALLBACK_URL"] = "https://does-not-resolve.invalid/callback"
     world.host.start()
     with world.fault("no DNS"):

@@ -121,11 +121,17 @@ def judge(written: list[Written], arrived: list[Arrived], faults: list[Fault]) -
     for one in turns:
         if one.mark not in {line.mark for line in versions[one.turn]}:
             verdict.cut.append(f"{one.turn} ({one.id})")
+    _count_duplicates(verdict, versions, [one for one in turns if one.stored])
+    verdict.longest_recovery_s = max(_recoveries(versions, arrived, faults), default=0.0)
+    return verdict
+
+
+def _count_duplicates(
+    verdict: Verdict, versions: dict[str, list[Written]], stored: list[Arrived]
+) -> None:
     bodies: dict[str, str] = {}
     effects: Counter[tuple[str, str]] = Counter()
-    for one in turns:
-        if not one.stored:
-            continue
+    for one in stored:
         if one.id not in bodies:
             bodies[one.id] = one.body
             effects[one.turn, one.mark] += 1
@@ -136,8 +142,6 @@ def judge(written: list[Written], arrived: list[Arrived], faults: list[Fault]) -
     for (turn, mark), times in effects.items():
         if times > max(1, sum(line.mark == mark for line in versions[turn])):
             verdict.duplicates_after_dedupe.append(f"{turn}: {times} times")
-    verdict.longest_recovery_s = max(_recoveries(versions, arrived, faults), default=0.0)
-    return verdict
 
 
 def expected(lines: list[Written]) -> set[str]:

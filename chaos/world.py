@@ -39,7 +39,7 @@ class Scenario:
     title: str
     play: Callable[[World], None]
     quick: bool
-    root: bool
+    needs: str
     environ: dict[str, str]
 
 
@@ -47,20 +47,20 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    *, quick: bool = False, root: bool = False, **environ: str
+    *, quick: bool = False, needs: str = "", **environ: str
 ) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Register a scenario under its function's name; the docstring is its title.
 
     Args:
         quick: it also runs in the short form.
-        root: only root can make what it needs.
+        needs: `root`, or a program without which it is not played.
         environ: of the daemon.
     """
 
     def register(play: Callable[[World], None]) -> Callable[[World], None]:
         name = play.__name__.replace("_", "-")
         title = (play.__doc__ or "").strip().rstrip(".")
-        SCENARIOS[name] = Scenario(name, title, play, quick, root, environ)
+        SCENARIOS[name] = Scenario(name, title, play, quick, needs, environ)
         return play
 
     return register
@@ -183,6 +183,11 @@ class World:
         with self.fault("kill"):
             self.host.kill()
 
+    def died(self, why: bytes, code: int = 1) -> None:
+        """Wait until the daemon ended itself, and see that it said why."""
+        self.check(self.host.wait() == code, f"it did not end with {code}")
+        self.check(why in self.host.output, f"it did not say {why.decode()!r}")
+
     def check(self, holds: object, what: str) -> None:
         """Note it if something does not hold."""
         if not holds:
@@ -218,6 +223,11 @@ class World:
         while not all_came() and time.monotonic() < end:
             time.sleep(rest_s)  # with a large backlog one look takes a while itself
             rest_s = min(1.0, 1.2 * rest_s)
+
+    def last_owed(self) -> list[Written]:
+        """The last line of each turn in the writers' log, of those that are owed."""
+        last = {line.turn: line for line in read(self.written, Written) if line.owed}
+        return list(last.values())
 
     def verdict(self) -> Verdict:
         """Wait for what is owed, end the daemon, compare the logs."""
