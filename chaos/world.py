@@ -162,7 +162,7 @@ class World:
 
     def write(self, *args: str, root: Path | None = None) -> None:
         """Have turns written, to the end."""
-        code = self.start_writer(*args, root=root).wait(PATIENCE_S)
+        code = self.start_writer(*args, root=root).wait()
         self.check(code == 0, f"a writer ended with {code}")
 
     def turn(self, turn_id: str, root: Path | None = None, size: int = 200) -> Turn:

@@ -14,10 +14,11 @@ def point(name: str) -> None:
 
 
 if _at := os.environ.get("PALIADIN_CRASH_AT"):
-    _LAST, _numbers = int(_at), count(1)
+    _numbers = count(1)
 
     def point(name: str) -> None:
-        """Die by SIGKILL if this is the point of that number, over all threads."""
-        if next(_numbers) == _LAST:
-            os.write(2, f"crash point {_LAST}: {name}\n".encode())
+        """Die by SIGKILL if this is the point of that number, over all threads, or name."""
+        number = str(next(_numbers))
+        if _at in {number, name}:
+            os.write(2, f"crash point {number}: {name}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
