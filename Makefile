@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint coverage check check-host check-image lock clean
+.PHONY: demo test lint coverage check chaos chaos-quick check-host check-image lock clean
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: name one with make PYTHON=..." % sys.version.split()[0])'
@@ -19,6 +19,13 @@ test: $(VENV)/.ready
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
+
+# What it tries, and what its table says: docs/reliability.md. The long form takes its time.
+chaos: $(VENV)/.ready
+	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
+
+chaos-quick: $(VENV)/.ready
+	$(BIN)/python -m chaos --quick $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from paliadin_contract.callback import Host, Ping, encode
-from paliadin_sidecar import policy
+from paliadin_sidecar import crash, policy
 from paliadin_sidecar.outbox import Blocked, Outbox
 from paliadin_sidecar.policy import Circuit, Verdict
 
@@ -141,7 +141,9 @@ class Dispatch:
 
     async def _deliver(self, tasks: TaskGroup, due: Due) -> None:
         started_at = self._wall()
+        crash.point("before an attempt")
         outcome = await self._attempt(due.webhook_id, due.body)
+        crash.point("after an attempt")
         verdict = policy.classify(outcome.status)
         if outcome.status is not None:
             self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
@@ -190,6 +192,8 @@ class Dispatch:
                 case policy.Dead(cause):
                     outbox.bury(tried, cause)
 
+        if isinstance(decision, policy.Delivered):
+            crash.point("before an acknowledgement is recorded")
         try:
             # What is known is written down, also when everything is being cancelled.
             with anyio.CancelScope(shield=True):
@@ -203,6 +207,7 @@ class Dispatch:
             finally:
                 self._unrecorded -= 1
         if isinstance(decision, policy.Delivered):
+            crash.point("after an acknowledgement was recorded")
             self._acknowledged_at = now
 
     # --- is the receiver well? ------------------------------------------------------------
@@ -221,7 +226,9 @@ class Dispatch:
         return self._well
 
     async def _ping(self) -> bool:
+        crash.point("before a ping")
         outcome = await self._attempt(*ping_body(self._host, self._wall()))
+        crash.point("after a ping")
         return policy.classify(outcome.status) is Verdict.ACKNOWLEDGED
 
     def _pause(self, tasks: TaskGroup, why: str) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
+from paliadin_sidecar import crash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -306,7 +307,9 @@ class Outbox:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 results = [step() for step in steps]
+                crash.point("before a commit")
                 self._db.execute("COMMIT")
+                crash.point("after a commit")
             except BaseException:
                 self.last_event = last_event  # the next one will get the number again
                 if self._db.in_transaction:

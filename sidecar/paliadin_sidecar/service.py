@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
+from paliadin_sidecar import crash, statedir, turnfile
 from paliadin_sidecar import intake as finding
-from paliadin_sidecar import statedir, turnfile
 from paliadin_sidecar.audit import Audit
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
@@ -368,7 +368,9 @@ class _Service:
         while True:
             try:
                 await self._writable()
+                crash.point("before a line is printed")
                 self._audit.line(event.name, event.at, {"event_id": event.id, **event.fields})
+                crash.point("after a line was printed")
             except OSError:
                 # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
                 await anyio.sleep(BLOCKED_S)

@@ -64,7 +64,10 @@ class Receiver:
     """Serves in a thread of its own; use it as a context manager."""
 
     def __init__(
-        self, behaviour: Behaviour = lambda _: Reply(), tls: ssl.SSLContext | None = None
+        self,
+        behaviour: Behaviour = lambda _: Reply(),
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         self.behaviour = behaviour
         self.requests: list[Request] = []
@@ -72,7 +75,7 @@ class Receiver:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -121,7 +124,7 @@ class Receiver:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, ssl=self._tls, limit=64 * 1024 * 1024
+            self._accept, "127.0.0.1", self.port, ssl=self._tls, limit=64 * 1024 * 1024
         )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()

@@ -31,7 +31,8 @@ class Sidecar:
         self.aichat, self.legacy, self.state = base / "aichat", base / "legacy", base / "state"
         self.secret = new_secret()
         self.lines: list[dict[str, Any]] = []
-        self.output = b""  # stdout and stderr of every start, raw
+        self.output: bytes | bytearray = bytearray()  # stdout and stderr of every start, raw
+        self.prefix: list[str] = []  #: a command that becomes the daemon
         self.environ = {
             "PATH": os.environ["PATH"],
             "PALIADIN_CALLBACK_URL": url,
@@ -56,7 +57,7 @@ class Sidecar:
         """Start it, and wait until it has scanned once."""
         started = len(self.events("service.started"))
         self.process = subprocess.Popen(
-            [COMMAND, "run", *args],
+            [*self.prefix, COMMAND, "run", *args],
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,0 +1,74 @@
+"""A clock that is set. In-process: the outbox, the dispatch and the sender take theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import anyio
+from support.receiver import Reply, Request
+
+from chaos.verdict import in_effect
+from chaos.world import scenario
+from chaos.writers import TRAILER
+from paliadin_sidecar.deliver import Sender
+from paliadin_sidecar.dispatch import Dispatch
+from paliadin_sidecar.outbox import FILENAME, Arrival, Committer, Outbox, TurnKey
+
+if TYPE_CHECKING:
+    from chaos.world import World
+
+_COUNT = 12
+_HOUR_S = 3600.0
+
+
+@scenario(quick=True)
+def clock_set(world: World) -> None:
+    """Clock: set forward and back by an hour between attempts, again and again."""
+    anyio.run(_play, world)
+
+
+async def _play(world: World) -> None:
+    shift_s = 0.0
+
+    def wall() -> float:
+        return time.time() + shift_s
+
+    answers = 0
+
+    def stumbles(_: Request) -> Reply:
+        nonlocal shift_s, answers
+        answers += 1
+        shift_s = world.rng.choice([-_HOUR_S, 0.0, _HOUR_S])
+        return Reply(204 if answers > 3 * _COUNT else 503)
+
+    world.behaviour = stumbles
+    world.host.state.mkdir(mode=0o700)
+    outbox = Outbox(world.host.state / FILENAME, wall=wall, create=True)
+    commit = Committer(outbox, lambda: None, lambda _: None)
+    async with (
+        Sender(world.receiver.url, [world.host.secret], timeout_s=5.0, wall=wall) as sender,
+        anyio.create_task_group() as tasks,
+    ):
+        dispatch = Dispatch(commit, sender.attempt, host="mriver", refused_s=900.0, wall=wall)
+        tasks.start_soon(commit.run)
+        tasks.start_soon(dispatch.run)
+        for n in range(_COUNT):
+            turn = world.turn(f"t{n}")
+            content = turn.text() + TRAILER
+            turn.completed(content)
+            await commit(Outbox.accept, _arrival(turn.path.stem, content, wall()))
+            dispatch.wake()
+        with anyio.move_on_after(60):
+            while len(in_effect(world.arrived)) < _COUNT:  # noqa: ASYNC110 - another thread's list
+                await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()
+    outbox.close()
+
+
+def _arrival(turn_id: str, content: bytes, at: float) -> Arrival:
+    key, digest = TurnKey("aichat", "paliadin", turn_id), hashlib.sha256(content).hexdigest()
+    when = datetime.fromtimestamp(at, UTC)
+    return Arrival(key, "", when, len(content), data=content, sha256=digest)

@@ -1,0 +1,289 @@
+"""A receiver that is away, slow, rude or wrong; each answer seen on the wire."""
+
+from __future__ import annotations
+
+import sqlite3
+import ssl
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+
+import trustme
+from support.receiver import Reply, Request
+
+from chaos.world import scenario
+from paliadin_sidecar.outbox import FILENAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chaos.world import World
+
+_COUNT = 30
+#: Turns that are under way at once, at most, when a receiver turns bad.
+_PARALLEL = 8
+
+
+def once_each(world: World, bad: Callable[[Request], Reply]) -> None:
+    """Every turn meets this once, then a receiver that is well."""
+    met: Counter[str] = Counter()
+
+    def behaviour(request: Request) -> Reply:
+        if request.is_ping or met[request.id]:
+            return Reply()
+        met[request.id] += 1
+        return bad(request)
+
+    world.behaviour = behaviour
+    world.host.start()
+    world.write("--count", str(_COUNT))
+    world.delivered()
+
+
+def all_meet(world: World, bad: Reply, seconds: float) -> None:
+    """All requests meet this for so long, then a receiver that is well."""
+    world.behaviour = lambda _: bad
+    world.host.start()
+    with world.fault(f"all get {bad.status}"):
+        world.write("--count", str(_COUNT), "--manner", "rename")
+        world.accepted(_COUNT)
+        time.sleep(seconds)
+        world.behaviour = lambda _: Reply()
+    world.delivered()
+
+
+def turns(world: World) -> int:
+    """How many requests with a turn have come."""
+    return sum(bool(one.turn) for one in world.arrived)
+
+
+def a_turn_is_never_the_probe(world: World) -> None:
+    """While the receiver was not well, only what was under way went out, and pings."""
+    before = [one for one in world.arrived if one.fault and one.turn]
+    pings = [one for one in world.arrived if not one.turn]
+    world.check(len(before) <= _PARALLEL, f"{len(before)} turns were sent to it meanwhile")
+    world.check(pings, "no ping was sent")
+    world.check(not world.host.events("delivery.refused"), "a turn was blamed")
+
+
+@scenario(quick=True)
+def receiver_down(world: World) -> None:
+    """Receiver: nobody listens for the whole load, also over a restart."""
+    world.host.start()
+    with world.fault("nobody listens"):
+        world.receiver_down()
+        world.write("--count", str(_COUNT))
+        world.accepted(_COUNT)
+        world.kill()
+        world.host.start()
+        world.host.wait_event("receiver.paused")
+        world.receiver_up()
+    world.delivered()
+    world.check(not world.arrived[0].turn, "a turn was the probe")
+
+
+@scenario(PALIADIN_CALLBACK_TIMEOUT_S="1")
+def receiver_hangs(world: World) -> None:
+    """Receiver: accepts and never answers, once for each turn."""
+    once_each(world, lambda _: Reply(how="hang"))
+    world.check(world.host.events("delivery.attempted", error="timeout"), "nothing timed out")
+
+
+@scenario(PALIADIN_CALLBACK_TIMEOUT_S="1")
+def receiver_drips(world: World) -> None:
+    """Receiver: drips a byte a second, once for each turn."""
+    once_each(world, lambda _: Reply(how="drip"))
+    world.check(world.host.events("delivery.attempted", error="timeout"), "nothing timed out")
+
+
+@scenario(quick=True)
+def receiver_resets(world: World) -> None:
+    """Receiver: stores it and resets instead of answering, once for each turn."""
+    once_each(world, lambda _: Reply(how="reset"))
+
+
+@scenario()
+def receiver_answers_then_resets(world: World) -> None:
+    """Receiver: answers 2xx, then resets."""
+    once_each(world, lambda _: Reply(how="then_reset"))
+    world.check(turns(world) == len({one.id for one in world.arrived}), "a 2xx was not believed")
+
+
+@scenario()
+def receiver_answers_endlessly(world: World) -> None:
+    """Receiver: answers 200 with a body that never ends."""
+    once_each(world, lambda _: Reply(200, how="endless"))
+    world.check(turns(world) == len({one.id for one in world.arrived}), "a 2xx was not believed")
+
+
+@scenario(quick=True)
+def receiver_500_then_200(world: World) -> None:
+    """Receiver: 500, then 200, for each turn."""
+    once_each(world, lambda _: Reply(500))
+    world.check(all(one.turn for one in world.arrived), "a ping was sent for a 500")
+
+
+def pauses(world: World) -> list[float]:
+    """Seconds from each turn's first refusal to its next attempt."""
+    found = []
+    for id_ in {one.id for one in world.arrived if one.fault}:
+        at = [one.at for one in world.arrived if one.id == id_]
+        found.append(at[1] - at[0])
+    return found
+
+
+@scenario()
+def receiver_429_in_seconds(world: World) -> None:
+    """Receiver: 429, `Retry-After` of 3 seconds."""
+    once_each(world, lambda _: Reply(429, {"retry-after": "3"}))
+    world.check(min(pauses(world)) >= 2.9, "it did not wait that long")
+
+
+@scenario()
+def receiver_429_as_a_date(world: World) -> None:
+    """Receiver: 429, `Retry-After` as a date in 4 seconds."""
+
+    def reply(_: Request) -> Reply:
+        date = datetime.now(UTC) + timedelta(seconds=4)
+        return Reply(429, {"retry-after": format_datetime(date, usegmt=True)})
+
+    once_each(world, reply)
+    world.check(min(pauses(world)) >= 2.9, "it did not wait that long")  # dates have no fractions
+
+
+@scenario()
+def receiver_429_with_garbage(world: World) -> None:
+    """Receiver: 429, `Retry-After` is garbage."""
+    values = ["soon", "-5", "1e9", "Fri, 99 Foo 20 99:99:99", "3;4", "0x10"]
+    once_each(world, lambda _: Reply(429, {"retry-after": world.rng.choice(values)}))
+    world.check(max(pauses(world)) < 30, "garbage was believed")
+
+
+@scenario()
+def receiver_429_for_a_year(world: World) -> None:
+    """Receiver: 429, `Retry-After` of a year: an hour is waited (passed by hand)."""
+    world.behaviour = lambda _: Reply(429, {"retry-after": "31536000"})
+    world.host.start()
+    world.write("--count", "5", "--manner", "rename")
+    world.host.wait_event("delivery.retry_scheduled", count=5)
+    delays = [line["delay_ms"] for line in world.host.events("delivery.retry_scheduled")]
+    world.check(delays == [3_600_000.0] * 5, f"it waits {delays}")
+    world.check(world.host.stop() == 0, "it did not end well")
+    with closing(sqlite3.connect(world.host.state / FILENAME)) as db, db:
+        db.execute("UPDATE delivery SET next_attempt_at = next_attempt_at - 3600000")
+    world.behaviour = lambda _: Reply()
+    world.host.start()
+
+
+@scenario()
+def receiver_301(world: World) -> None:
+    """Receiver: 301 to another place, for all, for 5 seconds."""
+    all_meet(world, Reply(301, {"location": "/elsewhere"}), 5)
+    a_turn_is_never_the_probe(world)
+    world.check({r.path for r in world.receiver.requests} == {"/callback"}, "it followed")
+
+
+@scenario(quick=True)
+def receiver_401_for_a_while(world: World) -> None:
+    """Receiver: 401 for all (a rotated secret), then well."""
+    all_meet(world, Reply(401), 3)
+    a_turn_is_never_the_probe(world)
+
+
+@scenario(quick=True)
+def receiver_404_for_all(world: World) -> None:
+    """Receiver: 404 for all for 5 seconds."""
+    all_meet(world, Reply(404), 5)
+    a_turn_is_never_the_probe(world)
+
+
+def one_is_refused(world: World, status: int) -> None:
+    """One turn gets this until an operator has looked; no other is held by it."""
+    mended = False
+
+    def behaviour(request: Request) -> Reply:
+        mine = not request.is_ping and "_bad0_" in request.id
+        return Reply(status) if mine and not mended else Reply()
+
+    world.behaviour = behaviour
+    world.host.start()
+    world.write("--name", "bad", "--count", "1", "--manner", "rename")
+    world.host.wait_event("delivery.refused")
+    world.write("--count", str(_COUNT), "--manner", "rename")
+    world.until("the others", lambda: turns(world) > _COUNT)
+    others = [one for one in world.arrived if one.turn and "bad" not in one.turn]
+    world.check(not any(one.fault for one in others), "another turn was refused")
+    world.host.wait_event("delivery.dead", turn_id="bad0")
+    listed = world.host.command("turns", "--state", "dead").stdout
+    world.check("bad0" in listed, "the dead turn is not listed")
+    mended = True
+    world.host.command("replay", "--dead")
+    world.delivered()
+
+
+@scenario(PALIADIN_REFUSED_S="1")
+def receiver_404_for_one(world: World) -> None:
+    """Receiver: 404 for one turn only, dead after a while, replayed."""
+    one_is_refused(world, 404)
+    world.check([one for one in world.arrived if not one.turn], "no ping asked whose fault it is")
+
+
+@scenario(PALIADIN_REFUSED_S="1")
+def receiver_400_for_one(world: World) -> None:
+    """Receiver: 400 for one turn only, dead after a while, replayed."""
+    one_is_refused(world, 400)
+    world.check(all(one.turn for one in world.arrived), "a ping was sent for a 400")
+
+
+@scenario(PALIADIN_REFUSED_S="1")
+def receiver_400_for_all(world: World) -> None:
+    """Receiver: 400 for all (a bad deploy), for a minute in the long form."""
+    all_meet(world, Reply(400), 5 if world.quick else 60)
+    world.check(not world.host.events("delivery.dead"), "a turn was given up")
+
+
+def certified(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's side of TLS by this authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@scenario()
+def receiver_tls_not_verified(world: World) -> None:
+    """Receiver: TLS by an authority that nobody knows, then mended."""
+    known = trustme.CA()
+    known.cert_pem.write_to_path(str(world.base / "ca.pem"))
+    world.receiver_down()
+    world.tls = certified(trustme.CA())
+    world.receiver_up()
+    world.host.environ["PALIADIN_CALLBACK_URL"] = world.receiver.url
+    world.host.environ["PALIADIN_CALLBACK_CA_FILE"] = str(world.base / "ca.pem")
+    world.host.start()
+    with world.fault("a certificate that does not verify"):
+        world.write("--count", str(_COUNT), "--manner", "rename")
+        world.accepted(_COUNT)
+        world.host.wait_event("delivery.attempted", error="tls")
+        world.check(not world.arrived, "something was said to a stranger")
+        world.receiver_down()
+        world.tls = certified(known)
+        world.receiver_up()
+    world.delivered()
+
+
+@scenario()
+def receiver_dns_unresolved(world: World) -> None:
+    """Receiver: its name does not resolve; restarted with one that does."""
+    world.host.environ["PALIADIN_CALLBACK_URL"] = "https://does-not-resolve.invalid/callback"
+    world.host.start()
+    with world.fault("no DNS"):
+        world.write("--count", str(_COUNT), "--manner", "rename")
+        world.accepted(_COUNT)
+        world.host.wait_event("delivery.attempted", error="dns")
+        world.check(world.host.stop() == 0, "it did not end well")
+    world.host.environ["PALIADIN_CALLBACK_URL"] = world.receiver.url
+    world.host.start()
+    world.delivered()
