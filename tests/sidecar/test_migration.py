@@ -131,6 +131,7 @@ Outbox(Path(sys.argv[1]), create=True).close()
 """
 
 
+@pytest.mark.timeout(600)  # a process for each statement
 @pytest.mark.parametrize("version", OLD)
 def test_killed_at_any_statement_it_is_one_version_or_the_other(
     tmp_path: Path, version: int
