@@ -101,8 +101,7 @@ def crashed(world: World, number: int) -> bool:
     world.until(f"crash point {number}", over)
     if process.poll() is None:
         process.terminate()
-    with world.fault(f"crash point {number}", 0):
-        code = world.host.wait()
+    code = world.host.wait()
     if code != -signal.SIGKILL:
         world.check(code in {0, -signal.SIGTERM}, f"crash point {number}: it ended with {code}")
         return False

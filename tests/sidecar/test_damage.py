@@ -89,7 +89,7 @@ def test_damage_that_is_met_at_the_start(
     """Exit 1 and the command; after it both turns arrive under their old ids."""
     assert stopped.stop() == 0
     harm(stopped.state / FILENAME)
-    stopped.output = b""
+    stopped.raw.clear()
     stopped.start(wait=False)
     assert stopped.wait() == 1
     assert b"paliadin-sidecar run --quarantine" in stopped.output

@@ -31,7 +31,7 @@ class Sidecar:
         self.aichat, self.legacy, self.state = base / "aichat", base / "legacy", base / "state"
         self.secret = new_secret()
         self.lines: list[dict[str, Any]] = []
-        self.output: bytes | bytearray = bytearray()  # stdout and stderr of every start, raw
+        self.raw: list[bytes] = []  # lines of stdout and stderr of every start
         self.prefix: list[str] = []  #: a command that becomes the daemon
         self.environ = {
             "PATH": os.environ["PATH"],
@@ -99,7 +99,7 @@ class Sidecar:
         assert process.stdout is not None
         with process.stdout as stream:
             for line in stream:
-                self.output += line
+                self.raw.append(line)
                 try:
                     self.lines.append(json.loads(line))
                 except ValueError:
@@ -108,6 +108,10 @@ class Sidecar:
                     )
 
     # --- what it says -----------------------------------------------------------------------
+
+    @property
+    def output(self) -> bytes:
+        return b"".join(self.raw)
 
     def events(self, name: str, **fields: object) -> list[dict[str, Any]]:
         return [
