@@ -26,8 +26,8 @@ def anyio_backend() -> str:
 @pytest.fixture
 def psql() -> Iterator[Callable[..., str]]:
     """Runs SQL in a PostgreSQL of its own and returns its rows."""
-    with postgresql() as run:
-        yield run
+    with postgresql() as server:
+        yield server.sql
 
 
 @pytest.fixture

@@ -1,47 +1,37 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from itertools import permutations
-from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 from support import example_receivers
-from support.example_receivers import LANGUAGES, ExampleReceiver, Stored, post, running, stored
+from support.callbacks import MARKER, SECRET, callback, sign
+from support.example_receivers import GO, LANGUAGES, ExampleReceiver, Stored, post, running, stored
+from support.sidecar import new_secret
 from support.vectors import CALLBACKS, Vector
 
-from paliadin_contract.ids import webhook_id
 from paliadin_contract.signature import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 MAX_BODY = 32 * 1024 * 1024
-MARKER = "MARKER of an answer"
 
 
-def new_secret() -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-SECRET = new_secret()
 OLD_SECRET = new_secret()
-KEYS = Keys([SECRET])
 
 
 @pytest.fixture(scope="session", params=LANGUAGES)
@@ -58,23 +48,6 @@ def store(tmp_path: Path) -> Path:
 def receiver(command: list[str], store: Path) -> Iterator[ExampleReceiver]:
     with running(command, store, f"{OLD_SECRET} {SECRET}") as started:
         yield started
-
-
-def callback(
-    turn_id: str, revision: int = 1, response: str | None = MARKER, **changed: object
-) -> tuple[bytes, dict[str, str]]:
-    """A signed callback; without a response it is a failure."""
-    known = {"turn_id": turn_id, "submitted_turn_id": None, "revision": revision}
-    known |= {"backend": "aichat", "persona": "paliadin", "host": "mriver", "user_id": None}
-    known |= {"reason": "empty"} if response is None else {"response": response}
-    kind = "turn.failed" if response is None else "turn.completed"
-    body = json.dumps({"type": kind, "data": known | changed}).encode()
-    digest = hashlib.sha256(body).hexdigest()
-    return body, sign(body, webhook_id("aichat", "paliadin", turn_id, revision, digest))
-
-
-def sign(body: bytes, id_: str = "test", keys: Keys = KEYS, age: float = 0) -> dict[str, str]:
-    return keys.sign(id_, body, datetime.now(UTC) - timedelta(seconds=age))
 
 
 @pytest.mark.parametrize("vector", CALLBACKS, ids=lambda v: v.name)
@@ -427,8 +400,7 @@ def test_bad_secret(command: list[str], store: Path, secret: str) -> None:
     shutil.which("go") is None and "CI" not in os.environ, reason="go is not installed"
 )
 def test_go_is_tidy() -> None:
-    """The Go receiver is as gofmt and go vet want it."""
-    source = EXAMPLES / "receiver.go"
-    unformatted = subprocess.run(["gofmt", "-l", source], check=True, capture_output=True)
+    """The Go programs are as gofmt wants them, and the receiver as go vet wants it."""
+    unformatted = subprocess.run(["gofmt", "-l", GO], check=True, capture_output=True)
     assert unformatted.stdout == b""
-    subprocess.run(["go", "vet", source], check=True)
+    subprocess.run(["go", "vet", "callback.go", "receiver.go"], cwd=GO, check=True)

@@ -22,11 +22,25 @@ from support.waiting import PATIENCE_S, until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["LANGUAGES", "ExampleReceiver", "Stored", "command", "post", "running", "stored"]
+__all__ = [
+    "GO",
+    "LANGUAGES",
+    "ROUTE",
+    "ExampleReceiver",
+    "Stored",
+    "build_go",
+    "command",
+    "listening",
+    "post",
+    "running",
+    "stored",
+]
 
 LANGUAGES = ("python", "go")
 
-_EXAMPLES = Path(__file__).parents[2] / "examples"
+GO = Path(__file__).parents[2] / "examples" / "go"
+#: Where an app has the route; a receiver that is nothing else takes any.
+ROUTE = "/paliadin/callback"
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -52,7 +66,7 @@ class ExampleReceiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/callbacks"
+        return f"http://127.0.0.1:{self.port}{ROUTE}"
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection to close by the caller."""
@@ -76,7 +90,7 @@ class ExampleReceiver:
 def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> int:
     """Send one callback, and return the status."""
     encoded = {name: value.encode() for name, value in headers.items()}
-    connection.request("POST", "/callbacks", body, encoded)
+    connection.request("POST", ROUTE, body, encoded)
     with connection.getresponse() as response:
         assert response.read() == b""
         return response.status
@@ -85,14 +99,21 @@ def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[s
 def command(language: str, build: Path) -> list[str]:
     """What starts the receiver of this language, built in an empty directory where need be."""
     if language == "python":
-        return [sys.executable, "-W", "error", str(_EXAMPLES / "receiver.py")]
+        return [sys.executable, "-W", "error", str(GO.parent / "receiver.py")]
+    return [build_go("receiver", build)]
+
+
+def build_go(program: str, build: Path, **environ: str) -> str:
+    """Build `program`.go with the callback's file in a directory; return where it is."""
     if shutil.which("go") is None:
         if "CI" in os.environ:
             pytest.fail("go is not installed: apt-get install golang-go")
         pytest.skip("go is not installed")
-    binary = build / "receiver"
-    subprocess.run(["go", "build", "-o", binary, _EXAMPLES / "receiver.go"], check=True)
-    return [str(binary)]
+    binary = build / program
+    sources = ["callback.go", f"{program}.go"]
+    environment = os.environ | environ
+    subprocess.run(["go", "build", "-o", binary, *sources], cwd=GO, env=environment, check=True)
+    return str(binary)
 
 
 @contextmanager
@@ -107,13 +128,20 @@ def running(
         secret: one or several, separated by spaces.
         port: the one to listen on, or 0 for a free one.
     """
-    output = store.with_suffix(".log")
+    argv = [*command, f"127.0.0.1:{port}", str(store)]
+    environ = {"PALIADIN_CALLBACK_SECRET": secret}
+    with listening(argv, environ, store.with_suffix(".log")) as receiver:
+        yield receiver
+
+
+@contextmanager
+def listening(
+    argv: Sequence[str], environ: Mapping[str, str], output: Path
+) -> Iterator[ExampleReceiver]:
+    """A program that prints where it listens, until the block ends."""
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            [*command, f"127.0.0.1:{port}", str(store)],
-            env={**os.environ, "PALIADIN_CALLBACK_SECRET": secret},
-            stdout=sink,
-            stderr=subprocess.STDOUT,
+            argv, env={**os.environ, **environ}, stdout=sink, stderr=subprocess.STDOUT
         )
     try:
         yield ExampleReceiver(process, _port(process, output), output)

@@ -8,18 +8,89 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+__all__ = ["PostgreSQL", "postgresql"]
+
+
+@dataclass(frozen=True)
+class PostgreSQL:
+    """A server of our own, on a socket of its own."""
+
+    home: Path
+    account: pwd.struct_passwd
+    initdb: str
+    pg_ctl: str
+    client: str
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a program needs to connect to it."""
+        # A socket in a directory has no TLS, which some clients want by default.
+        return {"PGHOST": str(self.home), "PGUSER": "postgres", "PGSSLMODE": "disable"}
+
+    def sql(self, text: str, **variables: str) -> str:
+        """Run SQL, with these variables of psql's, and return its rows."""
+        assigned = [f"--set={name}={value}" for name, value in variables.items()]
+        arguments = ["-h", str(self.home), "-U", "postgres", "-qAtX", "--set=ON_ERROR_STOP=1"]
+        return self._run(self.client, *arguments, *assigned, sql=text)
+
+    def create(self) -> None:
+        """Make an empty database; it is not started."""
+        self._run(
+            *(self.initdb, "-D", self._data, "-U", "postgres"),
+            *("--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"),
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        # Prepared transactions hold a lock without a connection.
+        settings = "-c listen_addresses='' -c fsync=off -c max_prepared_transactions=1"
+        options = f"-k {self.home} {settings}"
+        log = str(self.home / "log")
+        self._run(self.pg_ctl, "-D", self._data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self) -> None:
+        """Stop it as a crash would, and wait until it is gone."""
+        self._run(self.pg_ctl, "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """It is stopped until the block ends."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @property
+    def _data(self) -> str:
+        return str(self.home / "data")
+
+    def _run(self, *argv: str, sql: str | None = None) -> str:
+        return subprocess.run(
+            argv,
+            input=sql,
+            text=True,
+            check=True,
+            cwd=self.home,
+            user=self.account.pw_uid,
+            group=self.account.pw_gid,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ).stdout
 
 
 @contextmanager
-def postgresql() -> Iterator[Callable[..., str]]:
-    """A PostgreSQL of our own, on a socket of its own; runs SQL and returns its rows."""
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL that is running, until the block ends."""
     # Debian keeps the server's programs off the PATH.
     places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
     initdb, pg_ctl, client = (
@@ -34,36 +105,10 @@ def postgresql() -> Iterator[Callable[..., str]]:
     with tempfile.TemporaryDirectory(prefix="pg-") as directory:
         home = Path(directory)
         os.chown(home, account.pw_uid, account.pw_gid)
-        yield from _serve(home, account, initdb, pg_ctl, client)
-
-
-def _serve(
-    home: Path, account: pwd.struct_passwd, initdb: str, pg_ctl: str, client: str
-) -> Iterator[Callable[..., str]]:
-    def run(*argv: str, sql: str | None = None) -> str:
-        return subprocess.run(
-            argv,
-            input=sql,
-            text=True,
-            check=True,
-            cwd=home,
-            user=account.pw_uid,
-            group=account.pw_gid,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ).stdout
-
-    data = str(home / "data")
-    run(initdb, "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C")
-    options = f"-k {home} -c listen_addresses='' -c fsync=off"
-    run(pg_ctl, "-D", data, "-o", options, "-l", str(home / "log"), "-w", "start")
-
-    def sql(text: str, **variables: str) -> str:
-        assigned = [f"--set={name}={value}" for name, value in variables.items()]
-        arguments = ["-h", str(home), "-U", "postgres", "-qAtX", "--set=ON_ERROR_STOP=1"]
-        return run(client, *arguments, *assigned, sql=text)
-
-    try:
-        yield sql
-    finally:
-        run(pg_ctl, "-D", data, "-m", "immediate", "-w", "stop")
+        server = PostgreSQL(home, account, initdb, pg_ctl, client)
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
