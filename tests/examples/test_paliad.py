@@ -26,6 +26,7 @@ from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
 #: As Debian installs libraries, and no module is downloaded.
 GO_ENVIRON = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
@@ -230,6 +231,7 @@ def test_session(paliad: Paliad) -> None:
     assert paliad.page(turn, Cookie="session=x")[0] == 401
     assert paliad.page(paliad.ask(user=str(uuid4())))[0] == 404
     assert paliad.page("t1")[0] == 404
+    assert paliad.page(turn, "POST")[0] == 403
     both = f'session="{paliad.session}"; csrf=y'
     assert paliad.page(turn, "POST", Cookie=both)[0] == 403
     assert paliad.page(turn, "POST", **{"Cookie": both, "X-CSRF-Token": "x"})[0] == 403
@@ -241,15 +243,24 @@ def test_who_waits_is_told(paliad: Paliad) -> None:
     """A page that is open gets the answer when it comes, and a failure ends the wait."""
     answered, failed = paliad.ask(), paliad.ask()
     with ThreadPoolExecutor(2) as pool:
-        pages = [pool.submit(paliad.page, turn) for turn in (answered, failed)]
-        # A failure is for who waits at that moment, and nothing tells when a page does.
-        until("a failure to be told", lambda: paliad.push(failed, 1, None) and pages[1].done())
+        pages = [opened(paliad, pool, turn) for turn in (answered, failed)]
         assert paliad.push(answered, response="eins" + TRAILER) == 204
-        assert [page.result(PATIENCE_S) for page in pages] == [
-            (200, "eins"),
-            (502, "failed: empty\n"),
-        ]
+        assert paliad.push(failed, response=None) == 204
+        results = [page.result(PATIENCE_S) for page in pages]
+    assert results == [(200, "eins"), (502, "failed: empty\n")]
     assert paliad.answer(failed) is None
+
+
+def opened(paliad: Paliad, pool: ThreadPoolExecutor, turn: str) -> Future[tuple[int, str]]:
+    """A page that has looked for its answer in vain, and waits."""
+    since = paliad.database.sql("SELECT clock_timestamp()").strip()
+    page = pool.submit(paliad.page, turn)
+    looked = """
+        SELECT 1 FROM pg_stat_activity
+        WHERE query LIKE 'SELECT answer FROM %' AND state = 'idle' AND query_start > :'since'
+    """
+    until("the page to wait", lambda: paliad.database.sql(looked, since=since))
+    return page
 
 
 @pytest.mark.slow
