@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import operate
 from support.container import REPOSITORY, Container, install_tools
 from support.sidecar import TRAILER
 from support.waiting import until
@@ -65,10 +66,10 @@ class Host:
         self.pushed: list[str] = []
 
     def start_receiver(self) -> None:
-        """The example, with the service's secret."""
+        """The example, with the service's secret: the new one while two are in use."""
         self.run(
-            "umask 077; mkdir /run/receiver;"
-            'echo "PALIADIN_CALLBACK_SECRET=$(cat /etc/paliadin/callback-secret)"'
+            "umask 077; mkdir -p /run/receiver; systemctl stop receiver 2>/dev/null || true;"
+            'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/paliadin/callback-secret)"'
             " >/run/receiver/env;"
             "systemd-run --unit=receiver -p EnvironmentFile=/run/receiver/env"
             " /usr/bin/python3 /src/examples/receiver.py"
@@ -335,6 +336,23 @@ def test_a_wrong_configuration_is_said_and_not_tried_again(host: Host) -> None:
         f"systemctl start {UNIT}"
     )
     host.push("t12")
+
+
+def test_the_operator_s_commands_work(host: Host) -> None:
+    """Those of docs/operate.md: look, rotate the secret, upgrade, make the directories again."""
+    host.run(operate.block("first"))
+    host.run(operate.block("rotate: both"))
+    host.push("t15")
+    host.start_receiver()
+    host.run(operate.block("first"))
+    host.push("t16")
+    host.run(operate.block("rotate: drop"))
+    host.push("t17")
+    host.run(operate.block("upgrade"))
+    host.push("t18")
+    host.run(operate.block("tmp"))
+    host.run(operate.block("flip"))
+    host.run("rm -r /var/lib/paliadin-sidecar.before")
 
 
 def test_the_slower_restarts_can_be_had(host: Host) -> None:
