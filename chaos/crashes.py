@@ -59,8 +59,8 @@ def killed(world: World, times: int) -> None:
 @scenario(quick=True)
 def crash_points(world: World) -> None:
     """SIGKILL at crash point 1, 2, 3 … until none fires any more."""
-    # Each fires in a process that takes in a turn, a replaced one, and one that is refused at first,
-    # for which a ping goes out. The next process has to mend what that left; then comes the next.
+    # Each fires in a process that takes in a turn, a replaced one, and one that is refused at
+    # first, for which a ping goes out. Another has to mend what it left; then comes the next.
     refused: set[str] = set()
 
     def refuses_once(request: Request) -> Reply:
