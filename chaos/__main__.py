@@ -25,6 +25,8 @@ from chaos.world import SCENARIOS
 if TYPE_CHECKING:
     from chaos.verdict import Verdict
 
+#: Of one thing that is wrong, as a daemon can say a lot.
+_MOST_SAID = 2000
 _COLUMNS = (
     "scenario", "turns", "faults", "lost", "cut",
     "duplicates sent", "duplicates after dedupe", "longest recovery",
@@ -54,7 +56,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as temp,
         ProcessPoolExecutor(given.jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
-        base = given.keep or Path(temp)
+        base = (given.keep or Path(temp)).resolve()
         plays = {pool.submit(play, n, given.seed, base, quick=given.quick): n for n in names}
         for done in as_completed(plays):
             found[plays[done]] = verdict = done.result()
@@ -64,7 +66,7 @@ def main() -> int:
     for name, verdict in found.items():
         for word in ("lost", "cut", "duplicates_after_dedupe", "wrong"):
             for what in getattr(verdict, word)[:5]:
-                print(f"{name}: {word.replace('_', ' ')}: {what}")
+                print(f"{name}: {word.replace('_', ' ')}: {what[-_MOST_SAID:]}")
     holds = all(verdict.holds for verdict in found.values())
     print(f"{'The promise held' if holds else 'NOT KEPT'} (seed {given.seed})")
     return 0 if holds else 1

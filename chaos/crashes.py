@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support.receiver import Reply, Request
 
 from chaos.verdict import Fault, append, in_effect
 from chaos.world import scenario
-from chaos.writers import TRAILER, rename, replaced
+from chaos.writers import rename, replaced
 
 if TYPE_CHECKING:
     from chaos.world import World
@@ -58,8 +59,8 @@ def killed(world: World, times: int) -> None:
 @scenario(quick=True)
 def crash_points(world: World) -> None:
     """SIGKILL at crash point 1, 2, 3 … until none fires any more."""
-    # Each fires in a process that takes in a new turn, a replaced one, a refusal for which a ping
-    # goes out, and whatever the one before left behind; then a process ends it without a crash.
+    # Each fires in a process that takes in a turn, a replaced one, and one that is refused at
+    # first, for which a ping goes out. Another has to mend what it left; then comes the next.
     refused: set[str] = set()
 
     def refuses_once(request: Request) -> Reply:
@@ -71,32 +72,40 @@ def crash_points(world: World) -> None:
     world.behaviour = refuses_once
     number, passed = 1, 0
     while passed < _PASSED:
+        mine = {f"legacy/a{number}", f"aichat/b{number}", f"aichat/c{number}"}
         world.host.environ["PALIADIN_CRASH_AT"] = str(number)
-        world.turn(f"a{number}", world.host.legacy).put(b"gleich" + TRAILER)
+        rename(world.turn(f"a{number}", world.host.legacy))
         world.host.start(wait=False)
         replaced(world.turn(f"b{number}"))
         rename(world.turn(f"c{number}"))
-        if crashed(world, number):
-            passed = 0
-        else:
-            passed += 1
+        fired = crashed(world, number, mine)
+        del world.host.environ["PALIADIN_CRASH_AT"]
+        passed = 0 if fired else passed + 1
+        if fired:
+            world.host.start()
+            world.until("what it left", partial(came, world, mine))
+            world.host.stop()
         number += 7 if world.quick else 1
-    del world.host.environ["PALIADIN_CRASH_AT"]
     world.host.start()
     world.delivered()
-    fired = re.findall(rb"crash point \d+: (.+)", world.host.output)
-    world.check(world.quick or len(set(fired)) == _NAMES, f"points that fired: {set(fired)}")
+    names = re.findall(rb"crash point \d+: (.+)", world.host.output)
+    world.check(world.quick or len(set(names)) == _NAMES, f"points that fired: {set(names)}")
     numbers = sorted({line["event_id"] for line in world.host.lines if "event_id" in line})
     world.check(numbers == list(range(1, len(numbers) + 1)), "an event's line is missing")
 
 
-def crashed(world: World, number: int) -> bool:
+def came(world: World, turns: set[str]) -> bool:
+    """Whether something of each is in effect."""
+    return turns <= in_effect(world.arrived).keys()
+
+
+def crashed(world: World, number: int, mine: set[str]) -> bool:
     """Whether it died, at the latest while it stopped once it had nothing left to do."""
-    process, mine = world.host.process, {f"aichat/{x}{number}" for x in "bc"}
+    process = world.host.process
     assert process is not None
 
     def over() -> bool:
-        return process.poll() is not None or mine <= in_effect(world.arrived).keys()
+        return process.poll() is not None or came(world, mine)
 
     world.until(f"crash point {number}", over)
     if process.poll() is None:

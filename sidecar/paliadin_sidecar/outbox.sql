@@ -137,25 +137,26 @@ VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :
 -- name: add_body!
 INSERT INTO body (delivery, bytes) VALUES (:delivery, :bytes);
 
+-- The indexes are named: the planner would read the whole backlog for each delivery.
 -- name: fresh
-SELECT d.*, b.bytes AS body FROM delivery d JOIN body b ON b.delivery = d.id
+SELECT d.*, b.bytes AS body FROM delivery d INDEXED BY delivery_fresh JOIN body b ON b.delivery = d.id
 WHERE d.state = 'pending' AND d.attempts = 0
   AND d.turn NOT IN (SELECT value FROM json_each(:busy))
 ORDER BY d.id LIMIT :limit;
 
 -- name: again
-SELECT d.*, b.bytes AS body FROM delivery d JOIN body b ON b.delivery = d.id
+SELECT d.*, b.bytes AS body FROM delivery d INDEXED BY delivery_again JOIN body b ON b.delivery = d.id
 WHERE d.state = 'pending' AND d.attempts > 0 AND d.next_attempt_at <= :now
   AND d.turn NOT IN (SELECT value FROM json_each(:busy))
 ORDER BY d.next_attempt_at LIMIT :limit;
 
 -- A clock that was set back must not hold a turn for longer than its own delay.
 -- name: clamp!
-UPDATE delivery SET next_attempt_at = :now
+UPDATE delivery INDEXED BY delivery_again SET next_attempt_at = :now
 WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
 
 -- name: next_attempt_at$
-SELECT min(next_attempt_at) FROM delivery
+SELECT min(next_attempt_at) FROM delivery INDEXED BY delivery_again
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now;
 
 -- name: acknowledged_at$

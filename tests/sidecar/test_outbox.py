@@ -1406,3 +1406,26 @@ async def test_blocked(tmp_path: Path) -> None:
     assert {type(one) for one in commits.blocked} == {Busy}
     assert sorted(fields["n"] for _, fields in box.events()) == [0, 1, 2]
     box.outbox.close()
+
+
+def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box) -> None:
+    """What is due is found in the same number of the database's steps, however many wait."""
+
+    def steps() -> int:
+        taken = 0
+
+        def step() -> None:
+            nonlocal taken
+            taken += 1
+
+        box.outbox._db.set_progress_handler(step, 10)
+        assert len(box.due(places=8, again=4)) == 8
+        box.outbox._db.set_progress_handler(None, 0)
+        return taken
+
+    for n in range(20):
+        box(Outbox.accept, answer(key=key(f"few{n}")))
+    few = steps()
+    for n in range(500):
+        box(Outbox.accept, answer(key=key(f"many{n}")))
+    assert steps() < 2 * few
