@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,11 +65,10 @@ def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
 def test_turns_lists_what_was_accepted(delivered: Sidecar) -> None:
     """The newest first; by state, by age, so many; a table or JSON."""
     rows = json.loads(delivered.command("turns", "--json").stdout)
-    assert [(r["turn_id"], r["revision"], r["state"]) for r in rows] == [
-        ("t2", 2, "delivered"),
-        ("t2", 1, "delivered"),
-        ("t1", 1, "delivered"),
-    ] or {r["turn_id"] for r in rows[1:]} == {"t1", "t2"}
+    found = [(r["turn_id"], r["revision"], r["state"]) for r in rows]
+    assert found[0] == ("t2", 2, "delivered")
+    # These two were written at once: which was accepted first is chance.
+    assert sorted(found[1:]) == [("t1", 1, "delivered"), ("t2", 1, "delivered")]
     assert all(r["accepted_at"].endswith("Z") and r["settled_at"] for r in rows)
     assert json.loads(delivered.command("turns", "--state", "dead", "--json").stdout) == []
     assert len(json.loads(delivered.command("turns", "--limit", "1", "--json").stdout)) == 1
@@ -252,9 +250,7 @@ def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
 
 def test_help_and_version_need_no_configuration() -> None:
     """Also for a person who has just installed it."""
-    started = time.monotonic()
     for args in (["--help"], ["--version"], ["run", "--help"], ["replay", "-h"]):
         done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout
-    assert time.monotonic() > started
