@@ -903,7 +903,11 @@ class Committer:
                 before = self._outbox.last_event
                 # A commit is not abandoned: whoever cancels waits for the few ms it takes.
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._commit, batch)
+                    try:
+                        await anyio.to_thread.run_sync(self._commit, batch)
+                    except RuntimeError as exc:  # no thread could be started
+                        for step in batch:
+                            step.error = exc
                 for step in batch:
                     step.done.set()
                 if self._outbox.last_event != before:

@@ -139,20 +139,26 @@ class _Service:
 
     async def serve(self, sender: Sender) -> None:
         settings = self._settings
-        dispatch = self._dispatch = Dispatch(
+        self._dispatch = Dispatch(
             self._commit,
             sender.attempt,
             host=settings.host_label,
             refused_s=settings.refused_s,
         )
+        # The innermost ends first, and what it still records needs the committer.
+        async with anyio.create_task_group() as store:
+            store.start_soon(self._commit.run, name="commit")
+            await self._work()
+            store.cancel_scope.cancel()
+
+    async def _work(self) -> None:
         async with anyio.create_task_group() as base:
-            base.start_soon(self._commit.run, name="commit")
             base.start_soon(self._print_events, name="audit")
             base.start_soon(self._signals, name="signals")
             base.start_soon(self._feed_watchdog, name="watchdog")
             base.start_soon(self._say_counts, name="status")
             async with anyio.create_task_group() as work:
-                work.start_soon(dispatch.run, name="dispatch")
+                work.start_soon(self._dispatch.run, name="dispatch")
                 work.start_soon(self._take_in, name="intake")
                 work.start_soon(self._listen, name="listen")
                 work.start_soon(self._tidy, name="upkeep")
@@ -160,7 +166,7 @@ class _Service:
                 await self._systemd("STOPPING=1")
                 await self._happened("service.stopping")
                 # Intake ends first; what it had not committed is found by the next start.
-                await dispatch.stop(_GRACE_S)
+                await self._dispatch.stop(_GRACE_S)
                 work.cancel_scope.cancel()
             await self._happened("service.stopped")
             with anyio.move_on_after(_FLUSH_S):

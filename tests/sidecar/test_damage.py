@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 from support.receiver import Receiver, Reply
+from support.waiting import PATIENCE_S, until
 
-from paliadin_sidecar.outbox import FILENAME
+from paliadin_sidecar.deliver import Outcome, Sender
+from paliadin_sidecar.outbox import FILENAME, Damaged, Event, Outbox
+from paliadin_sidecar.service import _Service
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,3 +141,63 @@ def test_commands_on_a_damaged_outbox(stopped: Sidecar, command: str) -> None:
     assert done.returncode == 1
     assert "paliadin-sidecar run --quarantine" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_attempt_that_is_recorded_while_all_ends(
+    tmp_path: Path, host: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once waited for ever for the committer, which had ended before it."""
+    log = tmp_path / "log"
+    all_ends = anyio.Event()
+    lost = Damaged(tmp_path / FILENAME, "was removed")
+
+    async def until_all_ends(_: _Service) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            all_ends.set()
+
+    def fail(_: Outbox, after: int) -> list[Event]:
+        raise lost
+
+    async def attempt(_: Sender, webhook_id: str, body: bytes) -> Outcome:
+        await anyio.to_thread.run_sync(
+            until, "its line", lambda: "turn.accepted" in log.read_text()
+        )
+        monkeypatch.setattr(Outbox, "events", fail)  # of all that is asked now, it is the last
+        with anyio.CancelScope(shield=True):
+            await all_ends.wait()
+        return Outcome(status=503)
+
+    monkeypatch.setattr(_Service, "_signals", until_all_ends)
+    monkeypatch.setattr(Sender, "attempt", attempt)
+    host.answer("t0")
+    settings = Settings.from_environment(host.environ | {"PALIADIN_RESCAN_S": "60"})
+    ended: list[BaseException] = []
+
+    async def serve() -> None:
+        with (
+            Outbox(tmp_path / FILENAME, create=True) as outbox,
+            (tmp_path / "log").open("w") as log,
+        ):
+            service = _Service(settings, outbox, lines, most_held=16)
+            async with Sender(settings.callback_url, settings.secrets, timeout_s=1.0) as sender:
+                await service.serve(sender)
+
+    def run() -> None:
+        try:
+            anyio.run(serve)
+        except BaseExceptionGroup as exc:
+            ended.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert len(ended) == 1, "it hangs"
+    assert lost in leaves(ended[0])
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for one in exc.exceptions for leaf in leaves(one)]
+    return [exc]

@@ -1318,6 +1318,23 @@ async def test_one_that_fails_costs_no_other(box: Box, commits: Commits) -> None
 
 
 @pytest.mark.anyio
+async def test_no_thread(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system starts no thread any more the callers learn it; nobody waits for ever."""
+
+    async def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(commits.call.run)
+        with monkeypatch.context() as patched:
+            patched.setattr(anyio.to_thread, "run_sync", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await commits.call(Outbox.counts)
+        assert await commits.call(Outbox.counts) == {}
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
 async def test_who_is_woken(commits: Commits) -> None:
     """Whoever prints is woken after each transaction with events, and after no other."""
     async with anyio.create_task_group() as tasks:
