@@ -178,7 +178,7 @@ def test_an_attempt_that_is_recorded_while_all_ends(
     async def serve() -> None:
         with (
             Outbox(tmp_path / FILENAME, create=True) as outbox,
-            (tmp_path / "log").open("w") as log,
+            log.open("w", buffering=1) as lines,
         ):
             service = _Service(settings, outbox, lines, most_held=16)
             async with Sender(settings.callback_url, settings.secrets, timeout_s=1.0) as sender:
