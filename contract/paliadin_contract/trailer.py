@@ -18,6 +18,7 @@ __all__ = ["TAIL_BYTES", "Trailer", "has_text", "is_whole", "split"]
 #: Enough of a file's end to hold any trailer: it names tools and counts, not text.
 TAIL_BYTES = 16 * 1024
 
+_TAG = "[paliadin-meta]"
 _OPEN = re.compile(r"^\[paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^\[/paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _NAMES = ("used_tools", "rows_seen", "classifier_tag")
@@ -86,10 +87,7 @@ class _Block(NamedTuple):
 
 
 def _block(text: str) -> _Block | None:
-    # The last opening line: an answer may well quote one.
-    opening = None
-    for found in _OPEN.finditer(text):
-        opening = found
+    opening = _last_opening(text)
     if opening is None:
         return None
     before, rest = text[: opening.start()], text[opening.end() :]
@@ -99,6 +97,15 @@ def _block(text: str) -> _Block | None:
     # Text after the closing line belongs to the answer, so the block was a quote as well.
     ended = not rest[closing.end() :].strip()
     return _Block(before, rest[: closing.start()], closed=True) if ended else None
+
+
+def _last_opening(text: str) -> re.Match[str] | None:
+    # The last one: an answer may well quote one. From its end, as that is where it stands.
+    at = len(text)
+    while (at := text.rfind(_TAG, 0, at)) >= 0:
+        if found := _OPEN.match(text, at):
+            return found
+    return None
 
 
 def _json(inner: str) -> dict[str, object] | None:
