@@ -47,11 +47,11 @@ class Audit:
             else [_json_line]
         )
         # No processor that renders exceptions: a traceback's text is nobody's to promise.
-        self._log = structlog.wrap_logger(
+        self._log: structlog.BoundLogger = structlog.wrap_logger(
             structlog.PrintLogger(stream),
             processors=processors,
             wrapper_class=structlog.BoundLogger,
-        )
+        ).bind()  # once, and not for each line
 
     def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
         """Print one event.
