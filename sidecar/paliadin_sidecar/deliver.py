@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
+import aiohttp
 import anyio
 import httpx
+from httpx_aiohttp import AiohttpTransport
 
 from paliadin_contract.signature import Keys
 
@@ -27,6 +29,7 @@ _MAX_DRAINED = 4096
 _DRAIN_S = 1.0
 #: Connecting is part of an attempt's deadline; this only bounds how long a kept one is kept.
 _KEEPALIVE_S = 30.0
+_HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,21 @@ class Sender:
         ca_file: Path | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._url = url
+        self._url = httpx.URL(url)
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
         tls = ssl.create_default_context()
         if ca_file is not None:
             tls.load_verify_locations(ca_file)
-        self._client = httpx.AsyncClient(
-            verify=tls,
-            timeout=None,  # noqa: S113 - per operation they add up; `attempt` bounds the whole
-            trust_env=False,  # a proxy of the environment would see lawyers' work
-            follow_redirects=False,  # a body must not go where nobody configured it to
-            limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
-            headers={"content-type": "application/json", "user-agent": "paliadin-sidecar"},
+        # A bare transport: no redirects (a body must not go where nobody configured it to), no
+        # proxies of the environment, no cookies. And not httpx's own: docs/performance.md
+        self._transport = AiohttpTransport(
+            verify=tls, limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S), trust_env=False
         )
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(
@@ -95,7 +95,7 @@ class Sender:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._client.__aexit__(kind, exc, trace)
+        await self._transport.__aexit__(kind, exc, trace)
 
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
@@ -119,8 +119,8 @@ class Sender:
 
     async def _post(self, webhook_id: str, body: bytes) -> httpx.Response:
         headers = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
-        request = self._client.build_request("POST", self._url, content=body, headers=headers)
-        return await self._client.send(request, stream=True)
+        request = httpx.Request("POST", self._url, content=body, headers=_HEADERS | headers)
+        return await self._transport.handle_async_request(request)
 
 
 async def _drain(response: httpx.Response) -> None:
@@ -138,18 +138,15 @@ async def _drain(response: httpx.Response) -> None:
 
 
 def _error(exc: BaseException) -> str:
-    # httpx calls everything before the first byte a ConnectError; the causes tell more.
+    # The transport has few names for much: the causes tell more.
     causes = list(_causes(exc))
-    if any(isinstance(c, socket.gaierror) for c in causes):
-        return "dns"
-    if any(isinstance(c, ssl.SSLError) for c in causes):
-        return "tls"
     for kind, name in (
-        (httpx.ConnectError, "connect"),
-        (httpx.NetworkError, "reset"),
-        (httpx.RemoteProtocolError, "reset"),
+        (socket.gaierror, "dns"),
+        (ssl.SSLError, "tls"),
+        (aiohttp.ClientConnectorError, "connect"),
+        (aiohttp.ClientError, "reset"),
     ):
-        if isinstance(exc, kind):
+        if any(isinstance(cause, kind) for cause in causes):
             return name
     return type(exc).__name__
 

@@ -16,9 +16,10 @@ from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import policy
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import ping_body
+from paliadin_sidecar.events import why_no_events
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
-from paliadin_sidecar.watch import Root, why_no_events
+from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
     from paliadin_sidecar.deliver import Outcome

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from paliadin_sidecar.turnfile import Look
     from paliadin_sidecar.watch import Root
 
-__all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished"]
+__all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished", "is_ours"]
 
 #: What one call of `look` may hold in memory, so that a backlog never is.
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -127,6 +127,12 @@ class _Place:
 
     def key(self, name: str) -> TurnKey:
         return TurnKey(self.spec.backend, self.spec.persona, turn_id_of(name) or name)
+
+
+def is_ours(path: str) -> bool:
+    """Whether this is the path of a turn file or a token, and not of a writer's draft."""
+    name = path.rpartition("/")[2]
+    return turn_id_of(name) is not None or turn_id_of(name, ".jwt") is not None
 
 
 class Intake:

@@ -9,7 +9,6 @@ import os
 import resource
 import select
 import signal
-import threading
 import time
 from contextlib import ExitStack, aclosing, suppress
 from importlib.metadata import version
@@ -22,12 +21,15 @@ from paliadin_sidecar import intake as finding
 from paliadin_sidecar.audit import Audit
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
+from paliadin_sidecar.events import WatchFailed, changes
 from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
 from paliadin_sidecar.outbox import BLOCKED_S, FILENAME, Blocked, Committer, Outbox
-from paliadin_sidecar.watch import Root, WatchFailed, changes
+from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from paliadin_sidecar.outbox import Event
     from paliadin_sidecar.settings import RootSpec, Settings
 
@@ -127,7 +129,7 @@ class _Service:
         self._scan_done = anyio.Event()
         self._counts_moved = anyio.Event()
         self._armed = anyio.Event()
-        self._rearm = threading.Event()
+        self._listening = anyio.CancelScope()
         self._found: list[dict[str, object]] = []
         self._elsewhere: int | None = None
 
@@ -272,7 +274,7 @@ class _Service:
                 await self._take(await self._scanned(spec, every_file=True))
         if rearm:
             self._armed.set()
-            self._rearm.set()
+            self._listening.cancel()
         found = self._intake.found()
         if found != self._found:
             self._found = found
@@ -298,50 +300,53 @@ class _Service:
         if not findings:
             return
 
-        def take_all(outbox: Outbox) -> bool:
-            return max(_take_one(outbox, one) for one in findings)
+        def take_all(outbox: Outbox) -> None:
+            for one in findings:
+                _take_one(outbox, one)
 
+        # It asks what is due in the same transaction, and sends when that is durable.
+        self._dispatch.wake()
         try:
-            sent = await self._commit.once(take_all)
+            await self._commit.once(take_all)
             self._blocked_why = ""
         except Blocked as exc:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
             self._blocked(exc)
-            sent = False
             for one in findings:
-                sent |= await self._commit(_take_one, one)
-        if sent:
-            self._dispatch.wake()
+                await self._commit(_take_one, one)
+                self._dispatch.wake()
 
     # --- events ---------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         wait_s = _REARM_FIRST_S
         while True:
-            self._rearm = threading.Event()
             self._armed = anyio.Event()
             paths = [root.path for _, root in self._roots if root.state == "armed"]
             if not paths:
                 await self._armed.wait()
                 continue
             began = time.monotonic()
-            try:
-                async with aclosing(changes(paths, self._rearm)) as events:
-                    async for touched in events:
-                        # The first, empty set says that the watch is armed: scan after it.
-                        self._every_file |= not touched
-                        self._touched |= touched
-                        self._intake_wake.set()
-            except WatchFailed as exc:
-                if time.monotonic() - began > _REARM_MOST_S:
-                    wait_s = _REARM_FIRST_S
-                if wait_s == _REARM_FIRST_S:
-                    await self._happened("watch.failed", error=str(exc))
-                await anyio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _REARM_MOST_S)
-            finally:
-                self._rearm.set()
+            with anyio.CancelScope() as self._listening:
+                try:
+                    await self._hear(paths)
+                except WatchFailed as exc:
+                    if time.monotonic() - began > _REARM_MOST_S:
+                        wait_s = _REARM_FIRST_S
+                    if wait_s == _REARM_FIRST_S:
+                        await self._happened("watch.failed", error=str(exc))
+                    await anyio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, _REARM_MOST_S)
+
+    async def _hear(self, paths: list[Path]) -> None:
+        by_inotify = self._settings.events == "inotify"
+        async with aclosing(changes(paths, inotify=by_inotify)) as events:
+            async for touched in events:
+                self._every_file |= not touched
+                self._touched |= (ours := set(filter(finding.is_ours, touched)))
+                if ours or not touched:
+                    self._intake_wake.set()
 
     # --- audit ----------------------------------------------------------------------------
 
@@ -430,10 +435,10 @@ def _raise_descriptor_limit() -> int:
     return _MOST_HELD if soft == resource.RLIM_INFINITY else min(_MOST_HELD, soft // 4)
 
 
-def _take_one(outbox: Outbox, one: finding.Finding) -> bool:
+def _take_one(outbox: Outbox, one: finding.Finding) -> None:
     match one:
         case finding.Settled(arrival):
-            return outbox.accept(arrival)
+            outbox.accept(arrival)
         case finding.Hint(key, submitted_turn_id, user_id):
             outbox.hint(key, submitted_turn_id, user_id)
         case finding.Stalled(key, why, detail):
@@ -442,4 +447,3 @@ def _take_one(outbox: Outbox, one: finding.Finding) -> bool:
             outbox.vanished(key)
         case finding.Gone(key):
             outbox.gone(key)
-    return False

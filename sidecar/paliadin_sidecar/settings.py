@@ -9,8 +9,9 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -22,7 +23,19 @@ from paliadin_contract.signature import Keys
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_ENV_FILE", "BadSettings", "RootSpec", "Settings", "merged_environment"]
+__all__ = [
+    "DEFAULT_ENV_FILE",
+    "BadSettings",
+    "Engine",
+    "RootSpec",
+    "Settings",
+    "merged_environment",
+]
+
+Engine = Literal["watchfiles", "inotify"]
+_ENGINES: tuple[Engine, ...] = ("watchfiles", "inotify")
+_LEVELS = ("debug", "info", "warning", "error")
+T = TypeVar("T", bound=str)
 
 #: Where the commands look for what their environment does not say.
 DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
@@ -75,6 +88,7 @@ class Settings:
     callback_timeout_s: float = 10.0
     callback_insecure: bool = False
     callback_ca_file: Path | None = None
+    events: Engine = "watchfiles"
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  #: host and port of the Prometheus endpoint
 
@@ -100,7 +114,8 @@ class Settings:
             refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),
             callback_timeout_s=read.number("PALIADIN_CALLBACK_TIMEOUT_S", 10.0, least=0.1, most=60),
             callback_ca_file=read.authority("PALIADIN_CALLBACK_CA_FILE"),
-            log_level=read.choice("PALIADIN_LOG_LEVEL", ("debug", "info", "warning", "error")),
+            events=read.engine("PALIADIN_EVENTS"),
+            log_level=read.choice("PALIADIN_LOG_LEVEL", _LEVELS, "info"),
             metrics=read.address("PALIADIN_METRICS"),
         )
         if read.problems:
@@ -177,10 +192,18 @@ class _Reader:
             self._wrong(name, value, "must be 1 or 0")
         return value == "1"
 
-    def choice(self, name: str, known: tuple[str, ...]) -> str:
-        value = self.text(name, "info").lower()
-        if value not in known:
-            self._wrong(name, value, f"must be one of {', '.join(known)}")
+    def choice(self, name: str, known: tuple[T, ...], default: T) -> T:
+        value = self.text(name, default).lower()
+        for one in known:
+            if one == value:
+                return one
+        self._wrong(name, value, f"must be one of {', '.join(known)}")
+        return default
+
+    def engine(self, name: str) -> Engine:
+        value = self.choice(name, _ENGINES, _ENGINES[0])
+        if value == "inotify" and find_spec("asyncinotify") is None:
+            self._wrong(name, value, "needs a package more: pip install 'paliadin[inotify]'")
         return value
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:

@@ -1,7 +1,4 @@
-"""Are the roots there, ours, the same as before? And: which names moved?
-
-`Root` answers by looking (the truth), `changes` by listening (the hints).
-"""
+"""Are the roots there, ours, the same as before? By looking, which is the truth."""
 
 from __future__ import annotations
 
@@ -12,30 +9,16 @@ import stat
 import time
 from typing import TYPE_CHECKING, Literal
 
-import anyio
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
-
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import AsyncGenerator
     from pathlib import Path
 
-__all__ = ["Root", "State", "WatchFailed", "changes", "why_no_events"]
+__all__ = ["Root", "State"]
 
-#: An event is seen after one to two steps; a thread wakes once in each.
-_STEP_MS = 10
-#: A directory that never rests is reported this often.
-_DEBOUNCE_MS = 50
 #: The kernel stamps with the time of its last tick: a change that follows within the same
 #: tick does not show, so a younger time proves nothing.
 _TICK_S = 0.05
 
 State = Literal["armed", "missing", "untrusted"]
-
-
-class WatchFailed(Exception):
-    """No events until the watch is made anew. Known causes: a file name that is not UTF-8,
-    a directory that went, the system's limit of watches."""  # noqa: D205, D209
 
 
 class Root:
@@ -108,39 +91,6 @@ class Root:
         rested = abs(time.time() - mtime / 1e9) > _TICK_S
         self._listed_mtime = mtime if rested else None
         return names
-
-
-def why_no_events(paths: list[Path]) -> str | None:
-    """Why the system would tell of no change in these directories; None where it would."""
-    try:
-        with RustNotify([str(p) for p in paths], False, False, 0, False, False):  # noqa: FBT003 - as below
-            return None
-    except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
-        return str(exc)
-
-
-async def changes(paths: list[Path], stop: threading.Event) -> AsyncGenerator[set[str], None]:
-    """Paths that were touched, as they are; ends when `stop` is set.
-
-    Set `stop` also when leaving early: a thread waits on it. Events may be lost without
-    notice; an overflow of the kernel's queue is.
-
-    Raises:
-        WatchFailed: the watch is of no more use.
-    """
-    try:
-        # No timeout: watchfiles forgets what arrives in the instant that one ends.
-        with RustNotify([str(p) for p in paths], False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
-            yield set()
-            while True:
-                found = await anyio.to_thread.run_sync(
-                    notify.watch, _DEBOUNCE_MS, _STEP_MS, 0, stop, abandon_on_cancel=True
-                )
-                if isinstance(found, str):
-                    return
-                yield {path for _, path in found}
-    except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
-        raise WatchFailed(type(exc).__name__) from exc
 
 
 def _identity(fd: int | None) -> tuple[int, int] | None:

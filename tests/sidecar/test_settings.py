@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import sys
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_defaults() -> None:
         "callback_timeout_s": 10.0,
         "callback_insecure": False,
         "callback_ca_file": None,
+        "events": "watchfiles",
         "log_level": "info",
         "metrics": None,
     }
@@ -87,6 +89,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         PALIADIN_CALLBACK_TIMEOUT_S="60",
         PALIADIN_CALLBACK_INSECURE="1",
         PALIADIN_CALLBACK_CA_FILE=str(authority),
+        PALIADIN_EVENTS="inotify",
         PALIADIN_LOG_LEVEL="Warning",
         PALIADIN_METRICS=" 127.0.0.1:9464 ",
     )
@@ -104,6 +107,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         callback_timeout_s=60,
         callback_insecure=True,
         callback_ca_file=authority,
+        events="inotify",
         log_level="warning",
         metrics=("127.0.0.1", 9464),
     )
@@ -167,6 +171,18 @@ def test_log_level() -> None:
         assert settings(PALIADIN_LOG_LEVEL=level).log_level == level.lower()
     right = "must be one of debug, info, warning, error"
     assert problem("PALIADIN_LOG_LEVEL", "loud") == f"PALIADIN_LOG_LEVEL='loud': {right}"
+
+
+def test_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine is one of two, and the one that is a package more is missed at the start."""
+    name = "PALIADIN_EVENTS"
+    assert settings(**{name: "Watchfiles"}).events == "watchfiles"
+    assert settings(**{name: "inotify"}).events == "inotify"
+    assert problem(name, "poll") == f"{name}='poll': must be one of watchfiles, inotify"
+    monkeypatch.setitem(sys.modules, "asyncinotify", None)
+    assert problem(name, "inotify") == (
+        f"{name}='inotify': needs a package more: pip install 'paliadin[inotify]'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -589,6 +605,7 @@ VARIABLES = (
     "PALIADIN_CALLBACK_TIMEOUT_S",
     "PALIADIN_CALLBACK_INSECURE",
     "PALIADIN_CALLBACK_CA_FILE",
+    "PALIADIN_EVENTS",
     "PALIADIN_LOG_LEVEL",
     "PALIADIN_METRICS",
     "STATE_DIRECTORY",

@@ -4,17 +4,13 @@ import grp
 import os
 import pwd
 import tempfile
-import threading
-from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-import anyio
 import pytest
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
-from support.waiting import PATIENCE_S
 
-from paliadin_sidecar.watch import Root, WatchFailed, changes
+from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -390,135 +386,3 @@ def test_names_of_what_is_gone(root: Root, path: Path) -> None:
     root.check()
     path.rmdir()
     assert root.names(always=True) == []
-
-
-# --- what moved? ----------------------------------------------------------------------------
-
-
-class Watch:
-    """Events of one directory, until the block ends."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stop = threading.Event()
-
-    async def __aenter__(self) -> Self:
-        self._events = changes([self.path], self.stop)
-        assert await anext(self._events) == set()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.stop.set()
-        await self._events.aclose()
-
-    async def see(self, *names: str) -> None:
-        """Wait until each of these names was touched."""
-        waiting = {str(self.path / name) for name in names}
-        with anyio.fail_after(PATIENCE_S):
-            while waiting:
-                waiting -= await anext(self._events)
-
-
-@pytest.mark.anyio
-async def test_changes(path: Path) -> None:
-    """The name is told of what is made, written, touched, renamed and removed."""
-    async with Watch(path) as watch:
-        (path / "a.txt").touch()
-        await watch.see("a.txt")
-        (path / "a.txt").write_text("x")
-        await watch.see("a.txt")
-        os.utime(path / "a.txt", (1, 1))
-        await watch.see("a.txt")
-        (path / "a.txt").rename(path / "b.txt")
-        await watch.see("a.txt", "b.txt")
-        (path / "b.txt").unlink()
-        await watch.see("b.txt")
-
-
-@pytest.mark.anyio
-async def test_changes_of_any_name(path: Path) -> None:
-    """No name is passed over: what is none of ours is for others to say."""
-    names = (".git", "a.txt~", ".a.txt.swp", "__pycache__", "ä\n.txt", "x" * 255)
-    async with Watch(path) as watch:
-        for name in names:
-            (path / name).touch()
-        await watch.see(*names)
-
-
-@pytest.mark.anyio
-async def test_changes_below(path: Path) -> None:
-    """What lies in directories below, or behind links, is not looked at."""
-    (path / "below").mkdir()
-    elsewhere = path.with_name("elsewhere")
-    elsewhere.mkdir()
-    (path / "link").symlink_to(elsewhere)
-    stop = threading.Event()
-    touched: set[str] = set()
-    async with aclosing(changes([path], stop)) as events:
-        await anext(events)
-        (path / "below" / "a.txt").touch()
-        (elsewhere / "b.txt").touch()
-        (path / "c.txt").touch()
-        with anyio.fail_after(PATIENCE_S):
-            while str(path / "c.txt") not in touched:
-                touched |= await anext(events)
-        stop.set()
-    assert touched <= {str(path / "c.txt"), str(path / "below")}
-
-
-@pytest.mark.anyio
-async def test_two_roots(path: Path) -> None:
-    """Several directories are watched at once."""
-    other = path.with_name("other")
-    other.mkdir()
-    stop = threading.Event()
-    async with aclosing(changes([path, other], stop)) as events:
-        await anext(events)
-        (path / "a").touch()
-        (other / "b").touch()
-        waiting = {str(path / "a"), str(other / "b")}
-        with anyio.fail_after(PATIENCE_S):
-            while waiting:
-                waiting -= await anext(events)
-        stop.set()
-
-
-@pytest.mark.anyio
-async def test_a_name_that_is_not_utf_8(path: Path) -> None:
-    """Such a name costs the watch, which says so."""
-    async with Watch(path) as watch:
-        os.close(os.open(os.fsencode(path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
-        with pytest.raises(WatchFailed):
-            await watch.see("never")
-
-
-@pytest.mark.anyio
-async def test_no_directory(path: Path) -> None:
-    """What is not there cannot be watched."""
-    with pytest.raises(WatchFailed, match=r"^FileNotFoundError$"):
-        await anext(changes([path / "missing"], threading.Event()))
-
-
-@pytest.mark.anyio
-async def test_stop(path: Path) -> None:
-    """Whoever sets the stop ends the watch, while it waits and before it does."""
-    stop = threading.Event()
-    for seconds in (0.05, 0.0):
-        async with aclosing(changes([path], stop)) as events:
-            await anext(events)
-            threading.Timer(seconds, stop.set).start()
-            with anyio.fail_after(PATIENCE_S), pytest.raises(StopAsyncIteration):
-                await anext(events)
-
-
-@pytest.mark.anyio
-async def test_leaving_early(path: Path) -> None:
-    """Who is cancelled while it waits leaves at once, and may watch again."""
-    with anyio.fail_after(PATIENCE_S):
-        async with Watch(path) as watch:
-            with anyio.move_on_after(0.05) as scope:
-                await watch.see("never")
-            assert scope.cancelled_caught
-        async with Watch(path) as watch:
-            (path / "a.txt").touch()
-            await watch.see("a.txt")

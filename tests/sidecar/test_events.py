@@ -1,0 +1,180 @@
+"""Which names moved: both engines, by the same tests; and what only one of them does."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import pytest
+from support.waiting import PATIENCE_S
+
+from paliadin_sidecar import events
+from paliadin_sidecar.events import WatchFailed, changes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+MOST_QUEUED = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture(params=["watchfiles", "inotify"])
+def inotify(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "inotify")
+
+
+class Watch:
+    """Events of one directory, until the block ends."""
+
+    def __init__(self, path: Path, *, inotify: bool) -> None:
+        self.path = path
+        self._events = changes([path], inotify=inotify)
+
+    async def __aenter__(self) -> Self:
+        assert await anext(self._events) == set()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._events.aclose()
+
+    async def see(self, *names: str) -> None:
+        """Wait until each of these names was touched."""
+        await touched(self._events, {str(self.path / name) for name in names})
+
+
+async def touched(found: AsyncGenerator[set[str], None], waiting: set[str]) -> set[str]:
+    """Wait until each of these paths was touched; all that were."""
+    seen: set[str] = set()
+    with anyio.fail_after(PATIENCE_S):
+        while waiting - seen:
+            seen |= await anext(found)
+    return seen
+
+
+async def test_changes(path: Path, *, inotify: bool) -> None:
+    """The name is told of what is made, written, touched, renamed and removed."""
+    async with Watch(path, inotify=inotify) as watch:
+        (path / "a.txt").touch()
+        await watch.see("a.txt")
+        (path / "a.txt").write_text("x")
+        await watch.see("a.txt")
+        os.utime(path / "a.txt", (1, 1))
+        await watch.see("a.txt")
+        (path / "a.txt").rename(path / "b.txt")
+        await watch.see("a.txt", "b.txt")
+        (path / "b.txt").unlink()
+        await watch.see("b.txt")
+
+
+async def test_any_name(path: Path, *, inotify: bool) -> None:
+    """No name is passed over: what is none of ours is for others to say."""
+    names = (".git", "a.txt~", ".a.txt.swp", "__pycache__", "ä\n.txt", "x" * 255)
+    async with Watch(path, inotify=inotify) as watch:
+        for name in names:
+            (path / name).touch()
+        await watch.see(*names)
+
+
+async def test_below(path: Path, *, inotify: bool) -> None:
+    """What lies in directories below, or behind links, is not looked at."""
+    (path / "below").mkdir()
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (path / "link").symlink_to(elsewhere)
+    async with aclosing(changes([path], inotify=inotify)) as found:
+        await anext(found)
+        (path / "below" / "a.txt").touch()
+        (elsewhere / "b.txt").touch()
+        (path / "c.txt").touch()
+        seen = await touched(found, {str(path / "c.txt")})
+    assert seen <= {str(path / "c.txt"), str(path / "below")}
+
+
+async def test_two_roots(path: Path, *, inotify: bool) -> None:
+    """Several directories are watched at once."""
+    other = path.with_name("other")
+    other.mkdir()
+    async with aclosing(changes([path, other], inotify=inotify)) as found:
+        await anext(found)
+        (path / "a").touch()
+        (other / "b").touch()
+        await touched(found, {str(path / "a"), str(other / "b")})
+
+
+async def test_no_directory(path: Path, *, inotify: bool) -> None:
+    """What is not there cannot be watched."""
+    with pytest.raises(WatchFailed, match=r"^FileNotFoundError$"):
+        await anext(changes([path / "missing"], inotify=inotify))
+
+
+async def test_leaving_early(path: Path, *, inotify: bool) -> None:
+    """Who is cancelled while it waits leaves at once, and may watch again."""
+    with anyio.fail_after(PATIENCE_S):
+        async with Watch(path, inotify=inotify) as watch:
+            with anyio.move_on_after(0.05) as scope:
+                await watch.see("never")
+            assert scope.cancelled_caught
+        async with Watch(path, inotify=inotify) as watch:
+            (path / "a.txt").touch()
+            await watch.see("a.txt")
+
+
+def touch_bytes(path: Path) -> str:
+    name = os.fsencode(path) + b"/\xff.txt"
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+    return os.fsdecode(name)
+
+
+async def test_a_name_that_is_not_utf_8_costs_watchfiles_the_watch(path: Path) -> None:
+    """It says so, and whoever listens watches anew."""
+    async with Watch(path, inotify=False) as watch:
+        touch_bytes(path)
+        with pytest.raises(WatchFailed):
+            await watch.see("never")
+
+
+async def test_a_name_that_is_not_utf_8_is_one_like_any_other_to_inotify(path: Path) -> None:
+    """The name comes with surrogates, as Python lists it."""
+    async with aclosing(changes([path], inotify=True)) as found:
+        await anext(found)
+        await touched(found, {touch_bytes(path)})
+
+
+async def test_watchfiles_rests_after_the_flight(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for a scan when it begins to look less often, and goes on seeing."""
+    monkeypatch.setattr(events, "_FLIGHT_MS", 20)
+    async with aclosing(changes([path], inotify=False)) as found:
+        await anext(found)
+        (path / "a").touch()
+        await touched(found, {str(path / "a")})
+        with anyio.fail_after(PATIENCE_S):
+            while await anext(found):
+                pass
+        (path / "b").touch()
+        await touched(found, {str(path / "b")})
+
+
+async def test_inotify_asks_for_a_scan_after_an_overflow(path: Path) -> None:
+    """The kernel's queue has an end, and says when it was reached."""
+    async with aclosing(changes([path], inotify=True)) as found:
+        await anext(found)
+        for name in "ab":
+            (path / name).touch()
+        for n in range(MOST_QUEUED):  # in turn, as the kernel merges two that are the same
+            os.utime(path / "ab"[n % 2])
+        with anyio.fail_after(PATIENCE_S):
+            while await anext(found):
+                pass
