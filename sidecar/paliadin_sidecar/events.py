@@ -68,8 +68,8 @@ async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
 async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
     from asyncinotify import Inotify, Mask  # noqa: PLC0415 - an extra, and Linux only
 
-    # A writer's close tells of what it wrote.
-    moves = Mask.CREATE | Mask.CLOSE_WRITE | Mask.ATTRIB | Mask.MOVE | Mask.DELETE | Mask.ONLYDIR
+    # What may have made a file complete, or trusted, or took it away.
+    moves = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.ATTRIB | Mask.DELETE | Mask.ONLYDIR
     try:
         with Inotify(cache_size=256) as notify:
             for path in paths:

@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from contextlib import ExitStack, aclosing, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,6 +29,7 @@ from paliadin_sidecar.outbox import BLOCKED_S, FILENAME, Blocked, Committer, Out
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from paliadin_sidecar.outbox import Event
@@ -224,7 +226,7 @@ class _Service:
                 next_scan = now + self._settings.rescan_s
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
             touched, self._touched = self._touched, set()
-            await self._take(await anyio.to_thread.run_sync(self._look, touched))
+            await self._take(partial(self._look, touched))
             if not started:
                 started = True
                 await self._started()
@@ -243,8 +245,9 @@ class _Service:
         )
         await self._systemd("READY=1")
 
-    def _look(self, touched: set[str]) -> list[finding.Finding]:
-        return [*self._intake.notice(touched), *self._intake.look()]
+    def _look(self, touched: set[str]) -> Iterator[finding.Finding]:
+        yield from self._intake.notice(touched)
+        yield from self._intake.look()
 
     async def _scan(self, *, every_file: bool) -> None:
         await anyio.to_thread.run_sync(self._outbox.check_identity)
@@ -256,7 +259,7 @@ class _Service:
         rearm = False
         for spec, root in self._roots:
             # The old directory first: what it holds at this moment is not in the new one.
-            await self._take(await self._scanned(spec, every_file=every_file))
+            await self._take_scanned(spec, every_file=every_file)
             changed = await anyio.to_thread.run_sync(root.check)
             if changed is None:
                 continue
@@ -271,7 +274,7 @@ class _Service:
             )
             if root.state == "armed":
                 await self._meet(spec)
-                await self._take(await self._scanned(spec, every_file=True))
+                await self._take_scanned(spec, every_file=True)
         if rearm:
             self._armed.set()
             self._listening.cancel()
@@ -280,14 +283,16 @@ class _Service:
             self._found = found
             await self._commit(Outbox.set_roots, found)
 
-    async def _scanned(self, spec: RootSpec, *, every_file: bool) -> list[finding.Finding]:
+    async def _take_scanned(self, spec: RootSpec, *, every_file: bool) -> None:
         def scan() -> list[finding.Finding]:
             try:
                 return self._intake.scan(spec, every_file=every_file)
             except OSError:
                 return []  # it went, or may not be read: the next check of the root says so
 
-        return await anyio.to_thread.run_sync(scan)
+        # Apart from the outbox's thread: a large directory must not hold deliveries.
+        if found := await anyio.to_thread.run_sync(scan):
+            await self._take(lambda: found)
 
     async def _meet(self, spec: RootSpec) -> None:
         root = (spec.backend, spec.persona, str(spec.path))
@@ -296,24 +301,26 @@ class _Service:
         history = await anyio.to_thread.run_sync(self._intake.history, spec)
         await self._commit(Outbox.meet, *root, history)
 
-    async def _take(self, findings: list[finding.Finding]) -> None:
-        if not findings:
-            return
+    async def _take(self, find: Callable[[], Iterable[finding.Finding]]) -> None:
+        # Finds, and takes what was found, in one step of the outbox's thread.
+        found: list[finding.Finding] = []
 
-        def take_all(outbox: Outbox) -> None:
-            for one in findings:
+        def take(outbox: Outbox) -> None:
+            if not found:  # once: what was found is not found again
+                found.extend(find())
+            for one in found:
                 _take_one(outbox, one)
 
         # It asks what is due in the same transaction, and sends when that is durable.
         self._dispatch.wake()
         try:
-            await self._commit.once(take_all)
+            await self._commit.once(take)
             self._blocked_why = ""
         except Blocked as exc:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
             self._blocked(exc)
-            for one in findings:
+            for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()
 
