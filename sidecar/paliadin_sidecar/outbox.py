@@ -252,6 +252,7 @@ class Outbox:
                 raise
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
+        self._log_path = path.with_name(f"{path.name}-wal")
         self._identity = _identity(path)
         self._log_identity: tuple[int, int] | None = None
 
@@ -326,7 +327,7 @@ class Outbox:
         Raises:
             Damaged: one was unlinked, replaced or truncated: what is committed nobody finds.
         """
-        log = _identity(self.path.with_name(f"{self.path.name}-wal"))
+        log = _identity(self._log_path)
         self._log_identity = self._log_identity or log  # it is made by the first commit
         if (_identity(self.path), log) != (self._identity, self._log_identity):
             raise Damaged(self.path, "was removed, replaced or truncated while it was in use")
@@ -407,9 +408,10 @@ class Outbox:
         id_ = webhook_id(
             arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.mark
         )
-        superseded = [
-            row["webhook_id"] for row in _sql.supersede(self._db, turn=turn["id"], now=self._now())
-        ]
+        superseded = []
+        if revision > 1:
+            found = _sql.supersede(self._db, turn=turn["id"], now=self._now())
+            superseded = [row["webhook_id"] for row in found]
         delivery = self._add_delivery(turn["id"], arrival, revision, id_, "pending")
         body = self._body(arrival, turn, revision)
         _sql.add_body(self._db, delivery=delivery, bytes=body)
@@ -494,8 +496,7 @@ class Outbox:
         named = {"backend": key.backend, "persona": key.persona, "turn_id": key.turn_id}
         turn = _sql.turn(self._db, **named)
         if turn is None:
-            _sql.add_turn(self._db, **named, now=self._now())
-            turn = _sql.turn(self._db, **named)
+            turn = _sql.add_turn(self._db, **named, now=self._now())
         return cast("_Row", turn)
 
     def _why_not(self, arrival: Arrival, turn: _Row) -> str | None:

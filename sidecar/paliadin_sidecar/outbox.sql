@@ -102,9 +102,9 @@ SELECT t.id AS turn, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.use
        d.revision, d.webhook_id, d.state, d.bytes, d.sha256, d.accepted_at
 FROM turn t JOIN delivery d ON d.turn = t.id WHERE d.id = :delivery;
 
--- name: add_turn<!
+-- name: add_turn^
 INSERT INTO turn (backend, persona, turn_id, seen_at)
-VALUES (:backend, :persona, :turn_id, :now);
+VALUES (:backend, :persona, :turn_id, :now) RETURNING *;
 
 -- name: hint!
 UPDATE turn SET submitted_turn_id = :submitted_turn_id, user_id = :user_id
@@ -126,7 +126,7 @@ SELECT turn_id, signature FROM turn
 WHERE backend = :backend AND persona = :persona AND signature IS NOT NULL AND gone_at IS NULL;
 
 -- name: supersede
-UPDATE delivery SET state = 'superseded', settled_at = :now
+UPDATE delivery INDEXED BY delivery_of_turn SET state = 'superseded', settled_at = :now
 WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
 
 -- name: add_delivery<!

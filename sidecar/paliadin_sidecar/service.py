@@ -53,6 +53,8 @@ _TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0
+#: A turn's lines follow each other within this time: read together, and out of its way.
+_GATHER_S = 0.02
 #: systemd is told the counts at most this often.
 _STATUS_LAG_S = 1.0
 #: These are told also when there is none.
@@ -371,6 +373,7 @@ class _Service:
                 lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
             with anyio.move_on_after(lag_s):
                 await self._audit_wake.wait()
+                await anyio.sleep(_GATHER_S)
                 continue
             await self._remember_printed()
             saved, saved_at = self._printed, time.monotonic()
