@@ -1,0 +1,158 @@
+"""What is measured: who pushes files from a directory to an address, and how each is started."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CANDIDATES", "FLOOR", "SHIPPED", "Candidate"]
+
+_HERE = Path(__file__).parent
+_BUILT = _HERE.parent / "built"
+_BIN = Path(sys.executable).parent
+FLOOR, SHIPPED = "floor (C, inotify, no durability)", "paliadin-sidecar, as shipped"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do the job.
+
+    Attributes:
+        name: as the tables say it.
+        command: its command line and what its environment says more, for a root, a port and a
+            directory of its own.
+        needs: programs and modules; one that is missing is reported.
+        kind: `floor`, `ours`, or `other`.
+        burst: how many files at once it is given, at most: one that starts a process for each
+            file, all at once, would fill the memory.
+    """
+
+    name: str
+    command: Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]
+    needs: tuple[str, ...] = ()
+    kind: str = "other"
+    burst: int = 10_000
+
+    @property
+    def missing(self) -> list[str]:
+        """What it needs and is not here."""
+        return [
+            need for need in self.needs
+            if not (shutil.which(need) or _has_module(need) or (_BUILT / need).exists())
+        ]  # fmt: skip
+
+
+def _has_module(name: str) -> bool:
+    return name.isidentifier() and find_spec(name) is not None
+
+
+def _ours(*variants: str, **environ: str) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
+    def command(root: Path, port: int, own: Path) -> tuple[list[str], dict[str, str]]:
+        argv = [str(_BIN / "paliadin-sidecar"), "run"]
+        if variants:
+            argv = [sys.executable, str(_HERE / "ours.py"), *variants]
+        return argv, {
+            "PALIADIN_STATE_DIR": str(own / "state"),
+            "PALIADIN_WATCH": f"aichat/paliadin={root}",
+            "PALIADIN_CALLBACK_URL": f"http://127.0.0.1:{port}/",
+            "PALIADIN_CALLBACK_SECRET": "whsec_" + base64.b64encode(os.urandom(32)).decode(),
+            **environ,
+        }
+
+    return command
+
+
+def _plain(*argv: str) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
+    def command(root: Path, port: int, _: Path) -> tuple[list[str], dict[str, str]]:
+        return [argv[0], *argv[1:2], str(root), str(port), *argv[2:]], {}
+
+    return command
+
+
+def _floor(root: Path, port: int, _: Path) -> tuple[list[str], dict[str, str]]:
+    return [str(_BUILT / "floor"), str(root), str(port)], {}
+
+
+def _incron(root: Path, port: int, own: Path) -> tuple[list[str], dict[str, str]]:
+    (tables := own / "tables").mkdir()
+    (own / "spool").mkdir()
+    post = f"curl -s -o /dev/null --data-binary @$@/$# http://127.0.0.1:{port}/"
+    (tables / "bench").write_text(f"{root} IN_CLOSE_WRITE,IN_MOVED_TO {post}\n", encoding="utf-8")
+    (own / "incron.conf").write_text(
+        f"system_table_dir = {tables}\nuser_table_dir = {own}/spool\nlockfile_dir = {own}\n",
+        encoding="utf-8",
+    )
+    return ["incrond", "-n", "-f", str(own / "incron.conf")], {}
+
+
+def _syslog_ng(root: Path, port: int, own: Path) -> tuple[list[str], dict[str, str]]:
+    version = subprocess.run(["syslog-ng", "-V"], capture_output=True, text=True, check=True)
+    numbers = version.stdout.partition("(")[2].partition(")")[0]  # "syslog-ng 3 (3.38.1)"
+    major_minor = ".".join(numbers.split(".")[:2])
+    (own / "syslog-ng.conf").write_text(
+        f"""@version: {major_minor}
+source files {{
+    wildcard-file(base-dir("{root}") filename-pattern("*.txt") monitor-method("inotify")
+        max-files(20000) log-iw-size(2000000) flags(no-parse));
+}};
+destination post {{
+    http(url("http://127.0.0.1:{port}/") method("POST") body("${{MESSAGE}}"));
+}};
+log {{ source(files); destination(post); }};
+""",
+        encoding="utf-8",
+    )
+    files = [f"--{name}={own}/{name}" for name in ("persist-file", "pidfile", "control")]
+    return ["syslog-ng", "-F", "-f", str(own / "syslog-ng.conf"), *files], {}
+
+
+_NODE = str(_HERE / "fs_watch.mjs")
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate(FLOOR, _floor, ("floor",), "floor"),
+    Candidate(SHIPPED, _ours(), kind="ours"),
+    Candidate("… with inotify", _ours(PALIADIN_EVENTS="inotify"), ("asyncinotify",), "ours"),
+    Candidate("… commits off", _ours("no-commits"), kind="ours"),
+    Candidate(
+        "… with inotify, commits off",
+        _ours("no-commits", PALIADIN_EVENTS="inotify"),
+        ("asyncinotify",),
+        "ours",
+    ),
+    Candidate("… over httpx's own connections", _ours("httpx"), kind="ours"),
+    Candidate("… on uvloop", _ours("uvloop"), ("uvloop",), "ours"),
+    *(
+        Candidate(f"polling, {ms} ms", _plain(sys.executable, str(_HERE / "poll.py"), f"{ms / 1000}"))
+        for ms in (100, 500, 1000)
+    ),
+    Candidate(
+        "inotifywait + curl",
+        _plain("bash", str(_HERE / "inotifywait_curl.sh")),
+        ("bash", "inotifywait", "curl"),
+    ),
+    Candidate(
+        "fswatch + curl", _plain("bash", str(_HERE / "fswatch_curl.sh")), ("bash", "fswatch", "curl")
+    ),
+    Candidate("incron + curl", _incron, ("incrond", "curl"), burst=1000),
+    Candidate(
+        "watchdog + requests",
+        _plain(sys.executable, str(_HERE / "watchdog_requests.py")),
+        ("watchdog", "requests"),
+    ),
+    Candidate("Node fs.watch + fetch", _plain("node", _NODE), ("node",)),
+    Candidate(
+        "Node chokidar + fetch",
+        _plain("node", str(_HERE / "chokidar.mjs")),
+        ("node", "node_modules/chokidar"),
+    ),
+    Candidate("syslog-ng, lines", _syslog_ng, ("syslog-ng",)),
+)

@@ -1,0 +1,45 @@
+"""The daemon with a variant under trial, for measurements alone.
+
+    ours.py VARIANT...
+
+`no-commits`: the disk is never waited for, which a power cut would not forgive. `uvloop`: that
+event loop. `httpx`: httpx's own connections instead of aiohttp's. What it does is
+`paliadin-sidecar run`.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+import anyio
+
+from paliadin_sidecar import cli, deliver, outbox
+
+
+def no_commits() -> None:
+    """Let SQLite leave everything to the page cache."""
+    set_up = outbox.Outbox._set_up  # noqa: SLF001 - no setting exists, so that nobody uses it
+
+    def unsynchronised(self: outbox.Outbox, **named: Any) -> None:  # noqa: ANN401 - handed on
+        set_up(self, **named)
+        self._db.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - as above
+
+    outbox.Outbox._set_up = unsynchronised  # type: ignore[method-assign]  # noqa: SLF001 - as above
+
+
+def uvloop() -> None:
+    """Run on libuv."""
+    anyio.run = partial(anyio.run, backend_options={"use_uvloop": True})
+
+
+def httpx() -> None:
+    """Send over httpx's own connections."""
+    deliver.AiohttpTransport = deliver.httpx.AsyncHTTPTransport  # type: ignore[misc,assignment]  # a variant of it
+
+
+for variant in sys.argv[1:]:
+    {"no-commits": no_commits, "uvloop": uvloop, "httpx": httpx}[variant]()
+sys.argv = ["paliadin-sidecar", "run"]
+cli.main()
