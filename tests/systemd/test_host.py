@@ -216,6 +216,7 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
         "lease the answer",
         "write the state",
         "read the credential",
+        "sort much",
         "make an internet socket",
     )
     assert {name: found.pop(name) for name in allowed} == dict.fromkeys(allowed, "done")
