@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["CREDENTIALS", "Finding", "examine", "ping"]
+__all__ = ["Finding", "credentials", "examine", "ping"]
 
-_UNIT = "paliadin-sidecar.service"
-#: Where systemd puts what `LoadCredential=` names.
-CREDENTIALS = f"/run/credentials/{_UNIT}"
 #: The root directory as process 1 sees it.
 _HOST = "/proc/1/root"
 #: What hides directories from a unit: the values that do not, and which directories.
@@ -72,8 +69,8 @@ def examine(settings: Settings) -> list[Finding]:
         *_state_dir(settings.state_dir),
         *_outbox(settings),
         *(finding for spec in settings.roots for finding in _root(spec, settings.owner)),
-        *_unit(settings.roots),
-        _events(settings.roots),
+        *_unit(_unit_of(settings.state_dir), settings.roots),
+        _events(settings),
         _leases(settings),
         _secrets(settings),
         _url(settings),
@@ -90,6 +87,34 @@ async def ping(settings: Settings) -> list[Finding]:
     ) as sender:
         outcome = await sender.attempt(*ping_body(settings.host_label, time.time()))
     return [_answer(outcome), *_clock(outcome.date, time.time())]
+
+
+def credentials(state_dir: Path, env_file: Path) -> Path | None:
+    """The directory with the service's `callback-secret`, None where there is none.
+
+    It is what systemd gave the unit, or, while that is down, where the environment file lies.
+
+    Raises:
+        PermissionError: it is there, and this user may not read it.
+    """
+    denied = None
+    for folder in (Path("/run/credentials") / _unit_of(state_dir), env_file.parent):
+        try:
+            (folder / "callback-secret").open("rb").close()
+        except PermissionError as exc:
+            denied = denied or exc
+        except OSError:
+            continue
+        else:
+            return folder
+    if denied is not None:
+        raise denied
+    return None
+
+
+def _unit_of(state_dir: Path) -> str:
+    # An instance's unit and its StateDirectory= have one name.
+    return f"{state_dir.name}.service"
 
 
 # --- the state directory ------------------------------------------------------------------
@@ -117,11 +142,11 @@ def _state_dir(path: Path) -> list[Finding]:
     if info.st_mode & 0o077:
         open_ = f"is open to others, its files are not: chmod 700 {path}"
         found = [Finding("note", subject, open_)]
-    above = Root(path.parent, info.st_uid)
-    above.check()
-    above.close()
-    if "is writable by" in above.why:
-        wrong = f"{above.why}; whoever may change it can take the outbox away"
+    way = Root(path.resolve(), info.st_uid)
+    way.check()
+    way.close()
+    if "is writable by" in way.why:
+        wrong = f"whoever may change it can take the outbox away: {way.why}"
         found.append(Finding("wrong", subject, wrong))
     return [*found, _room(path)]
 
@@ -162,8 +187,8 @@ def _outbox(settings: Settings) -> list[Finding]:
                 "wrong",
                 "environment",
                 f"the daemon watches {', '.join(sorted(said))}, which this environment does not "
-                "say, so what is said here is not of the daemon: systemctl restart "
-                "paliadin-sidecar, or --env-file with the daemon's",
+                "say, so what is said here is not of the daemon: name the daemon's with "
+                f"--env-file, or: systemctl restart {_unit_of(settings.state_dir)}",
             )
         )
     return found
@@ -178,13 +203,17 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
     root.check()
     root.close()
     if root.state == "untrusted":
-        mend = ""
+        step, mend = root.why.split()[0], ""
         if "PALIADIN_OWNER" in root.why:
-            mend = ": name that user there, or chown it"
+            mend = f": name that user there, or, if it is the agent's: chown {owner} {step}"
         if "cannot be" in root.why:
-            mend = f": run as user {owner}, or with CAP_DAC_READ_SEARCH (root has it: sudo)"
-        wrong = f"{root.why}{mend}; nothing is taken from it until then"
-        return [Finding("wrong", subject, wrong)]
+            mend = (
+                f": only user {owner} can, or who has CAP_DAC_READ_SEARCH as the unit does. To see "
+                "it as root does: sudo paliadin-sidecar check"
+            )
+        if "is no directory" in root.why:
+            mend = f": mv {step} {step}.aside"
+        return [Finding("wrong", subject, f"nothing is taken from it, since {root.why}{mend}")]
     if root.state == "missing":
         make = f"install -d -m 700 -o {owner} {spec.path}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
@@ -211,14 +240,14 @@ def _hidden(subject: str, path: Path) -> Finding | None:
     )
 
 
-def _unit(roots: tuple[RootSpec, ...]) -> list[Finding]:
+def _unit(unit: str, roots: tuple[RootSpec, ...]) -> list[Finding]:
     command = shutil.which("systemctl")
     if command is None:
         return []
     asked = [f"--property={name}" for name in ("LoadState", *_HIDES)]
     try:
         done = subprocess.run(  # noqa: S603 - the system's own, with our words
-            [command, "show", _UNIT, *asked],
+            [command, "show", *asked, "--", unit],
             capture_output=True, text=True, timeout=_READ_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -230,34 +259,35 @@ def _unit(roots: tuple[RootSpec, ...]) -> list[Finding]:
     for name, (harmless, places) in _HIDES.items():
         hidden = [str(r.path) for r in roots if any(r.path.is_relative_to(p) for p in places)]
         if said.get(name, "no") not in harmless and hidden:
-            dropin = f"/etc/systemd/system/{_UNIT}.d/{name}.conf"
+            dropin = f"/etc/systemd/system/{unit}.d/{name}.conf"
             found.append(
                 Finding(
                     "wrong",
-                    f"unit {_UNIT}",
+                    f"unit {unit}",
                     f"has {name}={said[name]}, so the daemon does not see {', '.join(hidden)}, and "
                     f"no answer ever arrives: mkdir -p {dropin.rpartition('/')[0]} && printf "
                     f"'[Service]\\n{name}={harmless[-1]}\\n' > {dropin} && "
-                    f"systemctl daemon-reload && systemctl restart {_UNIT}",
+                    f"systemctl daemon-reload && systemctl restart {unit}",
                 )
             )
-    return found or [Finding("ok", f"unit {_UNIT}", "sees the real directories")]
+    return found or [Finding("ok", f"unit {unit}", "sees the real directories")]
 
 
 # --- what the system gives ----------------------------------------------------------------
 
 
-def _events(roots: tuple[RootSpec, ...]) -> Finding:
-    why = why_no_events([spec.path for spec in roots if os.access(spec.path, os.R_OK)])
+def _events(settings: Settings) -> Finding:
+    roots = [spec.path for spec in settings.roots if os.access(spec.path, os.R_OK)]
+    why = why_no_events(roots, inotify=settings.events == "inotify")
     if why is None:
-        return Finding("ok", "file events", "can be had: an answer is seen at once")
+        return Finding("ok", "file events", f"come by {settings.events}: an answer is seen at once")
     return Finding(
         "wrong",
         "file events",
-        f"cannot be had ({why}), so an answer is only seen by the next scan: sysctl -w "
-        f"fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288 (now "
-        f"{_limit('instances')} and {_limit('watches')}; 1 and {len(roots)} are needed, the rest "
-        "is other programs')",
+        f"cannot be had ({why}), so an answer is only seen by the next scan. 1 instance of inotify "
+        f"and {len(settings.roots)} watches are needed, the rest of {_limit('instances')} and "
+        f"{_limit('watches')} is other programs': printf 'fs.inotify.max_user_instances=512\\n"
+        "fs.inotify.max_user_watches=524288\\n' > /etc/sysctl.d/inotify.conf && sysctl --system",
     )
 
 
@@ -337,7 +367,7 @@ def _answer(outcome: Outcome) -> Finding:
         404: "there is no such route: see PALIADIN_CALLBACK_URL",
     }.get(outcome.error or outcome.status or 0, "see the receiver's own log")
     what = outcome.error or f"status {outcome.status}"
-    return Finding("wrong", "ping", f"{what}: {mend}")
+    return Finding("wrong", "ping", f"{what}, so answers wait here; {mend}")
 
 
 def _clock(date: str | None, now: float) -> list[Finding]:
