@@ -113,7 +113,9 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             wrong = [doctor.Finding("wrong", "configuration", one) for one in exc.problems]
             _print_json([msgspec.to_builtins(finding) for finding in wrong])
             sys.exit(_CONFIG)
-    findings = doctor.examine(settings)
+    settings_file = env_file or DEFAULT_ENV_FILE
+    named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
+    findings = doctor.examine(settings, (settings_file, Path(named)))
     if send_ping:
         findings += anyio.run(doctor.ping, settings)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import time
 from contextlib import closing
@@ -22,6 +23,8 @@ from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import RootSpec, Settings
 
@@ -58,10 +61,14 @@ class Finding:
     message: str
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]:
     """Look at everything that can be seen without sending anything.
 
     Call it in the main thread: it tries leases.
+
+    Args:
+        settings: the daemon's.
+        secret_in: files that may hold the secret.
     """
     ignore_lease_breaks()
     return [
@@ -73,6 +80,7 @@ def examine(settings: Settings) -> list[Finding]:
         _events(settings),
         _leases(settings),
         _secrets(settings),
+        *_exposed(secret_in),
         _url(settings),
     ]
 
@@ -339,6 +347,19 @@ def _secrets(settings: Settings) -> Finding:
     if count == 1:
         return Finding("ok", "callback secret", "one")
     return Finding("note", "callback secret", f"{count}, as during a rotation; both ends know all?")
+
+
+def _exposed(paths: Iterable[Path]) -> Iterator[Finding]:
+    for path in paths:
+        try:
+            shown = path.stat().st_mode & stat.S_IROTH and b"whsec_" in path.read_bytes()
+        except OSError:
+            continue  # there is none
+        if shown:
+            wrong = (
+                f"{path} can be read by everybody, who can then forge callbacks: chmod 600 {path}"
+            )
+            yield Finding("wrong", "secret's file", wrong)
 
 
 def _url(settings: Settings) -> Finding:

@@ -462,6 +462,7 @@ def test_each_instance_has_its_own_secret(tmp_path: Path) -> None:
             folder = tmp_path / name
             folder.mkdir()
             secret = new_secret()
+            (folder / "callback-secret").touch(mode=0o600)
             (folder / "callback-secret").write_text(f"{secret}\n")
             (folder / "sidecar.env").write_text(
                 f"PALIADIN_CALLBACK_URL={end.url}\nPALIADIN_STATE_DIR={folder}/state\n"
@@ -490,6 +491,24 @@ def test_a_secret_that_this_user_may_not_read(host: Sidecar) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert f"{host.base}/callback-secret may not be read by this user. Try: sudo -u " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sidecar.env", "callback-secret", "named"])
+def test_a_secret_that_everybody_may_read(host: Sidecar, name: str) -> None:
+    """Wherever it stands; the agent could sign with it."""
+    secret = host.environ.pop("PALIADIN_CALLBACK_SECRET")
+    files = {"sidecar.env": f"PALIADIN_CALLBACK_SECRET={secret}\n"} if name[0] == "s" else {}
+    for file, text in ({"sidecar.env": "", name: secret} | files).items():
+        (host.base / file).write_text(text)
+        (host.base / file).chmod(0o644)
+    if name == "named":
+        host.environ["PALIADIN_CALLBACK_SECRET_FILE"] = str(host.base / name)
+    check = ("check", "--json", "--env-file", f"{host.base}/sidecar.env")
+    done = host.command(*check)
+    (wrong,) = [f["message"] for f in json.loads(done.stdout) if f["level"] == "wrong"]
+    assert wrong.startswith(f"{host.base}/{name} can be read by everybody")
+    mend(wrong)
+    assert host.command(*check).returncode == 0
 
 
 def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:
