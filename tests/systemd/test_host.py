@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import urllib.request
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -193,11 +194,15 @@ def test_turns_of_both_roots_arrive(host: Host) -> None:
 @pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
 def test_the_events_of_either_engine_come_through(host: Host, engine: str) -> None:
     """Scans would come a minute apart, later than anybody here waits: the hardening costs none."""
-    host.drop_in("events", f"Environment=PALIADIN_EVENTS={engine} PALIADIN_RESCAN_S=60")
+    metrics = f"127.0.0.1:{free_port()}"
+    variables = f"PALIADIN_EVENTS={engine} PALIADIN_RESCAN_S=60 PALIADIN_METRICS={metrics}"
+    host.drop_in("events", f"Environment={variables}")
     host.run(f"systemctl restart {UNIT}")
     for number in range(3):  # the first may be found by the scan that follows the arming
         host.push(f"{engine}-{number}", ROOTS[number % 2])
     assert not [event for event in host.events() if event["event"] == "watch.failed"]
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as scrape:
+        assert b'attempt_duration_seconds_count{result="2xx"} 3.0\n' in scrape.read()
     host.run(
         f"rm /etc/systemd/system/{UNIT}.service.d/events.conf; systemctl daemon-reload;"
         f"systemctl restart {UNIT}"
