@@ -10,6 +10,7 @@ import mmap
 import os
 import resource
 import socket
+import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,7 @@ def main(answer: str) -> None:
         "see process 1": Path("/proc/1").exists(),
         "see passwords": Path("/etc/shadow").read_bytes() != b"",
         "see devices": Path("/dev/kmsg").exists(),
+        "trust authorities": ssl.create_default_context().cert_store_stats()["x509_ca"],
         "core size": resource.getrlimit(resource.RLIMIT_CORE),
         "umask": os.umask(0),
     }

@@ -49,6 +49,9 @@ except sqlite3.OperationalError as exc:
 """
 
 
+_AUTHORITIES = 'import ssl; print(ssl.create_default_context().cert_store_stats()["x509_ca"])'
+
+
 def block(name: str, **variables: str) -> str:
     """The README's commands of that name; these variables are set otherwise than there."""
     found = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
@@ -164,7 +167,8 @@ def ours(host: Host) -> str:
 
 def test_the_readme_s_commands_install_and_start_it(host: Host, before: str) -> None:
     """Pasted as they stand, they end with a service that is ready, enabled and has a status."""
-    host.run(block("install", agent=AGENT, callback=f"http://127.0.0.1:{host.port}/callback"))
+    # A name: that it can be looked up from inside is part of it.
+    host.run(block("install", agent=AGENT, callback=f"http://localhost:{host.port}/callback"))
     assert before != ours(host)
     assert host.show("ActiveState") == "active"
     assert host.show("UnitFileState") == "enabled"
@@ -266,6 +270,7 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
         "see process 1": False,
         "see passwords": False,
         "see devices": False,
+        "trust authorities": int(host.run(f"/usr/bin/python3 -c '{_AUTHORITIES}'").stdout),
         "core size": [0, 0],
         "umask": 0o077,
     }
