@@ -272,12 +272,10 @@ def test_a_turn_that_was_written_on_the_host_arrives(host: Host, receiver: Recei
         assert "Read-only file system" in touch.stderr, place
 
 
-@pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
-def test_the_events_of_either_engine_come_through(
-    host: Host, receiver: Receiver, engine: str
-) -> None:
+@pytest.mark.parametrize("by", ["watchfiles", "inotify"])
+def test_the_events_of_either_engine_come_through(host: Host, receiver: Receiver, by: str) -> None:
     """Scans would come a minute apart, later than anybody here waits."""
-    host.start(f"--env=PALIADIN_EVENTS={engine}", "--env=PALIADIN_RESCAN_S=60")
+    host.start(f"--env=PALIADIN_EVENTS={by}", "--env=PALIADIN_RESCAN_S=60")
     for turn_id in ("t1", "t2", "t3"):  # the first may be found by the scan after the arming
         host.answer(turn_id)
         receiver.wait(turn_id)
