@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "credentials", "examine", "ping"]
 
+#: Not as the daemon's user, who without the unit's capabilities is told what is not so.
+_AS_ROOT = "sudo paliadin-sidecar check"
 #: The root directory as process 1 sees it.
 _HOST = "/proc/1/root"
 #: What hides directories from a unit: the values that do not, and which directories.
@@ -136,18 +138,17 @@ def _state_dir(path: Path) -> list[Finding]:
     if not os.access(path, os.F_OK):
         return [Finding("note", subject, "does not exist yet; `run` makes it"), _room(path)]
     user, info = os.geteuid(), path.stat()
-    as_owner = f"sudo -u '#{info.st_uid}' paliadin-sidecar check"
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         wrong = (
             f"belongs to user {info.st_uid} and cannot be written by user {user}, so no answer "
-            f"could be kept. If that user runs the daemon: {as_owner}; else: chown {user} {path}"
+            f"could be kept. If that user runs the daemon: {_AS_ROOT}; else: chown {user} {path}"
         )
         return [Finding("wrong", subject, wrong), _room(path)]
     found = [Finding("ok", subject, "can be written")]
     if info.st_uid != user:
         note = (
             f"belongs to user {info.st_uid}, as whom the daemon runs, and this is user {user}: "
-            f"what that user may not do does not show here: {as_owner}"
+            "what that user may not do does not show here"
         )
         found = [Finding("note", subject, note)]
     if info.st_mode & 0o077:
@@ -215,13 +216,14 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
     root.close()
     if root.state == "untrusted":
         step, mend = root.why.split()[0], ""
+        if "cannot be" in root.why:
+            wrong = (
+                f"{root.why}: only user {owner} can, or who has CAP_DAC_READ_SEARCH, as the unit "
+                f"has; to see it as that does: {_AS_ROOT}"
+            )
+            return [Finding("wrong", subject, wrong)]
         if "PALIADIN_OWNER" in root.why:
             mend = f": name that user there, or, if it is the agent's: chown {owner} {step}"
-        if "cannot be" in root.why:
-            mend = (
-                f": only user {owner} can, or who has CAP_DAC_READ_SEARCH as the unit does. To see "
-                "it as root does: sudo paliadin-sidecar check"
-            )
         if "is no directory" in root.why:
             mend = f": mv {step} {step}.aside"
         return [Finding("wrong", subject, f"nothing is taken from it, since {root.why}{mend}")]
