@@ -42,8 +42,7 @@ RUN apt-get update \
     && install -d -m 700 -o 65532 -g 65532 /var/lib/paliadin-sidecar
 COPY --from=build /opt/paliadin /opt/paliadin
 ENV PATH=/opt/paliadin/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    SQLITE_TMPDIR=/var/lib/paliadin-sidecar
+    PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /var/lib/paliadin-sidecar
 STOPSIGNAL SIGTERM

@@ -49,11 +49,12 @@ check-image: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 0 -x --durations=0 -m image tests/image
 
 # Needs uv; the hashes cover every platform and Python >= 3.11.
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-header --no-annotate
 lock:
-	for extra in sidecar client dev; do \
-	    uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	        --no-header --no-annotate --extra $$extra -o requirements/$$extra.txt || exit 1; \
-	done
+	$(LOCK) --extra sidecar --extra inotify -o requirements/sidecar.txt
+	$(LOCK) --extra client -o requirements/client.txt
+	$(LOCK) --extra dev -o requirements/dev.txt
 
 clean:
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

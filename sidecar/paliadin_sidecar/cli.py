@@ -27,7 +27,12 @@ from paliadin_sidecar.outbox import (
     OutboxError,
     Unwritable,
 )
-from paliadin_sidecar.settings import BadSettings, Settings, merged_environment
+from paliadin_sidecar.settings import (
+    DEFAULT_ENV_FILE,
+    BadSettings,
+    Settings,
+    merged_environment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +44,9 @@ _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to re
 _OVERDUE_S = 900.0
 #: A turn that was given up is wrong for a day; then it is history that `turns` shows.
 _DEAD_S = 86_400.0
+_SECRET_FROM = (
+    "PALIADIN_CALLBACK_SECRET", "PALIADIN_CALLBACK_SECRET_FILE", "CREDENTIALS_DIRECTORY",
+)  # fmt: skip
 _STATES = ("pending", "delivered", "dead", "failed", "superseded", "history")
 
 _env_file = click.option(
@@ -94,9 +102,12 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 
     with _clear_errors():
         environ = merged_environment(os.environ, env_file)
-        # An operator sees the service's secret where systemd put it, if it may be read.
-        environ.setdefault("CREDENTIALS_DIRECTORY", doctor.CREDENTIALS)
         try:
+            if not any(map(environ.get, _SECRET_FROM)):
+                # An operator's command signs with the service's secret.
+                state_dir = Settings.find_state_dir(environ)
+                found = doctor.credentials(state_dir, env_file or DEFAULT_ENV_FILE)
+                environ |= {"CREDENTIALS_DIRECTORY": str(found)} if found else {}
             settings = Settings.from_environment(environ)
         except BadSettings as exc:
             if not as_json:
@@ -104,7 +115,9 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             wrong = [doctor.Finding("wrong", "configuration", one) for one in exc.problems]
             _print_json([msgspec.to_builtins(finding) for finding in wrong])
             sys.exit(_CONFIG)
-    findings = doctor.examine(settings)
+    settings_file = env_file or DEFAULT_ENV_FILE
+    named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
+    findings = doctor.examine(settings, (settings_file, Path(named)))
     if send_ping:
         findings += anyio.run(doctor.ping, settings)
     if as_json:

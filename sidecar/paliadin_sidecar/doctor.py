@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 import subprocess
 import time
 from contextlib import closing
@@ -22,14 +24,15 @@ from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["CREDENTIALS", "Finding", "examine", "ping"]
+__all__ = ["Finding", "credentials", "examine", "ping"]
 
-_UNIT = "paliadin-sidecar.service"
-#: Where systemd puts what `LoadCredential=` names.
-CREDENTIALS = f"/run/credentials/{_UNIT}"
+#: Not as the daemon's user, who without the unit's capabilities is told what is not so.
+_AS_ROOT = "sudo paliadin-sidecar check"
 #: The root directory as process 1 sees it.
 _HOST = "/proc/1/root"
 #: What hides directories from a unit: the values that do not, and which directories.
@@ -39,6 +42,8 @@ _HIDES = {
 }
 #: Less is nearly none: the largest answers that can wait at the same time take more.
 _LEAST_FREE = 100 * 2**20
+#: Not `whsec_<base64>`, which explains one.
+_SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 #: Nobody who looks waits longer for one thing.
 _READ_S = 5.0
 
@@ -61,10 +66,14 @@ class Finding:
     message: str
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]:
     """Look at everything that can be seen without sending anything.
 
     Call it in the main thread: it tries leases.
+
+    Args:
+        settings: the daemon's.
+        secret_in: files that may hold the secret.
     """
     ignore_lease_breaks()
     return [
@@ -72,10 +81,11 @@ def examine(settings: Settings) -> list[Finding]:
         *_state_dir(settings.state_dir),
         *_outbox(settings),
         *(finding for spec in settings.roots for finding in _root(spec, settings.owner)),
-        *_unit(settings.roots),
-        _events(settings.roots),
+        *_unit(_unit_of(settings.state_dir), settings.roots),
+        _events(settings),
         _leases(settings),
         _secrets(settings),
+        *_exposed(secret_in),
         _url(settings),
     ]
 
@@ -92,6 +102,34 @@ async def ping(settings: Settings) -> list[Finding]:
     return [_answer(outcome), *_clock(outcome.date, time.time())]
 
 
+def credentials(state_dir: Path, env_file: Path) -> Path | None:
+    """The directory with the service's `callback-secret`, None where there is none.
+
+    It is what systemd gave the unit, or, while that is down, where the environment file lies.
+
+    Raises:
+        PermissionError: it is there, and this user may not read it.
+    """
+    denied = None
+    for folder in (Path("/run/credentials") / _unit_of(state_dir), env_file.parent):
+        try:
+            (folder / "callback-secret").open("rb").close()
+        except PermissionError as exc:
+            denied = denied or exc
+        except OSError:
+            continue
+        else:
+            return folder
+    if denied is not None:
+        raise denied
+    return None
+
+
+def _unit_of(state_dir: Path) -> str:
+    # An instance's unit and its StateDirectory= have one name.
+    return f"{state_dir.name}.service"
+
+
 # --- the state directory ------------------------------------------------------------------
 
 
@@ -100,28 +138,27 @@ def _state_dir(path: Path) -> list[Finding]:
     if not os.access(path, os.F_OK):
         return [Finding("note", subject, "does not exist yet; `run` makes it"), _room(path)]
     user, info = os.geteuid(), path.stat()
-    as_owner = f"sudo -u '#{info.st_uid}' paliadin-sidecar check"
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         wrong = (
             f"belongs to user {info.st_uid} and cannot be written by user {user}, so no answer "
-            f"could be kept. If that user runs the daemon: {as_owner}; else: chown {user} {path}"
+            f"could be kept. If that user runs the daemon: {_AS_ROOT}; else: chown {user} {path}"
         )
         return [Finding("wrong", subject, wrong), _room(path)]
     found = [Finding("ok", subject, "can be written")]
     if info.st_uid != user:
         note = (
             f"belongs to user {info.st_uid}, as whom the daemon runs, and this is user {user}: "
-            f"what that user may not do does not show here: {as_owner}"
+            "what that user may not do does not show here"
         )
         found = [Finding("note", subject, note)]
     if info.st_mode & 0o077:
         open_ = f"is open to others, its files are not: chmod 700 {path}"
         found = [Finding("note", subject, open_)]
-    above = Root(path.parent, info.st_uid)
-    above.check()
-    above.close()
-    if "is writable by" in above.why:
-        wrong = f"{above.why}; whoever may change it can take the outbox away"
+    way = Root(path.resolve(), info.st_uid)
+    way.check()
+    way.close()
+    if "is writable by" in way.why:
+        wrong = f"whoever may change it can take the outbox away: {way.why}"
         found.append(Finding("wrong", subject, wrong))
     return [*found, _room(path)]
 
@@ -162,8 +199,8 @@ def _outbox(settings: Settings) -> list[Finding]:
                 "wrong",
                 "environment",
                 f"the daemon watches {', '.join(sorted(said))}, which this environment does not "
-                "say, so what is said here is not of the daemon: systemctl restart "
-                "paliadin-sidecar, or --env-file with the daemon's",
+                "say, so what is said here is not of the daemon: name the daemon's with "
+                f"--env-file, or: systemctl restart {_unit_of(settings.state_dir)}",
             )
         )
     return found
@@ -178,13 +215,18 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
     root.check()
     root.close()
     if root.state == "untrusted":
-        mend = ""
-        if "PALIADIN_OWNER" in root.why:
-            mend = ": name that user there, or chown it"
+        step, mend = root.why.split()[0], ""
         if "cannot be" in root.why:
-            mend = f": run as user {owner}, or with CAP_DAC_READ_SEARCH (root has it: sudo)"
-        wrong = f"{root.why}{mend}; nothing is taken from it until then"
-        return [Finding("wrong", subject, wrong)]
+            wrong = (
+                f"{root.why}: only user {owner} can, or who has CAP_DAC_READ_SEARCH, as the unit "
+                f"has; to see it as that does: {_AS_ROOT}"
+            )
+            return [Finding("wrong", subject, wrong)]
+        if "PALIADIN_OWNER" in root.why:
+            mend = f": name that user there, or, if it is the agent's: chown {owner} {step}"
+        if "is no directory" in root.why:
+            mend = f": mv {step} {step}.aside"
+        return [Finding("wrong", subject, f"nothing is taken from it, since {root.why}{mend}")]
     if root.state == "missing":
         make = f"install -d -m 700 -o {owner} {spec.path}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
@@ -211,14 +253,14 @@ def _hidden(subject: str, path: Path) -> Finding | None:
     )
 
 
-def _unit(roots: tuple[RootSpec, ...]) -> list[Finding]:
+def _unit(unit: str, roots: tuple[RootSpec, ...]) -> list[Finding]:
     command = shutil.which("systemctl")
     if command is None:
         return []
     asked = [f"--property={name}" for name in ("LoadState", *_HIDES)]
     try:
         done = subprocess.run(  # noqa: S603 - the system's own, with our words
-            [command, "show", _UNIT, *asked],
+            [command, "show", *asked, "--", unit],
             capture_output=True, text=True, timeout=_READ_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -230,34 +272,35 @@ def _unit(roots: tuple[RootSpec, ...]) -> list[Finding]:
     for name, (harmless, places) in _HIDES.items():
         hidden = [str(r.path) for r in roots if any(r.path.is_relative_to(p) for p in places)]
         if said.get(name, "no") not in harmless and hidden:
-            dropin = f"/etc/systemd/system/{_UNIT}.d/{name}.conf"
+            dropin = f"/etc/systemd/system/{unit}.d/{name}.conf"
             found.append(
                 Finding(
                     "wrong",
-                    f"unit {_UNIT}",
+                    f"unit {unit}",
                     f"has {name}={said[name]}, so the daemon does not see {', '.join(hidden)}, and "
                     f"no answer ever arrives: mkdir -p {dropin.rpartition('/')[0]} && printf "
                     f"'[Service]\\n{name}={harmless[-1]}\\n' > {dropin} && "
-                    f"systemctl daemon-reload && systemctl restart {_UNIT}",
+                    f"systemctl daemon-reload && systemctl restart {unit}",
                 )
             )
-    return found or [Finding("ok", f"unit {_UNIT}", "sees the real directories")]
+    return found or [Finding("ok", f"unit {unit}", "sees the real directories")]
 
 
 # --- what the system gives ----------------------------------------------------------------
 
 
-def _events(roots: tuple[RootSpec, ...]) -> Finding:
-    why = why_no_events([spec.path for spec in roots if os.access(spec.path, os.R_OK)])
+def _events(settings: Settings) -> Finding:
+    roots = [spec.path for spec in settings.roots if os.access(spec.path, os.R_OK)]
+    why = why_no_events(roots, inotify=settings.events == "inotify")
     if why is None:
-        return Finding("ok", "file events", "can be had: an answer is seen at once")
+        return Finding("ok", "file events", f"come by {settings.events}: an answer is seen at once")
     return Finding(
         "wrong",
         "file events",
-        f"cannot be had ({why}), so an answer is only seen by the next scan: sysctl -w "
-        f"fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288 (now "
-        f"{_limit('instances')} and {_limit('watches')}; 1 and {len(roots)} are needed, the rest "
-        "is other programs')",
+        f"cannot be had ({why}), so an answer is only seen by the next scan. 1 instance of inotify "
+        f"and {len(settings.roots)} watches are needed, the rest of {_limit('instances')} and "
+        f"{_limit('watches')} is other programs': printf 'fs.inotify.max_user_instances=512\\n"
+        "fs.inotify.max_user_watches=524288\\n' > /etc/sysctl.d/inotify.conf && sysctl --system",
     )
 
 
@@ -311,6 +354,19 @@ def _secrets(settings: Settings) -> Finding:
     return Finding("note", "callback secret", f"{count}, as during a rotation; both ends know all?")
 
 
+def _exposed(paths: Iterable[Path]) -> Iterator[Finding]:
+    for path in paths:
+        try:
+            shown = path.stat().st_mode & stat.S_IROTH and _SECRET.search(path.read_bytes())
+        except OSError:
+            continue  # there is none
+        if shown:
+            wrong = (
+                f"{path} can be read by everybody, who can then forge callbacks: chmod 600 {path}"
+            )
+            yield Finding("wrong", "secret's file", wrong)
+
+
 def _url(settings: Settings) -> Finding:
     if settings.callback_insecure:
         return Finding(
@@ -337,7 +393,7 @@ def _answer(outcome: Outcome) -> Finding:
         404: "there is no such route: see PALIADIN_CALLBACK_URL",
     }.get(outcome.error or outcome.status or 0, "see the receiver's own log")
     what = outcome.error or f"status {outcome.status}"
-    return Finding("wrong", "ping", f"{what}: {mend}")
+    return Finding("wrong", "ping", f"{what}, so answers wait here; {mend}")
 
 
 def _clock(date: str | None, now: float) -> list[Finding]:

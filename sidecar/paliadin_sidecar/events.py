@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
@@ -84,10 +85,15 @@ async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
         raise WatchFailed(type(exc).__name__) from exc
 
 
-def why_no_events(paths: list[Path]) -> str | None:
+def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
     """Why the system would tell of no change in these directories; None where it would."""
+
+    async def begin() -> None:
+        async with aclosing(changes(paths, inotify=inotify)) as found:
+            await anext(found)
+
     try:
-        with RustNotify([str(p) for p in paths], False, False, 0, False, False):  # noqa: FBT003 - as above
-            return None
-    except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
-        return str(exc)
+        anyio.run(begin)
+    except WatchFailed as exc:
+        return str(exc.__cause__)
+    return None

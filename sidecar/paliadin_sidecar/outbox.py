@@ -271,6 +271,8 @@ class Outbox:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
+        # A hardened service can write no directory for temporary files.
+        self._db.execute("PRAGMA temp_store = MEMORY")
         self._db.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
         if version == 0:
             # The schema, its number and the one row of the service go together.

@@ -203,7 +203,9 @@ class _Reader:
     def engine(self, name: str) -> Engine:
         value = self.choice(name, _ENGINES, _ENGINES[0])
         if value == "inotify" and find_spec("asyncinotify") is None:
-            self._wrong(name, value, "needs a package more: pip install 'paliadin[inotify]'")
+            self._wrong(
+                name, value, "needs the package asyncinotify, as in requirements/sidecar.txt"
+            )
         return value
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:

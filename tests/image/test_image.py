@@ -272,6 +272,15 @@ def test_a_turn_that_was_written_on_the_host_arrives(host: Host, receiver: Recei
         assert "Read-only file system" in touch.stderr, place
 
 
+@pytest.mark.parametrize("by", ["watchfiles", "inotify"])
+def test_the_events_of_either_engine_come_through(host: Host, receiver: Receiver, by: str) -> None:
+    """Scans would come a minute apart, later than anybody here waits."""
+    host.start(f"--env=PALIADIN_EVENTS={by}", "--env=PALIADIN_RESCAN_S=60")
+    for turn_id in ("t1", "t2", "t3"):  # the first may be found by the scan after the arming
+        host.answer(turn_id)
+        receiver.wait(turn_id)
+
+
 def test_it_survives_a_kill(host: Host, receiver: Receiver) -> None:
     """A turn before, one while it is away, one after it was started again as compose would."""
     host.start()

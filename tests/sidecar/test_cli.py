@@ -142,6 +142,7 @@ def test_commands_without_an_outbox_say_where_they_looked(host: Sidecar) -> None
 def test_the_commands_read_a_file_of_variables(delivered: Sidecar, tmp_path: Path) -> None:
     """--env-file fills in what the environment does not say."""
     path = tmp_path / "sidecar.env"
+    path.touch(mode=0o600)  # it holds the secret
     path.write_text(
         "# a comment\n"
         + "".join(f'{k}="{v}"\n' for k, v in delivered.environ.items() if "PALIADIN" in k)

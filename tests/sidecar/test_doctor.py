@@ -9,19 +9,17 @@ import sqlite3
 import subprocess
 from contextlib import closing
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support.receiver import Receiver, Reply
-from support.sidecar import COMMAND, Sidecar
+from support.sidecar import COMMAND, Sidecar, new_secret
 from support.users import NOBODY, root_only
 
 from paliadin_sidecar import doctor
 from paliadin_sidecar.outbox import FILENAME, Damaged, Outbox
 from paliadin_sidecar.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def findings(
@@ -91,17 +89,36 @@ def test_a_way_that_others_may_change(host: Sidecar) -> None:
     state.mkdir(mode=0o700)
     level, message = findings(host, PALIADIN_STATE_DIR=str(state))["state directory"]
     assert level == "wrong"
-    assert f"chmod o-w {host.base}/open; whoever may change it can take the outbox" in message
+    assert message.startswith("whoever may change it can take the outbox away: ")
+    mend(message)
+    assert findings(host, PALIADIN_STATE_DIR=str(state))["state directory"][0] == "ok"
+
+
+@root_only
+def test_a_way_that_is_root_s_and_open(host: Sidecar) -> None:
+    """The state directory's own owner is no excuse for what lies above it."""
+    (host.base / "open").mkdir()
+    (host.base / "open").chmod(0o777)
+    state = host.base / "open" / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, NOBODY, NOBODY)
+    found = json.loads(host.command("check", "--json", PALIADIN_STATE_DIR=str(state)).stdout)
+    wrong = [f["message"] for f in found if f["level"] == "wrong"]
+    assert [message.rpartition(": ")[2] for message in wrong] == [f"chmod o-w {host.base}/open"]
 
 
 @root_only
 def test_of_another_user(host: Sidecar) -> None:
-    """An operator who is not the daemon's user is told whose view is missing."""
+    """An operator who is not the daemon's user is told whose view is missing.
+
+    Not to take it, since without the unit's capabilities it shows what is not so.
+    """
     host.state.mkdir(mode=0o700)
     os.chown(host.state, NOBODY, NOBODY)
     level, message = findings(host)["state directory"]
     assert level == "note"
-    assert message.endswith(f"sudo -u '#{NOBODY}' paliadin-sidecar check")
+    assert message.startswith(f"belongs to user {NOBODY}, as whom the daemon runs")
+    assert "sudo" not in message
 
 
 @root_only
@@ -124,7 +141,7 @@ def test_of_another_user_and_closed(host: Sidecar) -> None:
     found = findings(host, "setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}")
     level, message = found["state directory"]
     assert level == "wrong"
-    assert f"If that user runs the daemon: sudo -u '#{NOBODY}' paliadin-sidecar check;" in message
+    assert "If that user runs the daemon: sudo paliadin-sidecar check;" in message
     assert "outbox" not in found
 
 
@@ -192,7 +209,7 @@ def test_an_environment_that_is_not_the_daemon_s(host: Sidecar) -> None:
     level, message = findings(host, PALIADIN_WATCH=other)["environment"]
     assert level == "wrong"
     assert f"the daemon watches {host.aichat}, {host.legacy}" in message
-    assert "systemctl restart paliadin-sidecar, or --env-file" in message
+    assert message.endswith("with --env-file, or: systemctl restart state.service")
 
 
 # --- the roots ----------------------------------------------------------------------------
@@ -212,14 +229,28 @@ def test_a_root_that_others_may_write(host: Sidecar) -> None:
     host.aichat.chmod(0o777)
     level, message = findings(host)["root aichat/paliadin"]
     assert level == "wrong"
-    assert f"chmod o-w {host.aichat}; nothing is taken from it until then" in message
+    assert message.startswith(f"nothing is taken from it, since {host.aichat} is writable")
+    mend(message)
+    assert findings(host)["root aichat/paliadin"][0] == "ok"
 
 
 def test_a_root_of_another_owner(host: Sidecar) -> None:
     """Either the variable is wrong or the directory."""
     level, message = findings(host, PALIADIN_OWNER="4711")["root aichat/paliadin"]
     assert level == "wrong"
-    assert "(PALIADIN_OWNER): name that user there, or chown it" in message
+    assert "(PALIADIN_OWNER): name that user there, or, if it is the agent's: " in message
+    assert message.endswith(f": chown 4711 {host.aichat}")
+
+
+def test_a_root_that_is_no_directory(host: Sidecar) -> None:
+    """What lies in its place is moved away, not removed."""
+    host.aichat.rmdir()
+    host.aichat.write_text("somebody's")
+    level, message = findings(host)["root aichat/paliadin"]
+    assert level == "wrong"
+    mend(message)
+    assert findings(host)["root aichat/paliadin"][0] == "note"
+    assert host.aichat.with_name("aichat.aside").read_text() == "somebody's"
 
 
 @root_only
@@ -230,7 +261,8 @@ def test_a_root_that_may_not_be_opened(host: Sidecar) -> None:
     before = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
     found = findings(host, *before, PALIADIN_OWNER=str(NOBODY))["root aichat/paliadin"]
     assert found[0] == "wrong"
-    assert f"run as user {NOBODY}, or with CAP_DAC_READ_SEARCH" in found[1]
+    assert f"only user {NOBODY} can, or who has CAP_DAC_READ_SEARCH" in found[1]
+    assert found[1].endswith(": sudo paliadin-sidecar check")
     host.aichat.chmod(0o755)
     host.answer("t1")
     os.chown(host.aichat / "t1.txt", NOBODY, NOBODY)
@@ -285,7 +317,7 @@ def test_a_unit_that_hides_the_roots(host: Sidecar, says: str, message: str | No
     """PrivateTmp= gives the daemon a /tmp of its own, where no answer ever comes."""
     path = systemctl(host, f"printf 'LoadState=loaded\\n{says}\\n'")
     watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
-    level, found = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit paliadin-sidecar.service"]
+    level, found = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit state.service"]
     if message is None:
         assert level == "ok"
     else:
@@ -299,43 +331,66 @@ def test_a_unit_that_hides_home(host: Sidecar) -> None:
     for value, level in (("tmpfs", "wrong"), ("read-only", "ok")):
         path = systemctl(host, f"printf 'LoadState=loaded\\nProtectHome={value}\\n'")
         found = findings(host, PATH=path, PALIADIN_WATCH="a/b=/home/of-this-test/answers")
-        assert found["unit paliadin-sidecar.service"][0] == level
+        assert found["unit state.service"][0] == level
 
 
 @pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$", "#!/none"])
 def test_no_unit(host: Sidecar, text: str) -> None:
     """Where systemd knows none there is nothing to say."""
-    assert "unit paliadin-sidecar.service" not in findings(host, PATH=systemctl(host, text))
+    assert "unit state.service" not in findings(host, PATH=systemctl(host, text))
+
+
+def test_each_instance_is_asked_about_its_own_unit(host: Sidecar) -> None:
+    """Unit and state directory have one name."""
+    path = systemctl(host, 'echo "$*" >"$0.asked"')
+    findings(host, PATH=path, PALIADIN_STATE_DIR=str(host.base / "paliadin-hugo"))
+    asked = (host.base / "bin/systemctl.asked").read_text()
+    assert asked.startswith("show ")
+    assert asked.endswith(" -- paliadin-hugo.service\n")
 
 
 def test_no_systemd(host: Sidecar) -> None:
     """Nor where there is no systemd at all."""
-    assert "unit paliadin-sidecar.service" not in findings(host, PATH=str(host.base))
+    assert "unit state.service" not in findings(host, PATH=str(host.base))
 
 
 def test_what_mends_the_unit_is_a_drop_in(host: Sidecar) -> None:
     """The command as it is printed writes the file that systemd reads."""
     path = systemctl(host, "printf 'LoadState=loaded\\nPrivateTmp=yes\\n'")
     watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
-    message = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit paliadin-sidecar.service"][1]
+    message = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit state.service"][1]
     command = message.rpartition(": ")[2].replace("/etc/systemd", f"{host.base}/systemd")
     subprocess.run(["sh", "-ec", command], env={"PATH": path}, check=True, capture_output=True)
-    (dropin,) = (host.base / "systemd/system/paliadin-sidecar.service.d").iterdir()
+    (dropin,) = (host.base / "systemd/system/state.service.d").iterdir()
     assert dropin.read_text() == "[Service]\nPrivateTmp=no\n"
 
 
 # --- what the system gives ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
+def test_the_engine_that_is_configured_is_tried(host: Sidecar, engine: str) -> None:
+    """That the other one would work says nothing."""
+    level, message = findings(host, PALIADIN_EVENTS=engine)["file events"]
+    assert (level, f"come by {engine}" in message) == ("ok", True)
+
+
+@pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
 @pytest.mark.parametrize("limit", ["instances", "watches"])
-def test_no_file_events(host: Sidecar, limit: str) -> None:
+def test_no_file_events(host: Sidecar, limit: str, engine: str) -> None:
     """Limits of inotify that are used up: what it costs, and the setting that raises them."""
     shell = f"echo 0 > /proc/sys/user/max_inotify_{limit}"
     if subprocess.run(["unshare", "-Ur", "sh", "-c", shell], check=False).returncode:
         pytest.skip("needs user namespaces")
-    level, message = findings(host, "unshare", "-Ur", shell=shell)["file events"]
+    tried = findings(host, "unshare", "-Ur", shell=shell, PALIADIN_EVENTS=engine)
+    level, message = tried["file events"]
     assert level == "wrong"
-    assert "sysctl -w fs.inotify.max_user_instances=512" in message
+    command = message.rpartition(": ")[2].replace("/etc/sysctl.d", str(host.base))
+    assert command.endswith(" && sysctl --system")
+    subprocess.run(["sh", "-ec", command.removesuffix(" && sysctl --system")], check=True)
+    assert (host.base / "inotify.conf").read_text() == (
+        "fs.inotify.max_user_instances=512\nfs.inotify.max_user_watches=524288\n"
+    )
 
 
 def test_a_limit_that_is_not_told() -> None:
@@ -393,13 +448,71 @@ def test_a_credential_that_may_not_be_read(host: Sidecar) -> None:
 def test_the_service_s_credential_is_found(host: Sidecar) -> None:
     """Who may read what systemd gave the unit needs not say where it is."""
     del host.environ["PALIADIN_CALLBACK_SECRET"]
-    folder = "/run/credentials/paliadin-sidecar.service"
+    folder = "/run/credentials/state.service"
     shell = (
         f"mount -t tmpfs none /run; mkdir -p {folder}; "
         f"echo {host.secret} > {folder}/callback-secret"
     )
     assert findings(host, "unshare", "-m", shell=shell)["callback secret"][0] == "ok"
     assert findings(host)["configuration"][0] == "wrong"
+
+
+def test_each_instance_has_its_own_secret(tmp_path: Path) -> None:
+    """It lies beside the instance's environment file: a ping is never signed with another's."""
+    with Receiver() as receiver, Receiver() as hugo_s:
+        for name, end in (("paliadin", receiver), ("hugo", hugo_s)):
+            folder = tmp_path / name
+            folder.mkdir()
+            secret = new_secret()
+            (folder / "callback-secret").touch(mode=0o600)
+            (folder / "callback-secret").write_text(f"{secret}\n")
+            (folder / "sidecar.env").write_text(
+                f"PALIADIN_CALLBACK_URL={end.url}\nPALIADIN_STATE_DIR={folder}/state\n"
+                f"PALIADIN_WATCH=aichat/{name}={folder}/answers\n"
+            )
+            command = [COMMAND, "check", "--ping", "--env-file", f"{folder}/sidecar.env"]
+            done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            end.verify_all(secret)
+
+
+@root_only
+def test_a_secret_that_this_user_may_not_read(host: Sidecar) -> None:
+    """While the service is down root alone may read it: that is said, not that none is set."""
+    del host.environ["PALIADIN_CALLBACK_SECRET"]
+    (host.base / "sidecar.env").touch()
+    (host.base / "callback-secret").touch(mode=0o600)
+    os.chown(host.base / "callback-secret", NOBODY, NOBODY)
+    drop = "-dac_read_search,-dac_override"
+    done = subprocess.run(
+        [
+            *("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"),
+            *(COMMAND, "check", "--env-file", f"{host.base}/sidecar.env"),
+        ],
+        env=host.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{host.base}/callback-secret may not be read by this user. Try: sudo -u " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sidecar.env", "callback-secret", "named"])
+def test_a_secret_that_everybody_may_read(host: Sidecar, name: str) -> None:
+    """Wherever it stands; the agent could sign with it."""
+    secret = host.environ.pop("PALIADIN_CALLBACK_SECRET")
+    files = {"sidecar.env": f"PALIADIN_CALLBACK_SECRET={secret}\n"} if name[0] == "s" else {}
+    shipped = (Path(__file__).parents[2] / "systemd/sidecar.env").read_text()  # explains secrets
+    shipped = shipped.replace("\nPALIADIN_", "\n#PALIADIN_")
+    for file, text in ({"sidecar.env": shipped, name: secret} | files).items():
+        (host.base / file).write_text(text)
+        (host.base / file).chmod(0o644)
+    if name == "named":
+        host.environ["PALIADIN_CALLBACK_SECRET_FILE"] = str(host.base / name)
+    check = ("check", "--json", "--env-file", f"{host.base}/sidecar.env")
+    done = host.command(*check)
+    (wrong,) = [f["message"] for f in json.loads(done.stdout) if f["level"] == "wrong"]
+    assert wrong.startswith(f"{host.base}/{name} can be read by everybody")
+    mend(wrong)
+    assert host.command(*check).returncode == 0
 
 
 def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:

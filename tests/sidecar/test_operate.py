@@ -25,13 +25,15 @@ from paliadin_sidecar.outbox import FILENAME, Outbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+REPOSITORY = Path(__file__).parents[2]
 TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
-#: Blocks that are run by the tests here; those of the rotation are run under load.
+#: Blocks that are run by the tests here; those of the rotation are run under load, and nearly all
+#: of them on a real systemd, by `make check-host`.
 RUN = {
     "first", "upgrade", "flip", "audit", "day", "replay", "second", "tmp", "damaged",
     "complete: bash", "complete: zsh", "complete: fish",
 }  # fmt: skip
-RUN_ELSEWHERE = {"rotate: both", "rotate: drop"}
+RUN_ELSEWHERE = {"rotate: both", "rotate: drop", "second: remove"}
 
 
 @pytest.fixture
@@ -83,6 +85,7 @@ def run(host: Sidecar, name: str) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         env=host.environ | {"PATH": path}, capture_output=True, text=True, check=False,
+        cwd=REPOSITORY,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -100,8 +103,10 @@ def test_first(live: Sidecar) -> None:
 
 
 def test_upgrade(live: Sidecar) -> None:
-    """A copy of the outbox is left, from which the old version could go on."""
+    """A copy of the outbox is left, from which the old version could go on; the unit is new."""
     run(live, "upgrade")
+    unit = live.base / "root/etc/systemd/system/paliadin-sidecar.service"
+    assert unit.read_text() == (REPOSITORY / "systemd/paliadin-sidecar.service").read_text()
     with Outbox(live.state.with_name("state.before") / FILENAME) as copy:
         assert copy.timelines(TURN)
 

@@ -181,7 +181,7 @@ def test_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem(name, "poll") == f"{name}='poll': must be one of watchfiles, inotify"
     monkeypatch.setitem(sys.modules, "asyncinotify", None)
     assert problem(name, "inotify") == (
-        f"{name}='inotify': needs a package more: pip install 'paliadin[inotify]'"
+        f"{name}='inotify': needs the package asyncinotify, as in requirements/sidecar.txt"
     )
 
 

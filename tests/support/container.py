@@ -25,6 +25,7 @@ _TOOLS = {
     "systemd-analyze": "systemd",
     "dbus-daemon": "dbus",
     "unshare": "util-linux",
+    "jq": "jq",  # docs/operate.md's
 }
 
 #: All mounts are in the namespace of `unshare` and go with it. `$1` is a directory, `$2` the id.

@@ -10,9 +10,12 @@ import mmap
 import os
 import resource
 import socket
+import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from paliadin_sidecar.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +36,14 @@ def lease(path: str) -> None:
 def new_user_namespace() -> None:
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER):
         raise OSError(ctypes.get_errno(), "unshare")
+
+
+def sort_much(path: str) -> None:
+    with Outbox(Path(path), create=True) as outbox:
+        outbox._db.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) "
+            "SELECT i, randomblob(200) AS r FROM n ORDER BY r"
+        ).fetchone()
 
 
 def attempt(what: Callable[[], object]) -> str:
@@ -57,6 +68,7 @@ def main(answer: str) -> None:
         "read the credential": attempt(
             lambda: Path(os.environ["CREDENTIALS_DIRECTORY"], "callback-secret").read_bytes()
         ),
+        "sort much": attempt(lambda: sort_much(f"{os.environ['STATE_DIRECTORY']}/sorted.db")),
         "make an internet socket": attempt(lambda: socket.socket().close()),
         "write the answer": attempt(lambda: write(answer)),
         "remove the answer": attempt(lambda: Path(answer).unlink()),
@@ -75,6 +87,7 @@ def main(answer: str) -> None:
         "see process 1": Path("/proc/1").exists(),
         "see passwords": Path("/etc/shadow").read_bytes() != b"",
         "see devices": Path("/dev/kmsg").exists(),
+        "trust authorities": ssl.create_default_context().cert_store_stats()["x509_ca"],
         "core size": resource.getrlimit(resource.RLIMIT_CORE),
         "umask": os.umask(0),
     }

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import urllib.request
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -36,24 +37,38 @@ CAP_DAC_READ_SEARCH, CAP_LEASE = 1 << 2, 1 << 28
 README = REPOSITORY / "README.md"
 
 #: Prints a turn's answer as the receiver stored it. From inside: SQLite resolves links, and the
-#: container's root is one for the kernel alone.
+#: container's root is one for the kernel alone. Before the first callback there is no table.
 _RECEIVED = """
 import json, sqlite3, sys
-database = sqlite3.connect("/run/receiver/turns.sqlite")
-for row in database.execute("SELECT response FROM turns WHERE turn_id = ?", sys.argv[1:]):
-    print(json.dumps(row))
+try:
+    database = sqlite3.connect("file:/run/receiver/turns.sqlite?mode=ro", uri=True)
+    for row in database.execute("SELECT response FROM turns WHERE turn_id = ?", sys.argv[1:]):
+        print(json.dumps(row))
+except sqlite3.OperationalError as exc:
+    sys.exit(0 if str(exc).startswith(("no such table", "unable to open")) else str(exc))
 """
+
+
+_AUTHORITIES = 'import ssl; print(ssl.create_default_context().cert_store_stats()["x509_ca"])'
 
 
 def block(name: str, **variables: str) -> str:
     """The README's commands of that name; these variables are set otherwise than there."""
     found = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
     assert found, name
-    script = found[1]
+    return with_variables(found[1], **variables)
+
+
+def with_variables(script: str, **variables: str) -> str:
     for variable, value in variables.items():
         script, count = re.subn(rf"(?m)^{variable}=\S*", f"{variable}={value}", script)
         assert count == 1, variable
     return script
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        return int(free.getsockname()[1])
 
 
 class Host:
@@ -61,22 +76,22 @@ class Host:
 
     def __init__(self, container: Container) -> None:
         self.run = container.run
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.pushed: list[str] = []
 
-    def start_receiver(self) -> None:
+    def start_receiver(self, of: str = "paliadin", port: int = 0) -> None:
         """The example, with the service's secret: the new one while two are in use."""
+        port = port or self.port
         self.run(
-            "umask 077; mkdir -p /run/receiver; systemctl stop receiver 2>/dev/null || true;"
-            'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/paliadin/callback-secret)"'
-            " >/run/receiver/env;"
-            "systemd-run --unit=receiver -p EnvironmentFile=/run/receiver/env"
+            f"umask 077; mkdir -p /run/receiver; systemctl stop of-{of} 2>/dev/null || true;"
+            f'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/{of}/callback-secret)"'
+            f" >/run/receiver/{of}.env;"
+            f"systemd-run --unit=of-{of} -p EnvironmentFile=/run/receiver/{of}.env"
             " /usr/bin/python3 /src/examples/receiver.py"
-            f" 127.0.0.1:{self.port} /run/receiver/turns.sqlite"
+            f" 127.0.0.1:{port} /run/receiver/turns.sqlite"
         )
         with socket.socket() as client:
-            until("the receiver", lambda: client.connect_ex(("127.0.0.1", self.port)) == 0)
+            until("the receiver", lambda: client.connect_ex(("127.0.0.1", port)) == 0)
 
     def show(self, name: str) -> str:
         """One property of the unit."""
@@ -104,9 +119,12 @@ class Host:
     def push(self, turn_id: str, root: str = ROOTS[0]) -> None:
         """Write an answer, and see it arrive whole."""
         self.write(turn_id, root)
+        self.wait_received(turn_id)
+        self.pushed.append(turn_id)
+
+    def wait_received(self, turn_id: str) -> None:
         until(f"{turn_id} at the receiver", lambda: self.received(turn_id))
         assert self.received(turn_id) == f"Antwort auf {turn_id}{TRAILER}"
-        self.pushed.append(turn_id)
 
     def received(self, turn_id: str) -> str | None:
         found = self.run(f"/usr/bin/python3 -c '{_RECEIVED}' {turn_id}").stdout
@@ -149,7 +167,8 @@ def ours(host: Host) -> str:
 
 def test_the_readme_s_commands_install_and_start_it(host: Host, before: str) -> None:
     """Pasted as they stand, they end with a service that is ready, enabled and has a status."""
-    host.run(block("install", agent=AGENT, callback=f"http://127.0.0.1:{host.port}/callback"))
+    # A name: that it can be looked up from inside is part of it.
+    host.run(block("install", agent=AGENT, callback=f"http://localhost:{host.port}/callback"))
     assert before != ours(host)
     assert host.show("ActiveState") == "active"
     assert host.show("UnitFileState") == "enabled"
@@ -174,6 +193,24 @@ def test_turns_of_both_roots_arrive(host: Host) -> None:
     host.push("t1")
     host.push("t2", ROOTS[1])
     until("the counts", lambda: host.show("StatusText") == "0 pending, 2 delivered, 0 dead")
+
+
+@pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
+def test_the_events_of_either_engine_come_through(host: Host, engine: str) -> None:
+    """Scans would come a minute apart, later than anybody here waits: the hardening costs none."""
+    metrics = f"127.0.0.1:{free_port()}"
+    variables = f"PALIADIN_EVENTS={engine} PALIADIN_RESCAN_S=60 PALIADIN_METRICS={metrics}"
+    host.drop_in("events", f"Environment={variables}")
+    host.run(f"systemctl restart {UNIT}")
+    for number in range(3):  # the first may be found by the scan that follows the arming
+        host.push(f"{engine}-{number}", ROOTS[number % 2])
+    assert not [event for event in host.events() if event["event"] == "watch.failed"]
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as scrape:
+        assert b'attempt_duration_seconds_count{result="2xx"} 3.0\n' in scrape.read()
+    host.run(
+        f"rm /etc/systemd/system/{UNIT}.service.d/events.conf; systemctl daemon-reload;"
+        f"systemctl restart {UNIT}"
+    )
 
 
 def test_the_process_has_two_capabilities_and_no_more(host: Host) -> None:
@@ -213,6 +250,7 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
         "lease the answer",
         "write the state",
         "read the credential",
+        "sort much",
         "make an internet socket",
     )
     assert {name: found.pop(name) for name in allowed} == dict.fromkeys(allowed, "done")
@@ -232,6 +270,7 @@ def test_what_the_unit_forbids_is_refused_from_inside(host: Host) -> None:
         "see process 1": False,
         "see passwords": False,
         "see devices": False,
+        "trust authorities": int(host.run(f"/usr/bin/python3 -c '{_AUTHORITIES}'").stdout),
         "core size": [0, 0],
         "umask": 0o077,
     }
@@ -341,6 +380,12 @@ def test_a_wrong_configuration_is_said_and_not_tried_again(host: Host) -> None:
 def test_the_operator_s_commands_work(host: Host) -> None:
     """Those of docs/operate.md: look, rotate the secret, upgrade, make the directories again."""
     host.run(operate.block("first"))
+    turn = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"  # the document's
+    host.push(turn)
+    host.run("journalctl --sync")
+    assert host.run(operate.block("audit")).stdout.count('"delivery.delivered"') == 2
+    assert turn in host.run(operate.block("day")).stdout
+    host.run(operate.block("replay"))
     host.run(operate.block("rotate: both"))
     host.push("t15")
     host.start_receiver()
@@ -353,6 +398,30 @@ def test_the_operator_s_commands_work(host: Host) -> None:
     host.run(operate.block("tmp"))
     host.run(operate.block("flip"))
     host.run("rm -r /var/lib/paliadin-sidecar.before")
+
+
+def test_the_doctor_needs_no_daemon(host: Host) -> None:
+    """While it is down the secret is the file's, and the receiver can be asked all the same."""
+    host.run(f"systemctl stop {UNIT}; paliadin-sidecar check --ping; systemctl start {UNIT}")
+
+
+def test_a_second_instance_serves_another_app(host: Host) -> None:
+    """The commands of docs/operate.md: its own directories, secret, outbox, receiver and end."""
+    port = free_port()
+    script = with_variables(operate.block("second"), agent=AGENT)
+    url = f"http://127.0.0.1:{port}/callback"
+    script, count = re.subn(r"https://hugo\S*", url, script)
+    assert count == 1
+    host.run(script)
+    host.start_receiver("paliadin-hugo", port)
+    host.run("paliadin-sidecar check --ping --env-file /etc/paliadin-hugo/sidecar.env")
+    host.write("h1", "/tmp/aichat/hugo")
+    host.wait_received("h1")
+    assert '"h1"' not in host.journal()
+    host.push("t19")
+    host.run(operate.block("second: remove"))
+    left = host.run("find / -xdev -name '*paliadin-hugo*' -not -path '/run/receiver/*'").stdout
+    assert left == ""
 
 
 def test_the_slower_restarts_can_be_had(host: Host) -> None:
@@ -386,6 +455,17 @@ def test_a_stop_is_orderly_and_the_journal_tells_all(host: Host) -> None:
     journal = host.run(f"journalctl --sync; journalctl -u {UNIT} -o export").stdout
     assert "Antwort auf" not in journal
     assert host.run("cat /etc/paliadin/callback-secret").stdout.strip() not in journal
+
+
+def test_a_damaged_outbox_is_moved_aside(host: Host) -> None:
+    """It does not come up and says why; after the commands of docs/operate.md it does."""
+    host.write("t20")
+    host.run(f"printf damaged >/var/lib/{UNIT}/outbox.db")
+    assert host.run(f"systemctl start {UNIT}", check=False).returncode
+    assert "run --quarantine" in host.run("paliadin-sidecar status", check=False).stderr
+    host.run(operate.block("damaged"))
+    host.wait_received("t20")
+    assert not [event for event in host.events() if event["event"] == "turn.history"]
 
 
 def test_the_readme_s_commands_remove_it(host: Host, before: str) -> None:
