@@ -8,6 +8,7 @@ import sqlite3
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar.outbox import FILENAME, Arrival, Outbox, TurnKey
@@ -39,7 +40,7 @@ def delivered(state: Path, turns: int) -> None:
     clock = [time.time() - _DAYS * 86_400 / 2]
     with Outbox(path, host="bench", wall=lambda: clock[0], create=True) as outbox:
         keys = [TurnKey("aichat", "paliadin", f"{n:036x}") for n in range(min(turns, _REAL))]
-        outbox.transaction([lambda: [_deliver(outbox, key, clock[0]) for key in keys]])
+        outbox.transaction([partial(_deliver, outbox, key, clock[0]) for key in keys])
         clock[0] += 4 * 86_400  # bodies are let go after three days
         while outbox.transaction([outbox.tidy])[0]:
             pass

@@ -98,6 +98,11 @@ class Run:
                 time.sleep(_LOOK_S)
         return sorted(found.items())
 
+    def write(self, count: int) -> None:
+        """Write files, and wait for no arrival."""
+        argv = [str(_HERE / "writer.py"), str(self.root), str(count), "0", "rename", "plain"]
+        subprocess.run([sys.executable, *argv], check=True)
+
     def take(self) -> list[tuple[int, int]]:
         """(stamp, arrived) of what arrived since the last time."""
         self._asking.request("GET", "/take")
@@ -176,10 +181,11 @@ def _processes() -> Iterator[_Process]:
 
 def _process(entry: Path) -> _Process:
     # proc(5). The fields of `stat` are counted from behind the name, which may hold blanks.
-    fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    fields = (
+        (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    )
     said = dict(
-        line.split(":", 1)
-        for line in (entry / "status").read_text(encoding="utf-8").splitlines()
+        line.split(":", 1) for line in (entry / "status").read_text(encoding="utf-8").splitlines()
     )
     running_ns = wakeups = 0
     for task in (entry / "task").iterdir():

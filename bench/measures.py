@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,20 +20,24 @@ from typing import TYPE_CHECKING
 from bench.lab import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bench.candidates import Candidate
     from bench.lab import Run
 
 __all__ = [
+    "MANNERS",
     "Burst",
     "Idle",
     "Latency",
     "burst",
+    "burst_of",
     "commit_ms",
+    "drain_s",
     "idle",
     "import_ms",
     "latency",
+    "lie",
     "ready_s",
     "run_turn_us",
 ]
@@ -212,9 +216,8 @@ def run_turn_us() -> float:
     return float(answer.stdout)
 
 
-@contextmanager
-def lying(run: Run, count: int, *, turns: bool) -> Iterator[None]:
-    """So many files in its root, that are none of its business or old answers."""
+def lie(run: Run, count: int, *, turns: bool) -> None:
+    """Put so many files in its root, that are none of its business, or old answers."""
     folder = os.open(run.root, os.O_RDONLY)
     old_s = time.time() - 86_400
     for n in range(count):
@@ -223,7 +226,34 @@ def lying(run: Run, count: int, *, turns: bool) -> Iterator[None]:
         if turns:
             os.utime(name, (old_s, old_s), dir_fd=folder)
     os.close(folder)
-    yield
+
+
+def drain_s(run: Run, turns: int) -> float:
+    """Fill its outbox while nobody answers; seconds from its next start until all arrived."""
+    run.start(PALIADIN_CALLBACK_URL="http://127.0.0.1:9/")  # "discard": nobody listens
+    run.write(turns)
+    state = run.own / "state/outbox.db"
+    while _pending(state) < turns:
+        time.sleep(0.2)
+    run.stop()
+    began = time.monotonic()
+    run.start()
+    arrived: dict[int, int] = {}
+    while len(arrived) < turns:
+        arrived.update(run.take())
+        time.sleep(0.05)
+    return max(arrived.values()) / 1e9 - began
+
+
+def _pending(path: Path) -> int:
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        (count,) = database.execute("SELECT count(*) FROM delivery").fetchone()
+    except sqlite3.Error:
+        return 0  # it is being made
+    finally:
+        database.close()
+    return int(count)
 
 
 def _say(what: str) -> None:

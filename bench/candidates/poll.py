@@ -1,6 +1,6 @@
 """A polling loop, as one writes it in an evening: list, post what is new, sleep.
 
-    poll.py ROOT PORT SECONDS
+poll.py ROOT PORT SECONDS
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """watchdog's observer and a requests session, as their documentations show them.
 
-    watchdog_requests.py ROOT PORT
+watchdog_requests.py ROOT PORT
 """
 
 from __future__ import annotations
