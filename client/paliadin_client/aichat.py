@@ -154,13 +154,12 @@ class Aichat:
 
 def _reply(body: bytes) -> Reply:
     fields = _object(body)
-    text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), None)
-    if text is None:
-        raise ShimError("aichat's answer has no text")
+    # Without one the turn was answered all the same, and a push may bring the text.
+    text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), "")
     shown, trailer = split(text)
     whole = is_whole(text.encode()[-TAIL_BYTES:])
     named = {name: fields[name] for name in _TRAILER if fields.get(name)}
-    if trailer is None and named:
+    if text and trailer is None and named:
         # The backend cut the trailer off, and says what stood in it.
         trailer = split(f"[paliadin-meta]\n{msgspec.json.encode(named).decode()}")[1]
         whole = True

@@ -5,6 +5,7 @@ It submits and waits for the backend's own response; the pushes are the web appl
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
@@ -55,6 +56,10 @@ _email = click.option("--email", help="The user's e-mail address, which names th
 @click.version_option(package_name="paliadin")
 def main() -> None:
     """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+            signal.signal(number, signal.default_int_handler)
 
 
 @main.command()
