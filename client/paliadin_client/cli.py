@@ -11,11 +11,15 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import click
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
+
+try:
+    import click
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.segment import Segment
+except ModuleNotFoundError as exc:  # the command comes with every install, its extra does not
+    sys.exit(f"paliadin: {exc.name} is not installed: pip install 'paliadin[cli]'")
 
 from paliadin_client.backend import TurnRequest, User
 from paliadin_client.errors import BadRequest, ConfigError, NotConfigured, PaliadinError
