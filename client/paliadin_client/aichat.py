@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 import httpx
+import jwt
 import msgspec
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
@@ -57,6 +58,13 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
             "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
             "queries run as nobody, and a late answer is matched by the backend's turn id alone"
         )
+    else:
+        try:
+            mint("nobody", "none", settings.jwt_secret, datetime.now(UTC))
+        except jwt.InvalidKeyError:
+            raise ConfigError(
+                ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
+            ) from None
     try:
         url = httpx.URL(settings.url)
     except httpx.InvalidURL:
