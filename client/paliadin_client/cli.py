@@ -62,7 +62,7 @@ def main() -> None:
     """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
             signal.signal(number, signal.default_int_handler)
 
 
