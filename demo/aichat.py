@@ -211,7 +211,7 @@ class Backend:
         path = answers / f"{turn_id}.jwt"
         try:
             if token is not None:
-                descriptor, name = tempfile.mkstemp(dir=answers)  # 0600
+                descriptor, name = tempfile.mkstemp(".jwt", ".", answers)  # 0600
                 with os.fdopen(descriptor, "w") as file:
                     file.write(token)
                 Path(name).replace(path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 import httpx
+import jwt
 import msgspec
 
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
@@ -57,6 +58,13 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
             "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
             "queries run as nobody, and a late answer is matched by the backend's turn id alone"
         )
+    else:
+        try:
+            mint("nobody", "none", settings.jwt_secret, datetime.now(UTC))
+        except jwt.InvalidKeyError:
+            raise ConfigError(
+                ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
+            ) from None
     try:
         url = httpx.URL(settings.url)
     except httpx.InvalidURL:
@@ -154,13 +162,12 @@ class Aichat:
 
 def _reply(body: bytes) -> Reply:
     fields = _object(body)
-    text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), None)
-    if text is None:
-        raise ShimError("aichat's answer has no text")
+    # Without one the turn was answered all the same, and a push may bring the text.
+    text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), "")
     shown, trailer = split(text)
     whole = is_whole(text.encode()[-TAIL_BYTES:])
     named = {name: fields[name] for name in _TRAILER if fields.get(name)}
-    if trailer is None and named:
+    if text and trailer is None and named:
         # The backend cut the trailer off, and says what stood in it.
         trailer = split(f"[paliadin-meta]\n{msgspec.json.encode(named).decode()}")[1]
         whole = True

@@ -5,16 +5,21 @@ It submits and waits for the backend's own response; the pushes are the web appl
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import click
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
+
+try:
+    import click
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.segment import Segment
+except ModuleNotFoundError as exc:  # the command comes with every install, its extra does not
+    sys.exit(f"paliadin: {exc.name} is not installed: pip install 'paliadin[cli]'")
 
 from paliadin_client.backend import TurnRequest, User
 from paliadin_client.errors import BadRequest, ConfigError, NotConfigured, PaliadinError
@@ -55,6 +60,10 @@ _email = click.option("--email", help="The user's e-mail address, which names th
 @click.version_option(package_name="paliadin")
 def main() -> None:
     """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
+            signal.signal(number, signal.default_int_handler)
 
 
 @main.command()

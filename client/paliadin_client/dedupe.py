@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["KEEP_DAYS", "Dedupe", "Memory", "Sqlite"]
 
 #: A sidecar sends until it is acknowledged, keeps a body for 72 h after that for `replay`, and a
-#: row for 90 days after its file has gone. What is older than this cannot come again.
+#: row for 90 days after its file has gone. What is older than this comes again only where an
+#: outbox was lost, and the file still lies there.
 KEEP_DAYS = 90
 _MEMORY_TURNS = 10_000
 _BUSY_S = 5.0

@@ -6,7 +6,7 @@ import base64
 import fcntl
 import os
 import tempfile
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
@@ -17,6 +17,7 @@ import anyio
 from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, parse_uuid, user8
 from paliadin_client.errors import (
     BadRequest,
+    ConfigError,
     MessageTooLong,
     NotConfigured,
     ShimError,
@@ -51,9 +52,14 @@ async def open_legacy(settings: LegacySettings) -> AsyncIterator[Legacy]:
     if settings.host is None:
         yield Legacy([], "", settings.prefix)
         return
-    with tempfile.TemporaryDirectory(prefix="paliadin-") as private, _kept(private):
-        for name, contents in (("key", settings.key), ("known_hosts", settings.known_hosts)):
-            _write_private(Path(private, name), contents)
+    with ExitStack() as kept:
+        try:
+            private = kept.enter_context(tempfile.TemporaryDirectory(prefix="paliadin-"))
+            kept.enter_context(_locked(private))
+            _write_private(Path(private, "key"), settings.key)
+            _write_private(Path(private, "known_hosts"), settings.known_hosts)
+        except OSError as exc:
+            raise ConfigError([f"no directory for ssh's key (TMPDIR): {exc.strerror}"]) from None
         ssh = [
             *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(settings.port)),
             *("-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=known_hosts"),
@@ -168,7 +174,7 @@ def _write_private(path: Path, contents: str) -> None:
 
 
 @contextmanager
-def _kept(directory: str) -> Iterator[None]:
+def _locked(directory: str) -> Iterator[None]:
     # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -196,6 +196,7 @@ class Paliadin:
         Raises:
             PaliadinError: it could not be ended.
         """
+        _check_id(user.user_id, "user")
         pane = self._backend.pane(user)
         try:
             await self._backend.reset(user)
@@ -243,7 +244,7 @@ class Paliadin:
         elif reply is None:
             raise TurnTimeout(request.turn_id, self._deadline_s) from heard.lost
         elif not reply.text.strip():
-            raise ShimError("the backend's answer is empty", retryable=True)
+            raise ShimError("the backend's answer has no text", retryable=True)
         else:
             text, trailer = reply.text, reply.trailer
         result = TurnResult(
@@ -270,7 +271,7 @@ class Paliadin:
         who: str,
     ) -> None:
         with anyio.CancelScope() as submitting:
-            waiter.on_push = partial(self._end_soon, submitting)
+            waiter.on_push = partial(self._end_soon, submitting, waiter)
             try:
                 heard.reply = await submit()
             except SubmitLost as exc:
@@ -291,16 +292,20 @@ class Paliadin:
             with anyio.move_on_after(_PUSH_PATIENCE_S):
                 await waiter.arrived.wait()
 
-    def _end_soon(self, submitting: anyio.CancelScope) -> None:
-        patience = _REPLY_PATIENCE_S if self._backend.says_more else 0
+    def _end_soon(self, submitting: anyio.CancelScope, waiter: Waiter) -> None:
+        failed = isinstance(waiter.push, TurnFailed)
+        patience = _REPLY_PATIENCE_S if self._backend.says_more and not failed else 0
         submitting.deadline = anyio.current_time() + patience
 
 
 def _check_request(request: TurnRequest) -> None:
-    # Both travel back in a push as ids, and stand in logs.
-    if not is_turn_id(request.turn_id):
-        raise BadRequest("the turn id is no id: letters, digits, - and _, at most 64")
-    if not is_turn_id(request.user.user_id):
-        raise BadRequest("the user id is no id: letters, digits, - and _, at most 64")
+    _check_id(request.turn_id, "turn")
+    _check_id(request.user.user_id, "user")
     if not one_line(request.message):
         raise BadRequest("the message is empty")
+
+
+def _check_id(text: str, whose: str) -> None:
+    # It travels back in a push as an id, and stands in logs.
+    if not is_turn_id(text):
+        raise BadRequest(f"the {whose} id is no id: letters, digits, - and _, at most 64")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from support.client_hosts import ANSWER, HALF, JWT_SECRET, Fails, serving
+from support.client_hosts import ANSWER, HALF, JWT_SECRET, Fails, serving, until
 
 import paliadin_client
 from paliadin_client import (
@@ -341,9 +340,34 @@ def test_hostile_bodies(body: bytes) -> None:
     """Whatever a body holds, it is a reply or an error of ours."""
     error = module._error(500, body)
     assert isinstance(error, PaliadinError)
-    with suppress(ShimError):
-        reply = module._reply(body)
-        assert isinstance(reply.text, str)
+    assert isinstance(module._reply(body).text, str)
+
+
+@pytest.mark.parametrize("body", [{}, {"antwort": "Ja.", "classifier_tag": "frist"}])
+async def test_text_under_another_name(
+    aichat: AichatHost, inbox: Inbox, sidecar: Sidecar, body: dict[str, object]
+) -> None:
+    """An answer whose text cannot be found is waited for: the push brings it."""
+    pushed = anyio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/chat/turn":
+            await JSONResponse({"turn_id": "of-aichat", **body})(scope, receive, send)
+            pushed.set()
+        else:
+            await Response()(scope, receive, send)
+
+    async def push() -> None:
+        await pushed.wait()
+        await until(lambda: "of-aichat" in inbox._waiters)
+        assert await sidecar.push("of-aichat") == 204
+
+    async with serving(app) as url, anyio.create_task_group() as tasks:
+        environ = {**aichat.environ, "AICHAT_URL": url}
+        async with paliadin_client.connect(inbox=inbox, environ=environ) as paliadin:
+            tasks.start_soon(push)
+            result = await paliadin.run_turn(ask())
+    assert (result.text, result.via) == (TEXT, "push")
 
 
 async def test_endless_answer(aichat: AichatHost, monkeypatch: pytest.MonkeyPatch) -> None:

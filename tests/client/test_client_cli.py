@@ -6,6 +6,7 @@ import asyncio
 import os
 import pty
 import re
+import signal
 import sys
 from pathlib import Path
 from subprocess import PIPE
@@ -42,6 +43,10 @@ async def paliadin(environ: Mapping[str, str], *arguments: str) -> tuple[int, st
     out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.rglob("*")}
 
 
 async def in_terminal(environ: Mapping[str, str], *arguments: str) -> tuple[int, bytes]:
@@ -177,6 +182,52 @@ async def test_bad_user(legacy: LegacyHost) -> None:
     code, _, err = await paliadin(legacy.environ, "ask", "?", "--user-id", "anna")
     assert (code, legacy.commands) == (2, [])
     assert "the user id is no UUID" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_no_key_stays(legacy: LegacyHost, tmp_path: Path, number: signal.Signals) -> None:
+    """However it is told to end, ssh ends with it, and the key is removed."""
+
+    async def never(_: Seen) -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    legacy.script = never
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "ask", "?", "--user-id", USER_ID),
+        env={**os.environ, **legacy.environ, "TMPDIR": str(tmp_path)},
+        stderr=PIPE,
+    )
+    seen = await legacy.next_turn()
+    assert {"key", "known_hosts"} <= names(tmp_path)
+    process.send_signal(number)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"\nAborted!\n")
+    assert names(tmp_path) == set()
+    await until(lambda: legacy.abandoned == [seen.turn_id])
+
+
+async def test_hangup_is_ignored_where_it_was(aichat: AichatHost) -> None:
+    """Under `nohup` the end of the terminal does not end it."""
+    release = anyio.Event()
+
+    async def slow(_: Seen) -> str:
+        await release.wait()
+        return ANSWER
+
+    aichat.script = slow
+    process = await asyncio.create_subprocess_exec(
+        *("nohup", COMMAND, "ask", "?", "--user-id", USER_ID),
+        env={**os.environ, **aichat.environ},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    await aichat.next_turn()
+    process.send_signal(signal.SIGHUP)
+    release.set()
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert out.decode() == ANSWER.partition("\n\n[paliadin-meta]")[0] + "\n"
 
 
 async def test_interrupted(aichat: AichatHost) -> None:

@@ -23,7 +23,7 @@ AICHAT = {
     "PALIADIN_BACKEND": "aichat",
     "AICHAT_URL": "http://127.0.0.1:8",
     "AICHAT_TOKEN": "token-marker",
-    "SUPABASE_JWT_SECRET": "secret-marker",
+    "SUPABASE_JWT_SECRET": "secret-marker-of-32-bytes-and-more",
 }
 LEGACY = {
     "PALIADIN_REMOTE_HOST": "mriver.example.org",
@@ -40,7 +40,7 @@ def test_aichat() -> None:
             url="http://127.0.0.1:8",
             token="token-marker",
             persona="paliadin",
-            jwt_secret="secret-marker",
+            jwt_secret="secret-marker-of-32-bytes-and-more",
         ),
         deadline_s=300,
     )
@@ -182,6 +182,19 @@ async def test_impossible_host(host: str) -> None:
     with pytest.raises(ConfigError, match=r"AICHAT_URL=.* has no possible host"):
         async with paliadin_client.connect(environ=environ):
             pytest.fail("connected")
+
+
+PEM = "-----BEGIN PUBLIC KEY-----\nmarker\n-----END PUBLIC KEY-----"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("secret", [PEM, "ssh-ed25519 marker"])
+async def test_key_instead_of_a_secret(secret: str) -> None:
+    """A secret that can sign no token is told before anything is asked."""
+    with pytest.raises(ConfigError, match="SUPABASE_JWT_SECRET is a public key") as caught:
+        async with paliadin_client.connect(environ={**AICHAT, "SUPABASE_JWT_SECRET": secret}):
+            pytest.fail("connected")
+    assert "marker" not in str(caught.value)
 
 
 CONNECTING = """

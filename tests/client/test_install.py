@@ -35,7 +35,7 @@ print(json.dumps([code, names]))
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_client_extra_alone(tmp_path: Path) -> None:
-    """With the [client] extra alone the client runs, and no more than that is installed."""
+    """With the [client] extra alone the client runs; no more is installed, as the command says."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True)
     [wheel] = tmp_path.glob("paliadin-*.whl")
@@ -51,6 +51,10 @@ def test_client_extra_alone(tmp_path: Path) -> None:
     )
     code, names = json.loads(ran.stdout)
     assert code == "mriver_unreachable"
+    command = subprocess.run(python.with_name("paliadin"), check=False, stderr=subprocess.PIPE)
+    assert command.returncode == 1
+    assert command.stderr.endswith(b" is not installed: pip install 'paliadin[cli]'\n")
+    assert command.stderr.count(b"\n") == 1
     assert set(names) - {"pip", "setuptools", "typing_extensions", "typing-extensions"} == {
         *("anyio", "certifi", "h11", "httpcore", "httpx", "idna", "msgspec"),
         *("paliadin", "pyjwt", "standardwebhooks"),

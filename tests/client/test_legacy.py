@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import os
 import shlex
 import signal
@@ -23,6 +24,7 @@ from support.client_hosts import children, until
 import paliadin_client
 from paliadin_client import (
     BadRequest,
+    ConfigError,
     Exchange,
     MessageTooLong,
     NotConfigured,
@@ -165,6 +167,23 @@ async def test_not_configured() -> None:
         ):
             with pytest.raises(NotConfigured, match="PALIADIN_REMOTE_HOST is not set"):
                 await call
+
+
+async def test_no_room_for_the_key(
+    legacy: LegacyHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the key can be written nowhere, connecting says so, and leaves nothing."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "_write_private", _full)
+    with pytest.raises(ConfigError, match=r"no directory for ssh's key \(TMPDIR\): No space left"):
+        async with paliadin_client.connect(environ=legacy.environ):
+            pytest.fail("connected")
+    assert _modes(tmp_path) == {}
+
+
+def _full(path: Path, contents: str) -> None:
+    path.touch()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 async def test_no_ssh(legacy: LegacyHost, monkeypatch: pytest.MonkeyPatch) -> None:

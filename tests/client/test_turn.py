@@ -30,6 +30,7 @@ from paliadin_client import (
     Unreachable,
     User,
 )
+from paliadin_client import turn as module
 from paliadin_client.backend import Reply
 from paliadin_client.gate import open_backend
 from paliadin_client.settings import Settings
@@ -218,7 +219,7 @@ async def test_empty_answer(host: Host) -> None:
     """An empty response is no answer."""
     host.script = says("")
     async with paliadin_client.connect(environ=host.environ) as paliadin:
-        with pytest.raises(ShimError, match="empty"):
+        with pytest.raises(ShimError, match="no text"):
             await paliadin.run_turn(ask())
 
 
@@ -238,11 +239,15 @@ async def test_deadline(
     assert [turn.data.turn_id for turn in stored] == [request.turn_id]
 
 
-async def test_turn_failed(host: Host, inbox: Inbox, sidecar: Sidecar) -> None:
-    """A pushed failure ends the wait at once with its reason."""
+async def test_turn_failed(
+    host: Host, inbox: Inbox, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pushed failure ends the wait at once with its reason: no response could mend it."""
+    monkeypatch.setattr(module, "_REPLY_PATIENCE_S", 3600.0)
     host.script = never
+    environ = {**host.environ, "PALIADIN_DEADLINE_S": "3600"}
     async with (
-        paliadin_client.connect(inbox=inbox, environ=host.environ) as paliadin,
+        paliadin_client.connect(inbox=inbox, environ=environ) as paliadin,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_fail_when_asked, host, sidecar)
@@ -348,6 +353,14 @@ async def test_reset_hits_the_turns_pane(host: Host) -> None:
     anna, ben = (seen.pane for seen in host.turns)
     assert anna != ben
     assert host.resets == [anna]
+
+
+async def test_reset_refused_unsent(host: Host) -> None:
+    """A reset for who can be nobody never leaves, nor writes a line of its own into the log."""
+    async with paliadin_client.connect(environ=host.environ) as paliadin:
+        with pytest.raises(BadRequest, match="the user id is no id"):
+            await paliadin.reset_session(User("a\nb", email="anna@example.org"))
+    assert host.resets == []
 
 
 async def test_primer(host: Host) -> None:

@@ -5,6 +5,7 @@ Without a network, and with a stand-in for its model.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -53,7 +54,7 @@ TRICKY = {
 
 @pytest.fixture(scope="session")
 def claude() -> Path:
-    """The program, installed once for all test runs."""
+    """The program, installed once for all test runs, whoever of them needs it first."""
     lacking = [tool for tool in ("npm", "unshare", "nsenter", "ip") if not shutil.which(tool)]
     if lacking or os.geteuid():
         reason = f"needs root for a network namespace, and {lacking or 'nothing else'}"
@@ -61,9 +62,14 @@ def claude() -> Path:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     prefix = Path.home() / ".cache/paliadin-test" / PACKAGE.replace("/", "-")
     program = prefix / "node_modules/.bin/claude"
-    if not program.exists():
-        install = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(prefix), PACKAGE]
-        subprocess.run(install, check=True, timeout=240)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with prefix.with_name(f"{prefix.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            new = prefix.with_name(f"{prefix.name}.new")  # one that was interrupted goes on
+            install = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(new), PACKAGE]
+            subprocess.run(install, check=True, timeout=240)
+            new.rename(prefix)
     return program
 
 

@@ -371,11 +371,14 @@ def test_tokens_that_a_killed_stand_in_left_are_removed(place: Place, aichat: St
     """A token older than the deadline goes with the next turn; a younger one stays."""
     place.answers.mkdir(mode=0o700)
     old, young = (place.answers / f"{uuid4()}.jwt" for _ in range(2))
-    for path in (old, young):
+    half = place.answers / ".x7k2m9qa.jwt"  # killed before it had its name
+    for path in (old, young, half):
         path.write_text(TOKEN)
-    os.utime(old, (time.time() - 200,) * 2)
+    for path in (old, half):
+        os.utime(path, (time.time() - 200,) * 2)
     aichat().answer("Hallo?")
     assert not old.exists()
+    assert not half.exists()
     assert young.exists()
 
 

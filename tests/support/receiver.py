@@ -129,10 +129,15 @@ class Receiver:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
+        # Whoever was accepted a moment ago is ended as well: a server that is closed meanwhile
+        # forgets them, and their sockets.
+        self._loop.remove_reader(server.sockets[0])
+        while asyncio.all_tasks() != {asyncio.current_task()}:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what they aborted is closed by the loop
         server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
