@@ -14,7 +14,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from paliadin_contract.ids import turn_id_of
-from paliadin_contract.trailer import has_text
 from paliadin_sidecar import settle
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.turnfile import (
@@ -427,7 +426,7 @@ class Intake:
             len(content.data),
             data=content.data,
             sha256=hashlib.sha256(content.data).hexdigest(),
-            has_text=has_text(content.data),
+            has_text=look.has_text,
         )
 
     def _old(self, place: _Place, directory: int, name: str) -> Arrival | None:
