@@ -80,10 +80,8 @@ class Sender:
         if ca_file is not None:
             tls.load_verify_locations(ca_file)
         # A bare transport: no redirects (a body must not go where nobody configured it to), no
-        # proxies of the environment, no cookies. And not httpx's own: docs/performance.md
-        self._transport = AiohttpTransport(
-            verify=tls, limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S), trust_env=False
-        )
+        # proxies of the environment. And not httpx's own: docs/performance.md
+        self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -121,6 +119,14 @@ class Sender:
         headers = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
         request = httpx.Request("POST", self._url, content=body, headers=_HEADERS | headers)
         return await self._transport.handle_async_request(request)
+
+
+def _session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    # One callback has nothing to do with the one before: no cookie is kept.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 async def _drain(response: httpx.Response) -> None:

@@ -54,6 +54,18 @@ def test_a_2xx_head_acknowledges_whatever_follows(
     host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
 
 
+def test_no_cookie_comes_back(host: Sidecar, receiver: Receiver) -> None:
+    """What one callback's answer sets is no part of the next one."""
+    # By name: an address gets no cookies from most libraries.
+    host.environ["PALIADIN_CALLBACK_URL"] = receiver.url.replace("127.0.0.1", "localhost")
+    receiver.behaviour = lambda _: Reply(headers={"set-cookie": "sid=1; Path=/"})
+    host.start()
+    for n in range(2):
+        host.answer(f"t{n}")
+        assert "cookie" not in receiver.wait(f"t{n}").headers
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
+
+
 @pytest.mark.parametrize("value", ["2", "garbage", "-5", "1e9"])
 def test_retry_after_is_a_floor(host: Sidecar, receiver: Receiver, value: str) -> None:
     """Seconds are honoured, garbage is not."""
