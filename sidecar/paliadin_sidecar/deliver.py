@@ -81,7 +81,7 @@ class Sender:
             tls.load_verify_locations(ca_file)
         # A bare transport: no redirects (a body must not go where nobody configured it to), no
         # proxies of the environment. And not httpx's own: docs/performance.md
-        self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls))
+        self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls, timeout_s))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -121,10 +121,19 @@ class Sender:
         return await self._transport.handle_async_request(request)
 
 
-def _session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
+def _session(tls: ssl.SSLContext, timeout_s: float) -> aiohttp.ClientSession:
+    def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+        # A connection is not closed while it has unsent bytes, and a peer that reads nothing
+        # would keep it for ever: the kernel ends it.
+        made = socket.socket(*address[:3])
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
+        return made
+
     # One callback has nothing to do with the one before: no cookie is kept.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE_S),
+        connector=aiohttp.TCPConnector(
+            ssl=tls, keepalive_timeout=_KEEPALIVE_S, socket_factory=new_socket
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
