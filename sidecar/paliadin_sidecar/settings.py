@@ -213,7 +213,7 @@ class _Reader:
         except ValueError:
             number = float("nan")
         if not least <= number <= most:  # also when it is no number
-            self._wrong(name, value, f"must be a number from {least:g} to {most:g}")
+            self._wrong(name, value, f"must be a number from {least:.12g} to {most:.12g}")
             return default
         return number
 
