@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from aiohttp.connector import Connection
+
 __all__ = ["Outcome", "Sender"]
 
 #: Read this much of an answer's body, so that the connection can be used again; a longer
 #: body costs the connection and nothing else.
 _MAX_DRAINED = 4096
 _DRAIN_S = 1.0
+#: A proxy's policies and cookies can be long, and a 2xx is one whatever stands beside it.
+_MAX_HEADER = 64 * 1024
 #: Connecting is part of an attempt's deadline; this only bounds how long a kept one is kept.
 _KEEPALIVE_S = 30.0
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
@@ -135,7 +139,16 @@ def _session(tls: ssl.SSLContext, timeout_s: float) -> aiohttp.ClientSession:
             ssl=tls, keepalive_timeout=_KEEPALIVE_S, socket_factory=new_socket
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
+        response_class=_Response,
+        max_field_size=_MAX_HEADER,
     )
+
+
+class _Response(aiohttp.ClientResponse):
+    async def start(self, connection: Connection) -> Self:
+        await super().start(connection)
+        self.reason = None  # the transport fails on one that is no UTF-8, and nobody needs it
+        return self
 
 
 async def _drain(response: httpx.Response) -> None:

@@ -54,6 +54,14 @@ def test_a_2xx_head_acknowledges_whatever_follows(
     host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
 
 
+def test_a_2xx_acknowledges_whatever_is_said_beside_it(host: Sidecar, receiver: Receiver) -> None:
+    """Neither phrase nor headers need be UTF-8, or short."""
+    receiver.behaviour = lambda _: Reply(200, {"x-note": "Grüße" * 8000}, phrase="Übernommen")
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
+
+
 def test_no_cookie_comes_back(host: Sidecar, receiver: Receiver) -> None:
     """What one callback's answer sets is no part of the next one."""
     # By name: an address gets no cookies from most libraries.
