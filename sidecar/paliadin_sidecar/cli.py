@@ -68,8 +68,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     from paliadin_sidecar.audit import Audit, safe_trace  # noqa: PLC0415
 
     with _clear_errors():
-        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+        environ = merged_environment(os.environ, env_file)
         try:
+            settings = Settings.from_environment(environ)
             anyio.run(lambda: service.run(settings, _stdout(), quarantine=quarantine))
         except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
             known = _first_known(exc)
