@@ -18,6 +18,7 @@ import pytest
 from support.receiver import Receiver, Reply
 from support.sidecar import TRAILER, Sidecar, new_secret
 from support.tokens import unsigned_token
+from support.users import root_only
 from support.waiting import PATIENCE_S, until
 
 #: Each is a shell command that leaves `$1.txt` complete in the end; `$2` is the trailer.
@@ -266,7 +267,7 @@ def test_a_second_signal_ends_it_at_once_and_the_next_start_delivers(
     host.wait_event("delivery.delivered", turn_id="t1")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="binds port 53 and mounts")
+@root_only
 def test_a_resolver_that_is_silent_does_not_hold_the_end(host: Sidecar) -> None:
     """A lookup that lasts for minutes hangs in a thread, which nothing can cancel."""
     address = "127.53.0.1"

@@ -124,9 +124,28 @@ def test_all_problems_at_once() -> None:
     wrong = {name: "?" for name in VARIABLES if not name.startswith(("STATE", "CREDENTIALS"))}
     del wrong["PALIADIN_HOST_LABEL"]  # any text is one
     del wrong["PALIADIN_CALLBACK_SECRET_FILE"]  # the variable of the secret comes first
+    del wrong["PALIADIN_RESPONSE_DIR"]  # as does the list of all roots
     found = problems(**wrong)
     assert {sentence.partition("=")[0].partition(":")[0] for sentence in found} == wrong.keys()
     assert len(found) == len(wrong)
+
+
+def test_the_shim_s_own_variable_says_where_it_writes() -> None:
+    """The legacy root by default; a list that is named holds as it is."""
+    roots = settings(PALIADIN_RESPONSE_DIR=" /srv/answers ").roots
+    assert roots == (
+        RootSpec("aichat", "paliadin", Path("/tmp/aichat/paliadin")),
+        RootSpec("legacy", "paliadin", Path("/srv/answers")),
+    )
+    watch = "a/b=/srv/x"
+    assert settings(PALIADIN_RESPONSE_DIR="?", PALIADIN_WATCH=watch) == settings(
+        PALIADIN_WATCH=watch
+    )
+    for value in ("answers", "/srv/../x", "/a:b/c=/d"):
+        right = "must be an absolute path without ':'"
+        assert (
+            problem("PALIADIN_RESPONSE_DIR", value) == f"PALIADIN_RESPONSE_DIR={value!r}: {right}"
+        )
 
 
 def test_frozen() -> None:
@@ -595,6 +614,7 @@ VARIABLES = (
     "PALIADIN_CALLBACK_SECRET",
     "PALIADIN_CALLBACK_SECRET_FILE",
     "PALIADIN_WATCH",
+    "PALIADIN_RESPONSE_DIR",
     "PALIADIN_OWNER",
     "PALIADIN_STATE_DIR",
     "PALIADIN_HOST_LABEL",
