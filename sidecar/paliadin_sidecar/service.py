@@ -328,6 +328,8 @@ class _Service:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
             self._blocked(exc)
+            if not found:  # it never began: another process holds the lock
+                found += await anyio.to_thread.run_sync(lambda: list(find()))
             for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()
