@@ -100,6 +100,7 @@ class Demo:
     Attributes:
         turns: all so far.
         wrong: a sentence for each thing that is.
+        progress: how many have arrived, shown while it is entered.
     """
 
     def __init__(self, stage: Stage, console: Console, tasks: TaskGroup) -> None:
@@ -108,6 +109,8 @@ class Demo:
         self.wrong: list[str] = []
         self._under_way: list[Turn] = []
         self._console = console
+        #: The last line of a terminal; elsewhere nothing.
+        self.progress = console.status("")
         self._tasks = tasks
 
     def title(self, text: str) -> None:
@@ -180,6 +183,8 @@ class Demo:
     def _look(self) -> None:
         self.stage.check()
         self._under_way = [turn for turn in self._under_way if not self._has_arrived(turn)]
+        arrived = len(self.turns) - len(self._under_way)
+        self.progress.update(f"{arrived} of {len(self.turns)} turns have arrived")
 
     def _has_arrived(self, turn: Turn) -> bool:
         if not turn.has_ended() or (seconds := turn.latency()) is None:
@@ -231,7 +236,8 @@ async def _perform(console: Console, stage: Stage, scope: anyio.CancelScope) -> 
     async with anyio.create_task_group() as tasks:
         demo = Demo(stage, console, tasks)
         try:
-            await play(demo)
+            with demo.progress:
+                await play(demo)
         except StageError as exc:
             demo.wrong.append(str(exc))
         except SystemExit:  # rich's way to say that nobody reads the output any more
@@ -266,8 +272,9 @@ async def _main() -> int:
 
 def main() -> int:
     """Play it all. Returns 0 only if nothing was lost and everything that came was right."""
-    if missing := [name for name in ("tmux", "ssh") if not shutil.which(name)]:
-        sys.exit(f"The demo needs {' and '.join(missing)}.")
+    needed = {"tmux": "tmux", "ssh": "openssh-client"}
+    if missing := [package for name, package in needed.items() if not shutil.which(name)]:
+        sys.exit(f"The demo needs more on this machine: apt install {' '.join(missing)}")
     return anyio.run(_main)
 
 

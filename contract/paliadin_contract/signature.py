@@ -36,13 +36,19 @@ class Keys:
         secrets: each `whsec_<base64>` of at least 24 bytes.
 
     Raises:
-        BadSecret: none given, or one of them is malformed. The text says which by its place.
+        BadSecret: none given, or some are malformed. The text says which by their places.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._webhooks = [Webhook(_key(n, secret)) for n, secret in enumerate(secrets, 1)]
-        if not self._webhooks:
-            raise BadSecret("no secret")
+        self._webhooks: list[Webhook] = []
+        wrong = []
+        for place, secret in enumerate(secrets, 1):
+            try:
+                self._webhooks.append(Webhook(_key(place, secret)))
+            except BadSecret as exc:
+                wrong.append(str(exc))
+        if wrong or not self._webhooks:
+            raise BadSecret("; ".join(wrong) or "no secret")
 
     def __repr__(self) -> str:
         return f"Keys(<{len(self._webhooks)} masked>)"

@@ -78,8 +78,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     from paliadin_sidecar.audit import Audit, safe_trace  # noqa: PLC0415
 
     with _clear_errors():
-        settings = Settings.from_environment(merged_environment(os.environ, env_file))
+        environ = merged_environment(os.environ, env_file)
         try:
+            settings = Settings.from_environment(environ)
             anyio.run(lambda: service.run(settings, _stdout(), quarantine=quarantine))
         except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
             known = _first_known(exc)
@@ -205,20 +206,20 @@ def replay(
         raise click.UsageError("name turns, or --dead, or --since")
     if turn_ids and (dead or since is not None):
         raise click.UsageError("name turns, or say --dead and --since, not both")
-    from_s = _since(since or "0")
+    from_s, named = _since(since or "0"), tuple(dict.fromkeys(turn_ids))
     with _opened(env_file) as (state_dir, outbox):
         (results,) = outbox.transaction(
             [
                 lambda: [
                     outbox.replay(turn_id=turn_id, dead=dead, since=from_s)
-                    for turn_id in (turn_ids or (None,))
+                    for turn_id in (named or (None,))
                 ]
             ]
         )
         alive = statedir.is_alive(state_dir)
     sent, without_body = (sum(column) for column in zip(*results, strict=True))
     click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
-    missed = [t for t, r in zip(turn_ids, results, strict=False) if r == (0, 0)]
+    missed = [t for t, r in zip(named, results, strict=False) if r == (0, 0)]
     for turn_id in missed:
         click.echo(f"{turn_id}: not known, or not settled yet: nothing to replay", err=True)
     if without_body:
@@ -318,8 +319,7 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
     now = time.time()
     alive = statedir.is_alive(state_dir)
     service = outbox.service()
-    oldest_at = outbox.oldest_pending_at()
-    oldest_s = None if oldest_at is None else max(0.0, now - oldest_at)
+    oldest_s = outbox.oldest_pending_s()
     dead = outbox.dead_since(now - _DEAD_S)
     problems = []
     if not alive:

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from aiohttp.connector import Connection
+
 __all__ = ["Outcome", "Sender"]
 
 #: Read this much of an answer's body, so that the connection can be used again; a longer
 #: body costs the connection and nothing else.
 _MAX_DRAINED = 4096
 _DRAIN_S = 1.0
+#: A proxy's policies and cookies can be long, and a 2xx is one whatever stands beside it.
+_MAX_HEADER = 64 * 1024
 #: Connecting is part of an attempt's deadline; this only bounds how long a kept one is kept.
 _KEEPALIVE_S = 30.0
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
@@ -80,10 +84,8 @@ class Sender:
         if ca_file is not None:
             tls.load_verify_locations(ca_file)
         # A bare transport: no redirects (a body must not go where nobody configured it to), no
-        # proxies of the environment, no cookies. And not httpx's own: docs/performance.md
-        self._transport = AiohttpTransport(
-            verify=tls, limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S), trust_env=False
-        )
+        # proxies of the environment. And not httpx's own: docs/performance.md
+        self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls, timeout_s))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -121,6 +123,32 @@ class Sender:
         headers = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
         request = httpx.Request("POST", self._url, content=body, headers=_HEADERS | headers)
         return await self._transport.handle_async_request(request)
+
+
+def _session(tls: ssl.SSLContext, timeout_s: float) -> aiohttp.ClientSession:
+    def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+        # A connection is not closed while it has unsent bytes, and a peer that reads nothing
+        # would keep it for ever: the kernel ends it.
+        made = socket.socket(*address[:3])
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
+        return made
+
+    # One callback has nothing to do with the one before: no cookie is kept.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            ssl=tls, keepalive_timeout=_KEEPALIVE_S, socket_factory=new_socket
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        response_class=_Response,
+        max_field_size=_MAX_HEADER,
+    )
+
+
+class _Response(aiohttp.ClientResponse):
+    async def start(self, connection: Connection) -> Self:
+        await super().start(connection)
+        self.reason = None  # the transport fails on one that is no UTF-8, and nobody needs it
+        return self
 
 
 async def _drain(response: httpx.Response) -> None:

@@ -24,6 +24,7 @@ from paliadin_sidecar.turnfile import (
     read_claims,
     signature_at,
 )
+from paliadin_sidecar.watch import TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -41,9 +42,6 @@ _BATCH_FILES = 256
 _UNREADABLE_S = 1.0
 #: A file that changed while it was read, after this long: its writer is not done.
 _CHANGED_S = 0.004
-#: The kernel stamps files with the time of its last tick: a second change within one tick
-#: does not show, so a signature that young is not believed.
-_TICK_S = 0.05
 #: Files older than this, in a root that was never watched, are history.
 _HISTORY_S = 900.0
 
@@ -95,7 +93,6 @@ class _Under:
     # A file that is under observation under this name.
     name: str
     due: float
-    first_seen: float
     file: TurnFile | None = None
     progress: settle.Progress | None = None
     #: What the name was before it was given to another file: if that one turns out to be a
@@ -295,8 +292,7 @@ class Intake:
         elif turn_id_of(name) is not None:
             under = place.under.get(name)
             if under is None:
-                now = self._monotonic()
-                under = place.under[name] = _Under(name, now, now)
+                under = place.under[name] = _Under(name, self._monotonic())
             self._again(place, under, 0.0)
 
     def _hint(self, place: _Place, turn_id: str) -> Iterator[Finding]:
@@ -384,7 +380,7 @@ class Intake:
             yield from self._judge_previous(under, key, now_or_never=True)
         yield Settled(arrival)
         self.only_scanned += not under.noticed
-        young = abs(self._wall() - look.mtime_s) < _TICK_S
+        young = abs(self._wall() - look.mtime_s) < TICK_S
         place.taken[under.name] = "" if young else look.signature
         self._drop(place, under)
 
@@ -418,14 +414,14 @@ class Intake:
         at = completed_at(look.mtime_s, datetime.fromtimestamp(self._wall(), UTC))
         if isinstance(verdict, settle.Failed):
             return Arrival(key, look.signature, at, look.size, reason=verdict.reason)
-        content = file.read(look)
+        data = file.read(look)
         return Arrival(
             key,
             look.signature,
             at,
-            len(content.data),
-            data=content.data,
-            sha256=hashlib.sha256(content.data).hexdigest(),
+            len(data),
+            data=data,
+            sha256=hashlib.sha256(data).hexdigest(),
             has_text=look.has_text,
         )
 

@@ -199,7 +199,11 @@ def _state(outbox: Outbox) -> list[Metric]:
         armed.add_metric(labels, root["state"] == "armed")
     return [
         _gauge("backlog_deliveries", "Accepted and not acknowledged.", counts.get("pending", 0)),
-        _gauge("backlog_age_seconds", "Of the oldest of them; 0 without.", outbox.backlog_s()),
+        _gauge(
+            "backlog_age_seconds",
+            "Of the oldest of them; 0 without.",
+            outbox.oldest_pending_s() or 0.0,
+        ),
         _gauge("dead_deliveries", "Given up, and not replayed since.", counts.get("dead", 0)),
         _gauge(
             "receiver_paused",

@@ -605,14 +605,16 @@ class Outbox:
             refused_at=_ms_or_none(due.refused_at),
         )
         outcome = {"status": status} if error is None else {"error": error}
-        self._tell("delivery.attempted", due, attempt=due.attempts, **outcome, duration_ms=_r(ms))
+        self._tell(
+            "delivery.attempted", due.id, attempt=due.attempts, **outcome, duration_ms=_rounded(ms)
+        )
 
     def delivered(self, due: Due) -> None:
         """The receiver has it."""
         _sql.deliver(self._db, delivery=due.id, now=self._now())
         since_accepted_ms = max(0, self._now() - _ms(due.accepted_at))
         self._tell(
-            "delivery.delivered", due, attempts=due.attempts, since_accepted_ms=since_accepted_ms
+            "delivery.delivered", due.id, attempts=due.attempts, since_accepted_ms=since_accepted_ms
         )
 
     def retry(self, due: Due, seconds: float, *, refused_with: int | None = None) -> None:
@@ -620,16 +622,19 @@ class Outbox:
         if not _sql.retry(self._db, delivery=due.id, next_attempt_at=self._now() + _ms(seconds)):
             return  # superseded while it was under way
         if refused_with is not None:
-            self._tell("delivery.refused", due, status=refused_with, refusals=due.refusals)
+            self._tell("delivery.refused", due.id, status=refused_with, refusals=due.refusals)
         self._tell(
-            "delivery.retry_scheduled", due, attempt=due.attempts, delay_ms=_r(seconds * 1000)
+            "delivery.retry_scheduled",
+            due.id,
+            attempt=due.attempts,
+            delay_ms=_rounded(seconds * 1000),
         )
 
     def bury(self, due: Due, cause: str) -> None:
         """Give it up, for an operator to see."""
         if not _sql.bury(self._db, delivery=due.id, reason=cause, now=self._now()):
             return  # superseded while it was under way
-        self._tell("delivery.dead", due, cause=cause, attempts=due.attempts)
+        self._tell("delivery.dead", due.id, cause=cause, attempts=due.attempts)
 
     def pause(self, why: str) -> None:
         """The receiver is not well."""
@@ -639,16 +644,16 @@ class Outbox:
     def resume(self, paused_s: float) -> None:
         """The receiver is well again."""
         _sql.set_paused(self._db, at=None, why=None)
-        self._event("receiver.resumed", None, paused_ms=max(0.0, _r(paused_s * 1000)))
+        self._event("receiver.resumed", None, paused_ms=max(0.0, _rounded(paused_s * 1000)))
 
-    def _tell(self, name: str, due: Due, **fields: Any) -> None:  # noqa: ANN401 - JSON values
-        subject = _sql.subject(self._db, delivery=due.id)
+    def _tell(self, name: str, delivery: int, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        subject = _sql.subject(self._db, delivery=delivery)
         self._event(
             name,
             subject,
             turn=subject["turn"],
             revision=subject["revision"],
-            webhook_id=due.webhook_id,
+            webhook_id=subject["webhook_id"],
             bytes=subject["bytes"],
             sha256=subject["sha256"],
             **fields,
@@ -698,14 +703,10 @@ class Outbox:
         """Deliveries by state."""
         return {row["state"]: row["n"] for row in _sql.counts(self._db)}
 
-    def oldest_pending_at(self) -> float | None:
-        """When the oldest undelivered was accepted, in epoch seconds."""
-        return _seconds(_sql.oldest_pending(self._db))
-
-    def backlog_s(self) -> float:
-        """How long the oldest undelivered has waited, in seconds; 0 where none is."""
-        oldest_at = self.oldest_pending_at()
-        return 0.0 if oldest_at is None else max(0.0, self._wall() - oldest_at)
+    def oldest_pending_s(self) -> float | None:
+        """How long the oldest undelivered has waited, in seconds; None where none is."""
+        oldest_at = _seconds(_sql.oldest_pending(self._db))
+        return None if oldest_at is None else max(0.0, self._wall() - oldest_at)
 
     def dead_since(self, since: float) -> int:
         """How many were given up since then, in epoch seconds."""
@@ -760,14 +761,7 @@ class Outbox:
                     without_body += 1
                     continue
                 sent += 1
-                subject = _sql.subject(self._db, delivery=row["id"])
-                self._event(
-                    "delivery.replayed",
-                    subject,
-                    turn=subject["turn"],
-                    revision=subject["revision"],
-                    webhook_id=subject["webhook_id"],
-                )
+                self._tell("delivery.replayed", row["id"])
         return sent, without_body
 
     # --- upkeep ---------------------------------------------------------------------------
@@ -973,5 +967,5 @@ def _seconds(ms: int | None) -> float | None:
     return None if ms is None else ms / 1000
 
 
-def _r(ms: float) -> float:
+def _rounded(ms: float) -> float:
     return round(ms, 1)

@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import signal
+import threading
 import time
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
@@ -41,9 +42,11 @@ _VERSION = version("paliadin")
 
 #: Every so often each file is looked at, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
-#: What an attempt in flight gets at the end; the whole stop stays within 10 s.
+#: What an attempt in flight gets at the end; the whole stop stays within 10 s, whatever hangs in
+#: a thread: a name that does not resolve can hold one for half a minute.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0
+_STOP_MOST_S = 9.0
 #: Files that are kept open while they settle, where the system permits.
 _MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
@@ -192,6 +195,9 @@ class _Service:
                     os._exit(128 + number)
                 self._stop.set()
                 self._intake_wake.set()
+                late = threading.Timer(_STOP_MOST_S, os._exit, [0])
+                late.daemon = True  # an end in time does not wait for it
+                late.start()
 
     async def _happened(self, name: str, **fields: object) -> None:
         try:
@@ -322,6 +328,8 @@ class _Service:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
             self._blocked(exc)
+            if not found:  # it never began: another process holds the lock
+                found += await anyio.to_thread.run_sync(lambda: list(find()))
             for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()

@@ -39,7 +39,9 @@ T = TypeVar("T", bound=str)
 
 #: Where the commands look for what their environment does not say.
 DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
-_DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin=/tmp/paliadin"
+_DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin="
+#: Where the legacy shim writes, unless its PALIADIN_RESPONSE_DIR says otherwise.
+_DEFAULT_RESPONSES = "/tmp/paliadin"  # noqa: S108 - a place, not a file
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
 _MIB = 1024 * 1024
 #: The user id that is none: -1 in the kernel's 32 bits.
@@ -215,7 +217,7 @@ class _Reader:
         except ValueError:
             number = float("nan")
         if not least <= number <= most:  # also when it is no number
-            self._wrong(name, value, f"must be a number from {least:g} to {most:g}")
+            self._wrong(name, value, f"must be a number from {least:.12g} to {most:.12g}")
             return default
         return number
 
@@ -268,20 +270,27 @@ class _Reader:
 
     def roots(self) -> tuple[RootSpec, ...]:
         name = "PALIADIN_WATCH"
-        value = self.text(name, _DEFAULT_WATCH)
+        value = self.text(name, "") or f"{_DEFAULT_WATCH}{self._responses()}"
         right = "must be <backend>/<persona>=<absolute path>, several joined by ':'"
         roots: list[RootSpec] = []
         for part in value.split(":"):
             labels, _, path = part.strip().partition("=")
             backend, _, persona = labels.partition("/")
-            plain = Path(path) == Path(os.path.normpath(path or "."))
-            if not (is_label(backend) and is_label(persona) and path.startswith("/") and plain):
+            if not (is_label(backend) and is_label(persona) and _is_plain(path)):
                 self._wrong(name, part, f"{right}; labels are of a-z, 0-9 and -")
                 continue
             roots.append(RootSpec(backend, persona, Path(path)))
         self._distinct(name, [f"{r.backend}/{r.persona}" for r in roots])
         self._distinct(name, [str(r.path) for r in roots])
         return tuple(roots)
+
+    def _responses(self) -> str:
+        name = "PALIADIN_RESPONSE_DIR"
+        value = self.text(name, _DEFAULT_RESPONSES)
+        if _is_plain(value) and ":" not in value:
+            return value
+        self._wrong(name, value, "must be an absolute path without ':'")
+        return _DEFAULT_RESPONSES
 
     def _distinct(self, name: str, values: list[str]) -> None:
         for twice in sorted({v for v in values if values.count(v) > 1}):
@@ -349,6 +358,10 @@ class _Reader:
             self._wrong(source, path, right)
             return "", ""
         return text, f"{source} ({path})"
+
+
+def _is_plain(path: str) -> bool:
+    return path.startswith("/") and Path(path) == Path(os.path.normpath(path))
 
 
 def _is_loopback(host: str) -> bool:

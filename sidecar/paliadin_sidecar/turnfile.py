@@ -22,7 +22,6 @@ from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
 
 __all__ = [
     "Changed",
-    "Content",
     "Look",
     "TurnFile",
     "Unreadable",
@@ -60,19 +59,6 @@ class Look:
     size: int = 0
     links: int = 1
     mtime_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Content:
-    """A whole file at one moment."""
-
-    data: bytes
-    signature: str
-    mtime_s: float
-
-    def __repr__(self) -> str:
-        """Without the data: this may end in a traceback."""
-        return f"Content(<{len(self.data)} bytes>)"
 
 
 def ignore_lease_breaks() -> None:
@@ -166,7 +152,7 @@ class TurnFile:
             mtime_s=info.st_mtime,
         )
 
-    def read(self, look: Look) -> Content:
+    def read(self, look: Look) -> bytes:
         """The whole file, if it is still as it was at that look.
 
         Raises:
@@ -185,7 +171,7 @@ class TurnFile:
                 raise Changed
         except OSError as exc:
             raise Unreadable("", exc) from None
-        return Content(b"".join(chunks), look.signature, look.mtime_s)
+        return b"".join(chunks)
 
     def _stat(self) -> os.stat_result:
         return self._refused if self._fd is None else os.fstat(self._fd)
@@ -208,7 +194,7 @@ def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None
         look = file.look()
         if not look.trusted or look.size > _MAX_TOKEN_BYTES or look.links > 1:
             return None
-        return _claims(file.read(look).data)
+        return _claims(file.read(look))
     except (Unreadable, Changed):
         return None
     finally:

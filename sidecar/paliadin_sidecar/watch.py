@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Root", "State"]
+__all__ = ["TICK_S", "Root", "State"]
 
 #: The kernel stamps with the time of its last tick: a change that follows within the same
-#: tick does not show, so a younger time proves nothing.
-_TICK_S = 0.05
+#: tick does not show, so a younger time proves nothing, of a directory as of a file.
+TICK_S = 0.05
 
 State = Literal["armed", "missing", "untrusted"]
 
@@ -88,7 +88,7 @@ class Root:
         if mtime == self._listed_mtime and not always:
             return None
         names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
-        rested = abs(time.time() - mtime / 1e9) > _TICK_S
+        rested = abs(time.time() - mtime / 1e9) > TICK_S
         self._listed_mtime = mtime if rested else None
         return names
 

@@ -188,6 +188,12 @@ def test_bad_secrets(secret: str, why: str) -> None:
     assert secret.removeprefix("whsec_")[1:-1] not in str(caught.value) or len(secret) <= 6
 
 
+def test_all_bad_secrets() -> None:
+    """Whoever mends them sees all of them at once."""
+    with pytest.raises(BadSecret, match=r"^secret 1 does not .*; secret 3 is not base64"):
+        Keys(["plain", SECRET, "whsec_?"])
+
+
 def test_no_secret() -> None:
     """Without a secret there is nothing to sign with."""
     with pytest.raises(BadSecret, match="no secret"):

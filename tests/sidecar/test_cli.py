@@ -126,6 +126,8 @@ def test_replay_says_what_it_cannot(delivered: Sidecar) -> None:
     done = delivered.command("replay", "t1", "t9")
     assert done.returncode == 1
     assert "t9: not known" in done.stderr
+    twice = delivered.command("replay", "t2", "t2")
+    assert (twice.returncode, twice.stdout) == (0, "1 will be sent again\n")
     assert delivered.command("replay").returncode == 2
     assert delivered.command("replay", "t1", "--dead").returncode == 2
 

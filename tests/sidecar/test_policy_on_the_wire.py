@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import socket
 import ssl
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,6 @@ from support.receiver import Receiver, Reply, Request
 from support.waiting import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.sidecar import Sidecar
 
 
@@ -52,6 +52,26 @@ def test_a_2xx_head_acknowledges_whatever_follows(
     host.start()
     host.answer("t1")
     host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
+
+
+def test_a_2xx_acknowledges_whatever_is_said_beside_it(host: Sidecar, receiver: Receiver) -> None:
+    """Neither phrase nor headers need be UTF-8, or short."""
+    receiver.behaviour = lambda _: Reply(200, {"x-note": "Grüße" * 8000}, phrase="Übernommen")
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1", attempts=1)
+
+
+def test_no_cookie_comes_back(host: Sidecar, receiver: Receiver) -> None:
+    """What one callback's answer sets is no part of the next one."""
+    # By name: an address gets no cookies from most libraries.
+    host.environ["PALIADIN_CALLBACK_URL"] = receiver.url.replace("127.0.0.1", "localhost")
+    receiver.behaviour = lambda _: Reply(headers={"set-cookie": "sid=1; Path=/"})
+    host.start()
+    for n in range(2):
+        host.answer(f"t{n}")
+        assert "cookie" not in receiver.wait(f"t{n}").headers
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
 
 
 @pytest.mark.parametrize("value", ["2", "garbage", "-5", "1e9"])
@@ -194,3 +214,25 @@ def test_a_slow_turn_costs_no_other_anything(host: Sidecar, receiver: Receiver) 
     host.answer("good")
     host.wait_event("delivery.delivered", turn_id="good")
     assert not host.events("delivery.attempted", error="timeout")
+
+
+def test_a_receiver_that_reads_nothing_costs_no_connection(host: Sidecar) -> None:
+    """What a body's unsent bytes hold open ends with its attempt."""
+    host.environ["PALIADIN_CALLBACK_TIMEOUT_S"] = "0.3"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which nobody accepts from
+        host.environ["PALIADIN_CALLBACK_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        host.start()
+        at_rest = _sockets(host)
+        host.answer("t1", "x" * 4_000_000)
+        host.wait_event("receiver.paused", why="timeout")
+        # One may be a ping's.
+        until("the end of five connections", lambda: _sockets(host) <= at_rest + 1)
+
+
+def _sockets(host: Sidecar) -> int:
+    assert host.process is not None
+    found = 0
+    for fd in Path(f"/proc/{host.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(fd.readlink()).startswith("socket:")
+    return found

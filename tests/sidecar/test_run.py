@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ import pytest
 from support.receiver import Receiver, Reply
 from support.sidecar import TRAILER, Sidecar, new_secret
 from support.tokens import unsigned_token
-from support.waiting import until
+from support.users import root_only
+from support.waiting import PATIENCE_S, until
 
 #: Each is a shell command that leaves `$1.txt` complete in the end; `$2` is the trailer.
 MANNERS = {
@@ -263,6 +265,25 @@ def test_a_second_signal_ends_it_at_once_and_the_next_start_delivers(
     receiver.behaviour = lambda _: Reply()
     host.start()
     host.wait_event("delivery.delivered", turn_id="t1")
+
+
+@root_only
+def test_a_resolver_that_is_silent_does_not_hold_the_end(host: Sidecar) -> None:
+    """A lookup that lasts for minutes hangs in a thread, which nothing can cancel."""
+    address = "127.53.0.1"
+    conf = host.base / "resolv.conf"
+    conf.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
+    mounted = f'mount --bind "{conf}" /etc/resolv.conf && exec "$0" "$@"'
+    host.prefix = ["unshare", "-m", "sh", "-c", mounted]
+    host.environ["PALIADIN_CALLBACK_URL"] = "https://paliad.example.org/callback"
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.settimeout(PATIENCE_S)
+        silent.bind((address, 53))
+        host.start()
+        host.answer("t1")
+        silent.recv(512)
+        assert host.stop() == 0
+    assert host.lines[-1]["event"] == "service.stopped"
 
 
 def test_a_hanging_receiver_does_not_hold_the_end(host: Sidecar, receiver: Receiver) -> None:

@@ -12,12 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from click.testing import CliRunner
 from support.receiver import Reply, Request
 from support.sidecar import TRAILER
 from support.tokens import unsigned_token
 from support.waiting import until
 
+from paliadin_sidecar.cli import main
+from paliadin_sidecar.settings import Settings
+
 if TYPE_CHECKING:
+    import pytest
     from support.receiver import Receiver
     from support.sidecar import Sidecar
 
@@ -123,6 +128,21 @@ def test_nothing_secret_leaves_by_any_way_but_the_callback(
     assert host.events("delivery.refused")
     assert host.events("delivery.attempted", error="timeout")
     assert host.events("delivery.attempted", error="reset")
+
+
+def test_an_error_that_nobody_foresaw_in_the_environment_tells_its_place_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its text may be of what was being read."""
+
+    def fail(_: object) -> Settings:
+        raise ValueError(KEY.decode())
+
+    monkeypatch.setattr(Settings, "from_environment", fail)
+    done = CliRunner().invoke(main, ["run"])
+    assert done.exit_code == 1
+    assert json.loads(done.stderr)["event"] == "service.crashed"
+    assert KEY.decode() not in done.output + repr(done.exception)
 
 
 def test_what_is_kept_is_readable_by_its_owner_alone(host: Sidecar, receiver: Receiver) -> None:

@@ -124,9 +124,28 @@ def test_all_problems_at_once() -> None:
     wrong = {name: "?" for name in VARIABLES if not name.startswith(("STATE", "CREDENTIALS"))}
     del wrong["PALIADIN_HOST_LABEL"]  # any text is one
     del wrong["PALIADIN_CALLBACK_SECRET_FILE"]  # the variable of the secret comes first
+    del wrong["PALIADIN_RESPONSE_DIR"]  # as does the list of all roots
     found = problems(**wrong)
     assert {sentence.partition("=")[0].partition(":")[0] for sentence in found} == wrong.keys()
     assert len(found) == len(wrong)
+
+
+def test_the_shim_s_own_variable_says_where_it_writes() -> None:
+    """The legacy root by default; a list that is named holds as it is."""
+    roots = settings(PALIADIN_RESPONSE_DIR=" /srv/answers ").roots
+    assert roots == (
+        RootSpec("aichat", "paliadin", Path("/tmp/aichat/paliadin")),
+        RootSpec("legacy", "paliadin", Path("/srv/answers")),
+    )
+    watch = "a/b=/srv/x"
+    assert settings(PALIADIN_RESPONSE_DIR="?", PALIADIN_WATCH=watch) == settings(
+        PALIADIN_WATCH=watch
+    )
+    for value in ("answers", "/srv/../x", "/a:b/c=/d"):
+        right = "must be an absolute path without ':'"
+        assert (
+            problem("PALIADIN_RESPONSE_DIR", value) == f"PALIADIN_RESPONSE_DIR={value!r}: {right}"
+        )
 
 
 def test_frozen() -> None:
@@ -152,7 +171,7 @@ def test_numbers(name: str) -> None:
     field, least, most = NUMBERS[name]
     for bound in (least, most):
         assert getattr(settings(**{name: f"{bound}"}), field) == bound
-    right = f"must be a number from {least:g} to {most:g}"
+    right = f"must be a number from {least:.12g} to {most:.12g}"
     for value in (f"{least - 0.01}", f"{most + 1}", "-1", "nan", "inf", "-inf", "1 s", "fünf"):
         assert problem(name, value) == f"{name}={value!r}: {right}"
 
@@ -595,6 +614,7 @@ VARIABLES = (
     "PALIADIN_CALLBACK_SECRET",
     "PALIADIN_CALLBACK_SECRET_FILE",
     "PALIADIN_WATCH",
+    "PALIADIN_RESPONSE_DIR",
     "PALIADIN_OWNER",
     "PALIADIN_STATE_DIR",
     "PALIADIN_HOST_LABEL",
@@ -656,7 +676,7 @@ def test_whatever_is_said(environ: dict[str, str]) -> None:
 @given(values, values)
 def test_no_secret_is_told(before: str, after: str) -> None:
     """Whatever surrounds a secret, no message holds it."""
-    secret = f"{before}hunter2{after}"
+    secret = f"{before}hunter-2{after}"  # a hyphen is no base64: whatever comes is refused
     with pytest.raises(BadSettings) as caught:
         settings(PALIADIN_CALLBACK_SECRET=f"{SECRET} {secret}")
-    assert "hunter2" not in str(caught.value) + repr(caught.value)
+    assert "hunter-2" not in str(caught.value) + repr(caught.value)

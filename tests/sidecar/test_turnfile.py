@@ -23,7 +23,6 @@ from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES
 from paliadin_sidecar.turnfile import (
     Changed,
-    Content,
     Look,
     TurnFile,
     Unreadable,
@@ -378,7 +377,7 @@ def test_read(root: Folder, content: bytes) -> None:
     (root / "t.txt").write_bytes(content)
     with root.open() as file:
         look = file.look()
-        assert file.read(look) == Content(content, look.signature, look.mtime_s)
+        assert file.read(look) == content
 
 
 def test_a_name_that_goes(root: Folder) -> None:
@@ -388,13 +387,13 @@ def test_a_name_that_goes(root: Folder) -> None:
     with root.open() as file:
         inode = file.inode
         path.unlink()
-        assert file.read(file.look()).data == WHOLE
+        assert file.read(file.look()) == WHOLE
         path.write_bytes(b"another")
-        assert file.read(file.look()).data == WHOLE
+        assert file.read(file.look()) == WHOLE
         assert file.inode == inode
     with root.open() as file:
         assert file.inode != inode
-        assert file.read(file.look()).data == b"another"
+        assert file.read(file.look()) == b"another"
 
 
 def replace_in_place(path: Path) -> None:
@@ -421,7 +420,7 @@ def test_changed(root: Folder, change: Callable[[Path], object]) -> None:
         change(path)
         with pytest.raises(Changed):
             file.read(look)
-        assert file.read(file.look()).data == path.read_bytes()
+        assert file.read(file.look()) == path.read_bytes()
 
 
 def test_opened_for_writing(root: Folder) -> None:
@@ -432,7 +431,7 @@ def test_opened_for_writing(root: Folder) -> None:
         look = file.look()
         with Writer(path), pytest.raises(Changed):
             file.read(look)
-        assert file.read(look).data == WHOLE
+        assert file.read(look) == WHOLE
 
 
 def test_a_disk_that_fails() -> None:
@@ -447,9 +446,8 @@ def test_a_disk_that_fails() -> None:
         assert read_claims(folder.fd, "mem", ME) is None
 
 
-def test_no_content_in_a_repr() -> None:
-    """What was read is in no repr, and what could not be read names no path."""
-    assert repr(Content(b"geheim", "1:6:0", 0.0)) == "Content(<6 bytes>)"
+def test_no_path_in_a_repr() -> None:
+    """What could not be read names no path."""
     error = Unreadable("t.txt", OSError(errno.EIO, "x", "/root/t.txt"))
     assert "/root" not in repr(error) + str(error)
     assert Unreadable("t.txt", OSError("x")).errno_name == "unknown"
@@ -495,7 +493,7 @@ def test_the_year_20000() -> None:
         info = path.stat()
         assert look.signature == f"{info.st_ino}:{len(WHOLE)}:{YEAR_20000}000000000:{info.st_uid}"
         with folder.open() as file:
-            assert file.read(look).data == WHOLE
+            assert file.read(look) == WHOLE
         assert completed_at(look.mtime_s, NOW) == NOW
 
 

@@ -55,6 +55,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     how: str = "answer"
+    phrase: str = "x"
 
 
 Behaviour = Callable[[Request], Reply]
@@ -171,10 +172,10 @@ class Receiver:
             return False
         length = {} if reply.how == "endless" else {"content-length": str(len(reply.body))}
         headers = {**length, **reply.headers}
-        head = f"HTTP/1.1 {reply.status} x\r\n" + "".join(
+        head = f"HTTP/1.1 {reply.status} {reply.phrase}\r\n" + "".join(
             f"{name}: {value}\r\n" for name, value in headers.items()
         )
-        raw = head.encode() + b"\r\n" + reply.body
+        raw = head.encode("latin-1") + b"\r\n" + reply.body
         if reply.how == "drip":
             for byte in raw:
                 writer.write(bytes([byte]))
