@@ -80,9 +80,11 @@ class Sender:
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
-        tls = ssl.create_default_context()
-        if ca_file is not None:
-            tls.load_verify_locations(ca_file)
+        tls: ssl.SSLContext | bool = False
+        if self._url.scheme == "https":
+            tls = ssl.create_default_context()  # 2.5 MB: the system's authorities
+            if ca_file is not None:
+                tls.load_verify_locations(ca_file)
         # A bare transport: no redirects (a body must not go where nobody configured it to), no
         # proxies of the environment. And not httpx's own: docs/performance.md
         self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls, timeout_s))
@@ -125,7 +127,7 @@ class Sender:
         return await self._transport.handle_async_request(request)
 
 
-def _session(tls: ssl.SSLContext, timeout_s: float) -> aiohttp.ClientSession:
+def _session(tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientSession:
     def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         # A connection is not closed while it has unsent bytes, and a peer that reads nothing
         # would keep it for ever: the kernel ends it.
