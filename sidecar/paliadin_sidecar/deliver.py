@@ -87,7 +87,9 @@ class Sender:
                 tls.load_verify_locations(ca_file)
         # A bare transport: no redirects (a body must not go where nobody configured it to), no
         # proxies of the environment. And not httpx's own: docs/performance.md
-        self._transport = AiohttpTransport(verify=tls, client=lambda: _session(tls, timeout_s))
+        self._transport = AiohttpTransport(
+            verify=tls, client=lambda: _session(tls=tls, timeout_s=timeout_s)
+        )
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -127,7 +129,7 @@ class Sender:
         return await self._transport.handle_async_request(request)
 
 
-def _session(tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientSession:
+def _session(*, tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientSession:
     def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         # A connection is not closed while it has unsent bytes, and a peer that reads nothing
         # would keep it for ever: the kernel ends it.

@@ -44,14 +44,17 @@ def test_otherwise_nothing_happens(environ: dict[str, str]) -> None:
         ("after an attempt", True),
         ("before an acknowledgement is recorded", True),
         ("after an acknowledgement was recorded", False),
-        ("before a line is printed", False),
-        ("after a line was printed", False),
+        ("before a line is printed", None),
+        ("after a line was printed", None),
     ],
 )
 def test_a_daemon_that_dies_there_loses_nothing(
-    host: Sidecar, receiver: Receiver, name: str, *, again: bool
+    host: Sidecar, receiver: Receiver, name: str, *, again: bool | None
 ) -> None:
-    """What the receiver has and the outbox does not know goes out again, the same."""
+    """What the receiver has and the outbox does not know goes out again, the same.
+
+    A line is printed beside the attempt, which may have been made by then: None.
+    """
     host.environ["PALIADIN_CRASH_AT"] = name
     host.answer("t1")
     host.start(wait=False)
@@ -62,4 +65,4 @@ def test_a_daemon_that_dies_there_loses_nothing(
     host.wait_event("delivery.delivered", turn_id="t1")
     assert host.stop() == 0
     assert len({(request.id, request.body) for request in receiver.turns}) == 1
-    assert len(receiver.turns) == 1 + again
+    assert len(receiver.turns) in ({1, 2} if again is None else {1 + again})
