@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support.receiver import Reply
 
+from chaos.verdict import Fault, append
 from chaos.world import scenario
 from paliadin_sidecar.outbox import FILENAME
 
@@ -140,20 +143,34 @@ def state_directory_read_only(world: World) -> None:
 
 @scenario(needs="strace")
 def fsync_fails(world: World) -> None:
-    """Disk: the Nth fsync fails (injected by strace), N = 1, 2, 3 …."""
-    last, stride = (20, 5) if world.quick else (60, 1)
-    for number in range(1, last, stride):
+    """Disk: a thread's Nth fsync fails (injected by strace), N = 1, 2, 3 … until none is left."""
+    number, passed = 1, 0
+    while passed < 5:
         world.host.prefix = [
             "strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null",
             "-e", "trace=fsync,fdatasync", "-e", f"inject=fsync,fdatasync:error=EIO:when={number}",
         ]  # fmt: skip
+        began, starts = time.monotonic(), len(world.host.events("service.started"))
         world.host.start(wait=False)
-        with world.fault("fsync"):
-            world.write("--name", f"n{number}-", "--count", "3", "--manner", "rename")
-            code = ending(world, f"n{number}-2")
-            world.check(code in {0, 1, -signal.SIGTERM}, f"it ended with {code}")
+        # Some fail before it takes in anything; then each turn gets a flush of its own.
+        world.until("a start", partial(begun, world, starts))
+        world.write("--name", f"n{number}-", "--count", "10", "--manner", "rename", "--rate", "20")
+        code = ending(world, f"n{number}-9")
+        world.check(code in {0, 1, -signal.SIGTERM}, f"it ended with {code}")
+        if code == 1:
+            append(world.faults, Fault("fsync", began, time.monotonic()))
+        passed = 0 if code == 1 else passed + 1
+        number += 5 if world.quick else 1
+    world.check(b"SQLITE_IOERR_FSYNC" in world.host.output, "no flush failed")
     world.host.prefix = []
     world.host.start()
+
+
+def begun(world: World, starts: int) -> bool:
+    """Whether it has started once more, or ended."""
+    assert world.host.process is not None
+    started = len(world.host.events("service.started")) > starts
+    return started or world.host.process.poll() is not None
 
 
 def ending(world: World, last: str) -> int:

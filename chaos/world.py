@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -16,7 +15,18 @@ from support.receiver import Receiver, Reply, Request
 from support.sidecar import Sidecar
 from support.waiting import until
 
-from chaos.verdict import Arrived, Fault, Verdict, Written, append, expected, in_effect, judge, read
+from chaos.verdict import (
+    Arrived,
+    Fault,
+    Verdict,
+    Written,
+    append,
+    arrival,
+    expected,
+    in_effect,
+    judge,
+    read,
+)
 from chaos.writers import Turn
 
 if TYPE_CHECKING:
@@ -110,17 +120,10 @@ class World:
 
     def _answer(self, request: Request) -> Reply:
         reply = self.behaviour(request)
-        data = {} if request.is_ping else request.json["data"]
-        mark = data.get("reason") or data.get("sha256", "")
-        if "response" in data and not data["lossy"]:
-            mark = hashlib.sha256(data["response"].encode()).hexdigest()
-        arrived = Arrived(
-            at=request.at,
-            id=request.id,
-            turn=f"{data['backend']}/{data['turn_id']}" if data else "",
-            revision=data.get("revision", 0),
-            mark=mark,
-            body=hashlib.sha256(request.body).hexdigest(),
+        arrived = arrival(
+            request.at,
+            request.id,
+            request.body,
             # It stores first and answers then: one that breaks off has stored it.
             stored=200 <= reply.status < 300,
             fault=reply.how != "answer" or not 200 <= reply.status < 300,
