@@ -39,9 +39,26 @@ def events_off_and_killed(world: World) -> None:
     killed(world, 25 if world.quick else 100)
 
 
+@scenario(PALIADIN_EVENTS="inotify")
+def events_by_inotify_and_killed(world: World) -> None:
+    """Events: by the other engine, inotify, and SIGKILL at random moments."""
+    killed(world, 25 if world.quick else 100)
+
+
 @scenario()
 def events_overflow(world: World) -> None:
     """Events: the kernel's queue overflown (SIGSTOP while thousands of files are written)."""
+    overflow(world)
+
+
+@scenario(PALIADIN_EVENTS="inotify")
+def events_overflow_of_inotify(world: World) -> None:
+    """Events: the same with the other engine, inotify."""
+    overflow(world)
+
+
+def overflow(world: World) -> None:
+    """More is written than the kernel keeps events of, while the daemon hears none."""
     world.host.start()
     world.write("--name", "before", "--count", "5")
     world.delivered()
@@ -56,6 +73,18 @@ def events_overflow(world: World) -> None:
 @scenario(quick=True)
 def events_of_a_name_that_is_no_utf8(world: World) -> None:
     """Events: a name that is not UTF-8 touched every 100 ms for the whole run."""
+    touched(world)
+    world.check(world.host.events("watch.failed"), "the name did no harm")
+
+
+@scenario(quick=True, PALIADIN_EVENTS="inotify")
+def events_of_a_name_that_is_no_utf8_by_inotify(world: World) -> None:
+    """Events: the same with the other engine, inotify."""
+    touched(world)
+
+
+def touched(world: World) -> None:
+    """Somebody touches a strange name while turns come."""
     over = threading.Event()
     name = os.fsencode(world.host.aichat) + b"/\xff\xfe.txt"
 
@@ -74,4 +103,3 @@ def events_of_a_name_that_is_no_utf8(world: World) -> None:
     finally:
         over.set()
         toucher.join()
-    world.check(world.host.events("watch.failed"), "the name did no harm")

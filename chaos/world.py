@@ -153,6 +153,19 @@ class World:
         """What has come of a turn."""
         return [one for one in self.arrived if one.turn.endswith(f"/{turn_id}")]
 
+    def took_place(
+        self, written: list[Written], arrived: list[Arrived], faults: list[Fault]
+    ) -> None:
+        """Take over accounts that were kept elsewhere."""
+        for log, lines in (
+            (self.written, written),
+            (self.received, arrived),
+            (self.faults, faults),
+        ):
+            for line in lines:
+                append(log, line)
+        self._arrived += arrived
+
     # --- writers --------------------------------------------------------------------------
 
     def start_writer(self, *args: str, root: Path | None = None) -> subprocess.Popen[bytes]:
