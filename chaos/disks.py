@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from support.receiver import Reply
 
 from chaos.verdict import Fault, append
-from chaos.world import scenario
+from chaos.world import MOUNTS, scenario
 from paliadin_sidecar.outbox import FILENAME
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fill(world: World) -> None:
         os.close(fd)
 
 
-@scenario(quick=True, needs="root")
+@scenario(quick=True, needs=MOUNTS)
 def disk_full(world: World) -> None:
     """Disk: the outbox's is full, over a restart too, then there is room again."""
     with mounted(world, "size=8m"):
@@ -119,7 +119,7 @@ def outbox_quarantined(world: World) -> None:
     world.delivered()
 
 
-@scenario(needs="root")
+@scenario(needs=MOUNTS)
 def state_directory_read_only(world: World) -> None:
     """Disk: the state directory read-only at the start, then mended."""
     world.host.start()
@@ -141,7 +141,7 @@ def state_directory_read_only(world: World) -> None:
         world.host.start()
 
 
-@scenario(needs="strace")
+@scenario(needs="strace -o /dev/null true")
 def fsync_fails(world: World) -> None:
     """Disk: a thread's Nth fsync fails (injected by strace), N = 1, 2, 3 … until none is left."""
     number, passed = 1, 0

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["SCENARIOS", "Scenario", "World", "scenario"]
+__all__ = ["MOUNTS", "SCENARIOS", "Scenario", "World", "scenario"]
 
+#: A command that works where a scenario may mount.
+MOUNTS = "unshare --mount true"
 #: A scenario that waits this long has failed; a busy machine does not get near it.
 PATIENCE_S = 120.0
 
@@ -57,13 +59,13 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    *, quick: bool = False, needs: str = "", **environ: str
+    *, quick: bool = False, needs: str = "true", **environ: str
 ) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Register a scenario under its function's name; the docstring is its title.
 
     Args:
         quick: it also runs in the short form.
-        needs: `root`, or a program without which it is not played.
+        needs: a command without which it is not played.
         environ: of the daemon.
     """
 
