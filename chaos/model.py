@@ -166,15 +166,16 @@ class Promise(RuleBasedStateMachine):
         """Time passes."""
         was_up = self.daemon.is_up
         self.daemon.passes(seconds)
+        for file in self.files.values():
+            if file.versions:
+                file.earliest = min(file.earliest, self.clock.time())
+            file.latest = max(file.latest, self.clock.time())
         if not self.daemon.is_up:
             self.up_since = float("inf")
             return
         if not was_up or self.up_since == float("inf"):
             self.up_since = self.clock.now
         for (root, _), file in self.files.items():
-            if file.versions:
-                file.earliest = min(file.earliest, self.clock.time())
-            file.latest = max(file.latest, self.clock.time())
             self._owe(root, file)
 
     def _owe(self, root: str, file: _File) -> None:
