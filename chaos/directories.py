@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from support.receiver import Reply
 
-from chaos.world import scenario
+from chaos.world import MOUNTS, scenario
 from chaos.writers import TRAILER
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def directory_writable_by_others(world: World) -> None:
     some(world, "after")
 
 
-@scenario(quick=True, needs="root")
+@scenario(quick=True, needs=MOUNTS)
 def directory_unmounted(world: World) -> None:
     """Directory: a tmpfs that is unmounted and mounted again, empty."""
     root = str(world.host.aichat)

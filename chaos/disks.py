@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support.receiver import Reply
 
-from chaos.world import scenario
+from chaos.verdict import Fault, append
+from chaos.world import MOUNTS, scenario
 from paliadin_sidecar.outbox import FILENAME
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def fill(world: World) -> None:
         os.close(fd)
 
 
-@scenario(quick=True, needs="root")
+@scenario(quick=True, needs=MOUNTS)
 def disk_full(world: World) -> None:
     """Disk: the outbox's is full, over a restart too, then there is room again."""
     with mounted(world, "size=8m"):
@@ -116,7 +119,7 @@ def outbox_quarantined(world: World) -> None:
     world.delivered()
 
 
-@scenario(needs="root")
+@scenario(needs=MOUNTS)
 def state_directory_read_only(world: World) -> None:
     """Disk: the state directory read-only at the start, then mended."""
     world.host.start()
@@ -138,22 +141,36 @@ def state_directory_read_only(world: World) -> None:
         world.host.start()
 
 
-@scenario(needs="strace")
+@scenario(needs="strace -o /dev/null true")
 def fsync_fails(world: World) -> None:
-    """Disk: the Nth fsync fails (injected by strace), N = 1, 2, 3 …."""
-    last, stride = (20, 5) if world.quick else (60, 1)
-    for number in range(1, last, stride):
+    """Disk: a thread's Nth fsync fails (injected by strace), N = 1, 2, 3 … until none is left."""
+    number, passed = 1, 0
+    while passed < 5:
         world.host.prefix = [
             "strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null",
             "-e", "trace=fsync,fdatasync", "-e", f"inject=fsync,fdatasync:error=EIO:when={number}",
         ]  # fmt: skip
+        began, starts = time.monotonic(), len(world.host.events("service.started"))
         world.host.start(wait=False)
-        with world.fault("fsync"):
-            world.write("--name", f"n{number}-", "--count", "3", "--manner", "rename")
-            code = ending(world, f"n{number}-2")
-            world.check(code in {0, 1, -signal.SIGTERM}, f"it ended with {code}")
+        # Some fail before it takes in anything; then each turn gets a flush of its own.
+        world.until("a start", partial(begun, world, starts))
+        world.write("--name", f"n{number}-", "--count", "10", "--manner", "rename", "--rate", "20")
+        code = ending(world, f"n{number}-9")
+        world.check(code in {0, 1, -signal.SIGTERM}, f"it ended with {code}")
+        if code == 1:
+            append(world.faults, Fault("fsync", began, time.monotonic()))
+        passed = 0 if code == 1 else passed + 1
+        number += 5 if world.quick else 1
+    world.check(b"SQLITE_IOERR_FSYNC" in world.host.output, "no flush failed")
     world.host.prefix = []
     world.host.start()
+
+
+def begun(world: World, starts: int) -> bool:
+    """Whether it has started once more, or ended."""
+    assert world.host.process is not None
+    started = len(world.host.events("service.started")) > starts
+    return started or world.host.process.poll() is not None
 
 
 def ending(world: World, last: str) -> int:

@@ -24,6 +24,7 @@ for _group in (
     "writing",
     "disks",
     "clocks",
+    "model",
 ):
     importlib.import_module(f"chaos.{_group}")
 

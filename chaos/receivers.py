@@ -106,6 +106,33 @@ def receiver_resets(world: World) -> None:
 
 
 @scenario()
+def receiver_resets_in_its_answer(world: World) -> None:
+    """Receiver: stores it and resets in the middle of its answer, once for each turn."""
+    once_each(world, lambda _: Reply(how="half"))
+    world.check(world.host.events("delivery.attempted", error="reset"), "half a head was enough")
+
+
+@scenario()
+def receiver_resets_in_the_body(world: World) -> None:
+    """Receiver: resets in the middle of a body of a megabyte, once for each turn."""
+    met: set[str] = set()
+
+    def hangs_up(headers: dict[str, str]) -> bool:
+        id_ = headers["webhook-id"]
+        is_new = id_ not in met and not id_.startswith("ping_")
+        met.add(id_)
+        return is_new
+
+    world.receiver.hangs_up = hangs_up
+    world.host.start()
+    with world.fault("reset in the body", _COUNT):
+        world.write("--count", str(_COUNT), "--bytes", "1000000", "--manner", "rename")
+        world.delivered()
+    attempts = world.host.events("delivery.attempted", status=None)
+    world.check(len(attempts) >= _COUNT, f"only {len(attempts)} were cut short")
+
+
+@scenario()
 def receiver_answers_then_resets(world: World) -> None:
     """Receiver: answers 2xx, then resets."""
     once_each(world, lambda _: Reply(how="then_reset"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +13,18 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Arrived", "Fault", "Verdict", "Written", "append", "in_effect", "judge", "read"]
+__all__ = [
+    "Arrived",
+    "Fault",
+    "Verdict",
+    "Written",
+    "append",
+    "arrival",
+    "expected",
+    "in_effect",
+    "judge",
+    "read",
+]
 
 T = TypeVar("T")
 
@@ -40,6 +52,25 @@ class Arrived(Struct, frozen=True):
     body: str  #: sha256 of the whole body
     stored: bool
     fault: bool  #: it was answered badly on purpose
+
+
+def arrival(at: float, id_: str, body: bytes, *, stored: bool, fault: bool) -> Arrived:
+    """The line of a request."""
+    told = msgspec.json.decode(body)
+    data = {} if told["type"] == "ping" else told["data"]
+    mark = data.get("reason") or data.get("sha256", "")
+    if "response" in data and not data["lossy"]:
+        mark = hashlib.sha256(data["response"].encode()).hexdigest()
+    return Arrived(
+        at=at,
+        id=id_,
+        turn=f"{data['backend']}/{data['turn_id']}" if data else "",
+        revision=data.get("revision", 0),
+        mark=mark,
+        body=hashlib.sha256(body).hexdigest(),
+        stored=stored,
+        fault=fault,
+    )
 
 
 class Fault(Struct, frozen=True):

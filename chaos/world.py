@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -16,7 +15,18 @@ from support.receiver import Receiver, Reply, Request
 from support.sidecar import Sidecar
 from support.waiting import until
 
-from chaos.verdict import Arrived, Fault, Verdict, Written, append, expected, in_effect, judge, read
+from chaos.verdict import (
+    Arrived,
+    Fault,
+    Verdict,
+    Written,
+    append,
+    arrival,
+    expected,
+    in_effect,
+    judge,
+    read,
+)
 from chaos.writers import Turn
 
 if TYPE_CHECKING:
@@ -25,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["SCENARIOS", "Scenario", "World", "scenario"]
+__all__ = ["MOUNTS", "SCENARIOS", "Scenario", "World", "scenario"]
 
+#: A command that works where a scenario may mount.
+MOUNTS = "unshare --mount true"
 #: A scenario that waits this long has failed; a busy machine does not get near it.
 PATIENCE_S = 120.0
 
@@ -47,13 +59,13 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    *, quick: bool = False, needs: str = "", **environ: str
+    *, quick: bool = False, needs: str = "true", **environ: str
 ) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Register a scenario under its function's name; the docstring is its title.
 
     Args:
         quick: it also runs in the short form.
-        needs: `root`, or a program without which it is not played.
+        needs: a command without which it is not played.
         environ: of the daemon.
     """
 
@@ -110,17 +122,10 @@ class World:
 
     def _answer(self, request: Request) -> Reply:
         reply = self.behaviour(request)
-        data = {} if request.is_ping else request.json["data"]
-        mark = data.get("reason") or data.get("sha256", "")
-        if "response" in data and not data["lossy"]:
-            mark = hashlib.sha256(data["response"].encode()).hexdigest()
-        arrived = Arrived(
-            at=request.at,
-            id=request.id,
-            turn=f"{data['backend']}/{data['turn_id']}" if data else "",
-            revision=data.get("revision", 0),
-            mark=mark,
-            body=hashlib.sha256(request.body).hexdigest(),
+        arrived = arrival(
+            request.at,
+            request.id,
+            request.body,
             # It stores first and answers then: one that breaks off has stored it.
             stored=200 <= reply.status < 300,
             fault=reply.how != "answer" or not 200 <= reply.status < 300,
@@ -149,6 +154,19 @@ class World:
     def of(self, turn_id: str) -> list[Arrived]:
         """What has come of a turn."""
         return [one for one in self.arrived if one.turn.endswith(f"/{turn_id}")]
+
+    def took_place(
+        self, written: list[Written], arrived: list[Arrived], faults: list[Fault]
+    ) -> None:
+        """Take over accounts that were kept elsewhere."""
+        for log, lines in (
+            (self.written, written),
+            (self.received, arrived),
+            (self.faults, faults),
+        ):
+            for line in lines:
+                append(log, line)
+        self._arrived += arrived
 
     # --- writers --------------------------------------------------------------------------
 

@@ -552,7 +552,7 @@ async def test_random_order(inbox: Inbox, sidecar: Sidecar) -> None:
     backend = NullBackend()
     backend.answer.set()
     paliadin = Paliadin(backend, inbox=inbox, deadline_s=100)
-    for seed in range(100):
+    for seed in range(1000):
         request = ask()
         order = random.Random(seed)
         results: list[str] = []

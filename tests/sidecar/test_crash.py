@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.receiver import Reply
 
 if TYPE_CHECKING:
     from support.receiver import Receiver
@@ -42,6 +43,8 @@ def test_otherwise_nothing_happens(environ: dict[str, str]) -> None:
         ("after a commit", False),
         ("before an attempt", False),
         ("after an attempt", True),
+        ("before a ping", True),
+        ("after a ping", True),
         ("before an acknowledgement is recorded", True),
         ("after an acknowledgement was recorded", False),
         ("before a line is printed", None),
@@ -55,6 +58,9 @@ def test_a_daemon_that_dies_there_loses_nothing(
 
     A line is printed beside the attempt, which may have been made by then: None.
     """
+    if "ping" in name:
+        # It asks whose fault the first answer was.
+        receiver.behaviour = lambda _: Reply(204 if receiver.requests else 404)
     host.environ["PALIADIN_CRASH_AT"] = name
     host.answer("t1")
     host.start(wait=False)

@@ -72,6 +72,8 @@ class Receiver:
     ) -> None:
         self.behaviour = behaviour
         self.requests: list[Request] = []
+        #: Whether to close hard as soon as the headers are there, with the body on its way.
+        self.hangs_up: Callable[[dict[str, str]], bool] = lambda _: False
         self._tls = tls
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._loop = asyncio.new_event_loop()
@@ -158,6 +160,9 @@ class Receiver:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *rest = head.strip().split("\r\n")
         headers = {k.lower(): v.strip() for k, _, v in (h.partition(":") for h in rest)}
+        if self.hangs_up(headers):
+            _reset(writer)
+            return False
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         request = Request(line.split(" ")[1], headers, body, time.monotonic())
         reply = self.behaviour(request)
@@ -176,6 +181,11 @@ class Receiver:
             f"{name}: {value}\r\n" for name, value in headers.items()
         )
         raw = head.encode("latin-1") + b"\r\n" + reply.body
+        if reply.how == "half":
+            writer.write(raw[: len(head) // 2])
+            await writer.drain()
+            _reset(writer)
+            return False
         if reply.how == "drip":
             for byte in raw:
                 writer.write(bytes([byte]))

@@ -1,0 +1,305 @@
+"""The real daemon in this process, where time passes only when nothing else is left to do.
+
+What it cannot decide is passed in: the clocks, the dice, the network, and what the kernel tells
+of files. Files, directories, leases and SQLite are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import selectors
+import signal
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from unittest.mock import patch
+
+import anyio.lowlevel
+import anyio.to_thread
+
+from paliadin_sidecar import crash, dispatch, service, watch
+from paliadin_sidecar.events import WatchFailed
+from paliadin_sidecar.events import changes as real_changes
+from paliadin_sidecar.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from pathlib import Path
+    from typing import TextIO
+
+    from paliadin_sidecar.deliver import Outcome
+    from paliadin_sidecar.settings import Settings
+
+__all__ = ["Clock", "Daemon", "Hearing"]
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Monotonic seconds that a loop moves, and dates, which can be set."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.sets = 0  #: how often the date was set
+        self._shift_s = time.time() - now
+
+    def monotonic(self) -> float:
+        """As `time.monotonic`."""
+        return self.now
+
+    def time(self) -> float:
+        """As `time.time`."""
+        return self.now + self._shift_s
+
+    def set(self, by_s: float) -> None:
+        """Somebody sets the date."""
+        self._shift_s += by_s
+        self.sets += 1
+
+
+class _Selector(selectors.DefaultSelector):
+    # Where the loop would rest, its clock jumps.
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everything waits for something that never comes"
+            self._clock.now += timeout
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: Clock) -> None:
+        self._ours = clock
+        super().__init__(_Selector(clock))
+
+    def time(self) -> float:
+        return self._ours.now
+
+
+class _Killed(Exception):
+    pass
+
+
+class Hearing:
+    """What is told of changed files: by the kernel, by us, or nothing at all.
+
+    Args:
+        how: `inotify` is the real engine; with `told` each change is told by `tell`, unless
+            `overflow` or a new directory comes between; `off` is silence.
+    """
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self._told: set[str] = set()
+        self._wake = asyncio.Event()
+        self._broken = False
+        self._watched: dict[str, tuple[int, int]] = {}
+
+    def tell(self, path: Path) -> None:
+        """A name was touched."""
+        if self._watched.get(str(path.parent)) == _identity(path.parent):
+            self._told.add(str(path))
+            self._wake.set()
+
+    def overflow(self) -> None:
+        """What was told and not heard yet is lost."""
+        self._told.clear()
+
+    def fail(self) -> None:
+        """The watch raises."""
+        self._broken = True
+        self._wake.set()
+
+    def changes(self, paths: list[Path], *, inotify: bool) -> AsyncGenerator[set[str], None]:
+        """In place of `events.changes`."""
+        return real_changes(paths, inotify=True) if inotify else self._changes(paths)
+
+    async def _changes(self, paths: list[Path]) -> AsyncGenerator[set[str], None]:
+        if self.how == "off":
+            raise WatchFailed("off")
+        self._watched = {str(path): _identity(path) for path in paths}
+        self._told = set()
+        yield set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._broken:
+                self._broken = False
+                raise WatchFailed("broken")
+            told, self._told = self._told, set()
+            yield told
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        info = path.stat()
+    except OSError:
+        return 0, 0
+    return info.st_dev, info.st_ino
+
+
+class Daemon:
+    """`paliadin-sidecar run`, again and again, in a loop of its own.
+
+    Args:
+        settings: what it is told.
+        log: where its lines go.
+        attempt: the network.
+        hearing: file events.
+        clock: moved by its loop.
+
+    Attributes:
+        rng: its dice.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: TextIO,
+        attempt: Callable[[str, bytes], Awaitable[Outcome]],
+        hearing: Hearing,
+        *,
+        clock: Clock,
+    ) -> None:
+        self.rng = rng = random.Random()
+        self._settings, self._log, self._attempt = settings, log, attempt
+        self._loop = _Loop(clock)
+        self._task: asyncio.Task[None] | None = None
+        self._points: Iterator[int] = iter(())
+        self._die_at: int | None = None
+        self._dead = False
+        self._stack = ExitStack()
+        self._stack.callback(self._loop.close)
+        self._stack.callback(os.umask, os.umask(0o077))  # the daemon sets it, for its process
+
+        class ClockedOutbox(Outbox):
+            def __init__(self, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed through
+                super().__init__(path, wall=clock.time, **how)
+
+        class ClockedDispatch(dispatch.Dispatch):
+            def __init__(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - handed through
+                super().__init__(*what, wall=clock.time, random=rng.random, **how)
+
+        for where, name, ours in (
+            (service, "time", clock),
+            (watch, "time", clock),
+            (service, "Outbox", ClockedOutbox),
+            (service, "Dispatch", ClockedDispatch),
+            (service, "Sender", lambda *_, **__: _Network(self)),
+            (service, "changes", hearing.changes),
+            (crash, "point", self._point),
+            (anyio.to_thread, "run_sync", _at_once),
+        ):
+            self._stack.enter_context(patch.object(where, name, ours))
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        try:
+            self.kill()
+        finally:
+            self._stack.close()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs.
+
+        Raises:
+            BaseExceptionGroup: what ended it, if that was neither `kill` nor `stop`.
+        """
+        if self._task is not None and self._task.done():
+            task, self._task = self._task, None
+            if not self._dead:
+                task.result()
+            elif not task.cancelled():
+                task.exception()  # looked at, so nobody complains that nobody did
+        return self._task is not None
+
+    def start(self) -> None:
+        """Start it, if it does not run."""
+        if not self.is_up:
+            self._dead, self._die_at = False, None
+            self._task = self._loop.create_task(service.run(self._settings, self._log))
+
+    def stop(self) -> None:
+        """SIGTERM, and its end."""
+        if self.is_up:
+            self.passes(0.0)
+            if self.is_up:
+                assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+                signal.raise_signal(signal.SIGTERM)
+                self._end()
+
+    def kill(self, at_point: int = 0) -> None:
+        """SIGKILL, now or at its Nth crash point from now on."""
+        if not self.is_up:
+            return
+        if at_point:
+            self._die_at = at_point
+            return
+        self._dead = True
+        assert self._task is not None
+        self._task.cancel()
+        self._end()
+
+    def spare(self) -> None:
+        """It is not killed at a crash point any more."""
+        self._die_at = None
+
+    def passes(self, seconds: float) -> None:
+        """Time passes; 0 is enough for what needs none."""
+        self._loop.run_until_complete(_rest(seconds))
+
+    async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
+        """In place of `Sender.attempt`."""
+        self._check()
+        outcome = await self._attempt(webhook_id, body)
+        self._check()
+        return outcome
+
+    def _end(self) -> None:
+        assert self._task is not None
+        self._loop.run_until_complete(asyncio.wait([self._task], timeout=60))
+        assert not self.is_up, "it does not end"
+
+    def _point(self, _: str) -> None:
+        self._check()
+        if self._die_at is not None:
+            self._die_at -= 1
+            self._dead = not self._die_at
+            self._check()
+
+    def _check(self) -> None:
+        # Nothing of a process that was killed takes effect any more: no commit, no line, no
+        # request. Each of its tasks ends with this where it would.
+        if self._dead:
+            raise _Killed
+
+
+class _Network:
+    # In place of `Sender`.
+    def __init__(self, daemon: Daemon) -> None:
+        self.attempt = daemon.attempt
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+async def _at_once(call: Callable[..., T], *args: object, **_: object) -> T:
+    # In place of a thread.
+    await anyio.lowlevel.checkpoint()
+    return call(*args)
+
+
+async def _rest(seconds: float) -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await asyncio.sleep(seconds)
