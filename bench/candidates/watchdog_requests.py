@@ -13,7 +13,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 
-class Handler(FileSystemEventHandler):
+class Handler(FileSystemEventHandler):  # type: ignore[misc,unused-ignore]  # where it is not installed
     """Posts what was closed or renamed to a turn file's name."""
 
     def __init__(self, url: str) -> None:
