@@ -13,6 +13,7 @@ import selectors
 import signal
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from unittest.mock import patch
 
@@ -36,6 +37,9 @@ __all__ = ["Clock", "Daemon", "Hearing"]
 
 T = TypeVar("T")
 
+#: The daemon is gone so soon after SIGTERM, whatever it was at.
+_STOP_MOST_S = 10.0
+
 
 class Clock:
     """Monotonic seconds that a loop moves, and dates, which can be set."""
@@ -46,7 +50,8 @@ class Clock:
         self._shift_s = time.time() - now
 
     def monotonic(self) -> float:
-        """As `time.monotonic`."""
+        """As `time.monotonic`: who asks twice is told two times, or could wait for ever."""
+        self.now += 1e-6
         return self.now
 
     def time(self) -> float:
@@ -188,6 +193,7 @@ class Daemon:
 
         for where, name, ours in (
             (service, "time", clock),
+            (service, "threading", SimpleNamespace(Timer=_Never)),
             (watch, "time", clock),
             (service, "Outbox", ClockedOutbox),
             (service, "Dispatch", ClockedDispatch),
@@ -264,7 +270,7 @@ class Daemon:
 
     def _end(self) -> None:
         assert self._task is not None
-        self._loop.run_until_complete(asyncio.wait([self._task], timeout=60))
+        self._loop.run_until_complete(asyncio.wait([self._task], timeout=_STOP_MOST_S))
         assert not self.is_up, "it does not end"
 
     def _point(self, _: str) -> None:
@@ -279,6 +285,18 @@ class Daemon:
         # request. Each of its tasks ends with this where it would.
         if self._dead:
             raise _Killed
+
+
+class _Never:
+    # In place of the timer that ends a process which does not end: this one lives on, and
+    # `_end` sees whether it would have been needed.
+    daemon = False
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
 
 
 class _Network:

@@ -380,8 +380,7 @@ class Intake:
             yield from self._judge_previous(under, key, now_or_never=True)
         yield Settled(arrival)
         self.only_scanned += not under.noticed
-        young = abs(self._wall() - look.mtime_s) < TICK_S
-        place.taken[under.name] = "" if young else look.signature
+        place.taken[under.name] = arrival.signature
         self._drop(place, under)
 
     def _judge_previous(
@@ -411,13 +410,16 @@ class Intake:
     def _arrival(
         self, key: TurnKey, file: TurnFile, look: Look, verdict: settle.Settled | settle.Failed
     ) -> Arrival:
-        at = completed_at(look.mtime_s, datetime.fromtimestamp(self._wall(), UTC))
+        now = self._wall()
+        at = completed_at(look.mtime_s, datetime.fromtimestamp(now, UTC))
+        # Not kept by the outbox either: the next start would believe it.
+        signature = "" if abs(now - look.mtime_s) < TICK_S else look.signature
         if isinstance(verdict, settle.Failed):
-            return Arrival(key, look.signature, at, look.size, reason=verdict.reason)
+            return Arrival(key, signature, at, look.size, reason=verdict.reason)
         data = file.read(look)
         return Arrival(
             key,
-            look.signature,
+            signature,
             at,
             len(data),
             data=data,

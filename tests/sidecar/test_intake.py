@@ -661,6 +661,23 @@ def test_a_young_file(place: Place) -> None:
     assert place.every_file() == []
 
 
+def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
+    """Killed in the tick in which it took a file, it finds what followed within the same tick."""
+    killed = make(tmp_path / "root")
+    path = killed / "t.txt"
+    path.write_text("Yes." + TRAILER)
+    at = path.stat()
+    killed.wall = at.st_mtime + 0.01
+    killed.notice("t.txt")
+    (taken,) = killed.look()
+    assert isinstance(taken, Settled)
+    path.write_text("No!!" + TRAILER)  # of the same file, size and time
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    place = Place(killed.path)
+    place.intake.remember(place.spec, {"t": taken.arrival.signature})
+    assert texts(place.every_file()) == ["No!!" + TRAILER]
+
+
 def test_files_of_a_batch(place: Place) -> None:
     """One look takes no more files than a batch may hold; the next one goes on."""
     for n in range(300):
