@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [--dir DISK] [--rounds N]
 
-The long form needs most of an hour and a machine that does nothing else.
+The long form needs about half an hour and a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bench.lab import running
 
 _HERE = Path(__file__).parent
 _BUILT = _HERE / "built"
-_ROUNDS, _TURNS, _PAUSE_MS = 5, 200, 25
-_BURST, _IDLE_S = 10_000, 60
+_ROUNDS, _TURNS, _PAUSE_MS = 5, 200, 15
+_BURST, _IDLE_S = 10_000, 30
 _DELIVERED, _LYING = 1_000_000, (1000, 100_000)
 _GROWTH_BURST, _GROWTH_ROUNDS = 3000, 3
 

@@ -102,7 +102,7 @@ class Burst:
     peak_mb: float
 
 
-def burst(candidate: Candidate, disk: Path | None, turns: int, *, within_s: float = 60) -> Burst:
+def burst(candidate: Candidate, disk: Path | None, turns: int, *, within_s: float = 20) -> Burst:
     """As many files as the writer can write, in both manners."""
     turns = min(turns, candidate.burst)
     _say(f"burst of {turns}: {candidate.name}")
