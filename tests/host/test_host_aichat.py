@@ -278,7 +278,8 @@ def test_a_window_is_locked_across_processes(place: Place, aichat: Start) -> Non
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert standin.error("Hallo?")["code"] == "timeout"
         assert place.windows() == []
-    assert standin.answer("Hallo?")
+    # Free again: the deadline is short, and an agent that starts may need more than one.
+    until(lambda: standin.ask("Hallo?").status_code == 200)
 
 
 def test_two_stand_ins_share_a_window(
