@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [--dir DISK] [--rounds N]
 
-The long form needs about half an hour and a machine that does nothing else.
+The long form needs half an hour and a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from bench.lab import running
 
 _HERE = Path(__file__).parent
 _BUILT = _HERE / "built"
-_ROUNDS, _TURNS, _PAUSE_MS = 5, 200, 15
+_ROUNDS, _TURNS, _PAUSE_MS = 5, 1000, 15
 _BURST, _IDLE_S = 10_000, 30
 _DELIVERED, _LYING = 1_000_000, (1000, 100_000)
-_GROWTH_BURST, _GROWTH_ROUNDS = 3000, 3
+_GROWTH_BURST, _GROWTH_TURNS = 3000, 200
 
 
 def main() -> None:
@@ -29,7 +29,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="bench", description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="the main ratios, under a minute")
     arguments.add_argument("--dir", type=Path, help="on the disk to measure")
-    arguments.add_argument("--rounds", type=int, default=_ROUNDS, help="of the latencies")
+    arguments.add_argument(
+        "--rounds",
+        type=int,
+        default=_ROUNDS,
+        help="that the turns are spread over; half as many bursts",
+    )
     options = arguments.parse_args()
     build()
     if options.quick:
@@ -75,10 +80,13 @@ def full(disk: Path | None, rounds: int) -> None:
     results = report.Results(
         commit_ms=measures.commit_ms(disk),
         missing={one.name: one.missing for one in CANDIDATES if one.missing},
-        latency=measures.latency(present, disk, rounds=rounds, turns=_TURNS, pause_ms=_PAUSE_MS),
+        latency=measures.latency(
+            present, disk, rounds=rounds, turns=_TURNS // rounds, pause_ms=_PAUSE_MS
+        ),
         idle=measures.idle(present, disk, _IDLE_S),
     )
-    for one in [*present, *again, *again]:
+    times = (rounds + 1) // 2
+    for one in [*present, *again * (times - 1)]:
         try:
             results.burst.setdefault(one.name, []).append(measures.burst(one, disk, _BURST))
         except RuntimeError as exc:
@@ -91,7 +99,7 @@ def full(disk: Path | None, rounds: int) -> None:
             "empty": _ready_s(disk, None),
             f"{_DELIVERED:,} delivered": _ready_s(disk, outbox),
         }
-        for _ in range(_GROWTH_ROUNDS):
+        for _ in range(times):
             for what, lying, turns, state in (
                 ("empty", 0, False, None),
                 (f"{_DELIVERED:,} delivered turns", 0, False, outbox),
@@ -127,11 +135,11 @@ def _grown(disk: Path | None, lying: int, outbox: Path | None, *, turns: bool) -
         run.start()
         run.warm_up()
         before = run.cost()
-        pairs = run.trickle(_TURNS, _PAUSE_MS, list(measures.MANNERS), within_s=10)
+        pairs = run.trickle(_GROWTH_TURNS, _PAUSE_MS, list(measures.MANNERS), within_s=10)
         after = run.cost()
         return report.Grown(
             latency_ms=[(arrived - stamp) / 1e6 for stamp, arrived in pairs],
-            trickle_cpu_ms=(after.cpu_s - before.cpu_s) * 1000 / _TURNS,
+            trickle_cpu_ms=(after.cpu_s - before.cpu_s) * 1000 / _GROWTH_TURNS,
             burst=measures.burst_of(run, _GROWTH_BURST, 60),
         )
 
