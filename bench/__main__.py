@@ -88,7 +88,8 @@ def full(disk: Path | None, rounds: int) -> None:
     times = (rounds + 1) // 2
     for one in [*present, *again * (times - 1)]:
         try:
-            results.burst.setdefault(one.name, []).append(measures.burst(one, disk, _BURST))
+            found = measures.burst(one, disk, _BURST)
+            results.burst.setdefault(one.name, []).append(found)
         except RuntimeError as exc:
             print(exc)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as made:
