@@ -13,9 +13,10 @@ from support.receiver import Reply, Request
 from chaos.verdict import in_effect
 from chaos.world import scenario
 from chaos.writers import TRAILER
+from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
-from paliadin_sidecar.outbox import FILENAME, Arrival, Committer, Outbox, TurnKey
+from paliadin_sidecar.outbox import FILENAME, Arrival, Outbox, TurnKey
 
 if TYPE_CHECKING:
     from chaos.world import World

@@ -160,9 +160,8 @@ async def _drain(response: httpx.Response) -> None:
     with anyio.move_on_after(_DRAIN_S):
         try:
             length = response.headers.get("content-length", "")
-            if response.status_code == httpx.codes.NO_CONTENT or (
-                length.isdecimal() and int(length[:9]) <= _MAX_DRAINED
-            ):
+            short = length.isdecimal() and int(length[:9]) <= _MAX_DRAINED
+            if short and response.status_code != httpx.codes.NO_CONTENT:
                 await response.aread()
             await response.aclose()
         except Exception:  # noqa: BLE001, S110 - as above; the client drops the connection

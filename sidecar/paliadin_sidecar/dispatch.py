@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from paliadin_sidecar.committer import Committer
     from paliadin_sidecar.deliver import Outcome
-    from paliadin_sidecar.outbox import Committer, Due
+    from paliadin_sidecar.outbox import Due
 
 __all__ = ["Dispatch", "ping_body"]
 
@@ -70,8 +71,8 @@ class Dispatch:
         self._random = random
         self._circuit = Circuit()
         self._busy: dict[int, int] = {}  # delivery → turn
-        self._again = 0
-        self._unrecorded = 0
+        self._sending = 0
+        self._again = 0  # of them, tried before
         self._acknowledged_at: float | None = None
         self.looked = anyio.Event()
         self._wake = anyio.Event()
@@ -112,7 +113,7 @@ class Dispatch:
     async def _start_due(self, tasks: TaskGroup) -> float:
         # Starts what may start now; returns the seconds until that may change by itself.
         window = self._circuit.window
-        places = window - len(self._busy) + self._unrecorded
+        places = window - self._sending
         if self._stopping or places <= 0:
             return _SLEEP_MOST_S
         # Turns that failed before get half of the places: a slow or poisonous one never keeps
@@ -125,6 +126,7 @@ class Dispatch:
             if self._circuit.paused or self._stopping:
                 break
             self._busy[due.id] = due.turn
+            self._sending += 1
             self._again += due.attempts > 0
             tasks.start_soon(self._carry, tasks, due, name=f"delivery {due.id}")
         # One that is due and got no place is woken for when a place gets free.
@@ -132,15 +134,21 @@ class Dispatch:
 
     async def _carry(self, tasks: TaskGroup, due: Due) -> None:
         try:
-            await self._deliver(tasks, due)
+            started_at = self._wall()
+            try:
+                outcome, verdict = await self._send(tasks, due)
+            finally:
+                self._sending -= 1
+                self._again -= due.attempts > 0
+            # Its place is free: what comes next is asked for while this is written down.
+            self.wake()
+            await self._record(due, started_at, outcome, verdict)
         finally:
             del self._busy[due.id]
-            self._again -= due.attempts > 0
             self._idle.set()
             self.wake()
 
-    async def _deliver(self, tasks: TaskGroup, due: Due) -> None:
-        started_at = self._wall()
+    async def _send(self, tasks: TaskGroup, due: Due) -> tuple[Outcome, Verdict]:
         crash.point("before an attempt")
         outcome = await self._attempt(due.webhook_id, due.body)
         crash.point("after an attempt")
@@ -154,6 +162,11 @@ class Dispatch:
             verdict = Verdict.REFUSED if well else Verdict.RECEIVER
             if not well:
                 self._pause(tasks, f"status_{outcome.status}")
+        return outcome, verdict
+
+    async def _record(
+        self, due: Due, started_at: float, outcome: Outcome, verdict: Verdict
+    ) -> None:
         tried = replace(
             due,
             attempts=due.attempts + 1,
@@ -161,9 +174,6 @@ class Dispatch:
             refusals=due.refusals + (verdict is Verdict.REFUSED),
             refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
         )
-        await self._record(tried, outcome, verdict)
-
-    async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
         now = self._wall()
         past = policy.Past(
             tried.attempts,
@@ -199,13 +209,7 @@ class Dispatch:
             with anyio.CancelScope(shield=True):
                 await self._commit.once(transition)
         except Blocked:
-            # Not sent again meanwhile: it counts as under way, and takes no place.
-            self._unrecorded += 1
-            self.wake()
-            try:
-                await self._commit(transition)
-            finally:
-                self._unrecorded -= 1
+            await self._commit(transition)  # not sent again meanwhile: it counts as under way
         if isinstance(decision, policy.Delivered):
             crash.point("after an acknowledgement was recorded")
             self._acknowledged_at = now

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished", "is_ours"]
 
-#: What one call of `look` may hold in memory, so that a backlog never is.
+#: What one call of `look` may hold in memory, so that a backlog never is; and how many files it
+#: takes before deliveries have their turn.
 _BATCH_BYTES = 8 * 1024 * 1024
-_BATCH_FILES = 256
+_BATCH_FILES = 32
 #: A file that the system would not open is tried again after this long.
 _UNREADABLE_S = 1.0
 #: A file that changed while it was read, after this long: its writer is not done.

@@ -1,7 +1,6 @@
 """What was accepted, until it is acknowledged: SQLite, one named method for each transition.
 
-`Outbox` is synchronous and holds one connection. `Committer` runs its methods off the event
-loop, as many as have gathered in one transaction, and returns when they are on the disk.
+`Outbox` is synchronous and holds one connection; `Committer` runs its methods off the event loop.
 """
 
 from __future__ import annotations
@@ -9,14 +8,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import aiosql
-import anyio
 import msgspec
 
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
@@ -35,7 +31,6 @@ __all__ = [
     "Arrival",
     "Blocked",
     "Busy",
-    "Committer",
     "Damaged",
     "Due",
     "Event",
@@ -61,12 +56,8 @@ _TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
 _KEPT_PAGES = 4096
 #: A log that grew beyond this is cut back.
 _MOST_LOG_BYTES = 16 * 1024 * 1024
-#: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
-_BATCH = 256
 #: Another process that writes is a command, done in no time.
 _BUSY_TIMEOUT_S = 1.0
-#: How long a full disk, or another's lock, is left alone.
-BLOCKED_S = 5.0
 
 _sql: Any = aiosql.from_str(
     files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
@@ -78,7 +69,6 @@ _sql: Any = aiosql.from_str(
 _MIGRATIONS: tuple[str, ...] = (_sql.from_1.sql,)
 SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _Row = dict[str, Any]
 
@@ -827,103 +817,6 @@ class Outbox:
             turn=turn,
             fields=msgspec.json.encode(shown | fields).decode(),
         )
-
-
-class _Step:
-    # One call that waits for its transaction.
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
-        self.done = anyio.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class Committer:
-    """Runs the outbox's methods in a thread, one transaction for all that have gathered.
-
-    Args:
-        outbox: what they are methods of; nobody else may use it meanwhile.
-        on_event: called on the event loop after transactions that wrote events.
-        on_blocked: called there each time that somebody must wait.
-    """
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        on_event: Callable[[], None],
-        on_blocked: Callable[[Blocked], None],
-    ) -> None:
-        self._outbox = outbox
-        self._on_event = on_event
-        self._on_blocked = on_blocked
-        self._waiting: deque[_Step] = deque()
-        self._wake = anyio.Event()
-
-    async def once(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run one method; it is durable when this returns.
-
-        Raises:
-            OutboxError: it did not take effect; with `Blocked` it may later.
-        """
-        step = _Step(partial(method, self._outbox, *args, **kwargs))
-        self._waiting.append(step)
-        self._wake.set()
-        await step.done.wait()
-        if step.error is not None:
-            raise step.error
-        return cast("T", step.result)
-
-    async def __call__(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """As `once`; while the outbox is blocked, wait and try again.
-
-        Raises:
-            OutboxError: it did not take effect, and will not.
-        """
-        while True:
-            try:
-                return await self.once(method, *args, **kwargs)
-            except Blocked as exc:
-                self._on_blocked(exc)
-                await anyio.sleep(BLOCKED_S)
-
-    async def run(self) -> None:
-        """Serve the calls until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                before = self._outbox.last_event
-                # A commit is not abandoned: whoever cancels waits for the few ms it takes.
-                with anyio.CancelScope(shield=True):
-                    try:
-                        await anyio.to_thread.run_sync(self._commit, batch)
-                    except RuntimeError as exc:  # no thread could be started
-                        for step in batch:
-                            step.error = exc
-                for step in batch:
-                    step.done.set()
-                if self._outbox.last_event != before:
-                    self._on_event()
-
-    def _commit(self, batch: list[_Step]) -> None:
-        try:
-            results = self._outbox.transaction([step.call for step in batch])
-        except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
-            if len(batch) == 1 or isinstance(exc, Busy):
-                for step in batch:
-                    step.error = exc
-                return
-            # One that cannot be done (a full disk refuses writes alone) costs no other.
-            for step in batch:
-                self._commit([step])
-        else:
-            for step, result in zip(batch, results, strict=True):
-                step.result = result
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

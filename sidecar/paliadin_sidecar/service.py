@@ -21,12 +21,13 @@ import anyio
 from paliadin_sidecar import crash, statedir, turnfile
 from paliadin_sidecar import intake as finding
 from paliadin_sidecar.audit import Audit
+from paliadin_sidecar.committer import BLOCKED_S, Committer
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
 from paliadin_sidecar.events import WatchFailed, changes
 from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
-from paliadin_sidecar.outbox import BLOCKED_S, FILENAME, Blocked, Committer, Outbox
+from paliadin_sidecar.outbox import FILENAME, Blocked, Outbox
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import anyio
 import pytest
 from support.waiting import PATIENCE_S
 
-import paliadin_sidecar.outbox
 from paliadin_contract.callback import Host, Ping, TurnCompleted, decode
-from paliadin_sidecar import policy
+from paliadin_sidecar import committer, policy
+from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.deliver import Outcome
 from paliadin_sidecar.dispatch import Dispatch, ping_body
-from paliadin_sidecar.outbox import FILENAME, Arrival, Blocked, Committer, Full, Outbox, TurnKey
+from paliadin_sidecar.outbox import FILENAME, Arrival, Blocked, Full, Outbox, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -169,7 +169,7 @@ def shrunk_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and full disks last for instants."""
     monkeypatch.setattr(policy, "_PING_FIRST_S", 0.01)
     monkeypatch.setattr(policy, "_PING_MOST_S", 0.02)
-    monkeypatch.setattr(paliadin_sidecar.outbox, "BLOCKED_S", 0.01)
+    monkeypatch.setattr(committer, "BLOCKED_S", 0.01)
 
 
 async def never(_: str) -> Outcome:

@@ -680,12 +680,12 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
 
 def test_files_of_a_batch(place: Place) -> None:
     """One look takes no more files than a batch may hold; the next one goes on."""
-    for n in range(300):
+    for n in range(50):
         place.publish(f"t{n}.txt")
     place.intake.scan(place.spec, every_file=False)
-    assert len(place.look()) == 256
+    assert len(place.look()) == 32
     assert place.intake.due_in() == 0
-    assert len(place.look()) == 44
+    assert len(place.look()) == 18
     assert place.intake.due_in() is None
 
 

@@ -20,13 +20,14 @@ from support.waiting import PATIENCE_S
 
 import paliadin_sidecar.outbox
 from paliadin_contract.callback import decode
+from paliadin_sidecar import committer
+from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.outbox import (
     FILENAME,
     SCHEMA_VERSION,
     Arrival,
     Blocked,
     Busy,
-    Committer,
     Damaged,
     Due,
     Event,
@@ -1066,7 +1067,7 @@ def holder(path: Path) -> sqlite3.Connection:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timers shrunk: nobody waits for a lock, and a blocked outbox is left alone for an instant."""
     monkeypatch.setattr(paliadin_sidecar.outbox, "_BUSY_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(paliadin_sidecar.outbox, "BLOCKED_S", 0.01)
+    monkeypatch.setattr(committer, "BLOCKED_S", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1322,19 +1323,27 @@ async def test_one_that_fails_costs_no_other(box: Box, commits: Commits) -> None
 
 @pytest.mark.anyio
 async def test_no_thread(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no thread any more the callers learn it; nobody waits for ever."""
+    """Where the system starts no thread the daemon learns it; nobody waits for ever."""
 
-    async def refuse(*_: object) -> None:
+    def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await commits.call.run()
+
+
+@pytest.mark.anyio
+async def test_its_thread_ends_with_it(commits: Commits) -> None:
+    """Whoever stops serving leaves no thread behind."""
+    before = set(threading.enumerate())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(commits.call.run)
-        with monkeypatch.context() as patched:
-            patched.setattr(anyio.to_thread, "run_sync", refuse)
-            with pytest.raises(RuntimeError, match="new thread"):
-                await commits.call(Outbox.counts)
-        assert await commits.call(Outbox.counts) == {}
+        await commits.call(Outbox.counts)
+        (own,) = set(threading.enumerate()) - before
         tasks.cancel_scope.cancel()
+    await anyio.to_thread.run_sync(own.join)
+    assert not own.is_alive()
 
 
 @pytest.mark.anyio
