@@ -21,7 +21,6 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from paliadin_sidecar import crash, dispatch, service, watch
-from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.events import WatchFailed
 from paliadin_sidecar.events import changes as real_changes
 from paliadin_sidecar.outbox import Outbox
@@ -202,7 +201,6 @@ class Daemon:
             (service, "changes", hearing.changes),
             (crash, "point", self._point),
             (anyio.to_thread, "run_sync", _at_once),
-            (Committer, "_carry_out", _carry_out),
         ):
             self._stack.enter_context(patch.object(where, name, ours))
 
@@ -317,13 +315,6 @@ async def _at_once(call: Callable[..., T], *args: object, **_: object) -> T:
     # In place of a thread.
     await anyio.lowlevel.checkpoint()
     return call(*args)
-
-
-async def _carry_out(committer: Any, batch: Any) -> None:  # noqa: ANN401 - the committer's own
-    # In place of its thread.
-    before = committer._outbox.last_event  # noqa: SLF001 - it stands in for a method
-    await _at_once(committer._commit, batch)  # noqa: SLF001
-    committer._settle(batch, before)  # noqa: SLF001
 
 
 async def _rest(seconds: float) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections import deque
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
@@ -56,8 +53,6 @@ class Committer:
         self._on_blocked = on_blocked
         self._waiting: deque[_Step] = deque()
         self._wake = anyio.Event()
-        self._batches: SimpleQueue[list[_Step] | None] = SimpleQueue()
-        self._free = anyio.Event()
 
     async def once(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
@@ -91,42 +86,24 @@ class Committer:
                 await anyio.sleep(BLOCKED_S)
 
     async def run(self) -> None:
-        """Serve the calls until cancelled.
-
-        Raises:
-            RuntimeError: the system starts no thread.
-        """
-        # Its own, since waking one of anyio's costs a turn 0.2 ms more.
-        threading.Thread(target=self._serve, args=[asyncio.get_running_loop()], daemon=True).start()
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake = anyio.Event()
-                while self._waiting:
-                    gathered = min(_BATCH, len(self._waiting))
-                    # A commit is not abandoned: whoever cancels waits for the few ms it takes.
-                    with anyio.CancelScope(shield=True):
-                        await self._carry_out([self._waiting.popleft() for _ in range(gathered)])
-        finally:
-            self._batches.put(None)
-
-    async def _carry_out(self, batch: list[_Step]) -> None:
-        self._free = anyio.Event()
-        self._batches.put(batch)
-        await self._free.wait()
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (batch := self._batches.get()) is not None:
-            before = self._outbox.last_event
-            self._commit(batch)
-            loop.call_soon_threadsafe(self._settle, batch, before)
-
-    def _settle(self, batch: list[_Step], before: int) -> None:
-        for step in batch:
-            step.done.set()
-        self._free.set()
-        if self._outbox.last_event != before:
-            self._on_event()
+        """Serve the calls until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                before = self._outbox.last_event
+                # A commit is not abandoned: whoever cancels waits for the few ms it takes.
+                with anyio.CancelScope(shield=True):
+                    try:
+                        await anyio.to_thread.run_sync(self._commit, batch)
+                    except RuntimeError as exc:  # no thread could be started
+                        for step in batch:
+                            step.error = exc
+                for step in batch:
+                    step.done.set()
+                if self._outbox.last_event != before:
+                    self._on_event()
 
     def _commit(self, batch: list[_Step]) -> None:
         try:

@@ -384,15 +384,15 @@ class Outbox:
         late, and a failure after an answer.
         """
         turn = self._turn(arrival.key)
-        known = arrival.mark == turn["seen_mark"]
-        _sql.look(self._db, turn=turn["id"], signature=arrival.signature, mark=arrival.mark)
-        if known:
+        looked = {"turn": turn["id"], "signature": arrival.signature, "mark": arrival.mark}
+        # Nothing new, or it came back to what the receiver has.
+        if arrival.mark in (turn["seen_mark"], turn["sent_mark"]):
+            _sql.look(self._db, **looked)
             return False
-        if arrival.mark == turn["sent_mark"]:
-            return False  # it came back to what the receiver has
         why_not = self._why_not(arrival, turn)
         about: dict[str, Any] = {"bytes": arrival.size, "sha256": arrival.sha256}
         if why_not is not None:
+            _sql.look(self._db, **looked)
             name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
             self._event(name, turn, **about, pushed=False, why=why_not)
             return False
@@ -410,13 +410,7 @@ class Outbox:
         answered_at = turn["answered_at"]
         if answered_at is None and arrival.reason is None:
             answered_at = self._now()
-        _sql.revise(
-            self._db,
-            turn=turn["id"],
-            revision=revision,
-            mark=arrival.mark,
-            answered_at=answered_at,
-        )
+        _sql.revise(self._db, **looked, revision=revision, answered_at=answered_at)
         if arrival.reason:
             name, about["reason"] = "turn.failed", arrival.reason
         else:

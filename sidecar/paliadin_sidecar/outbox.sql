@@ -114,7 +114,8 @@ WHERE id = :turn AND submitted_turn_id IS NULL;
 UPDATE turn SET signature = :signature, seen_mark = :mark, gone_at = NULL WHERE id = :turn;
 
 -- name: revise!
-UPDATE turn SET revision = :revision, sent_mark = :mark, answered_at = :answered_at
+UPDATE turn SET revision = :revision, sent_mark = :mark, answered_at = :answered_at,
+    signature = :signature, seen_mark = :mark, gone_at = NULL
 WHERE id = :turn;
 
 -- name: gone!

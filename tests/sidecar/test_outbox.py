@@ -1323,27 +1323,19 @@ async def test_one_that_fails_costs_no_other(box: Box, commits: Commits) -> None
 
 @pytest.mark.anyio
 async def test_no_thread(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no thread the daemon learns it; nobody waits for ever."""
+    """Where the system starts no thread any more the callers learn it; nobody waits for ever."""
 
-    def refuse(_: threading.Thread) -> None:
+    async def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(RuntimeError, match="new thread"):
-        await commits.call.run()
-
-
-@pytest.mark.anyio
-async def test_its_thread_ends_with_it(commits: Commits) -> None:
-    """Whoever stops serving leaves no thread behind."""
-    before = set(threading.enumerate())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(commits.call.run)
-        await commits.call(Outbox.counts)
-        (own,) = set(threading.enumerate()) - before
+        with monkeypatch.context() as patched:
+            patched.setattr(anyio.to_thread, "run_sync", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await commits.call(Outbox.counts)
+        assert await commits.call(Outbox.counts) == {}
         tasks.cancel_scope.cancel()
-    await anyio.to_thread.run_sync(own.join)
-    assert not own.is_alive()
 
 
 @pytest.mark.anyio
