@@ -51,6 +51,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run bench/candidates/*.sh
 
 # Of the last `make test`.
 coverage: $(VENV)/.ready
