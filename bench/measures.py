@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -246,14 +246,12 @@ def drain_s(run: Run, turns: int) -> float:
 
 
 def _pending(path: Path) -> int:
-    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     try:
-        (count,) = database.execute("SELECT count(*) FROM delivery").fetchone()
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            (count,) = database.execute("SELECT count(*) FROM delivery").fetchone()
+            return int(count)
     except sqlite3.Error:
         return 0  # it is being made
-    finally:
-        database.close()
-    return int(count)
 
 
 def _say(what: str) -> None:
