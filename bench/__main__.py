@@ -100,7 +100,7 @@ def full(disk: Path | None, rounds: int) -> None:
             "empty": _ready_s(disk, None),
             f"{_DELIVERED:,} delivered": _ready_s(disk, outbox),
         }
-        for _ in range(times):
+        for _ in range(rounds):
             for what, lying, turns, state in (
                 ("empty", 0, False, None),
                 (f"{_DELIVERED:,} delivered turns", 0, False, outbox),

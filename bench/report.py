@@ -41,6 +41,11 @@ class Grown:
     trickle_cpu_ms: float
     burst: Burst
 
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """The latency's median, and what a turn cost at a trickle and in a burst; in ms."""
+        return statistics.median(self.latency_ms), self.trickle_cpu_ms, self.burst.cpu_ms
+
 
 @dataclass
 class Results:
@@ -179,19 +184,16 @@ def _idle(results: Results) -> str:
 
 
 def _growth(results: Results, shipped: str) -> str:
-    def figures(runs: list[Grown]) -> tuple[float, float, float]:
-        return (
-            statistics.median(statistics.median(one.latency_ms) for one in runs),
-            statistics.median(one.trickle_cpu_ms for one in runs),
-            statistics.median(one.burst.cpu_ms for one in runs),
-        )
-
-    base = figures(results.growth["empty"])
+    # Each beside the empty one of its own round: the machine's speed drifts.
+    base = [one.figures for one in results.growth["empty"]]
     rows = []
     for what, runs in results.growth.items():
-        now = figures(runs)
-        pairs = zip(now, base, strict=True)
-        rows.append([what, *(f"{one:.2f} ({one / was:.2f} ×)" for one, was in pairs)])
+        row = [what]
+        for which in range(3):
+            found = [one.figures[which] for one in runs]
+            times = [one / was[which] for one, was in zip(found, base, strict=True)]
+            row.append(f"{statistics.median(found):.2f} ({statistics.median(times):.2f} ×)")
+        rows.append(row)
     heads = ["", "median ms at a trickle", "CPU ms a turn at a trickle", "CPU ms a turn in a burst"]
     return (
         f"## Growth: {shipped}\n\n"
@@ -241,7 +243,7 @@ def _draw(results: Results, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "paliadin"
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 7), layout="constrained")
     for name, found in results.latency.items():
         ms = found.all_ms
         if ms:
@@ -251,13 +253,15 @@ def _draw(results: Results, path: Path) -> None:
                 ms, share, label=name, linewidth=2 if ours else 1, linestyle="-" if ours else "--"
             )
     left.set(
-        xscale="log", xlabel="ms from file complete to callback received", ylabel="share of turns"
+        xscale="log",
+        xlabel="ms from file complete to callback received",
+        ylabel="share of turns",
+        title="Latency, at a trickle",
     )
     left.grid(visible=True, which="both", alpha=0.3)
-    left.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     labels = list(results.growth)
     cpu = [statistics.median(one.burst.cpu_ms for one in runs) for runs in results.growth.values()]
     right.barh(labels[::-1], cpu[::-1])
     right.set(xlabel="CPU ms a turn in a burst", title="Cost over what lies there already")
-    figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

@@ -5,6 +5,8 @@ It submits and waits for the backend's own response; the pushes are the web appl
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -74,10 +76,17 @@ def ask(message: str, user_id: str, email: str | None) -> None:
     """Ask MESSAGE, and print the answer: rendered in a terminal, as it is in a pipe."""
     request = TurnRequest(user=User(user_id, email=email), message=message)
     result = _do(lambda paliadin: paliadin.run_turn(request), waiting=_spinner())
-    if sys.stdout.isatty():
-        Console().print(_Harmless(result.text))
-    else:
-        click.echo(harmless(result.text))
+    try:
+        if sys.stdout.isatty():
+            Console().print(_Harmless(result.text))
+        else:
+            click.echo(harmless(result.text))
+    except OSError as exc:
+        if exc.errno == errno.EPIPE:
+            raise  # whoever read it has read enough, which click takes care of
+        # What is left unwritten is let go, or the interpreter would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"paliadin: the answer came and cannot be written: {exc.strerror}")
 
 
 @main.command()

@@ -86,6 +86,19 @@ async def test_ask_in_a_pipe(host: Host) -> None:
     assert [seen.message for seen in host.turns] == ["Welche Fristen?"]
 
 
+async def test_no_room_for_the_answer(aichat: AichatHost) -> None:
+    """On a full disk the command says so in one line, which holds nothing of the answer."""
+    asked = (COMMAND, "ask", "?", "--user-id", USER_ID)
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *asked, env={**os.environ, **aichat.environ}, stdout=full, stderr=PIPE
+        )
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    said = "paliadin: the answer came and cannot be written: No space left on device\n"
+    assert err.decode() == said
+
+
 async def test_ask_in_a_terminal(aichat: AichatHost) -> None:
     """In a terminal seconds are counted until the Markdown is rendered."""
     release = anyio.Event()

@@ -536,6 +536,28 @@ async def test_grace(office: Office) -> None:
         assert len(office.sent) == 3
 
 
+async def test_what_is_written_down_takes_no_place(office: Office) -> None:
+    """One that was answered makes room at once: the next is asked for as it is written down."""
+    answered = {turn_id: anyio.Event() for turn_id in ids("t", policy.PARALLEL + 1)}
+
+    async def gated(turn_id: str) -> Outcome:
+        await answered[turn_id].wait()
+        return OK
+
+    office.turn = gated
+    office.accept(*answered)
+    first, *_, last = answered
+    statements: list[str] = []
+    async with office.open():
+        await office.until_under_way(policy.PARALLEL)
+        office.outbox._db.set_trace_callback(statements.append)
+        answered[first].set()
+        await office.until(lambda: last in office.under_way)
+        office.outbox._db.set_trace_callback(None)
+        assert statements.count("COMMIT") == 1
+        assert office.names("delivery") == ["delivery.attempted", "delivery.delivered"]
+
+
 async def test_the_end_while_it_looks(office: Office) -> None:
     """What was found due in the instant of the end is left for the next start."""
     begun, go_on = threading.Event(), threading.Event()
