@@ -13,9 +13,11 @@ import sys
 from functools import partial
 from typing import Any
 
-import anyio
+sys.modules["rich"] = sys.modules["pygments"] = None  # type: ignore[assignment]  # as `run` does
 
-from paliadin_sidecar import cli, deliver, outbox
+import anyio  # noqa: E402
+
+from paliadin_sidecar import cli, deliver, outbox  # noqa: E402
 
 
 def no_commits() -> None:
