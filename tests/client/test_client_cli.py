@@ -89,11 +89,12 @@ async def test_ask_in_a_pipe(host: Host) -> None:
 async def test_no_room_for_the_answer(aichat: AichatHost) -> None:
     """On a full disk the command says so in one line, which holds nothing of the answer."""
     asked = (COMMAND, "ask", "?", "--user-id", USER_ID)
-    with Path("/dev/full").open("wb") as full:
-        process = await asyncio.create_subprocess_exec(
-            *asked, env={**os.environ, **aichat.environ}, stdout=full, stderr=PIPE
-        )
-        _, err = await process.communicate()
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await asyncio.create_subprocess_exec(
+        *asked, env={**os.environ, **aichat.environ}, stdout=full, stderr=PIPE
+    )
+    os.close(full)
+    _, err = await process.communicate()
     assert process.returncode == 1
     said = "paliadin: the answer came and cannot be written: No space left on device\n"
     assert err.decode() == said

@@ -9,13 +9,16 @@ import json
 import os
 import re
 import socket
+import ssl
 import urllib.request
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from support import operate
 from support.container import REPOSITORY, Container, install_tools
+from support.receiver import Receiver
 from support.sidecar import TRAILER
 from support.waiting import until
 
@@ -210,6 +213,30 @@ def test_the_events_of_either_engine_come_through(host: Host, engine: str) -> No
     host.run(
         f"rm /etc/systemd/system/{UNIT}.service.d/events.conf; systemctl daemon-reload;"
         f"systemctl restart {UNIT}"
+    )
+
+
+def test_a_callback_over_tls(host: Host) -> None:
+    """From inside the unit, with an authority of one's own beside the system's."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    pem = authority.cert_pem.bytes().decode()
+    with Receiver(tls=tls) as receiver:
+        host.run(
+            f"cd /etc/paliadin; printf '%s' '{pem}' >ca.pem; printf 'PALIADIN_%s\\n'"
+            f" CALLBACK_URL={receiver.url} CALLBACK_CA_FILE=/etc/paliadin/ca.pem >tls.env"
+        )
+        host.drop_in("tls", "EnvironmentFile=/etc/paliadin/tls.env")
+        host.run(f"systemctl restart {UNIT}")
+        host.write("tls")
+        request = receiver.wait("tls")
+        assert request.json["data"]["response"] == f"Antwort auf tls{TRAILER}"
+        receiver.verify_all(host.run("cat /etc/paliadin/callback-secret").stdout.strip())
+        until("the count", lambda: host.show("StatusText").startswith("0 pending"))
+        host.pushed.append("tls")
+    host.run(
+        f"rm /etc/paliadin/ca.pem /etc/paliadin/tls.env; cd /etc/systemd/system/{UNIT}.service.d;"
+        f"rm tls.conf; systemctl daemon-reload; systemctl restart {UNIT}"
     )
 
 
