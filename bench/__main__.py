@@ -33,7 +33,7 @@ def main() -> None:
         "--rounds",
         type=int,
         default=_ROUNDS,
-        help="that the turns are spread over; half as many bursts",
+        help="that the turns are spread over, and of growth; half as many bursts",
     )
     options = arguments.parse_args()
     build()

@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -29,7 +29,7 @@ from paliadin_client.gate import connect
 from paliadin_client.text import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractContextManager
 
     from rich.console import ConsoleOptions, RenderResult
@@ -62,6 +62,8 @@ _email = click.option("--email", help="The user's e-mail address, which names th
 @click.version_option(package_name="paliadin")
 def main() -> None:
     """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
+    if sys.stdout is None:  # nobody would see the answer
+        sys.exit("paliadin: the output is closed")
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
@@ -76,24 +78,19 @@ def ask(message: str, user_id: str, email: str | None) -> None:
     """Ask MESSAGE, and print the answer: rendered in a terminal, as it is in a pipe."""
     request = TurnRequest(user=User(user_id, email=email), message=message)
     result = _do(lambda paliadin: paliadin.run_turn(request), waiting=_spinner())
-    try:
+    with _output():
         if sys.stdout.isatty():
             Console().print(_Harmless(result.text))
         else:
             click.echo(harmless(result.text))
-    except OSError as exc:
-        if exc.errno == errno.EPIPE:
-            raise  # whoever read it has read enough, which click takes care of
-        # What is left unwritten is let go, or the interpreter would try again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"paliadin: the answer came and cannot be written: {exc.strerror}")
 
 
 @main.command()
 def health() -> None:
     """Say whether the backend is well."""
     _do(lambda paliadin: paliadin.health())
-    click.echo("ok")
+    with _output():
+        click.echo("ok")
 
 
 @main.command()
@@ -102,7 +99,20 @@ def health() -> None:
 def reset(user_id: str, email: str | None) -> None:
     """End the session that the user's turns use; the next turn begins a new one."""
     _do(lambda paliadin: paliadin.reset_session(User(user_id, email=email)))
-    click.echo("reset")
+    with _output():
+        click.echo("reset")
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno == errno.EPIPE:
+            raise  # whoever read it has read enough, which click takes care of
+        # What is left unwritten is let go, or the interpreter would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"paliadin: it is done, and the output cannot be written: {exc.strerror}")
 
 
 class _Harmless:

@@ -30,6 +30,8 @@ __all__ = ["Dispatch", "ping_body"]
 
 #: A clock can jump, so nothing sleeps longer than this.
 _SLEEP_MOST_S = 60.0
+#: Sent and not written down, since the disk is full: each would be sent again after a crash.
+_MOST_UNRECORDED = 1000
 
 
 def ping_body(host: str, now: float) -> tuple[str, bytes]:
@@ -113,7 +115,7 @@ class Dispatch:
     async def _start_due(self, tasks: TaskGroup) -> float:
         # Starts what may start now; returns the seconds until that may change by itself.
         window = self._circuit.window
-        places = window - self._sending
+        places = min(window - self._sending, _MOST_UNRECORDED - len(self._busy))
         if self._stopping or places <= 0:
             return _SLEEP_MOST_S
         # Turns that failed before get half of the places: a slow or poisonous one never keeps
@@ -142,6 +144,7 @@ class Dispatch:
                 self._again -= due.attempts > 0
             # Its place is free: what comes next is asked for while this is written down.
             self.wake()
+            due = replace(due, body=b"")  # which may take long, where the disk is full
             await self._record(due, started_at, outcome, verdict)
         finally:
             del self._busy[due.id]

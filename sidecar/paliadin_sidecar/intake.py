@@ -267,7 +267,9 @@ class Intake:
         """
         findings: list[Finding] = []
         size = 0
-        while self.due_in() == 0.0 and size < _BATCH_BYTES and len(findings) < _BATCH_FILES:
+        for _ in range(_BATCH_FILES):
+            if self.due_in() != 0.0 or size >= _BATCH_BYTES:
+                break
             _, _, place, under = heapq.heappop(self._queue)
             under.due = float("inf")
             for finding in self._look(place, under):

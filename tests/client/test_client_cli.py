@@ -86,18 +86,30 @@ async def test_ask_in_a_pipe(host: Host) -> None:
     assert [seen.message for seen in host.turns] == ["Welche Fristen?"]
 
 
-async def test_no_room_for_the_answer(aichat: AichatHost) -> None:
-    """On a full disk the command says so in one line, which holds nothing of the answer."""
-    asked = (COMMAND, "ask", "?", "--user-id", USER_ID)
+@pytest.mark.parametrize("arguments", [("ask", "?", "--user-id", USER_ID), ("health",)])
+async def test_no_room_for_the_output(aichat: AichatHost, arguments: tuple[str, ...]) -> None:
+    """On a full disk a command says so in one line, which holds nothing of an answer."""
     full = os.open("/dev/full", os.O_WRONLY)
     process = await asyncio.create_subprocess_exec(
-        *asked, env={**os.environ, **aichat.environ}, stdout=full, stderr=PIPE
+        *(COMMAND, *arguments), env={**os.environ, **aichat.environ}, stdout=full, stderr=PIPE
     )
     os.close(full)
     _, err = await process.communicate()
     assert process.returncode == 1
-    said = "paliadin: the answer came and cannot be written: No space left on device\n"
+    said = "paliadin: it is done, and the output cannot be written: No space left on device\n"
     assert err.decode() == said
+
+
+async def test_nobody_sees_the_output(aichat: AichatHost) -> None:
+    """With its output closed the command asks nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" >&-', "sh", COMMAND, "ask", "?", "--user-id", USER_ID),
+        env={**os.environ, **aichat.environ},
+        stderr=PIPE,
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"paliadin: the output is closed\n")
+    assert aichat.turns == []
 
 
 async def test_ask_in_a_terminal(aichat: AichatHost) -> None:

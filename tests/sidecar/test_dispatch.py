@@ -12,7 +12,7 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_contract.callback import Host, Ping, TurnCompleted, decode
-from paliadin_sidecar import committer, policy
+from paliadin_sidecar import committer, dispatch, policy
 from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.deliver import Outcome
 from paliadin_sidecar.dispatch import Dispatch, ping_body
@@ -661,6 +661,21 @@ async def test_full(office: Office) -> None:
         make_room(office.outbox)
         await office.until(lambda: office.counts() == {"delivered": 20})
         await office.settle()
+    assert len(office.sent) == 20
+
+
+async def test_full_for_long(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many are sent that cannot be written down: a crash would send them again."""
+    monkeypatch.setattr(dispatch, "_MOST_UNRECORDED", 10)
+    office.accept(*ids("t", 20))
+    fill(office.outbox)
+    async with office.open():
+        await office.until(lambda: len(office.sent) == 10)
+        blocked = office.blocked
+        await office.until(lambda: office.blocked >= blocked + 30)
+        assert len(office.sent) == 10
+        make_room(office.outbox)
+        await office.until(lambda: office.counts() == {"delivered": 20})
     assert len(office.sent) == 20
 
 

@@ -689,6 +689,17 @@ def test_files_of_a_batch(place: Place) -> None:
     assert place.intake.due_in() is None
 
 
+def test_a_batch_of_files_that_wait(place: Place) -> None:
+    """Files that have not ended count as well, though nothing comes of them yet."""
+    for n in range(40):
+        place.publish(f"t{n}.txt", "half")
+    place.intake.scan(place.spec, every_file=False)
+    assert place.look() == []
+    assert place.intake.due_in() == 0
+    assert place.look() == []
+    assert place.intake.due_in() != 0
+
+
 def test_bytes_of_a_batch(place: Place) -> None:
     """One look takes no more bytes into memory than a batch may hold, give or take a file."""
     for n in range(5):
