@@ -13,11 +13,9 @@ import sys
 from functools import partial
 from typing import Any
 
-sys.modules["rich"] = sys.modules["pygments"] = None  # type: ignore[assignment]  # as `run` does
+import anyio
 
-import anyio  # noqa: E402
-
-from paliadin_sidecar import cli, deliver, outbox  # noqa: E402
+from paliadin_sidecar import cli, outbox
 
 
 def no_commits() -> None:
@@ -40,6 +38,8 @@ def uvloop() -> None:
 
 def httpx() -> None:
     """Send over httpx's own connections."""
+    from paliadin_sidecar import deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
+
     own = vars(deliver)["httpx"].AsyncHTTPTransport
     vars(deliver)["AiohttpTransport"] = lambda *, verify, client: own(verify=verify)  # noqa: ARG005 - taken by name
 
