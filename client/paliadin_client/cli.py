@@ -105,6 +105,8 @@ def reset(user_id: str, email: str | None) -> None:
 
 @contextmanager
 def _output() -> Iterator[None]:
+    # A pipe that somebody made non-blocking would take what fits, and the rest would be lost.
+    os.set_blocking(sys.stdout.fileno(), True)
     try:
         yield
     except OSError as exc:

@@ -100,6 +100,28 @@ async def test_no_room_for_the_output(aichat: AichatHost, arguments: tuple[str, 
     assert err.decode() == said
 
 
+async def test_a_pipe_that_does_not_wait(aichat: AichatHost) -> None:
+    """A long answer comes whole through a pipe that somebody made non-blocking."""
+    text = "Frist. " * 100_000
+
+    async def long(_: Seen) -> str:
+        return text
+
+    aichat.script = long
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "ask", "?", "--user-id", USER_ID),
+        env={**os.environ, **aichat.environ},
+        stdout=theirs,
+    )
+    os.close(theirs)
+    with os.fdopen(ours, encoding="utf-8") as pipe:
+        out = await anyio.to_thread.run_sync(pipe.read)
+    assert await process.wait() == 0
+    assert out.strip() == text.strip()
+
+
 async def test_nobody_sees_the_output(aichat: AichatHost) -> None:
     """With its output closed the command asks nothing."""
     process = await asyncio.create_subprocess_exec(
