@@ -32,7 +32,7 @@ class Candidate:
         command: its command line and what its environment says more, for a root, a port and a
             directory of its own.
         needs: programs and modules; one that is missing is reported.
-        kind: `floor`, `ours`, or `other`.
+        kind: `floor`, `least` (what Python could do at most), `ours`, or `other`.
         burst: how many files at once it is given, at most: one that starts a process for each
             file, all at once, would fill the memory.
         trial: a variant that is not shipped.
@@ -72,6 +72,13 @@ def _ours(
             "PALIADIN_CALLBACK_SECRET": "whsec_" + base64.b64encode(os.urandom(32)).decode(),
             **environ,
         }
+
+    return command
+
+
+def _least(*more: str) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
+    def command(root: Path, port: int, own: Path) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, str(_HERE / "least.py"), str(root), str(port), str(own), *more], {}
 
     return command
 
@@ -132,8 +139,10 @@ CANDIDATES: tuple[Candidate, ...] = (
         ("asyncinotify",),
         "ours",
     ),
-    Candidate("… over httpx's own connections", _ours("httpx"), kind="ours", trial=True),
+    Candidate("… over httpx", _ours("httpx"), kind="ours", trial=True),
     Candidate("… on uvloop", _ours("uvloop"), ("uvloop",), "ours", trial=True),
+    Candidate("the least in Python", _least(), ("asyncinotify",), "least"),
+    Candidate("the least in Python, commits off", _least("no-commits"), ("asyncinotify",), "least"),
     *(
         Candidate(
             f"polling, {ms} ms", _plain(sys.executable, str(_HERE / "poll.py"), f"{ms / 1000}")

@@ -3,14 +3,14 @@
     ours.py VARIANT...
 
 `no-commits`: the disk is never waited for, which a power cut would not forgive. `uvloop`: that
-event loop. `httpx`: httpx's own connections instead of aiohttp's. What it does is
-`paliadin-sidecar run`.
+event loop. `httpx`: that library instead of aiohttp. What it does is `paliadin-sidecar run`.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -37,11 +37,27 @@ def uvloop() -> None:
 
 
 def httpx() -> None:
-    """Send over httpx's own connections."""
+    """Send with httpx."""
+    import httpx as library  # noqa: PLC0415 - the others do not load it
+
     from paliadin_sidecar import deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
 
-    own = vars(deliver)["httpx"].AsyncHTTPTransport
-    vars(deliver)["AiohttpTransport"] = lambda *, verify, client: own(verify=verify)  # noqa: ARG005 - taken by name
+    class Session:
+        def __init__(self) -> None:
+            self._transport = library.AsyncHTTPTransport()
+            self.close = self._transport.aclose
+
+        async def post(
+            self, url: str, *, data: bytes, headers: dict[str, str], **_: object
+        ) -> SimpleNamespace:
+            request = library.Request("POST", url, content=data, headers=headers)
+            answer = await self._transport.handle_async_request(request)
+            await answer.aread()
+            return SimpleNamespace(
+                status=answer.status_code, headers=answer.headers, release=lambda: None
+            )
+
+    vars(deliver)["_session"] = lambda **_: Session()
 
 
 for variant in sys.argv[1:]:

@@ -69,9 +69,8 @@ def main() -> None:
 @click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
 def run(env_file: Path | None, *, quarantine: bool) -> None:
     """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
-    # httpx and structlog load them where they are installed: 6 MB that a daemon has no use for.
-    for name in ("rich", "pygments"):
-        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
+    # structlog loads it where it is installed: 6 MB that a daemon has no use for.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
     # Imported here: the other commands start without an event loop, HTTP and a watcher.
     import anyio  # noqa: PLC0415
 

@@ -1,27 +1,25 @@
-"""One signed attempt → its outcome. The only module that knows httpx."""
+"""One signed attempt → its outcome. The only module that knows aiohttp."""
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import anyio
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from paliadin_contract.signature import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
-    from types import TracebackType
-
-    from aiohttp.connector import Connection
 
 __all__ = ["Outcome", "Sender"]
 
@@ -76,57 +74,45 @@ class Sender:
         ca_file: Path | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._url = httpx.URL(url)
+        self._url = url
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
-        tls: ssl.SSLContext | bool = False
-        if self._url.scheme == "https":
-            tls = ssl.create_default_context()  # 2.5 MB: the system's authorities
+        self._tls: ssl.SSLContext | bool = False
+        if url.startswith("https:"):
+            self._tls = ssl.create_default_context()  # 2.5 MB: the system's authorities
             if ca_file is not None:
-                tls.load_verify_locations(ca_file)
-        # A bare transport: no redirects (a body must not go where nobody configured it to), no
-        # proxies of the environment. And not httpx's own: docs/performance.md
-        self._transport = AiohttpTransport(
-            verify=tls, client=lambda: _session(tls=tls, timeout_s=timeout_s)
-        )
+                self._tls.load_verify_locations(ca_file)
 
     async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
+        self._session = _session(tls=self._tls, timeout_s=self._timeout_s)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._transport.__aexit__(kind, exc, trace)
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
 
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
-        started = anyio.current_time()
-        outcome, response = Outcome(error="timeout"), None
-        with anyio.move_on_after(self._timeout_s):
-            try:
-                response = await self._post(webhook_id, body)
-                headers = response.headers
-                outcome = Outcome(
-                    status=response.status_code,
-                    retry_after=headers.get("retry-after"),
-                    date=headers.get("date"),
-                )
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
-                outcome = Outcome(error=_error(exc))
-        ms = (anyio.current_time() - started) * 1000
-        if response is not None:
-            await _drain(response)
-        return replace(outcome, ms=ms)
+        started = time.monotonic()
+        try:
+            response = await self._post(webhook_id, body)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
+            return Outcome(error=_error(exc), ms=_ms_since(started))
+        outcome = Outcome(
+            status=response.status,
+            retry_after=response.headers.get("retry-after"),
+            date=response.headers.get("date"),
+            ms=_ms_since(started),
+        )
+        await _drain(response)
+        return outcome
 
-    async def _post(self, webhook_id: str, body: bytes) -> httpx.Response:
-        headers = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
-        request = httpx.Request("POST", self._url, content=body, headers=_HEADERS | headers)
-        return await self._transport.handle_async_request(request)
+    async def _post(self, webhook_id: str, body: bytes) -> aiohttp.ClientResponse:
+        signed = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
+        # No redirects: a body must not go where nobody configured it to.
+        return await self._session.post(
+            self._url, data=body, headers=_HEADERS | signed, allow_redirects=False
+        )
 
 
 def _session(*, tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientSession:
@@ -137,54 +123,43 @@ def _session(*, tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientS
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
         return made
 
-    # One callback has nothing to do with the one before: no cookie is kept.
+    # It knows no proxies of the environment; and one callback has nothing to do with the one
+    # before: no cookie is kept.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             ssl=tls, keepalive_timeout=_KEEPALIVE_S, socket_factory=new_socket
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
-        response_class=_Response,
+        # From connecting to the end, and not rounded to whole seconds.
+        timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
+        auto_decompress=False,
+        skip_auto_headers=("accept", "accept-encoding"),
         max_field_size=_MAX_HEADER,
     )
 
 
-class _Response(aiohttp.ClientResponse):
-    async def start(self, connection: Connection) -> Self:
-        await super().start(connection)
-        self.reason = None  # the transport fails on one that is no UTF-8, and nobody needs it
-        return self
-
-
-async def _drain(response: httpx.Response) -> None:
+async def _drain(response: aiohttp.ClientResponse) -> None:
     # The head was the answer: what becomes of the body changes nothing any more.
-    with anyio.move_on_after(_DRAIN_S):
-        try:
-            length = response.headers.get("content-length", "")
-            short = length.isdecimal() and int(length[:9]) <= _MAX_DRAINED
-            if short and response.status_code != httpx.codes.NO_CONTENT:
-                await response.aread()
-            await response.aclose()
-        except Exception:  # noqa: BLE001, S110 - as above; the client drops the connection
-            pass
+    length = response.headers.get("content-length", "")
+    short = length.isdecimal() and int(length[:9]) <= _MAX_DRAINED
+    if short and response.status != HTTPStatus.NO_CONTENT:
+        with suppress(Exception), anyio.move_on_after(_DRAIN_S):
+            await response.read()
+    response.release()  # one that was not read to its end costs the connection
 
 
-def _error(exc: BaseException) -> str:
-    # The transport has few names for much: the causes tell more.
-    causes = list(_causes(exc))
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1000
+
+
+def _error(exc: Exception) -> str:
     for kind, name in (
-        (socket.gaierror, "dns"),
-        (ssl.SSLError, "tls"),
+        (TimeoutError, "timeout"),
+        (aiohttp.ClientConnectorDNSError, "dns"),
+        (aiohttp.ClientSSLError, "tls"),
         (aiohttp.ClientConnectorError, "connect"),
         (aiohttp.ClientError, "reset"),
     ):
-        if any(isinstance(cause, kind) for cause in causes):
+        if isinstance(exc, kind):
             return name
     return type(exc).__name__
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while exc is not None and id(exc) not in seen:
-        seen.add(id(exc))
-        yield exc
-        exc = exc.__cause__ or exc.__context__

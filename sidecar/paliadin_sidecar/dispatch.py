@@ -144,8 +144,15 @@ class Dispatch:
                 self._again -= due.attempts > 0
             # Its place is free: what comes next is asked for while this is written down.
             self.wake()
-            due = replace(due, body=b"")  # which may take long, where the disk is full
-            await self._record(due, started_at, outcome, verdict)
+            due = replace(
+                due,
+                body=b"",  # it may take long to write down, where the disk is full
+                attempts=due.attempts + 1,
+                first_attempt_at=due.first_attempt_at or started_at,
+                refusals=due.refusals + (verdict is Verdict.REFUSED),
+                refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
+            )
+            await self._record(due, outcome, verdict)
         finally:
             del self._busy[due.id]
             self._idle.set()
@@ -167,16 +174,7 @@ class Dispatch:
                 self._pause(tasks, f"status_{outcome.status}")
         return outcome, verdict
 
-    async def _record(
-        self, due: Due, started_at: float, outcome: Outcome, verdict: Verdict
-    ) -> None:
-        tried = replace(
-            due,
-            attempts=due.attempts + 1,
-            first_attempt_at=due.first_attempt_at or started_at,
-            refusals=due.refusals + (verdict is Verdict.REFUSED),
-            refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
-        )
+    async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
         now = self._wall()
         past = policy.Past(
             tried.attempts,
