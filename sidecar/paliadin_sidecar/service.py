@@ -58,7 +58,7 @@ _TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0
 #: A turn's lines follow each other within this time: read together, and out of its way.
-_GATHER_S = 0.02
+_GATHER_S = 0.05
 #: systemd is told the counts at most this often.
 _STATUS_LAG_S = 1.0
 #: These are told also when there is none.
