@@ -7,7 +7,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -44,6 +43,9 @@ def changes(paths: list[Path], *, inotify: bool) -> AsyncGenerator[set[str], Non
 
 
 async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
+    # Imported here, as the other: one of them is used.
+    from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # noqa: PLC0415
+
     stop = threading.Event()
     try:
         with RustNotify([str(p) for p in paths], False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
