@@ -202,10 +202,10 @@ class Intake:
         if names is None or place.root.fd is None:
             return []
         findings: list[Finding] = []
-        lying, foreign = set(), 0
+        lying = foreign = 0
         for name in names:
-            if turn_id_of(name) is not None:
-                lying.add(name)
+            if name in place.taken or turn_id_of(name) is not None:
+                lying += 1
                 if (
                     name in place.under  # it may have changed without an event
                     or name not in place.taken
@@ -216,11 +216,12 @@ class Intake:
                 findings.extend(self._take_up(place, name))
             else:
                 foreign += 1
-        for name in place.taken.keys() - lying:
+        present = set(names)
+        for name in place.taken.keys() - present:
             del place.taken[name]
             findings.append(Gone(place.key(name)))
-        place.hinted &= set(names)
-        place.lying, place.foreign = len(lying), foreign
+        place.hinted &= present
+        place.lying, place.foreign = lying, foreign
         return findings
 
     def history(self, spec: RootSpec) -> list[Arrival]:
