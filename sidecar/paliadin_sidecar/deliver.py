@@ -78,11 +78,10 @@ class Sender:
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
-        self._tls: ssl.SSLContext | bool = False
-        if url.startswith("https:"):
-            self._tls = ssl.create_default_context()  # 2.5 MB: the system's authorities
-            if ca_file is not None:
-                self._tls.load_verify_locations(ca_file)
+        self._tls: ssl.SSLContext | bool = True  # the system's authorities
+        if ca_file is not None:
+            self._tls = ssl.create_default_context()
+            self._tls.load_verify_locations(ca_file)
 
     async def __aenter__(self) -> Self:
         self._session = _session(tls=self._tls, timeout_s=self._timeout_s)
@@ -153,6 +152,9 @@ def _ms_since(started: float) -> float:
 
 
 def _error(exc: Exception) -> str:
+    # An alert that comes after our half of the handshake is told as a lost connection.
+    if isinstance(exc.__cause__, ssl.SSLError):
+        return "tls"
     for kind, name in (
         (TimeoutError, "timeout"),
         (aiohttp.ClientConnectorDNSError, "dns"),

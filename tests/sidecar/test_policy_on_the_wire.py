@@ -9,10 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 import trustme
 from support.receiver import Receiver, Reply, Request
 from support.waiting import until
+
+from paliadin_sidecar import deliver
 
 if TYPE_CHECKING:
     from support.sidecar import Sidecar
@@ -163,13 +166,16 @@ def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Rec
     assert host.command("status").returncode == 0
 
 
-def test_tls_must_verify_and_an_authority_can_be_named(host: Sidecar, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_tls_must_verify_and_an_authority_can_be_named(
+    host: Sidecar, tmp_path: Path, scheme: str
+) -> None:
     """An unknown authority is refused; PALIADIN_CALLBACK_CA_FILE adds it."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     with Receiver(tls=server) as secure:
-        host.environ["PALIADIN_CALLBACK_URL"] = secure.url
+        host.environ["PALIADIN_CALLBACK_URL"] = secure.url.replace("https", scheme)
         host.start()
         host.answer("t1")
         host.wait_event("delivery.attempted", turn_id="t1", error="tls")
@@ -179,6 +185,17 @@ def test_tls_must_verify_and_an_authority_can_be_named(host: Sidecar, tmp_path: 
         host.environ["PALIADIN_CALLBACK_CA_FILE"] = str(tmp_path / "ca.pem")
         host.start()
         host.wait_event("delivery.delivered", turn_id="t1")
+
+
+def test_a_receiver_that_asks_for_a_certificate_refuses_by_tls() -> None:
+    """It says so after our half of the handshake, and aiohttp tells of a lost connection.
+
+    On the wire that alert races with the end of the connection, so this is what was seen there.
+    """
+    exc = aiohttp.ClientOSError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
+    exc.__cause__ = ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
+    assert deliver._error(exc) == "tls"
+    assert deliver._error(aiohttp.ClientOSError(104, "reset by peer")) == "reset"
 
 
 def test_a_name_that_does_not_resolve_is_tried_again(host: Sidecar) -> None:
