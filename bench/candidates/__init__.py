@@ -32,7 +32,7 @@ class Candidate:
         command: its command line and what its environment says more, for a root, a port and a
             directory of its own.
         needs: programs and modules; one that is missing is reported.
-        kind: `floor`, `least` (what Python could do at most), `ours`, or `other`.
+        kind: `floor`, `least` (that Python can do), `ours`, or `other`.
         burst: how many files at once it is given, at most: one that starts a process for each
             file, all at once, would fill the memory.
         trial: a variant that is not shipped.

@@ -35,7 +35,7 @@ async def main() -> None:
     one = anyio.CapacityLimiter(1)
 
     async def push(path: Path) -> None:
-        body = msgspec.json.encode({"turn_id": path.stem, "response": path.read_text("utf-8")})  # noqa: ASYNC240 - the least
+        body = msgspec.json.encode({"turn_id": path.stem, "response": path.read_text("utf-8")})  # noqa: ASYNC240 - a thread would be more than the least
         await anyio.to_thread.run_sync(
             database.execute, "INSERT INTO body VALUES (?)", (body,), limiter=one
         )

@@ -204,6 +204,7 @@ class Intake:
         findings: list[Finding] = []
         lying = foreign = 0
         for name in names:
+            # What was taken has a turn's name: most names need not be parsed again.
             if name in place.taken or turn_id_of(name) is not None:
                 lying += 1
                 if (
