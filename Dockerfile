@@ -14,14 +14,18 @@ RUN apt-get update \
 # pip is here, and the environment that is taken along has none.
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/paliadin
 WORKDIR /src
-COPY requirements/sidecar.txt requirements/
+COPY requirements/sidecar.txt requirements/build.txt requirements/
 # A registry of your own: --secret id=pip.conf,src=…
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    /build/bin/pip --python /opt/paliadin/bin/python install --no-cache-dir --require-hashes \
-    --requirement requirements/sidecar.txt
+    /build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes \
+    --requirement requirements/build.txt \
+    && /build/bin/pip --python /opt/paliadin/bin/python install --no-cache-dir \
+    --only-binary :all: --require-hashes --requirement requirements/sidecar.txt
 COPY . .
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    /build/bin/pip --python /opt/paliadin/bin/python install --no-cache-dir --no-deps .
+# Nothing is fetched from here on: what builds the package was locked too.
+RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheels . \
+    && /build/bin/pip --python /opt/paliadin/bin/python install --no-deps --no-index \
+    /build/wheels/*.whl
 # Docker gives a user other than root no capability, except by the file that is executed. So this
 # interpreter has the two that the job needs, and does not start where they were not granted.
 RUN cp "$(readlink -f /usr/bin/python3)" /opt/paliadin/bin/python-with-capabilities \

@@ -5,20 +5,25 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint coverage check chaos chaos-quick bench bench-quick check-host check-image lock clean
 
+# Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
+INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
+INSTALL_THIS := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: name one with make PYTHON=..." % sys.version.split()[0])'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: name one with make PYTHON=..." % sys.version.split()[0])'
+	@echo 'Making $(VENV), once: pip installs what requirements/dev.txt names, 110 MB, in half a minute or more.'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(INSTALL) requirements/dev.txt
+	@$(BIN)/python $(INSTALL_THIS) -e .
+	@touch $@
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/.ready
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
 
 # What it tries, and what its table says: docs/reliability.md. The long form takes its time.
 chaos: $(VENV)/.ready
@@ -30,32 +35,33 @@ chaos-quick: $(VENV)/.ready
 # In an environment of its own: what a host installs, and what it is measured beside. Other
 # programs come by apt, where root; those that are not to be had are reported as missing.
 $(VENV)-bench/.ready: requirements/bench.txt pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)-bench
-	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@echo 'Making $(VENV)-bench, once: pip installs what requirements/bench.txt names, apt and npm the rest.'
+	@$(PYTHON) -m venv --clear $(VENV)-bench
+	@$(VENV)-bench/bin/python $(INSTALL) requirements/bench.txt
 	-test "$$(id -u)" != 0 || { apt-get update -qq && for package in gcc libc6-dev curl \
 	    fswatch incron inotify-tools nodejs npm syslog-ng-core syslog-ng-mod-http; do \
 	    apt-get install -y -qq --no-install-recommends $$package >/dev/null; done; }
 	-npm install --silent --no-audit --no-fund --prefix bench/built chokidar@5
-	touch $@
+	@touch $@
 
 bench: $(VENV)-bench/.ready
-	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@$(VENV)-bench/bin/python $(INSTALL_THIS) --force-reinstall .
 	$(VENV)-bench/bin/python -m bench $(if $(DISK),--dir $(DISK))
 
 bench-quick: $(VENV)/.ready
 	$(BIN)/python -m bench --quick
 
 lint: $(VENV)/.ready
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run bench/candidates/*.sh
 
 # Of the last `make test`.
 coverage: $(VENV)/.ready
-	$(BIN)/coverage report
+	$(BIN)/python -m coverage report
 
 check: lint test coverage
 
@@ -67,14 +73,25 @@ check-host: $(VENV)/.ready
 check-image: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 0 -x --durations=0 -m image tests/image
 
-# Needs uv; the hashes cover every platform and Python >= 3.11.
-LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-header --no-annotate
-lock:
-	$(LOCK) --extra sidecar --extra inotify -o requirements/sidecar.txt
-	$(LOCK) --extra client -o requirements/client.txt
-	$(LOCK) --extra dev -o requirements/dev.txt
-	$(LOCK) --extra bench -o requirements/bench.txt
+# In an environment of its own. The hashes cover every platform and Python >= 3.11. A release that
+# is locked stays; delete a file to have newer ones. All have a package in the same release.
+$(VENV)-lock/.ready: requirements/lock.txt
+	@echo 'Making $(VENV)-lock: pip installs what requirements/lock.txt names.'
+	@$(PYTHON) -m venv --clear $(VENV)-lock
+	@$(VENV)-lock/bin/python $(INSTALL) requirements/lock.txt
+	@touch $@
+
+LOCK := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+    --only-binary :all: --generate-hashes --no-header --no-annotate
+LIKE_DEV := $(LOCK) --constraint requirements/dev.txt
+lock: $(VENV)-lock/.ready
+	$(LOCK) pyproject.toml --extra dev --group build -o requirements/dev.txt
+	$(LIKE_DEV) --group build -o requirements/build.txt
+	$(LIKE_DEV) pyproject.toml --extra sidecar --extra inotify -o requirements/sidecar.txt
+	$(LIKE_DEV) pyproject.toml --extra client -o requirements/client.txt
+	$(LIKE_DEV) pyproject.toml --extra cli -o requirements/cli.txt
+	$(LIKE_DEV) pyproject.toml --extra bench --group build -o requirements/bench.txt
+	$(LOCK) --group lock -o requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench bench/built .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-lock bench/built .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

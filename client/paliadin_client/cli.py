@@ -21,7 +21,7 @@ try:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.segment import Segment
 except ModuleNotFoundError as exc:  # the command comes with every install, its extra does not
-    sys.exit(f"paliadin: {exc.name} is not installed: pip install 'paliadin[cli]'")
+    sys.exit(f"paliadin: {exc.name} is not installed: docs/client.md says how")
 
 from paliadin_client.backend import TurnRequest, User
 from paliadin_client.errors import BadRequest, ConfigError, NotConfigured, PaliadinError

@@ -96,8 +96,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     wheels = base / "wheels"
     pip = (sys.executable, "-m", "pip", "download", "--quiet", f"--dest={wheels}")
     only = ("--only-binary=:all:", f"--python-version={PYTHON}")
-    _run(*pip, *only, "--require-hashes", "--requirement=requirements/sidecar.txt")
-    _run(*pip, *only, "hatchling")
+    for name in ("sidecar", "build"):
+        _run(*pip, *only, "--require-hashes", f"--requirement=requirements/{name}.txt")
     (base / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /mnt/wheels\n")
     _run(
         *("mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"),
