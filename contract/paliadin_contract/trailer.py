@@ -1,8 +1,9 @@
 """The trailer block at the end of an answer.
 
 That it starts with a line `[paliadin-meta]` and names three things is known; its inner
-syntax is not. This module is the one place that guesses: JSON or `key: value` lines, with
-or without a closing `[/paliadin-meta]`. An unreadable trailer never costs the answer.
+syntax is not. This module is the one place that guesses: JSON, or lines with `:` or `=`; values
+that are single or lists; with or without a closing `[/paliadin-meta]`; in a code fence or not. An
+unreadable trailer never costs the answer, and an unreadable field never costs the others.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ _TAG = "[paliadin-meta]"
 _OPEN = re.compile(r"^\[paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^\[/paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _NAMES = ("used_tools", "rows_seen", "classifier_tag")
-_LINE = re.compile(rf"^[ \t]*[\"']?({'|'.join(_NAMES)})[\"']?[ \t]*[:=](.*)$", re.MULTILINE)
+#: Where a value begins: behind a known name anywhere in an object, or any name that begins a line.
+_KEY = re.compile(
+    rf"(?:^|(?<=[{{,]))[ \t]*[\"']?({'|'.join(_NAMES)})[\"']?[ \t]*[:=]"
+    r"|^[ \t]*[\"']?([\w-]+)[\"']?[ \t]*[:=]",
+    re.MULTILINE,
+)
 #: What an unclosed block may hold: blank lines, `key: value`, list items. Prose is none of it.
 _ENTRY = re.compile(r"[ \t\r]*(?:$|-[ \t]|[\"']?[\w-]+[\"']?[ \t]*[:=])")
+#: A line that opens or closes a block of code (CommonMark 0.31, 4.5).
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)\n?", re.MULTILINE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Trailer(Struct, frozen=True, kw_only=True):
@@ -32,6 +41,9 @@ class Trailer(Struct, frozen=True, kw_only=True):
 
     used_tools: tuple[str, ...] = ()
     rows_seen: int | None = None
+    """The sum, where the agent counted for each tool."""
+    rows_by_tool: tuple[int, ...] = ()
+    """The counts where the agent listed them, usually one for each tool."""
     classifier_tag: str | None = None
 
 
@@ -40,14 +52,13 @@ def split(answer: str) -> tuple[str, Trailer | None]:
     block = _block(answer)
     if block is None:
         return answer, None
-    values = _json(block.inner)
-    if values is None:
-        values = _lines(block.inner)
-    rows, tag = values.get("rows_seen"), values.get("classifier_tag")
+    values = _values(block.inner)
+    rows = _counts(values.get("rows_seen"))
     trailer = Trailer(
-        used_tools=_tools(values.get("used_tools")),
-        rows_seen=int(rows) if isinstance(rows, int | str) and _is_count(str(rows)) else None,
-        classifier_tag=tag if isinstance(tag, str) and tag else None,
+        used_tools=_words(values.get("used_tools")),
+        rows_seen=sum(rows) if rows else None,
+        rows_by_tool=rows if isinstance(values.get("rows_seen"), list) else (),
+        classifier_tag=", ".join(_words(values.get("classifier_tag"))) or None,
     )
     return block.before.rstrip(), trailer
 
@@ -55,21 +66,23 @@ def split(answer: str) -> tuple[str, Trailer | None]:
 def is_whole(tail: bytes) -> bool:
     """Whether a file that ends with `tail` has ended: its last lines are a whole trailer.
 
-    Whole is the opening line, the three names, and then the closing tag or a final newline.
+    Whole is the opening line, the three names, and then the closing tag or a final newline. A code
+    fence that was opened before it or in it must have been closed.
     """
     block = _block(tail.decode(errors="replace"))
-    if block is None:
+    if block is None or block.in_fence:
         return False
     if block.closed:
         return all(name in block.inner for name in _NAMES)
     if not block.inner.endswith("\n"):
         return False
-    values = _json(block.inner)
+    inner = _FENCE.sub("", block.inner)
+    values = _json(inner)
     if values is None:
         # Half an object, or an answer that quotes an opening line and has not ended yet.
-        if not all(_ENTRY.match(line) for line in block.inner.split("\n")):
+        if not all(_ENTRY.match(line) for line in inner.split("\n")):
             return False
-        values = _lines(block.inner)
+        values = _lines(inner)
     return all(name in values for name in _NAMES)
 
 
@@ -84,6 +97,8 @@ class _Block(NamedTuple):
     before: str
     inner: str
     closed: bool
+    in_fence: bool
+    """A fence that was opened has not been closed: more is to come."""
 
 
 def _block(text: str) -> _Block | None:
@@ -92,11 +107,16 @@ def _block(text: str) -> _Block | None:
         return None
     before, rest = text[: opening.start()], text[opening.end() :]
     closing = _CLOSE.search(rest)
-    if closing is None:
-        return _Block(before, rest, closed=False)
+    inner = rest if closing is None else rest[: closing.start()]
+    after = "" if closing is None else rest[closing.end() :]
     # Text after the closing line belongs to the answer, so the block was a quote as well.
-    ended = not rest[closing.end() :].strip()
-    return _Block(before, rest[: closing.start()], closed=True) if ended else None
+    if _FENCE.sub("", after, count=1).strip():
+        return None
+    fence = _open_fence(before)
+    fences = len(_FENCE.findall(inner)) + len(_FENCE.findall(after)) + (fence is not None)
+    if fence is not None and not before[fence.end() :].strip():
+        before = before[: fence.start()]  # it was opened for the trailer, and goes with it
+    return _Block(before, inner, closed=closing is not None, in_fence=fences % 2 == 1)
 
 
 def _last_opening(text: str) -> re.Match[str] | None:
@@ -108,29 +128,69 @@ def _last_opening(text: str) -> re.Match[str] | None:
     return None
 
 
-def _json(inner: str) -> dict[str, object] | None:
+def _open_fence(text: str) -> re.Match[str] | None:
+    opened = None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+        elif fence[1].startswith(opened[1]) and not fence[2].strip():
+            opened = None
+    return opened
+
+
+def _values(inner: str) -> dict[str, object]:
+    inner = _FENCE.sub("", inner)
+    values = _json(inner)
+    return _lines(inner) if values is None else values
+
+
+def _json(text: str) -> dict[str, object] | None:
     try:
-        return msgspec.json.decode(inner.strip(), type=dict[str, object])
+        return msgspec.json.decode(text.strip(), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
 def _lines(inner: str) -> dict[str, object]:
-    return {name: _unquoted(value.strip(" \t,\r")) for name, value in _LINE.findall(inner)}
+    keys = list(_KEY.finditer(inner))
+    ends = [*[key.start() for key in keys][1:], len(inner)]
+    found = zip(keys, ends, strict=False)  # without any key there is nothing to end
+    return {key[1]: _value(inner[key.end() : end]) for key, end in found if key[1]}
+
+
+def _value(text: str) -> object:
+    # What one line, or one place in a broken object, says: a word, a list in brackets, list items.
+    text = text.strip(" \t\r\n,").removesuffix("}").rstrip(" \t\r\n,")
+    bare = text.removeprefix("[").removesuffix("]")
+    if bare == text and not re.search(r"[,\n]", text):
+        return _unquoted(text.removeprefix("- "))
+    items = (item.strip().removeprefix("- ") for item in re.split(r"[,\n]", bare))
+    return [_unquoted(item) for item in items if item]
 
 
 def _unquoted(value: str) -> str:
+    value = value.strip()
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def _counts(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, list) else [value]
+    texts = [str(item).strip() for item in items if not isinstance(item, bool | float)]
+    # Their places say which tool each belongs to: with one that is unreadable, none is known.
+    if len(texts) < len(items) or not all(map(_is_count, texts)):
+        return ()
+    return tuple(map(int, texts))
 
 
 def _is_count(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) is not None
 
 
-def _tools(value: object) -> tuple[str, ...]:
+def _words(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = value.strip("[] ").split(",")
+        value = value.split(",")  # JSON with one string, where others have a list
     if not isinstance(value, list):
         return ()
-    names = (_unquoted(item.strip()) for item in value if isinstance(item, str))
-    return tuple(name for name in names if name)
+    words = (_unquoted(item) for item in value if isinstance(item, str))
+    # Half a surrogate pair, which JSON can spell, could be written nowhere.
+    return tuple(word for word in words if word and not _SURROGATE.search(word))

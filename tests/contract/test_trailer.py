@@ -56,6 +56,86 @@ def test_split(inner: str) -> None:
     assert split(unclosed(inner)) == ("Yes.", FULL)
 
 
+LISTED = Trailer(
+    used_tools=("search", "read"), rows_seen=7, rows_by_tool=(3, 4), classifier_tag="deadlines"
+)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        '{"used_tools": ["search", "read"], "rows_seen": [3, 4], "classifier_tag": "deadlines"}\n',
+        '{"used_tools": "search, read", "rows_seen": ["3", 4], "classifier_tag": ["deadlines"]}\n',
+        "used_tools: search, read\nrows_seen: 3, 4\nclassifier_tag: deadlines\n",
+        'used_tools = ["search", "read"]\nrows_seen = [3, 4]\nclassifier_tag = [deadlines]\n',
+        "used_tools: [search, read]\nrows_seen: [ '3', \"4\" ]\nclassifier_tag: deadlines\n",
+        "used_tools:\n- search\n- read\nrows_seen:\n  - 3\n  - 4\nclassifier_tag:\n  - deadlines\n",
+        "rows_seen: [3, 4]\nclassifier_tag: deadlines\nmodel: x, y\nused_tools: [search, read]\n",
+        'used_tools: [\n  "search",\n  "read"\n]\nrows_seen: [3,\n4]\nclassifier_tag: deadlines\n',
+    ],
+)
+def test_lists(inner: str) -> None:
+    """Lists are read in every spelling: their sum is the one number, and the list is kept."""
+    assert split(closed(inner)) == ("Yes.", LISTED)
+    assert split(unclosed(inner)) == ("Yes.", LISTED)
+    assert split(closed(inner.replace("\n", "\r\n"))) == ("Yes.", LISTED)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        '{"used_tools": ["search", "read"], "rows_seen": NaN, "classifier_tag": "deadlines"}',
+        '{"used_tools": ["search", "read"], "rows_seen": [3, null], "classifier_tag": "deadlines"}',
+        '{"used_tools": ["search", "read"], "rows_seen": 3 rows, "classifier_tag": "deadlines"}',
+        '{"used_tools": ["search", "read"], "rows_seen": , "classifier_tag": "deadlines",}',
+        '{"used_tools": ["search", "read", "rows_seen": x, "classifier_tag": "deadlines"',
+        "{'used_tools': ['search', 'read'], 'rows_seen': None, 'classifier_tag': 'deadlines'}",
+        "{used_tools: [search, read], rows_seen: many, classifier_tag: deadlines}",
+        "used_tools: search, read\nrows_seen: [3, many]\nclassifier_tag: deadlines",
+        "used_tools: search, read\nrows_seen: {\nclassifier_tag: deadlines",
+    ],
+)
+def test_one_unreadable_field(inner: str) -> None:
+    """A field that cannot be read costs no other, also where it spoils the whole object."""
+    trailer = Trailer(used_tools=("search", "read"), classifier_tag="deadlines")
+    assert split(closed(f"{inner}\n")) == ("Yes.", trailer)
+
+
+@every_spelling
+@pytest.mark.parametrize(
+    ("opening", "closing"), [("```", "```"), ("```text", "````"), ("  ~~~~ yaml", "~~~~  ")]
+)
+def test_fence(inner: str, opening: str, closing: str) -> None:
+    """A code fence around the trailer, or in it, goes with it, and must end before it is whole."""
+    contents = [
+        f"Yes.\n\n{opening}\n[paliadin-meta]\n{inner}[/paliadin-meta]\n{closing}\n",
+        f"Yes.\n\n{opening}\n\n[paliadin-meta]\n{inner}{closing}\n",
+        f"Yes.\n\n[paliadin-meta]\n{opening}\n{inner}{closing}\n[/paliadin-meta]\n",
+        f"Yes.\n\n[paliadin-meta]\n{opening}\n{inner}{closing}\n",
+    ]
+    for content in contents:
+        for spelt in (content, content.replace("\n", "\r\n")):
+            assert split(spelt) == ("Yes.", FULL)
+            assert is_whole(spelt.encode())
+            assert not is_whole(spelt[: spelt.rindex(closing.strip()[0] * 3)].encode())
+
+
+def test_code_before_a_trailer() -> None:
+    """A block of code that ends right before the trailer is text, and its fence stays with it."""
+    code = "Yes:\n\n```python\nprint()\n```"
+    assert split(closed(LINES, before=f"{code}\n")) == (code, FULL)
+    assert is_whole(closed(LINES, before=f"{code}\n").encode())
+    fenced = f"{code}\n```\n{closed(LINES, before='')}```\n"
+    assert split(fenced) == (code, FULL)
+    # An answer that stands in a fence as a whole keeps its text.
+    assert split(f"```markdown\nYes.\n\n{closed(LINES, before='')}```\n")[0] == "```markdown\nYes."
+
+
+def test_a_tag_with_a_comma() -> None:
+    """A single value may hold a comma: nothing of it is lost."""
+    assert split(closed("classifier_tag: a, b\n"))[1] == Trailer(classifier_tag="a, b")
+
+
 @every_spelling
 def test_whole(inner: str) -> None:
     """A trailer is whole with its closing tag, or with its names and a final newline."""
