@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Literal
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import settle
+from paliadin_sidecar.fingerprint import COARSE_S
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.turnfile import (
     Changed,
     TurnFile,
     Unreadable,
     completed_at,
+    fingerprint_at,
     read_claims,
-    signature_at,
 )
-from paliadin_sidecar.watch import TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from paliadin_contract.callback import Reason
+    from paliadin_sidecar.fingerprint import Fingerprint
     from paliadin_sidecar.settings import RootSpec
     from paliadin_sidecar.turnfile import Look
     from paliadin_sidecar.watch import Root
@@ -45,6 +47,8 @@ _UNREADABLE_S = 1.0
 _CHANGED_S = 0.004
 #: Files older than this, in a root that was never watched, are history.
 _HISTORY_S = 900.0
+#: So many files with a second name are looked at whenever names move; more, once a minute.
+_MAX_LINKED = 256
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,11 @@ class _Under:
 class _Place:
     spec: RootSpec
     root: Root
-    #: Signatures of files that were taken; "" where it is too young to be believed.
+    #: Fingerprints of files that were taken, with the reason where one is no answer; "" where it
+    #: is too young to be believed.
     taken: dict[str, str] = field(default_factory=dict)
+    #: Files that failed for a second name: its removal moves no time but theirs.
+    linked: set[str] = field(default_factory=set)
     #: Tokens that were read.
     hinted: set[str] = field(default_factory=set)
     under: dict[str, _Under] = field(default_factory=dict)
@@ -210,7 +217,7 @@ class Intake:
                 if (
                     name in place.under  # it may have changed without an event
                     or name not in place.taken
-                    or (every_file and self._moved(place, name))
+                    or ((every_file or name in place.linked) and self._moved(place, name))
                 ):
                     findings.extend(self._take_up(place, name))
             elif turn_id_of(name, ".jwt") is not None:
@@ -222,6 +229,7 @@ class Intake:
             del place.taken[name]
             findings.append(Gone(place.key(name)))
         place.hinted &= present
+        place.linked &= present
         place.lying, place.foreign = lying, foreign
         return findings
 
@@ -368,7 +376,7 @@ class Intake:
         if file is None:
             return
         look = file.look()
-        if look.signature == place.taken.get(under.name):
+        if self._is_taken(place, under.name, look.fingerprint):
             self._drop(place, under)  # an event, but nothing new
             return
         under.progress, verdict = self._decide(under.progress, look)
@@ -380,12 +388,16 @@ class Intake:
             self._again(place, under, min(verdict.seconds, rest))
             self._release_if_many(place, under)
             return
-        arrival = self._arrival(key, file, look, verdict)
+        arrival = self._arrival(key, file, look, verdict, under.progress)
         if arrival.reason is not None or not arrival.has_text:
             yield from self._judge_previous(under, key, now_or_never=True)
         yield Settled(arrival)
         self.only_scanned += not under.noticed
         place.taken[under.name] = arrival.signature
+        if arrival.reason == "untrusted" and look.links > 1 and len(place.linked) < _MAX_LINKED:
+            place.linked.add(under.name)
+        else:
+            place.linked.discard(under.name)
         self._drop(place, under)
 
     def _judge_previous(
@@ -400,7 +412,9 @@ class Intake:
         if isinstance(verdict, settle.Waiting) and not now_or_never:
             return verdict.seconds
         if look.trusted and look.has_text and look.size <= self._max_bytes:
-            yield Settled(self._arrival(key, under.previous, look, settle.Settled()))
+            settled = settle.Settled()
+            progress = under.previous_progress
+            yield Settled(self._arrival(key, under.previous, look, settled, progress))
         under.previous.close()
         under.previous = None
         return rest
@@ -413,13 +427,26 @@ class Intake:
         )
 
     def _arrival(
-        self, key: TurnKey, file: TurnFile, look: Look, verdict: settle.Settled | settle.Failed
+        self,
+        key: TurnKey,
+        file: TurnFile,
+        look: Look,
+        verdict: settle.Settled | settle.Failed,
+        progress: settle.Progress | None,
     ) -> Arrival:
         now = self._wall()
         at = completed_at(look.mtime_s, datetime.fromtimestamp(now, UTC))
-        # Not kept by the outbox either: the next start would believe it.
-        signature = "" if abs(now - look.mtime_s) < TICK_S else look.signature
+        # One too young to be believed is not kept by the outbox either: the next start would
+        # believe it. Where others may write unseen, their clock may make the stamps: there it
+        # must have rested.
+        rested_s = 0.0 if progress is None else self._monotonic() - progress.unchanged_since
+        conclusive = look.fingerprint.is_conclusive(now) and (
+            look.being_written is not None or rested_s >= COARSE_S
+        )
+        signature = str(look.fingerprint) if conclusive else ""
         if isinstance(verdict, settle.Failed):
+            if signature and progress is not None:
+                signature = _failed(look.fingerprint, verdict.reason)
             return Arrival(key, signature, at, look.size, reason=verdict.reason)
         data = file.read(look)
         return Arrival(
@@ -448,7 +475,7 @@ class Intake:
             elif look.size > self._max_bytes:
                 verdict = settle.Failed("too_large")
             # What is not sent is not kept.
-            return replace(self._arrival(place.key(name), file, look, verdict), data=None)
+            return replace(self._arrival(place.key(name), file, look, verdict, None), data=None)
         except (Unreadable, Changed):
             return None
         finally:
@@ -458,9 +485,22 @@ class Intake:
         if place.root.fd is None:
             return False
         try:
-            return signature_at(place.root.fd, name) != place.taken[name]
+            found = fingerprint_at(place.root.fd, name)
         except Unreadable:
             return True
+        return found is None or not self._is_taken(place, name, found)
+
+    def _is_taken(self, place: _Place, name: str, found: Fingerprint) -> bool:
+        # Whether this was judged, and would be judged the same again.
+        taken = place.taken.get(name)
+        if taken is None or taken == str(found):
+            return taken is not None
+        bad = not found.is_regular or found.owner != self._owner or found.names > 1
+        return (
+            (taken == _failed(found, "empty"))
+            or (taken == _failed(found, "untrusted") and bad)
+            or (taken == _failed(found, "too_large") and found.size > self._max_bytes)
+        )
 
     def _release_if_many(self, place: _Place, under: _Under) -> None:
         many = sum(len(p.under) for p in self._places.values()) > self._most_held
@@ -471,3 +511,8 @@ class Intake:
     def _drop(self, place: _Place, under: _Under) -> None:
         under.close()
         place.under.pop(under.name, None)
+
+
+def _failed(fingerprint: Fingerprint, reason: Reason) -> str:
+    # The limit and the owner are the environment's: they may be others at the next start.
+    return f"{fingerprint}:{reason}"

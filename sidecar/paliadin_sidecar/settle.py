@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from paliadin_contract.callback import Reason
+    from paliadin_sidecar.fingerprint import Fingerprint
 
 __all__ = ["Failed", "Observed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
 
@@ -27,7 +28,7 @@ class Observed(Protocol):
     """What one look at an open file told."""
 
     @property
-    def signature(self) -> str:
+    def fingerprint(self) -> Fingerprint:
         """Changes whenever the file may have."""
         ...
 
@@ -89,7 +90,7 @@ Verdict = Waiting | Settled | Failed
 class Progress:
     """What is remembered of a file between two looks. Times are monotonic seconds."""
 
-    signature: str
+    fingerprint: Fingerprint
     unchanged_since: float
     first_seen: float
     linked_since: float | None = None
@@ -109,11 +110,10 @@ def decide(
         max_bytes: a larger file is no answer.
     """
     if progress is None:
-        progress = Progress(seen.signature, now, now)
-    elif progress.signature != seen.signature:
-        progress = replace(
-            progress, signature=seen.signature, unchanged_since=now, poll_s=_POLL_FIRST_S
-        )
+        progress = Progress(seen.fingerprint, now, now)
+    elif seen.fingerprint.content_may_differ(progress.fingerprint):
+        progress = replace(progress, unchanged_since=now, poll_s=_POLL_FIRST_S)
+    progress = replace(progress, fingerprint=seen.fingerprint)
     if seen.links <= 1:
         progress = replace(progress, linked_since=None)
     elif progress.linked_since is None:

@@ -19,6 +19,7 @@ import msgspec
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
+from paliadin_sidecar.fingerprint import Fingerprint
 
 __all__ = [
     "Changed",
@@ -26,9 +27,9 @@ __all__ = [
     "TurnFile",
     "Unreadable",
     "completed_at",
+    "fingerprint_at",
     "ignore_lease_breaks",
     "read_claims",
-    "signature_at",
 ]
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,7 +52,7 @@ class Unreadable(Exception):
 class Look:
     """What one look at an open file told; see `settle.Observed`."""
 
-    signature: str
+    fingerprint: Fingerprint
     trusted: bool
     being_written: bool | None = False
     ended: bool = False
@@ -70,14 +71,14 @@ def ignore_lease_breaks() -> None:
     signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 
-def signature_at(directory: int, name: str) -> str | None:
-    """The signature of what lies under this name now, without opening it; None for nothing.
+def fingerprint_at(directory: int, name: str) -> Fingerprint | None:
+    """The fingerprint of what lies under this name now, without opening it; None for nothing.
 
     Raises:
         Unreadable: the system would not say.
     """
     try:
-        return _signature(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        return Fingerprint.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -133,14 +134,14 @@ class TurnFile:
             info = self._stat()
             if self._fd is None or not self._is_ours(info):
                 return Look(
-                    _signature(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size
+                    Fingerprint.of(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size
                 )
             being_written = _being_written(self._fd)
             tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
         except OSError as exc:
             raise Unreadable("", exc) from None
         return Look(
-            _signature(info),
+            Fingerprint.of(info),
             trusted=True,
             being_written=being_written,
             ended=is_whole(tail),
@@ -166,8 +167,9 @@ class TurnFile:
             while chunk := os.pread(self._fd, look.size + 1 - at, at):
                 chunks.append(chunk)
                 at += len(chunk)
-            unchanged = _signature(os.fstat(self._fd)) == look.signature
-            if at != look.size or not unchanged or _being_written(self._fd):
+            now = Fingerprint.of(os.fstat(self._fd))
+            changed = now.content_may_differ(look.fingerprint)
+            if at != look.size or changed or _being_written(self._fd):
                 raise Changed
         except OSError as exc:
             raise Unreadable("", exc) from None
@@ -218,11 +220,6 @@ def _claims(token: bytes) -> tuple[str, str] | None:
     if not (is_turn_id(claims.jti) and is_turn_id(claims.sub)):
         return None
     return claims.jti, claims.sub
-
-
-def _signature(info: os.stat_result) -> str:
-    # Text: a time in the year 20000 does not fit into the 64 bits of a database's integer.
-    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_uid}"
 
 
 def _being_written(fd: int) -> bool | None:

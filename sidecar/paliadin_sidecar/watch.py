@@ -9,14 +9,12 @@ import stat
 import time
 from typing import TYPE_CHECKING, Literal
 
+from paliadin_sidecar.fingerprint import is_conclusive
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TICK_S", "Root", "State"]
-
-#: The kernel stamps with the time of its last tick: a change that follows within the same
-#: tick does not show, so a younger time proves nothing, of a directory as of a file.
-TICK_S = 0.05
+__all__ = ["Root", "State"]
 
 State = Literal["armed", "missing", "untrusted"]
 
@@ -88,8 +86,7 @@ class Root:
         if mtime == self._listed_mtime and not always:
             return None
         names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
-        rested = abs(time.time() - mtime / 1e9) > TICK_S
-        self._listed_mtime = mtime if rested else None
+        self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
         return names
 
 

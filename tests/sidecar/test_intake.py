@@ -15,6 +15,7 @@ from support.tokens import unsigned_token
 from support.users import ORDINARY, without_privilege
 from support.writer import Writer
 
+from paliadin_sidecar.fingerprint import COARSE_S, Fingerprint
 from paliadin_sidecar.intake import Finding, Gone, Hint, Intake, Settled, Stalled, Vanished
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
@@ -144,7 +145,7 @@ def test_renamed(heard: Place) -> None:
         Settled(
             Arrival(
                 KEY,
-                f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
+                str(Fingerprint.of(info)),
                 datetime.fromtimestamp(info.st_mtime, UTC),
                 len(WHOLE),
                 data=WHOLE.encode(),
@@ -637,7 +638,7 @@ def test_what_the_outbox_knows(place: Place) -> None:
         place.publish(f"{name}.txt")
     same = (place / "same.txt").stat()
     lying = {
-        "same": f"{same.st_ino}:{same.st_size}:{same.st_mtime_ns}:{same.st_uid}",
+        "same": str(Fingerprint.of(same)),
         "changed": "1:2:3",
         "gone": "4:5:6",
     }
@@ -676,6 +677,90 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
     place = Place(killed.path)
     place.intake.remember(place.spec, {"t": taken.arrival.signature})
     assert texts(place.every_file()) == ["No!!" + TRAILER]
+
+
+def test_a_content_whose_time_was_put_back(heard: Place) -> None:
+    """The same size, inode and mtime (`cp -p`, `rsync --inplace`, `touch -r`) hide nothing."""
+    (heard / "t.txt").write_text(WHOLE)
+    os.utime(heard / "t.txt", ns=(1, 1))
+    heard.notice("t.txt")
+    assert texts(heard.look()) == [WHOLE]
+    (heard / "t.txt").write_text(f"No!.\n{TRAILER}")
+    os.utime(heard / "t.txt", ns=(1, 1))
+    heard.notice("t.txt")
+    assert texts([*heard.look(), *heard.every_file()]) == [f"No!.\n{TRAILER}"]
+    assert heard.every_file() == []
+
+
+def test_whole_seconds_are_believed_later(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where times are whole seconds, a file that was taken is looked at again after two."""
+    fine = Fingerprint.of.__func__  # type: ignore[attr-defined]
+
+    def coarse(cls: type[Fingerprint], info: os.stat_result) -> Fingerprint:
+        found: Fingerprint = fine(cls, info)
+        times = {n: getattr(found, n) // 10**9 * 10**9 for n in ("modified_ns", "changed_ns")}
+        return found._replace(**times)
+
+    monkeypatch.setattr(Fingerprint, "of", classmethod(coarse))
+    place.publish()
+    place.wall = int((place / "t.txt").stat().st_ctime) + 1.9
+    place.notice("t.txt")
+    assert texts(place.look()) == [WHOLE]
+    place.publish(content=f"No!.\n{TRAILER}")
+    assert texts(place.every_file()) == [f"No!.\n{TRAILER}"]
+    place.wall += COARSE_S + 60
+    assert texts(place.every_file()) == [f"No!.\n{TRAILER}"]
+    assert place.every_file() == []
+
+
+@pytest.mark.parametrize("again", ["meanwhile", "at the next start"])
+def test_a_second_name_that_goes_late(place: Place, again: str) -> None:
+    """A file that failed for its second name is an answer once that is gone."""
+    place.publish()
+    os.link(place / "t.txt", place / "second.tmp")
+    place.notice("t.txt")
+    (failed,) = place.wait(60)
+    assert texts([failed]) == ["untrusted"]
+    assert isinstance(failed, Settled)
+    assert place.every_file() == []
+    (place / "second.tmp").unlink()
+    if again == "at the next start":
+        place = Place(place.path)
+        place.intake.remember(place.spec, {"t": failed.arrival.signature})
+        assert texts(place.every_file()) == [WHOLE]
+        place.intake.close()
+    else:
+        place.intake.scan(place.spec, every_file=False)  # the directory's time moved
+        assert texts(place.look()) == [WHOLE]
+
+
+def test_other_limits_at_the_next_start(place: Place) -> None:
+    """A failure is judged anew where the limit or the owner that it had are others now."""
+    large = "x" * MAX_BYTES + TRAILER
+    place.publish("large.txt", large)
+    place.publish("foreign.txt")
+    place.intake._owner = -1
+    place.notice("foreign.txt")
+    foreign = place.look()
+    place.intake._owner = os.geteuid()
+    place.notice("large.txt")
+    taken = {
+        f.arrival.key.turn_id: f.arrival
+        for f in [*foreign, *place.look()]
+        if isinstance(f, Settled)
+    }
+    assert {name: arrival.reason for name, arrival in taken.items()} == {
+        "foreign": "untrusted",
+        "large": "too_large",
+    }
+    place = Place(place.path)
+    place.intake.remember(place.spec, {n: a.signature for n, a in taken.items()})
+    assert texts(place.every_file()) == [WHOLE]
+    place.intake._max_bytes = 2 * MAX_BYTES
+    assert texts(place.every_file()) == [large]
+    place.intake._max_bytes = MAX_BYTES  # what was taken stays taken
+    assert place.every_file() == []
+    place.intake.close()
 
 
 def test_files_of_a_batch(place: Place) -> None:
@@ -820,7 +905,7 @@ def test_history(place: Place) -> None:
     assert place.intake.history(place.spec) == [
         Arrival(
             KEY,
-            f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
+            str(Fingerprint.of(info)),
             datetime.fromtimestamp(info.st_mtime, UTC),
             len(WHOLE),
             sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),

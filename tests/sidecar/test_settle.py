@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paliadin_sidecar.fingerprint import Fingerprint
 from paliadin_sidecar.settle import (
     Failed,
     Progress,
@@ -20,13 +21,15 @@ QUIET_S, MAX_BYTES = 5.0, 1000
 EMPTY_S, LINKS_S, STALLED_S = 600.0, 5.0, 120.0
 #: Far from zero, so that an absolute time in the code would show; whole, so that sums are exact.
 T = 4096.0
+#: Of three contents.
+A, B, C = (Fingerprint(7, 100, at, at, 1000, 0o100600, 1) for at in (1, 2, 3))
 
 
 @dataclass(frozen=True)
 class Seen:
     """A look: complete, unless said otherwise."""
 
-    signature: str = "a"
+    fingerprint: Fingerprint = A
     trusted: bool = True
     being_written: bool | None = False
     ended: bool = True
@@ -93,7 +96,7 @@ def test_a_writer_is_polled_less_often() -> None:
 def test_a_writer_that_writes_is_polled_soon_again() -> None:
     """Each change begins the polling anew: the end is near where something moves."""
     looks = [(float(n), WRITTEN) for n in range(5)]
-    assert last(*looks, (5, replace(WRITTEN, signature="b"))) == Waiting(0.004)
+    assert last(*looks, (5, replace(WRITTEN, fingerprint=B))) == Waiting(0.004)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_a_writer_that_writes_is_polled_soon_again() -> None:
 )
 def test_stalled(after_s: float, *, stalled: bool) -> None:
     """A file that stays open for two minutes is reported, also when it grows meanwhile."""
-    grown = replace(WRITTEN, signature="b")
+    grown = replace(WRITTEN, fingerprint=B)
     for verdict in (
         last((0, WRITTEN), (after_s, WRITTEN)),
         last((0, WRITTEN), (after_s, grown)),
@@ -134,7 +137,7 @@ def test_quiet(seen: Seen) -> None:
 @quiet_matters
 def test_a_change_ends_the_quiet(seen: Seen) -> None:
     """Each change begins the rest anew."""
-    changed = replace(seen, signature="b")
+    changed = replace(seen, fingerprint=B)
     assert verdicts((0, seen), (4.5, changed), (9, changed), (9.5, changed)) == [
         Waiting(5),
         Waiting(5),
@@ -145,7 +148,7 @@ def test_a_change_ends_the_quiet(seen: Seen) -> None:
 
 def test_a_trailer_ends_the_quiet() -> None:
     """The trailer that a second process appends ends the wait at once."""
-    assert last((0, UNENDED), (1, replace(WHOLE, signature="b"))) == Settled()
+    assert last((0, UNENDED), (1, replace(WHOLE, fingerprint=B))) == Settled()
 
 
 def test_no_quiet() -> None:
@@ -170,7 +173,7 @@ def test_empty(size: int) -> None:
 def test_a_bare_trailer() -> None:
     """A trailer without text has ended: it settles at once, for the audit."""
     assert last((0, Seen(has_text=False))) == Settled()
-    assert last((0, EMPTY), (1, Seen(has_text=False, signature="b"))) == Settled()
+    assert last((0, EMPTY), (1, Seen(has_text=False, fingerprint=B))) == Settled()
 
 
 def test_a_bare_trailer_without_lease() -> None:
@@ -181,7 +184,7 @@ def test_a_bare_trailer_without_lease() -> None:
 
 def test_empty_at_first() -> None:
     """A file that was empty is an answer as soon as it has text and an end."""
-    assert last((0, EMPTY), (300, replace(WHOLE, signature="b"))) == Settled()
+    assert last((0, EMPTY), (300, replace(WHOLE, fingerprint=B))) == Settled()
 
 
 def test_empty_and_open() -> None:
@@ -206,7 +209,7 @@ def test_size_is_judged_last() -> None:
     """A large file without an end has failed only once it rests: it may yet be rewritten."""
     large = Seen(size=MAX_BYTES + 1, ended=False)
     assert verdicts((0, large), (5, large)) == [Waiting(5), Failed("too_large")]
-    assert last((0, large), (1, replace(WHOLE, signature="b"))) == Settled()
+    assert last((0, large), (1, replace(WHOLE, fingerprint=B))) == Settled()
 
 
 def test_links() -> None:
@@ -235,7 +238,7 @@ def test_links_that_came_back() -> None:
 
 looks = st.builds(
     Seen,
-    signature=st.sampled_from("abc"),
+    fingerprint=st.sampled_from([A, B, C]),
     trusted=st.booleans(),
     being_written=st.sampled_from([True, False, None]),
     ended=st.booleans(),
@@ -274,9 +277,9 @@ def test_never_half_an_answer(history: list[tuple[float, Seen]]) -> None:
 @given(histories)
 def test_never_settled_at_once_without_an_end(history: list[tuple[float, Seen]]) -> None:
     """A change settles at its first look only with a trailer and the proof that it is closed."""
-    before = history[-2][1].signature if len(history) > 1 else None
+    before = history[-2][1].fingerprint if len(history) > 1 else None
     seen = history[-1][1]
-    if seen.signature != before and not (seen.ended and seen.being_written is False):
+    if seen.fingerprint != before and not (seen.ended and seen.being_written is False):
         assert after(history)[2] != Settled()
 
 

@@ -21,15 +21,16 @@ from support.writer import Writer
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES
+from paliadin_sidecar.fingerprint import Fingerprint
 from paliadin_sidecar.turnfile import (
     Changed,
     Look,
     TurnFile,
     Unreadable,
     completed_at,
+    fingerprint_at,
     ignore_lease_breaks,
     read_claims,
-    signature_at,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_look(root: Folder) -> None:
     path.write_bytes(WHOLE)
     info = path.stat()
     assert root.look() == Look(
-        signature=f"{info.st_ino}:{len(WHOLE)}:{info.st_mtime_ns}:{info.st_uid}",
+        fingerprint=Fingerprint.of(info),
         trusted=True,
         being_written=False,
         ended=True,
@@ -127,36 +128,14 @@ def test_end_and_text(root: Folder, content: bytes, *, ended: bool, has_text: bo
     assert (look.ended, look.has_text, look.size) == (ended, has_text, len(content))
 
 
-def test_signature(root: Folder) -> None:
-    """The signature moves with the size, the time and the file, and with nothing else."""
-    path = root / "t.txt"
-    path.write_bytes(b"a")
-    info = path.stat()
-    found = [root.look().signature]
-    path.chmod(0o400)
-    assert root.look().signature == signature_at(root.fd, "t.txt") == found[0]
-    path.chmod(0o600)
-    path.write_bytes(b"ab")
-    os.utime(path, ns=(0, info.st_mtime_ns))
-    found.append(root.look().signature)
-    os.utime(path, ns=(0, info.st_mtime_ns + 1_000_000))
-    found.append(root.look().signature)
-    other = root / "other"
-    other.write_bytes(b"ab")
-    os.utime(other, ns=(0, info.st_mtime_ns + 1_000_000))
-    other.rename(path)
-    found.append(root.look().signature)
-    assert len(set(found)) == 4
-
-
-def test_signature_at(root: Folder) -> None:
-    """Nothing has no signature; a link has its own; what the system refuses is an error."""
-    assert signature_at(root.fd, "t.txt") is None
+def test_fingerprint_at(root: Folder) -> None:
+    """Nothing has no fingerprint; a link has its own; what the system refuses is an error."""
+    assert fingerprint_at(root.fd, "t.txt") is None
     (root / "target").write_bytes(b"a")
     (root / "t.txt").symlink_to("target")
-    assert signature_at(root.fd, "t.txt") not in (None, signature_at(root.fd, "target"))
+    assert fingerprint_at(root.fd, "t.txt") not in (None, fingerprint_at(root.fd, "target"))
     with pytest.raises(Unreadable) as caught:
-        signature_at(root.fd, "x" * 300)
+        fingerprint_at(root.fd, "x" * 300)
     assert caught.value.errno_name == "ENAMETOOLONG"
 
 
@@ -228,7 +207,7 @@ def test_untrusted(root: Folder, make: Callable[[Path], None]) -> None:
         assert descriptors() == before
         look = file.look()
         assert file.inode == (info.st_dev, info.st_ino)
-        assert look.signature == signature_at(root.fd, "t.txt")
+        assert look.fingerprint == fingerprint_at(root.fd, "t.txt")
         with pytest.raises(Changed):
             file.read(look)
     assert (look.trusted, look.ended, look.has_text) == (False, False, False)
@@ -442,7 +421,7 @@ def test_a_disk_that_fails() -> None:
             file.look()
         assert caught.value.errno_name == "EIO"
         with pytest.raises(Unreadable):
-            file.read(Look("", trusted=True))
+            file.read(Look(Fingerprint(0, 0, 0, 0, 0, 0, 0), trusted=True))
         assert read_claims(folder.fd, "mem", ME) is None
 
 
@@ -480,7 +459,7 @@ def test_completed_at_is_a_date(mtime_s: float) -> None:
 
 
 def test_the_year_20000() -> None:
-    """A time that no date can hold is a signature like any other."""
+    """A time that no date can hold is a time like any other."""
     shm = Path("/dev/shm")
     if not shm.is_dir():
         pytest.skip("no tmpfs at /dev/shm, and few other file systems keep such times")
@@ -491,7 +470,8 @@ def test_the_year_20000() -> None:
         look = folder.look()
         assert look.mtime_s == YEAR_20000
         info = path.stat()
-        assert look.signature == f"{info.st_ino}:{len(WHOLE)}:{YEAR_20000}000000000:{info.st_uid}"
+        assert look.fingerprint.modified_ns == YEAR_20000 * 1_000_000_000
+        assert str(look.fingerprint) == str(Fingerprint.of(info))
         with folder.open() as file:
             assert file.read(look) == WHOLE
         assert completed_at(look.mtime_s, NOW) == NOW
