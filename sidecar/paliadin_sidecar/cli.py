@@ -22,6 +22,7 @@ from paliadin_sidecar import statedir
 from paliadin_sidecar.outbox import (
     FILENAME,
     Damaged,
+    DiskFails,
     Newer,
     Outbox,
     OutboxError,
@@ -252,7 +253,7 @@ def _clear_errors() -> Iterator[None]:
     except (statedir.StateDirError, Newer, Unwritable) as exc:
         mend = exc.mend if isinstance(exc, OutboxError) else OutboxError.mend
         click.echo(f"{exc}: {mend}", err=True)
-        sys.exit(_CONFIG)
+        sys.exit(_NO if isinstance(exc, statedir.NotNow) else _CONFIG)
     except statedir.Locked as exc:
         click.echo(
             f"another paliadin-sidecar runs on {exc.args[0]}: stop it, or give this one a "
@@ -261,9 +262,8 @@ def _clear_errors() -> Iterator[None]:
         )
         sys.exit(_NO)
     except OutboxError as exc:
-        click.echo(
-            f"{exc}. {exc.mend}" if isinstance(exc, Damaged) else f"{exc}: {exc.mend}", err=True
-        )
+        mends = f". {exc.mend}" if isinstance(exc, (Damaged, DiskFails)) else f": {exc.mend}"
+        click.echo(f"{exc}{mends}", err=True)
         sys.exit(_NO)
 
 

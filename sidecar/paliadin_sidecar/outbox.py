@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -17,7 +18,7 @@ import msgspec
 
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
-from paliadin_sidecar import crash
+from paliadin_sidecar import crash, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,10 +33,12 @@ __all__ = [
     "Blocked",
     "Busy",
     "Damaged",
+    "DiskFails",
     "Due",
     "Event",
     "Full",
     "Newer",
+    "NotNow",
     "Older",
     "Outbox",
     "OutboxError",
@@ -59,6 +62,18 @@ _MOST_LOG_BYTES = 16 * 1024 * 1024
 #: Another process that writes is a command, done in no time.
 _BUSY_TIMEOUT_S = 1.0
 
+#: Not the system's refusal but a file that is shorter than it was, or another one.
+_PROVES_DAMAGE = {"SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
+_OF_THE_SYSTEM = {
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+}  # fmt: skip
+_OF_RIGHTS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+#: What no limit and no lack of room explains.
+_OF_THE_DISK = {
+    "SQLITE_IOERR_READ", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_CORRUPTFS",
+    "SQLITE_IOERR_DATA",
+}  # fmt: skip
+
 _sql: Any = aiosql.from_str(
     files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
     "sqlite3",
@@ -78,9 +93,11 @@ class OutboxError(Exception):
 
     OutboxError
     ├── Blocked      not now: try again
-    │   ├── Full     no room on the disk
-    │   └── Busy     another process holds its lock
-    ├── Damaged      not a database, truncated, unlinked, or the disk fails
+    │   ├── Full     no room: on the disk, in the quota, or below the limit of a file's size
+    │   ├── Busy     another process holds its lock
+    │   └── NotNow   the system lacks something else: memory, descriptors, a disk to write on
+    ├── Damaged      proven: not a database, cut, replaced or unlinked
+    ├── DiskFails    the disk did not read or store what it was asked to
     ├── Newer        written by a later version of this program
     ├── Older        written by an earlier one, and not migrated yet
     └── Unwritable   the directory or the file is not ours to write
@@ -103,7 +120,7 @@ class Blocked(OutboxError):
 
 
 class Full(Blocked):
-    """There is no room on the disk."""
+    """There is no room for it: the detail says which limit was met."""
 
     mend = "make room there"
 
@@ -112,6 +129,21 @@ class Busy(Blocked):
     """Another process holds its lock."""
 
     mend = "try again"
+
+
+class NotNow(Blocked):
+    """The system would not let it be used, for a reason that passes; the detail names it."""
+
+    mend = "it goes on when that has passed"
+
+
+class DiskFails(OutboxError):
+    """The disk did not read or store what it was asked to; the outbox may well be whole."""
+
+    mend = (
+        "see what the kernel says of that disk: journalctl -k | tail. Nothing shows that the "
+        "outbox itself is damaged: start again, and move nothing aside"
+    )
 
 
 class Damaged(OutboxError):
@@ -245,12 +277,15 @@ class Outbox:
         self._log_path = path.with_name(f"{path.name}-wal")
         self._identity = _identity(path)
         self._log_identity: tuple[int, int] | None = None
+        self._log_is_empty = False  #: and rightly so
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
         version = self._pragma("user_version")
         if version > SCHEMA_VERSION:
             raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
         if version == 0 and not create:
+            if self._db.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
+                raise FileNotFoundError(self.path)  # its making was cut short: it holds nothing
             raise Damaged(self.path, "is no outbox")
         if version < SCHEMA_VERSION and not create:
             raise Older(self.path, f"is of version {version}, this program's is {SCHEMA_VERSION}")
@@ -296,6 +331,7 @@ class Outbox:
             OutboxError: none of them took effect.
         """
         last_event = self.last_event
+        self.check_identity()  # before a commit makes an emptied log look like a whole one
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -314,15 +350,29 @@ class Outbox:
         return results
 
     def check_identity(self) -> None:
-        """See that the files are still those that were opened.
+        """See that the files are still those that were opened. Not within a transaction.
 
         Raises:
-            Damaged: one was unlinked, replaced or truncated: what is committed nobody finds.
+            Damaged: one was unlinked, replaced or truncated: commits would go to an unlinked file.
         """
         log = _identity(self._log_path)
         self._log_identity = self._log_identity or log  # it is made by the first commit
-        if (_identity(self.path), log) != (self._identity, self._log_identity):
+        same = (_identity(self.path), log) == (self._identity, self._log_identity)
+        if not same or _size(self.path) == 0 or not self._log_is_whole():
             raise Damaged(self.path, "was removed, replaced or truncated while it was in use")
+
+    def _log_is_whole(self) -> bool:
+        # A checkpoint of another process may have emptied it, and then all of it is in the
+        # database. Checkpointing again proves that: it fails where something is missing.
+        if self._log_identity is None or _size(self._log_path) > 0:
+            self._log_is_empty = False
+        elif not self._log_is_empty:  # once: each checkpoint touches the file
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as exc:
+                return getattr(exc, "sqlite_errorname", "") != "SQLITE_IOERR_SHORT_READ"
+            self._log_is_empty = True
+        return True
 
     def changed_elsewhere(self) -> int:
         """A number that moves when another process writes."""
@@ -356,15 +406,36 @@ class Outbox:
         """The same error in this module's words; reads outside `transaction` need it."""
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         name = getattr(exc, "sqlite_errorname", type(exc).__name__)
-        if code == sqlite3.SQLITE_FULL or name == "SQLITE_IOERR_SHMSIZE":
+        if code == sqlite3.SQLITE_FULL:
             return Full(self.path, "there is no room on its disk")
-        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
             return Busy(self.path, f"another process holds its lock ({name})")
-        if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
-            return Unwritable(self.path, f"cannot be written by user {os.geteuid()} ({name})")
-        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR}:
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or name in _PROVES_DAMAGE:
             return Damaged(self.path, f"is damaged, or its disk is ({name})")
+        if code in _OF_THE_SYSTEM:
+            return self._of_the_system(code, name)
         return OutboxError(self.path, f"cannot be used ({name})")
+
+    def _of_the_system(self, code: int, name: str) -> OutboxError:
+        # SQLite says that the system refused something, and not why: the system is asked.
+        folder = self.path.parent
+        refused = storage.write_error(folder, max(map(_size, self._files())))
+        number = None if refused is None else refused.errno
+        if refused is not None and number in storage.NO_ROOM:
+            return Full(self.path, storage.explain(refused, folder))
+        if refused is not None and number in storage.PASSES - {errno.EIO}:
+            return NotNow(self.path, storage.explain(refused, folder))
+        if name == "SQLITE_IOERR_SHMSIZE":
+            return Full(self.path, "there is no room on its disk")
+        if number == errno.EIO or (number is None and name in _OF_THE_DISK):
+            return DiskFails(self.path, f"its disk fails ({name})")
+        file = next(filter(_is_refused, self._files()), None)
+        if number is None and file is None and code not in _OF_RIGHTS:
+            return NotNow(self.path, f"the system refused it, and says not why ({name})")
+        return Unwritable(file or self.path, f"cannot be written by user {os.geteuid()} ({name})")
+
+    def _files(self) -> list[Path]:
+        return [self.path.with_name(f"{self.path.name}{part}") for part in ("", "-wal", "-shm")]
 
     def _now(self) -> int:
         return _ms(self._wall())
@@ -818,7 +889,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
         info = path.stat()
     except OSError:
         return None
-    return (info.st_dev, info.st_ino) if info.st_size else None
+    return (info.st_dev, info.st_ino)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_refused(path: Path) -> bool:
+    # It is there, and no file that this process may write.
+    return path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK))
 
 
 def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> _Row:

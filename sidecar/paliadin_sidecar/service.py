@@ -27,7 +27,7 @@ from paliadin_sidecar.dispatch import Dispatch
 from paliadin_sidecar.events import WatchFailed, changes
 from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
-from paliadin_sidecar.outbox import FILENAME, Blocked, Outbox
+from paliadin_sidecar.outbox import FILENAME, Blocked, Busy, Full, Outbox
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
@@ -80,19 +80,13 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
     turnfile.ignore_lease_breaks()
     most_held = _raise_descriptor_limit()
     with ExitStack() as stack:
-        statedir.prepare(settings.state_dir)
-        held_one = stack.enter_context(statedir.lock(settings.state_dir))
         if quarantine:
-            held_one = statedir.quarantine(settings.state_dir, FILENAME) is not None or held_one
-        outbox = stack.enter_context(
-            Outbox(
-                settings.state_dir / FILENAME,
-                host=settings.host_label,
-                create=True,
-                successor=held_one,
-            )
-        )
-        statedir.remember_outbox(settings.state_dir)
+            statedir.prepare(settings.state_dir)
+            with statedir.lock(settings.state_dir):
+                # Before it goes: what was undelivered in it must never become history.
+                statedir.remember_outbox(settings.state_dir)
+                statedir.quarantine(settings.state_dir, FILENAME)
+        outbox = await _open_outbox(stack, settings, Audit(stream, settings.log_level))
         service = _Service(settings, outbox, stream, most_held)
         stack.callback(service.close)
         if settings.metrics is not None:
@@ -106,6 +100,41 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
             ca_file=settings.callback_ca_file,
         ) as sender:
             await service.serve(sender)
+
+
+async def _open_outbox(stack: ExitStack, settings: Settings, audit: Audit) -> Outbox:
+    """The outbox and its lock, made where there is none; lack of room is waited for."""
+    said = ""
+    while True:
+        try:
+            with ExitStack() as opened:
+                outbox = _outbox(opened, settings)
+                stack.push(opened.pop_all())
+                return outbox
+        except (Full, Busy, statedir.NotNow) as exc:
+            if isinstance(exc, statedir.NotNow) and not exc.no_room:
+                raise
+            if said != str(exc):
+                said = str(exc)
+                with suppress(OSError):  # a log that takes nothing ends nothing
+                    fields = {"path": str(settings.state_dir), "why": said}
+                    audit.line("outbox.blocked", time.time(), fields)
+        await anyio.sleep(BLOCKED_S)
+
+
+def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
+    statedir.prepare(settings.state_dir)
+    held_one = stack.enter_context(statedir.lock(settings.state_dir))
+    outbox = stack.enter_context(
+        Outbox(
+            settings.state_dir / FILENAME,
+            host=settings.host_label,
+            create=True,
+            successor=held_one,
+        )
+    )
+    statedir.remember_outbox(settings.state_dir)
+    return outbox
 
 
 class _Service:
@@ -204,13 +233,17 @@ class _Service:
         try:
             await self._commit.once(Outbox.happened, name, fields)
         except Blocked:
-            self._audit.line(name, time.time(), fields)  # the state it tells of is none of ours
+            self._say(name, fields)  # the state it tells of is none of ours
+
+    def _say(self, name: str, fields: dict[str, object]) -> None:
+        # Without a row. A log that takes nothing, as on the same full disk, ends nothing.
+        with suppress(OSError):
+            self._audit.line(name, time.time(), fields)
 
     def _blocked(self, exc: Blocked) -> None:
         if exc.detail != self._blocked_why:
             self._blocked_why = exc.detail
-            fields = {"path": str(exc.path), "why": exc.detail}
-            self._audit.line("outbox.blocked", time.time(), fields)
+            self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
         self._scan_done.set()
         self._dispatch.looked.set()
@@ -259,7 +292,6 @@ class _Service:
         yield from self._intake.look()
 
     async def _scan(self, *, every_file: bool) -> None:
-        await anyio.to_thread.run_sync(self._outbox.check_identity)
         elsewhere = await self._commit(Outbox.changed_elsewhere)
         if elsewhere != self._elsewhere:
             self._elsewhere = elsewhere

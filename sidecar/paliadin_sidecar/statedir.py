@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar import storage
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
     "Locked",
+    "NotNow",
     "StateDirError",
     "is_alive",
     "lock",
@@ -33,6 +36,18 @@ class StateDirError(Exception):
     """The state directory cannot be used; the text says why and what mends it."""
 
 
+class NotNow(StateDirError):
+    """It cannot be used now, for a reason that passes.
+
+    Attributes:
+        no_room: it waits for room.
+    """
+
+    def __init__(self, text: str, *, no_room: bool) -> None:
+        super().__init__(text)
+        self.no_room = no_room
+
+
 class Locked(Exception):
     """Another daemon uses this state directory."""
 
@@ -46,7 +61,7 @@ def prepare(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
-        raise StateDirError(f"{path} cannot be made ({exc.strerror})") from None
+        raise _error(path, "made", exc) from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise StateDirError(f"{path} cannot be written by user {os.geteuid()}")
 
@@ -67,7 +82,7 @@ def lock(path: Path) -> Iterator[bool]:
     try:
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
-        raise StateDirError(f"{path / _LOCK} cannot be made ({exc.strerror})") from None
+        raise _error(path / _LOCK, "made", exc) from None
     try:
         for left in reversed(range(_TRIES)):
             try:
@@ -83,12 +98,18 @@ def lock(path: Path) -> Iterator[bool]:
 
 
 def remember_outbox(path: Path) -> None:
-    """Note that an outbox was made here. Call it once the outbox is there, under the lock."""
-    with (path / _LOCK).open("r+b") as file:
-        if not file.read(1):
-            file.write(_HELD_AN_OUTBOX)
-            file.flush()
-            os.fsync(file.fileno())
+    """Note that an outbox was made here. Call it once the outbox is there, under the lock.
+
+    Raises:
+        StateDirError: it cannot be written down.
+    """
+    try:
+        with (path / _LOCK).open("r+b", buffering=0) as file:
+            if not file.read(1):
+                file.write(_HELD_AN_OUTBOX)
+                os.fsync(file.fileno())
+    except OSError as exc:
+        raise _error(path / _LOCK, "written", exc) from None
 
 
 def is_alive(path: Path) -> bool:
@@ -111,7 +132,11 @@ def is_alive(path: Path) -> bool:
 
 
 def quarantine(path: Path, outbox: str) -> Path | None:
-    """Move an outbox aside, with the files that belong to it; where to, None if there is none."""
+    """Move an outbox aside, with the files that belong to it; where to, None if there is none.
+
+    Raises:
+        StateDirError: it cannot be moved.
+    """
     if not (path / outbox).exists():
         return None
     # To the microsecond: a second one must never take the place of the first.
@@ -120,5 +145,15 @@ def quarantine(path: Path, outbox: str) -> Path | None:
     for suffix in ("-wal", "-shm", ""):
         part = path / f"{outbox}{suffix}"
         if part.exists():
-            part.rename(path / f"{aside.name}{suffix}")
+            try:
+                part.rename(path / f"{aside.name}{suffix}")
+            except OSError as exc:
+                raise _error(part, "moved aside", exc) from None
     return aside
+
+
+def _error(path: Path, done: str, exc: OSError) -> StateDirError:
+    text = f"{path} cannot be {done} ({storage.explain(exc, path.parent)})"
+    if exc.errno in storage.PASSES:
+        return NotNow(text, no_room=exc.errno in storage.NO_ROOM)
+    return StateDirError(text)

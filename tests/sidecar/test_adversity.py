@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
+import resource
 import signal
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from support.sidecar import COMMAND, Sidecar
 from support.users import root_only
 from support.waiting import until
@@ -75,6 +78,46 @@ def test_a_full_disk_does_not_hold_the_end(host: Sidecar, receiver: Receiver) ->
         for n in range(40):
             receiver.wait(f"t{n}")
         assert host.stop() == 0
+
+
+@root_only
+@pytest.mark.parametrize("options", ["size=8m,nr_inodes=2", "size=64k", "size=8m,nr_inodes=4"])
+def test_a_start_without_room_waits_for_it(host: Sidecar, receiver: Receiver, options: str) -> None:
+    """No inode or no block for the first outbox: no exit, one line, and on it goes."""
+    host.state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=0700", "none", str(host.state)]
+    subprocess.run(mount, check=True)
+    try:
+        (host.state / "filler").touch()
+        fill(host.state / "filler")
+        host.answer("t0")
+        host.start(wait=False)
+        why = host.wait_event("outbox.blocked")["why"]
+        assert ("inodes" in why) == ("inodes" in options)
+        status = host.command("status")
+        assert "--quarantine" not in status.stdout + status.stderr
+        (host.state / "filler").unlink()
+        subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=0", str(host.state)], check=True)
+        receiver.wait("t0")
+        assert len(host.events("outbox.blocked")) <= 2
+        assert host.stop() == 0
+    finally:
+        host.close()
+        subprocess.run(["umount", "--lazy", str(host.state)], check=True)
+
+
+def test_a_limit_of_the_file_size_is_waited_for(host: Sidecar, receiver: Receiver) -> None:
+    """It is lack of room: intake waits, delivery goes on, and nothing is called damage."""
+    host.start()
+    assert host.process is not None
+    unlimited = resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
+    # No text that compresses.
+    host.answer("t0", random.Random(0).randbytes(1_000_000).hex())
+    assert "LimitFSIZE=" in host.wait_event("outbox.blocked")["why"]
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    receiver.wait("t0")
+    assert host.stop() == 0
 
 
 def test_a_log_that_takes_nothing_costs_no_turn(host: Sidecar, receiver: Receiver) -> None:

@@ -131,6 +131,18 @@ def test_a_damaged_log(stopped: Sidecar, receiver: Receiver, at: int) -> None:
     assert_nothing_is_lost(stopped, receiver)
 
 
+def test_a_log_that_is_emptied_from_a_shell(host: Sidecar, receiver: Receiver) -> None:
+    """A checkpoint under the running daemon, at rest and between turns, ends nothing."""
+    host.start()
+    for n in range(3):
+        with closing(sqlite3.connect(host.state / FILENAME)) as shell:
+            assert shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        host.answer(f"t{n}")
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
+    assert host.stop() == 0
+    assert len(receiver.turns) == 3
+
+
 @pytest.mark.parametrize("command", ["status", "turns", "show", "replay"])
 def test_commands_on_a_damaged_outbox(stopped: Sidecar, command: str) -> None:
     """Each says what to type, and none shows a traceback."""
