@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +19,13 @@ import click
 import msgspec
 
 from paliadin_sidecar import statedir
+from paliadin_sidecar.diagnosis import (
+    Finding,
+    answer_name,
+    failing_problems,
+    likely_cause,
+    pause_problem,
+)
 from paliadin_sidecar.outbox import (
     FILENAME,
     Damaged,
@@ -34,6 +41,7 @@ from paliadin_sidecar.settings import (
     Settings,
     merged_environment,
 )
+from paliadin_sidecar.terminal import local_time, print_json, print_table, utc_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +49,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to restart on it
-#: Undelivered for longer than this is wrong, whatever the reason.
-_OVERDUE_S = 900.0
+#: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.
+_OVERDUE_S = 300.0
+#: Tried so often without success is wrong at once: it takes a second or two.
+_TRIED_OFTEN = 3
 #: A turn that was given up is wrong for a day; then it is history that `turns` shows.
 _DEAD_S = 86_400.0
 _SECRET_FROM = (
@@ -101,6 +111,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     import anyio  # noqa: PLC0415 - as in `run`
 
     from paliadin_sidecar import doctor  # noqa: PLC0415
+    from paliadin_sidecar.ping import ping  # noqa: PLC0415
 
     with _clear_errors():
         environ = merged_environment(os.environ, env_file)
@@ -114,18 +125,18 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
         except BadSettings as exc:
             if not as_json:
                 raise
-            wrong = [doctor.Finding("wrong", "configuration", one) for one in exc.problems]
-            _print_json([msgspec.to_builtins(finding) for finding in wrong])
+            wrong = [Finding("wrong", "configuration", one) for one in exc.problems]
+            print_json([msgspec.to_builtins(finding) for finding in wrong])
             sys.exit(_CONFIG)
     settings_file = env_file or DEFAULT_ENV_FILE
     named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
     findings = doctor.examine(settings, (settings_file, Path(named)))
     if send_ping:
-        findings += anyio.run(doctor.ping, settings)
+        findings += anyio.run(ping, settings)
     if as_json:
-        _print_json([msgspec.to_builtins(finding) for finding in findings])
+        print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
-        _table(("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings])
+        print_table(("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings])
     sys.exit(_NO if any(f.level == "wrong" for f in findings) else 0)
 
 
@@ -138,7 +149,7 @@ def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     with _opened(env_file) as (state_dir, outbox):
         found = _status(state_dir, outbox)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
         _print_status(found)
     sys.exit(_NO if found["problems"] else 0)
@@ -157,10 +168,10 @@ def turns(
     with _opened(env_file) as (_, outbox):
         rows = outbox.deliveries(state, _since(since), limit)
     if as_json:
-        _print_json([_with_times(row) for row in rows])
+        print_json([_with_times(row) for row in rows])
         return
-    _table(
-        ("turn", "rev", "backend", "user", "state", "tries", "bytes", "accepted"),
+    print_table(
+        ("turn", "rev", "backend", "user", "state", "tries", "last answer", "bytes", "accepted"),
         [
             (
                 row["turn_id"],
@@ -169,12 +180,21 @@ def turns(
                 row["user"] or "",
                 f"{row['state']} ({row['reason']})" if row["reason"] else row["state"],
                 row["attempts"],
+                answer_name(*_last_answer(row)),
                 row["bytes"],
-                _local(row["accepted_at"]),
+                local_time(row["accepted_at"]),
             )
             for row in rows
         ],
     )
+    failed = {_last_answer(row) for row in rows if row["state"] in {"pending", "dead"}}
+    for answer in sorted(failed, key=str):
+        if any(answer):
+            click.echo(f"{answer_name(*answer)}: {likely_cause(*answer)}")
+
+
+def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | None]:
+    return row["last_status"], row["last_error"], row["last_detail"]
 
 
 @main.command()
@@ -186,7 +206,7 @@ def show(env_file: Path | None, turn_id: str, *, as_json: bool) -> None:
     with _opened(env_file) as (_, outbox):
         found = outbox.timelines(turn_id)
     if as_json:
-        _print_json([_timeline_json(turn) for turn in found])
+        print_json([_timeline_json(turn) for turn in found])
     for turn in [] if as_json else found:
         _print_timeline(turn)
     if not found:
@@ -324,10 +344,10 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
     problems = []
     if not alive:
         problems.append("the daemon does not run")
+    failing = outbox.failing(attempts=_TRIED_OFTEN, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
-        problems.append(
-            f"the receiver is not well ({service['paused_for']}): check --ping says more"
-        )
+        since = local_time(service["paused_at"])
+        problems.append(pause_problem(service["paused_for"], since, failing))
     problems += [
         f"root {root['path']}: {root['why']}"
         for root in service["roots"]
@@ -335,8 +355,7 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
     ]
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         problems.append(f"a turn has been undelivered for {timedelta(seconds=round(oldest_s))}")
-    if dead:
-        problems.append(f"{dead} given up within a day: turns --state dead, then replay --dead")
+    problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])
     return {
         "alive": alive,
         "problems": problems,
@@ -352,11 +371,11 @@ def _print_status(found: Mapping[str, Any]) -> None:
     click.echo("running" if found["alive"] else "not running")
     for problem in found["problems"]:
         click.echo(f"WRONG: {problem}")
-    _table(("state", "deliveries"), list(found["counts"].items()))
+    print_table(("state", "deliveries"), list(found["counts"].items()))
     if found["oldest_undelivered_s"] is not None:
         age = timedelta(seconds=round(found["oldest_undelivered_s"]))
         click.echo(f"oldest undelivered: {age}")
-    _table(
+    print_table(
         ("root", "path", "state", "turn files", "others"),
         [
             (
@@ -377,11 +396,11 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
         about += f", submitted as {turn['submitted_turn_id']} by {turn['user']}"
     click.echo(about)
     shown = {"turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at"}
-    _table(
+    print_table(
         ("when", "event", "what"),
         [
             (
-                _local(event["at"]),
+                local_time(event["at"]),
                 event["event"],
                 " ".join(
                     f"{k}={v}" for k, v in event.items() if k not in shown | {"event", "webhook_id"}
@@ -396,36 +415,16 @@ def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **turn,
         "deliveries": [_with_times(row) for row in turn["deliveries"]],
-        "events": [{**event, "at": _utc(event["at"])} for event in turn["events"]],
+        "events": [{**event, "at": utc_time(event["at"])} for event in turn["events"]],
     }
 
 
 def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _utc(value) if name.endswith("_at") and value is not None else value
+        name: utc_time(value) if name.endswith("_at") and value is not None else value
         for name, value in row.items()
         if name != "id"
     }
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich import box  # noqa: PLC0415 - as in `run`
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        # Text, so that a value with brackets is no markup; control characters do nothing.
-        table.add_row(*(Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", str(cell))) for cell in row))
-    # A pipe has no width: never cut a value there.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def _since(text: str) -> float:
@@ -442,14 +441,6 @@ def _since(text: str) -> float:
             f"{text!r} is no age such as 30m, 12h or 7d, and no date such as 2026-11-22T08:00",
             param_hint="--since",
         ) from None
-
-
-def _utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _local(at: float) -> str:
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
+from types import NoneType
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -42,15 +43,20 @@ class Outcome:
         status: the HTTP status, None where no answer came.
         error: what came instead: `connect`, `dns`, `tls`, `timeout`, `reset`, or another
             error's name.
+        detail: why TLS failed: `expired`, `not_yet_valid`, `wrong_name`, `unknown_authority`,
+            `no_tls`, or OpenSSL's own word; None where there is no more to say.
         retry_after: the header of that name, as it came.
         date: the header of that name, as it came.
+        location: the header of that name, as it came.
         ms: how long the attempt took.
     """
 
     status: int | None = None
     error: str | None = None
+    detail: str | None = None
     retry_after: str | None = None
     date: str | None = None
+    location: str | None = None
     ms: float = 0.0
 
 
@@ -96,11 +102,12 @@ class Sender:
         try:
             response = await self._post(webhook_id, body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
-            return Outcome(error=_error(exc), ms=_ms_since(started))
+            return Outcome(error=_error(exc), detail=_tls_detail(exc), ms=_ms_since(started))
         outcome = Outcome(
             status=response.status,
             retry_after=response.headers.get("retry-after"),
             date=response.headers.get("date"),
+            location=response.headers.get("location"),
             ms=_ms_since(started),
         )
         await _drain(response)
@@ -165,3 +172,32 @@ def _error(exc: Exception) -> str:
         if isinstance(exc, kind):
             return name
     return type(exc).__name__
+
+
+#: Source: openssl/x509_vfy.h, X509_V_ERR_*.
+_VERIFY_CODES = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "unknown_authority",  # it signed itself
+    19: "unknown_authority",  # its root did, and is not known here
+    20: "unknown_authority",
+    21: "unknown_authority",
+    62: "wrong_name",
+    64: "wrong_name",  # an address
+}
+#: What OpenSSL says to bytes that are no TLS.
+_NO_TLS = {
+    "WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE",
+}  # fmt: skip
+
+
+def _tls_detail(exc: BaseException | None) -> str | None:
+    # aiohttp keeps OpenSSL's error as the cause of its own, which also calls itself one.
+    while isinstance(exc, aiohttp.ClientError) or not isinstance(exc, (ssl.SSLError, NoneType)):
+        exc = exc.__cause__
+    if exc is None:
+        return None
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return _VERIFY_CODES.get(exc.verify_code, f"verify_code_{exc.verify_code}")
+    reason = exc.reason or type(exc).__name__
+    return "no_tls" if reason in _NO_TLS else reason.lower()

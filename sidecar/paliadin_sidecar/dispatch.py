@@ -193,7 +193,13 @@ class Dispatch:
         )
 
         def transition(outbox: Outbox) -> None:
-            outbox.attempted(tried, status=outcome.status, error=outcome.error, ms=outcome.ms)
+            outbox.attempted(
+                tried,
+                status=outcome.status,
+                error=outcome.error,
+                detail=outcome.detail,
+                ms=outcome.ms,
+            )
             match decision:
                 case policy.Delivered():
                     outbox.delivered(tried)

@@ -7,17 +7,12 @@ import re
 import shutil
 import stat
 import subprocess
-import time
 from contextlib import closing
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from paliadin_contract.ids import turn_id_of
-from paliadin_sidecar import policy
-from paliadin_sidecar.deliver import Sender
-from paliadin_sidecar.dispatch import ping_body
+from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
@@ -26,10 +21,9 @@ from paliadin_sidecar.watch import Root
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["Finding", "credentials", "examine", "ping"]
+__all__ = ["credentials", "examine"]
 
 #: Not as the daemon's user, who without the unit's capabilities is told what is not so.
 _AS_ROOT = "sudo paliadin-sidecar check"
@@ -46,24 +40,6 @@ _LEAST_FREE = 100 * 2**20
 _SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 #: Nobody who looks waits longer for one thing.
 _READ_S = 5.0
-
-#: Signatures are refused when the clocks are 300 s apart; a good clock is never this far off.
-_SKEW_S = 30.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: `ok`, `note` (nothing to do, but know it) or `wrong`.
-        subject: what was looked at.
-        message: what was found, why it matters, and what mends it.
-    """
-
-    level: Literal["ok", "note", "wrong"]
-    subject: str
-    message: str
 
 
 def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]:
@@ -88,18 +64,6 @@ def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]
         *_exposed(secret_in),
         _url(settings),
     ]
-
-
-async def ping(settings: Settings) -> list[Finding]:
-    """Ask the receiver whether it is well, and how its clock stands."""
-    async with Sender(
-        settings.callback_url,
-        settings.secrets,
-        timeout_s=settings.callback_timeout_s,
-        ca_file=settings.callback_ca_file,
-    ) as sender:
-        outcome = await sender.attempt(*ping_body(settings.host_label, time.time()))
-    return [_answer(outcome), *_clock(outcome.date, time.time())]
 
 
 def credentials(state_dir: Path, env_file: Path) -> Path | None:
@@ -376,41 +340,6 @@ def _url(settings: Settings) -> Finding:
             "on the way; unset it where the way is not a host's own",
         )
     return Finding("ok", "callback", settings.callback_url)
-
-
-def _answer(outcome: Outcome) -> Finding:
-    verdict = policy.classify(outcome.status)
-    if verdict is policy.Verdict.ACKNOWLEDGED:
-        return Finding("ok", "ping", f"{outcome.status} after {outcome.ms:.0f} ms")
-    mend = {
-        "dns": "its name does not resolve: see PALIADIN_CALLBACK_URL and this host's resolver",
-        "connect": "nothing listens there: is the receiver up, is a firewall between?",
-        "tls": "its certificate is not trusted: renew it, or name the authority in "
-        "PALIADIN_CALLBACK_CA_FILE",
-        "timeout": "it did not answer in time: see PALIADIN_CALLBACK_TIMEOUT_S and its load",
-        401: "it does not accept the signature: is PALIADIN_CALLBACK_SECRET the same there?",
-        403: "it does not let us in: is a session or a firewall before the route?",
-        404: "there is no such route: see PALIADIN_CALLBACK_URL",
-    }.get(outcome.error or outcome.status or 0, "see the receiver's own log")
-    what = outcome.error or f"status {outcome.status}"
-    return Finding("wrong", "ping", f"{what}, so answers wait here; {mend}")
-
-
-def _clock(date: str | None, now: float) -> list[Finding]:
-    try:
-        skew_s = now - parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return []  # it sends no date, so nothing can be said
-    if abs(skew_s) > _SKEW_S:
-        return [
-            Finding(
-                "wrong",
-                "clock",
-                f"is {skew_s:+.0f} s from the receiver's, and at 300 s every signature is "
-                "refused: timedatectl set-ntp true, on whichever is wrong",
-            )
-        ]
-    return [Finding("ok", "clock", f"{skew_s:+.0f} s from the receiver's")]
 
 
 #: Source: linux/capability.h.

@@ -648,7 +648,15 @@ class Outbox:
         """When anything was last acknowledged, in epoch seconds."""
         return _seconds(_sql.acknowledged_at(self._db))
 
-    def attempted(self, due: Due, *, status: int | None, error: str | None, ms: float) -> None:
+    def attempted(
+        self,
+        due: Due,
+        *,
+        status: int | None,
+        error: str | None,
+        ms: float,
+        detail: str | None = None,
+    ) -> None:
         """Record an attempt; what it led to follows in the same transaction."""
         _sql.attempted(
             self._db,
@@ -659,7 +667,9 @@ class Outbox:
             refusals=due.refusals,
             refused_at=_ms_or_none(due.refused_at),
         )
-        outcome = {"status": status} if error is None else {"error": error}
+        outcome: dict[str, Any] = {"status": status} if error is None else {"error": error}
+        if detail is not None:
+            outcome["detail"] = detail
         self._tell(
             "delivery.attempted", due.id, attempt=due.attempts, **outcome, duration_ms=_rounded(ms)
         )
@@ -766,6 +776,19 @@ class Outbox:
     def dead_since(self, since: float) -> int:
         """How many were given up since then, in epoch seconds."""
         return cast("int", _sql.dead_since(self._db, since=_ms(since)))
+
+    def failing(self, *, attempts: int, dead_since: float) -> list[dict[str, Any]]:
+        """What the receiver last said to those that do not get through, the most frequent first.
+
+        Each row has `state`, `status`, `error`, `detail` and the number `n` of deliveries. At most
+        1,000 of each state are looked at, the newest of them.
+
+        Args:
+            attempts: a pending one counts from so many attempts on.
+            dead_since: one that was given up counts since then, in epoch seconds.
+        """
+        since = _ms(dead_since)
+        return list(_sql.failing(self._db, attempts=attempts, since=since, limit=1000))
 
     def deliveries(self, state: str | None, since: float, limit: int) -> list[dict[str, Any]]:
         """Deliveries accepted since then, the newest first."""

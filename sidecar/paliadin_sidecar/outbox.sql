@@ -230,11 +230,35 @@ SELECT min(accepted_at) FROM delivery WHERE state = 'pending';
 -- name: dead_since$
 SELECT count(*) FROM delivery WHERE state = 'dead' AND settled_at >= :since;
 
+-- The last answers to those that do not get through, counted.
+-- name: failing
+WITH some AS (
+    SELECT * FROM (
+        SELECT turn, webhook_id, state FROM delivery INDEXED BY delivery_again
+        WHERE state = 'pending' AND attempts > 0 AND attempts >= :attempts
+        ORDER BY next_attempt_at DESC LIMIT :limit)
+    UNION ALL SELECT * FROM (
+        SELECT turn, webhook_id, state FROM delivery
+        WHERE state = 'dead' AND settled_at >= :since ORDER BY settled_at DESC LIMIT :limit))
+SELECT d.state, json_extract(e.fields, '$.status') AS status,
+       json_extract(e.fields, '$.error') AS error, json_extract(e.fields, '$.detail') AS detail,
+       count(*) AS n
+FROM some d JOIN event e ON e.id = (
+    SELECT max(a.id) FROM event a WHERE a.turn = d.turn AND a.name = 'delivery.attempted'
+      AND json_extract(a.fields, '$.webhook_id') = d.webhook_id)
+GROUP BY 1, 2, 3, 4 ORDER BY n DESC;
+
 -- name: deliveries
 SELECT t.turn_id, t.backend, t.persona, t.submitted_turn_id, substr(t.user_id, 1, 8) AS user,
        d.revision, d.state, d.reason, d.bytes, d.sha256, d.webhook_id, d.attempts,
+       json_extract(e.fields, '$.status') AS last_status,
+       json_extract(e.fields, '$.error') AS last_error,
+       json_extract(e.fields, '$.detail') AS last_detail,
        d.accepted_at, d.next_attempt_at, d.settled_at
 FROM delivery d JOIN turn t ON t.id = d.turn
+LEFT JOIN event e ON e.id = (
+    SELECT max(a.id) FROM event a WHERE a.turn = d.turn AND a.name = 'delivery.attempted'
+      AND json_extract(a.fields, '$.webhook_id') = d.webhook_id)
 WHERE d.accepted_at >= :since AND (:state IS NULL OR d.state = :state)
 ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
 

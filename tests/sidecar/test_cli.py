@@ -257,3 +257,49 @@ def test_help_and_version_need_no_configuration() -> None:
         done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout
+
+
+@pytest.mark.parametrize(("status", "says"), [(413, "client_max_body_size"), (500, "failed")])
+def test_a_turn_that_does_not_get_through_is_wrong_at_once(
+    host: Sidecar, receiver: Receiver, status: int, says: str
+) -> None:
+    """`status` and `turns` show the last answer and its likely cause, long before an alert."""
+    receiver.behaviour = lambda request: Reply(204 if request.is_ping else status)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.retry_scheduled", 3, turn_id="t1")
+    done = host.command("status")
+    assert done.returncode == 1
+    assert f"WRONG: 1 undelivered after several attempts, last answer {status}: " in done.stdout
+    assert says in done.stdout
+    (row,) = json.loads(host.command("turns", "--json").stdout)
+    assert (row["last_status"], row["last_error"], row["last_detail"]) == (status, None, None)
+    head, line, *rest = host.command("turns").stdout.splitlines()
+    assert line[head.index("last answer") :].startswith(str(status))
+    assert any(one.startswith(f"{status}: ") and says in one for one in rest)
+
+
+def test_a_turn_that_was_given_up_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> None:
+    """A replay is advised after the mending, not before."""
+    host.environ["PALIADIN_REFUSED_S"] = "0"
+    receiver.behaviour = lambda request: Reply(413 if b'"t1"' in request.body else 204)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.refused", 3, turn_id="t1")
+    host.answer("t2")
+    host.wait_event("delivery.dead", turn_id="t1")
+    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
+    assert problem.startswith("1 given up within a day (1 with 413: the body is larger than")
+    assert problem.endswith("and then: paliadin-sidecar replay --dead")
+
+
+def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> None:
+    """Since when, why, and what mends it; once, and not again for each turn."""
+    receiver.behaviour = lambda _: Reply(301, {"location": "/elsewhere"})
+    host.start()
+    host.answer("t1")
+    host.wait_event("receiver.paused")
+    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
+    assert "the receiver is not well since " in problem
+    assert "(301), and turns wait: " in problem
+    assert "redirects are not followed" in problem

@@ -1,0 +1,159 @@
+"""What is wrong, what it usually comes from, and what mends it. Pure: sentences for an operator.
+
+`check --ping`, `status` and `turns` say the same of the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Finding", "answer_name", "failing_problems", "likely_cause", "pause_problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: `ok`, `note` (nothing to do, but know it) or `wrong`.
+        subject: what was looked at.
+        message: what was found, why it matters, and what mends it.
+    """
+
+    level: Literal["ok", "note", "wrong"]
+    subject: str
+    message: str
+
+
+#: Why there was no HTTP status, by `deliver.Outcome.error`.
+_ERRORS = {
+    "dns": "its name does not resolve: see PALIADIN_CALLBACK_URL and this host's resolver "
+    "(getent hosts NAME)",
+    "connect": "nothing listens there: is the receiver up, is a firewall between, is it the right "
+    "port?",
+    "tls": "TLS with it fails: paliadin-sidecar check --ping says why",
+    "timeout": "it did not answer in time: see PALIADIN_CALLBACK_TIMEOUT_S and its load; a "
+    "firewall that drops packets, and a port that speaks something else, look the same",
+    "reset": "the connection ended without an answer: the receiver or a proxy died or closed it, "
+    "or that port speaks TLS where PALIADIN_CALLBACK_URL says http",
+}
+#: Why TLS failed, by `deliver.Outcome.detail`.
+_TLS = {
+    "no_tls": "that port does not speak TLS, probably plain HTTP: see the port in "
+    "PALIADIN_CALLBACK_URL, and whether what ends TLS listens on it",
+    "wrong_name": "its certificate is for another name: PALIADIN_CALLBACK_URL must name the host "
+    "as the certificate does, or the receiver needs a certificate for this name",
+    "unknown_authority": "its certificate is signed by an authority that this host does not know: "
+    "name that authority's file in PALIADIN_CALLBACK_CA_FILE; if it is a public one, the receiver "
+    "does not send its intermediate certificate",
+    "expired": "its certificate has expired: renew it there; if it has not, this host's clock is "
+    "wrong (date -u)",
+    "not_yet_valid": "its certificate is not valid yet: this host's clock is wrong (date -u), or "
+    "the certificate is of the future",
+}
+_STATUSES = {
+    400: "it, or a proxy before it, does not understand the request: is it TLS on a port that "
+    "PALIADIN_CALLBACK_URL names with http? Does the receiver read what docs/protocol.md says?",
+    401: "it does not accept the signature: is PALIADIN_CALLBACK_SECRET the same there, and are "
+    "the clocks less than 300 s apart (date -u, on both)?",
+    403: "it does not let us in: is a login, a CSRF check or a firewall before the route?",
+    404: "there is no such route: see the path in PALIADIN_CALLBACK_URL",
+    405: "the route does not take POST: see the path in PALIADIN_CALLBACK_URL",
+    408: "it, or a proxy, waited too long for the body: a slow line, or a limit that is too short",
+    410: "the route was taken away: see the path in PALIADIN_CALLBACK_URL",
+    411: "it, or a proxy, does not take the request's form: see its own log",
+    413: "the body is larger than it takes: usually the limit of a proxy before it (nginx: "
+    "client_max_body_size 32m), else the receiver's own",
+    414: "the address is too long for it: see PALIADIN_CALLBACK_URL",
+    415: "it does not take application/json there: see the path in PALIADIN_CALLBACK_URL",
+    422: "it does not accept the body: see its own log",
+    429: "it asks for fewer requests: a rate limit there or in a proxy, which the sender respects",
+    431: "the headers are larger than it takes: see the limits of a proxy before it",
+    500: "the receiver failed: see its own log at that time",
+    502: "a proxy is up and the receiver behind it is not: see the receiver",
+    503: "it says that it cannot now: the receiver, or its database, is down or overloaded",
+    504: "a proxy got no answer from the receiver behind it in time: see the receiver",
+}
+
+
+def answer_name(status: int | None, error: str | None, detail: str | None = None) -> str:
+    """What came back, in a word or two: `413`, `timeout`, `tls (expired)`; empty for nothing."""
+    if status is not None:
+        return str(status)
+    return f"{error} ({detail})" if error and detail else error or ""
+
+
+def likely_cause(status: int | None, error: str | None, detail: str | None = None) -> str:
+    """The likely cause of a failed attempt, and its cure, as one sentence without a full stop.
+
+    Args:
+        status: the HTTP status, None where there was none.
+        error: see `deliver.Outcome`.
+        detail: see `deliver.Outcome`.
+    """
+    if status is None:
+        if error == "tls" and detail:
+            return _TLS.get(
+                detail, f"TLS with it fails ({detail}): see the receiver's TLS settings"
+            )
+        return _ERRORS.get(error or "", "see this host's network, and the receiver's own log")
+    if status in _STATUSES:
+        return _STATUSES[status]
+    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own class
+        return (
+            "it points to another address, and redirects are not followed, since an answer goes "
+            "only where it was configured to: PALIADIN_CALLBACK_URL must be the last address"
+        )
+    return "see the receiver's own log at that time"
+
+
+def failing_problems(
+    rows: Iterable[Mapping[str, Any]], *, dead: int, paused_for: str | None
+) -> list[str]:
+    """What `status` says of deliveries that do not get through: a sentence for each last answer.
+
+    Args:
+        rows: see `Outbox.failing`.
+        dead: how many were given up within a day.
+        paused_for: why the receiver is paused, which is then said once and not for each turn.
+    """
+    pending, given_up = [], []
+    for row in rows:
+        status, error, detail = row["status"], row["error"], row["detail"]
+        answer, cause = answer_name(status, error, detail), likely_cause(status, error, detail)
+        if row["state"] == "dead":
+            given_up.append(f"{row['n']} with {answer}: {cause}")
+        elif paused_for is None or paused_for not in {error, f"status_{status}"}:
+            pending.append(
+                f"{row['n']} undelivered after several attempts, last answer {answer}: {cause}"
+            )
+    if dead:
+        why = "; ".join(given_up) or "turns --state dead lists them"
+        pending.append(
+            f"{dead} given up within a day ({why}). Mend that first, see that check --ping is "
+            "well, and then: paliadin-sidecar replay --dead"
+        )
+    return pending
+
+
+def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """What `status` says of a pause: why, since when, and what mends it.
+
+    Args:
+        paused_for: an error, or `status_` and the number.
+        since: when it began, as it is shown.
+        rows: see `Outbox.failing`; they may know more of why.
+    """
+    number = paused_for.removeprefix("status_")
+    status = int(number) if number != paused_for and number.isdecimal() else None
+    error = paused_for if status is None else None
+    detail = next((row["detail"] for row in rows if error and row["error"] == error), None)
+    return (
+        f"the receiver is not well since {since} ({answer_name(status, error, detail)}), and turns "
+        f"wait: {likely_cause(status, error, detail)}. It is asked again every minute at least; "
+        "paliadin-sidecar check --ping asks it now"
+    )
