@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,7 +11,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LEVELS", "Audit", "safe_trace"]
+__all__ = ["LEVELS", "Audit"]
 
 #: What an operator should look at; everything else is `info`.
 LEVELS = {
@@ -82,25 +81,3 @@ def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structl
 def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:
     first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
     return msgspec.json.encode(first | dict(event)).decode()
-
-
-def safe_trace(exc: BaseException) -> list[str]:
-    """Where an unexpected exception came from: types and places, never its text or values.
-
-    Its text could quote what the daemon must not log.
-    """
-    found: list[str] = []
-    seen: set[int] = set()
-    stack: list[BaseException] = [exc]
-    while stack and len(seen) < 20:  # noqa: PLR2004 - enough for any cause that a person reads
-        one = stack.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        frames = traceback.extract_tb(one.__traceback__)[-5:]
-        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        found.append(" < ".join([type(one).__name__, *reversed(places)]))
-        if isinstance(one, BaseExceptionGroup):
-            stack.extend(one.exceptions)
-        stack.extend(c for c in (one.__cause__, one.__context__) if c is not None)
-    return found

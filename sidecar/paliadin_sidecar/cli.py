@@ -85,8 +85,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     # Imported here: the other commands start without an event loop, HTTP and a watcher.
     import anyio  # noqa: PLC0415
 
+    from paliadin_contract.trace import safe_trace  # noqa: PLC0415
     from paliadin_sidecar import service  # noqa: PLC0415
-    from paliadin_sidecar.audit import Audit, safe_trace  # noqa: PLC0415
+    from paliadin_sidecar.audit import Audit  # noqa: PLC0415
 
     with _clear_errors():
         environ = merged_environment(os.environ, env_file)
