@@ -17,6 +17,7 @@ __all__ = ["LEVELS", "Audit"]
 LEVELS = {
     "root.missing": "warning",
     "root.untrusted": "warning",
+    "root.unreadable": "warning",
     "watch.failed": "warning",
     "turn.failed": "warning",
     "turn.stalled": "warning",

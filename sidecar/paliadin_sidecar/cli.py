@@ -350,9 +350,9 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
         since = local_time(service["paused_at"])
         problems.append(pause_problem(service["paused_for"], since, failing))
     problems += [
-        f"root {root['path']}: {root['why']}"
+        f"root {root['path']}: {root['why']}{_since_when(root)}"
         for root in service["roots"]
-        if root["state"] == "untrusted"
+        if root["state"] in ("untrusted", "unreadable")
     ]
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         problems.append(f"a turn has been undelivered for {timedelta(seconds=round(oldest_s))}")
@@ -364,8 +364,13 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,
         "paused_for": service["paused_for"],
-        "roots": service["roots"],
+        "roots": [_with_times(root, "since") for root in service["roots"]],
     }
+
+
+def _since_when(root: Mapping[str, Any]) -> str:
+    # A daemon of an older version does not say.
+    return f" (since {local_time(root['since'])})" if "since" in root else ""
 
 
 def _print_status(found: Mapping[str, Any]) -> None:
@@ -420,9 +425,9 @@ def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+def _with_times(row: Mapping[str, Any], *also: str) -> dict[str, Any]:
     return {
-        name: utc_time(value) if name.endswith("_at") and value is not None else value
+        name: utc_time(value) if name.endswith(("_at", *also)) and value is not None else value
         for name, value in row.items()
         if name != "id"
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -177,15 +179,13 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
     subject = f"root {spec.backend}/{spec.persona} {spec.path}"
     root = Root(spec.path, owner)
     root.check()
+    with suppress(OSError):
+        root.names(always=True)  # that it cannot be listed becomes its state
     root.close()
+    if root.state == "unreadable":
+        return [Finding("wrong", subject, f"{root.why}: {_mend_unreadable(root, owner)}")]
     if root.state == "untrusted":
         step, mend = root.why.split()[0], ""
-        if "cannot be" in root.why:
-            wrong = (
-                f"{root.why}: only user {owner} can, or who has CAP_DAC_READ_SEARCH, as the unit "
-                f"has; to see it as that does: {_AS_ROOT}"
-            )
-            return [Finding("wrong", subject, wrong)]
         if "PALIADIN_OWNER" in root.why:
             mend = f": name that user there, or, if it is the agent's: chown {owner} {step}"
         if "is no directory" in root.why:
@@ -195,6 +195,28 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
         make = f"install -d -m 700 -o {owner} {spec.path}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
     return [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
+
+
+def _mend_unreadable(root: Root, owner: int) -> str:
+    match root.error:
+        case errno.EACCES | errno.EPERM:
+            return (
+                f"only user {owner} can, or who has CAP_DAC_READ_SEARCH, as the unit has; to see "
+                f"it as that does: {_AS_ROOT}"
+            )
+        case errno.ENOTCONN | errno.ECONNABORTED | errno.ESTALE | errno.ENODEV:
+            return (
+                "what serves this mount is gone; answers are taken again as soon as it is back: "
+                f"umount -l $(findmnt -n -o TARGET -T {shlex.quote(str(root.path))}), then mount "
+                "it again"
+            )
+        case errno.ENAMETOOLONG:
+            return "name a shorter path in PALIADIN_WATCH"
+        case _:
+            return (
+                "answers are taken again as soon as it can be read; the kernel says more about "
+                "its disk or mount: dmesg | tail"
+            )
 
 
 def _hidden(subject: str, path: Path) -> Finding | None:

@@ -234,7 +234,11 @@ class Intake:
         return findings
 
     def history(self, spec: RootSpec) -> list[Arrival]:
-        """The old files of a root that was never watched; they are not taken up any more."""
+        """The old files of a root that was never watched; they are not taken up any more.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
         place = self._places[spec.path]
         names = place.root.names(always=True)
         if names is None or place.root.fd is None:
@@ -258,6 +262,7 @@ class Intake:
                 "path": str(place.spec.path),
                 "state": place.root.state,
                 "why": place.root.why,
+                "since": place.root.since,
                 "turn_files": place.lying,
                 "foreign_files": place.foreign,
             }

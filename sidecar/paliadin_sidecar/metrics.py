@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.settings import BadSettings
+from paliadin_sidecar.watch import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,9 +195,22 @@ def _state(outbox: Outbox) -> list[Metric]:
     armed = GaugeMetricFamily(
         f"{_PREFIX}_root_armed", "1 where the root is watched.", labels=(*_ROOT, "path")
     )
+    states = GaugeMetricFamily(
+        f"{_PREFIX}_root_state",
+        "1 for the state that the root is in.",
+        labels=(*_ROOT, "path", "state"),
+    )
+    since = GaugeMetricFamily(
+        f"{_PREFIX}_root_since_timestamp_seconds",
+        "When the root came into its state, since the epoch.",
+        labels=(*_ROOT, "path"),
+    )
     for root in service["roots"]:
         labels = [root["backend"], root["persona"], root["path"]]
         armed.add_metric(labels, root["state"] == "armed")
+        for state in get_args(State):
+            states.add_metric([*labels, state], root["state"] == state)
+        since.add_metric(labels, root.get("since", 0.0))  # an older daemon did not say
     return [
         _gauge("backlog_deliveries", "Accepted and not acknowledged.", counts.get("pending", 0)),
         _gauge(
@@ -211,6 +225,8 @@ def _state(outbox: Outbox) -> list[Metric]:
             service["paused_at"] is not None,
         ),
         armed,
+        states,
+        since,
     ]
 
 

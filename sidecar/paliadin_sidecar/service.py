@@ -329,7 +329,7 @@ class _Service:
             try:
                 return self._intake.scan(spec, every_file=every_file)
             except OSError:
-                return []  # it went, or may not be read: the next check of the root says so
+                return []  # it cannot be read, which is its state now: the next check tells
 
         # Apart from the outbox's thread: a large directory must not hold deliveries.
         if found := await anyio.to_thread.run_sync(scan):
@@ -339,7 +339,10 @@ class _Service:
         root = (spec.backend, spec.persona, str(spec.path))
         if await self._commit(Outbox.is_met, *root):
             return
-        history = await anyio.to_thread.run_sync(self._intake.history, spec)
+        try:
+            history = await anyio.to_thread.run_sync(self._intake.history, spec)
+        except OSError:
+            return  # it cannot be listed: it is met when it can be
         await self._commit(Outbox.meet, *root, history)
 
     async def _take(self, find: Callable[[], Iterable[finding.Finding]]) -> None:

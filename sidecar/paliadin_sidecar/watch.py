@@ -1,66 +1,73 @@
-"""Are the roots there, ours, the same as before? By looking, which is the truth."""
+"""Checks each root's existence, owner, who may write there and its identity, and lists its names.
+
+Scans are authoritative; events are hints.
+"""
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 import time
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from paliadin_sidecar.fingerprint import is_conclusive
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from paliadin_sidecar.trust import server_of, why_untrusted
 
 __all__ = ["Root", "State"]
 
-State = Literal["armed", "missing", "untrusted"]
+#: `unreadable`: the system answers with an error, such as that of a disk or of a mount whose
+#: server died.
+State = Literal["armed", "missing", "untrusted", "unreadable"]
+
+#: A step of the way: its name is looked up in the directory that was judged before, and what is
+#: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class _NotArmed(Exception):
+    def __init__(self, state: State, why: str, error: int | None = None) -> None:
+        super().__init__(state, why)
+        self.state, self.why, self.error = state, why, error
 
 
 class Root:
-    """One watched directory, looked at through its own descriptor.
+    """One watched directory, which is only read through a descriptor that was judged.
 
     Args:
-        path: where it is.
+        path: where it is, absolute.
         owner: user id that must own it.
     """
 
     def __init__(self, path: Path, owner: int) -> None:
         self.path = path
-        self.fd: int | None = None
+        self.fd: int | None = None  #: of the directory, while it is armed
         self.state: State = "missing"
         self.why = ""
+        self.error: int | None = None  #: the system's error number, where it is `unreadable`
+        self.since = time.time()  #: epoch seconds at which it came into this state
         self._owner = owner
+        self._told: tuple[State, str] = ("missing", "")
+        self._identity: tuple[int, int] | None = None
         self._listed_mtime: int | None = None
 
-    def check(self) -> Literal["armed", "missing", "untrusted", "replaced"] | None:
+    def check(self) -> Literal["armed", "missing", "untrusted", "unreadable", "replaced"] | None:
         """Look whether it is there and can be trusted; what changed, or None.
 
-        After `replaced` the descriptor is the new directory's.
+        After `replaced` the descriptor is the new directory's. That it could not be listed is
+        told first, and only the next call looks whether it can be again.
         """
-        before = (self.state, self.why)
-        identity = _identity(self.fd)
-        self.state, self.why, info = _inspect(self.path, self._owner)
-        if info is not None and identity == (info.st_dev, info.st_ino):
-            return None
-        self.close()
-        if info is not None:
-            self._open(info)
-        if self.fd is None:
-            return self.state if (self.state, self.why) != before else None
-        return "armed" if identity is None else "replaced"
-
-    def _open(self, inspected: os.stat_result) -> None:
-        try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as exc:
-            self.state, self.why = "untrusted", f"{self.path} cannot be opened ({exc.strerror})"
-            return
-        if _identity(self.fd) != (inspected.st_dev, inspected.st_ino):
-            self.close()
-            self.state, self.why = "missing", f"{self.path} was just replaced"
+        before = self._identity if self._told[0] == "armed" else None
+        if self.state != "unreadable" or (self.state, self.why) == self._told:
+            try:
+                self._arm()
+            except _NotArmed as exc:
+                self._fail(exc)
+        changed = (self.state, self.why) != self._told
+        self._told = (self.state, self.why)
+        if self.state != "armed" or before is None or before == self._identity:
+            return self.state if changed else None
+        return "replaced"
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -78,61 +85,114 @@ class Root:
             always: list it in any case.
 
         Raises:
-            OSError: the directory cannot be read.
+            OSError: the directory cannot be read; it is `unreadable` from here on.
         """
         if self.fd is None:
             return None
-        mtime = os.fstat(self.fd).st_mtime_ns
-        if mtime == self._listed_mtime and not always:
-            return None
-        names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
+        try:
+            mtime = os.fstat(self.fd).st_mtime_ns
+            if mtime == self._listed_mtime and not always:
+                return None
+            names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
+        except OSError as exc:
+            self._fail(_unreadable(self.path, "listed", exc))
+            raise
         self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
         return names
 
-
-def _identity(fd: int | None) -> tuple[int, int] | None:
-    if fd is None:
-        return None
-    info = os.fstat(fd)
-    return info.st_dev, info.st_ino
-
-
-def _inspect(  # noqa: PLR0911 - one return for each way to be wrong
-    path: Path, owner: int
-) -> tuple[State, str, os.stat_result | None]:
-    # Every directory from / down: whoever may rename one of them decides what we read.
-    ours = {0, owner}
-    for step in (*reversed(path.parents), path):
+    def _arm(self) -> None:
+        found = _open_trusted(self.path, self._owner)
         try:
-            info = step.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return "missing", f"{step} does not exist", None
+            info = os.fstat(found)
+            identity = (info.st_dev, info.st_ino)
+            if self.fd is None or identity != self._identity:
+                self._open(found)
+                self._identity = identity
+        except FileNotFoundError:
+            raise _NotArmed("missing", f"{self.path} was just removed") from None
         except OSError as exc:
-            return "untrusted", f"{step} cannot be looked at ({exc.strerror})", None
-        last = step == path
-        sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last
-        if stat.S_ISLNK(info.st_mode):
-            return "untrusted", f"{step} is a symbolic link: name the real directory", None
-        if not stat.S_ISDIR(info.st_mode):
-            return "untrusted", f"{step} is no directory", None
-        if info.st_uid not in ({owner} if last else ours):
-            return (
-                "untrusted",
-                f"{step} belongs to user {info.st_uid}, not to {owner} (PALIADIN_OWNER)",
-                None,
-            )
-        if info.st_mode & stat.S_IWOTH and not sticky:
-            return "untrusted", f"{step} is writable by others: chmod o-w {step}", None
-        if info.st_mode & stat.S_IWGRP and not sticky and not _is_private(info.st_gid, owner):
-            return "untrusted", f"{step} is writable by its group: chmod g-w {step}", None
-    return "armed", "", info
+            raise _unreadable(self.path, "opened", exc) from None
+        finally:
+            os.close(found)
+        self._become("armed", "", None)
+
+    def _open(self, found: int) -> None:
+        # By the descriptor that was judged: the path may lead elsewhere by now.
+        self.close()
+        self.fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=found)
+        if self.state == "unreadable":
+            try:
+                os.listdir(self.fd)  # noqa: PTH208 - as in `names`
+            except OSError as exc:
+                raise _unreadable(self.path, "listed", exc) from None
+
+    def _fail(self, failed: _NotArmed) -> None:
+        self.close()
+        self._become(failed.state, failed.why, failed.error)
+
+    def _become(self, state: State, why: str, error: int | None) -> None:
+        if state != self.state:
+            self.since = time.time()
+        self.state, self.why, self.error = state, why, error
 
 
-def _is_private(gid: int, owner: int) -> bool:
-    # The owner's own group, with nobody else in it; root's group is root.
+def _open_trusted(path: Path, owner: int) -> int:
+    # Walks every directory from / down: whoever may rename one of them decides what we read. Each
+    # is judged by the descriptor in which the next name is then looked up.
+    step = Path("/")
+    found, device = _open_step("/", None, step), None
     try:
-        user, group = pwd.getpwuid(owner), grp.getgrgid(gid)
-    except KeyError:
-        return gid == 0
-    alone = set(group.gr_mem) <= {user.pw_name}
-    return alone and (gid == 0 or (gid == user.pw_gid and group.gr_name == user.pw_name))
+        device = _judge(found, device, step, path, owner)
+        for name in path.parts[1:]:
+            above, step = found, step / name
+            found = _open_step(name, above, step)
+            os.close(above)
+            device = _judge(found, device, step, path, owner)
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def _open_step(name: str, above: int | None, step: Path) -> int:
+    try:
+        return os.open(name, _STEP, dir_fd=above)
+    except FileNotFoundError:
+        raise _NotArmed("missing", f"{step} does not exist") from None
+    except NotADirectoryError:
+        try:
+            info = os.stat(name, dir_fd=above, follow_symlinks=False)
+        except OSError:
+            info = None
+        if info is not None and stat.S_ISLNK(info.st_mode):
+            why = f"{step} is a symbolic link: name the real directory"
+            raise _NotArmed("untrusted", why) from None
+        raise _NotArmed("untrusted", f"{step} is no directory") from None
+    except OSError as exc:
+        raise _unreadable(step, "looked at", exc) from None
+
+
+def _judge(found: int, device: int | None, step: Path, path: Path, owner: int) -> int:
+    # Returns the device that the step is on.
+    last = step == path
+    try:
+        info = os.fstat(found)
+        server = server_of(found) if device not in (None, info.st_dev) else None
+        if server not in (None, 0, owner):
+            why = f"{step} is a FUSE mount that user {server} serves: umount {step}"
+            raise _NotArmed("untrusted", why)
+        if info.st_uid not in ({owner} if last else {0, owner}):
+            why = f"{step} belongs to user {info.st_uid}, not to {owner} (PALIADIN_OWNER)"
+            raise _NotArmed("untrusted", why)
+        # In a sticky directory of root's, only its owner renames or removes the next step.
+        sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last
+        why_not = None if sticky else why_untrusted(found, info, step, owner, makes_files=last)
+        if why_not is not None:
+            raise _NotArmed("untrusted", why_not)
+    except OSError as exc:
+        raise _unreadable(step, "looked at", exc) from None
+    return info.st_dev
+
+
+def _unreadable(path: Path, what: str, exc: OSError) -> _NotArmed:
+    return _NotArmed("unreadable", f"{path} cannot be {what} ({exc.strerror})", exc.errno)

@@ -626,6 +626,7 @@ def test_names_of_others(place: Place) -> None:
             "path": str(place.path),
             "state": "armed",
             "why": "",
+            "since": place.root.since,
             "turn_files": 1,
             "foreign_files": 6,
         }

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import tempfile
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.attack import exchanging
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 
 from paliadin_sidecar.watch import Root
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ME = os.geteuid()
+#: A number that no group here has, nor any user as the primary one.
+NO_GROUP = 1 + max([*(g.gr_gid for g in grp.getgrall()), *(u.pw_gid for u in pwd.getpwall())])
 
 
 @pytest.fixture
@@ -81,43 +87,99 @@ def test_replaced(root: Root, path: Path) -> None:
     assert root.check() is None
 
 
-class Gap:
-    """Does something between the look at a directory and its opening."""
+@contextmanager
+def before_call(n: int, act: Callable[[], object]) -> Iterator[list[str]]:
+    """Does something just before the nth call that asks the system about a name or a descriptor.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-        self._open, self._acts = os.open, [act]
-        # The real call on a real directory: only the moment before it is ours to choose.
-        monkeypatch.setattr(os, "open", self)
+    The calls are the real ones on real directories: only the moment is chosen. Gives the names of
+    the calls, in their order.
+    """
+    calls: list[str] = []
 
-    def __call__(self, path: Path, flags: int) -> int:
-        while self._acts:
-            self._acts.pop()()
-        return self._open(path, flags)
+    def wrap(name: str) -> Callable[..., object]:
+        real = getattr(os, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append(name)
+            if len(calls) == n:
+                act()
+            return real(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("open", "stat", "lstat", "fstat", "listdir", "getxattr"):
+            patched.setattr(os, name, wrap(name))
+        yield calls
 
 
-def test_gone_while_it_was_looked_at(
-    root: Root, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A directory that goes before it is opened is not open, and the next look says why."""
-    Gap(monkeypatch, path.rmdir)
-    assert root.check() == "untrusted"
-    assert root.why == f"{path} cannot be opened (No such file or directory)"
-    assert root.check() == "missing"
+def moments(path: Path) -> range:
+    """Every moment at which something may happen while a root is looked at and listed."""
+    with closing(Root(path, ME)) as root, before_call(0, lambda: None) as calls:
+        root.check()
+        root.names(always=True)
+    return range(1, len(calls) + 1)
 
 
-def test_replaced_while_it_was_looked_at(
-    root: Root, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another directory than the one that was judged is not taken; the next look judges it."""
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A tree with a root of the same name, and with other files, that was never named to us."""
+    path = tmp_path / "secret" / "root"
+    path.mkdir(parents=True)
+    (path / "theirs").touch()
+    (tmp_path / "link").symlink_to("secret")
+    return path
 
-    def swap() -> None:
-        path.rename(path.with_name("old"))
+
+def exchange(one: Path, two: Path) -> None:
+    """Give each the other's name."""
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+
+
+def test_exchanged_for_a_link_at_any_moment(path: Path, secret: Path, tmp_path: Path) -> None:
+    """An ancestor that becomes a link to another tree, and back, never leads there."""
+    (path / "mine").touch()
+    for first in moments(path):
+        # The second exchange comes one or more calls later, or never.
+        for second in range(first + 1, len(moments(path)) + 2):
+            with closing(Root(path, ME)) as root:
+                swap = partial(exchange, path.parent, tmp_path / "link")
+                with before_call(first, swap), before_call(second, swap) as calls:
+                    root.check()
+                    try:
+                        names = root.names(always=True)
+                    finally:
+                        done = len(calls) >= second
+                assert names in (None, ["mine"])
+                assert (names is None) == (root.state != "armed")
+            if not done:
+                swap()
+
+
+def test_exchanged_for_a_link_all_the_time(path: Path, secret: Path, tmp_path: Path) -> None:
+    """The same by another process, which the system lets run when it likes."""
+    (path / "mine").touch()
+    with exchanging(path.parent, tmp_path / "link"):
+        for _ in range(3000):
+            with closing(Root(path, ME)) as root:
+                root.check()
+                assert root.names(always=True) in (None, ["mine"])
+                assert root.state in ("armed", "untrusted")
+
+
+def test_gone_while_it_was_looked_at(path: Path, tmp_path: Path) -> None:
+    """A directory that goes at any moment is missing, or empty, and the next look says why."""
+    for n in moments(path):
+        with closing(Root(path, ME)) as root:
+            with before_call(n, path.rmdir):
+                root.check()
+                assert root.names(always=True) in (None, [])
+            root.check()
+            assert (root.state, root.why) == ("missing", f"{path} does not exist")
         path.mkdir(mode=0o700)
-
-    Gap(monkeypatch, swap)
-    assert root.check() == "missing"
-    assert (root.fd, root.why) == (None, f"{path} was just replaced")
-    assert root.check() == "armed"
 
 
 def link(path: Path) -> None:
@@ -154,7 +216,7 @@ def sticky_of_theirs_above(path: Path) -> None:
 
 
 def for_a_group(path: Path) -> None:
-    os.chown(path, -1, NOBODY)
+    os.chown(path, -1, NO_GROUP)
     path.chmod(0o775)
 
 
@@ -166,7 +228,10 @@ LINK = "{} is a symbolic link: name the real directory"
 NO_DIRECTORY = "{} is no directory"
 FOREIGN = f"{{}} belongs to user {NOBODY}, not to {ME} (PALIADIN_OWNER)"
 BY_OTHERS = "{0} is writable by others: chmod o-w {0}"
-BY_GROUP = "{0} is writable by its group: chmod g-w {0}"
+BY_GROUP = (
+    f"{{0}} is writable by group {NO_GROUP} (which is not private to user "
+    f"{pwd.getpwuid(ME).pw_name}): chmod g-w {{0}}"
+)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +278,8 @@ def test_unseen(tmp_path: Path) -> None:
     """What the system does not let us see is not trusted."""
     long = tmp_path / ("x" * 300)
     root = Root(long, ME)
-    assert root.check() == "untrusted"
+    assert root.check() == "unreadable"
+    assert root.error == errno.ENAMETOOLONG
     assert root.why == f"{long} cannot be looked at (File name too long)"
 
 
@@ -232,8 +298,9 @@ def test_unseen_without_privilege(closed: str, why: str) -> None:
         folder.chmod(0)
         with without_privilege():
             root = Root(path, ORDINARY)
-            assert root.check() == "untrusted"
+            assert root.check() == "unreadable"
             assert root.check() is None
+            assert root.error == errno.EACCES
         assert root.why == f"{path} {why} (Permission denied)"
         folder.chmod(0o700)
 
