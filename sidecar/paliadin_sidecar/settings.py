@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
+from paliadin_sidecar import envfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +142,8 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
 
     Args:
         environ: the process's environment.
-        env_file: a file of `NAME=value` lines; None for the default one, which may be missing.
+        env_file: a file as systemd reads one for a unit; None for the default one, which may be
+            missing.
 
     Raises:
         BadSettings: a file that was named cannot be read.
@@ -151,8 +151,8 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
     """
     path = env_file or DEFAULT_ENV_FILE
     try:
-        with path.open(encoding="utf-8") as lines:
-            said = dotenv_values(stream=lines, interpolate=False)
+        with path.open(encoding="utf-8", newline="") as file:
+            said = envfile.assignments(file.read())
     except FileNotFoundError:
         if env_file is None:
             return dict(environ)
@@ -161,7 +161,7 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
         if isinstance(exc, PermissionError):
             raise
         raise BadSettings([f"{path} cannot be read: {type(exc).__name__}"]) from None
-    return {name: value for name, value in said.items() if value is not None} | dict(environ)
+    return {name: value for name, value in said if envfile.is_name(name)} | dict(environ)
 
 
 class _Reader:

@@ -562,7 +562,7 @@ def test_no_secret_in_a_repr() -> None:
 def test_env_file(tmp_path: Path) -> None:
     """A file says what the environment does not, and nothing in it is expanded."""
     path = tmp_path / "sidecar.env"
-    path.write_text("# a comment\nA=1\nexport B='two words'\nC=$HOME ${HOME}\nD=4\nE\n")
+    path.write_text("# a comment\nA=1\nB='two words'\nC=$HOME ${HOME}\nD=4\nE\n")
     assert merged_environment({"D": "from outside", "F": "6"}, path) == {
         "A": "1",
         "B": "two words",
@@ -570,6 +570,16 @@ def test_env_file(tmp_path: Path) -> None:
         "D": "from outside",
         "F": "6",
     }
+
+
+def test_a_comment_behind_a_value_is_a_part_of_it(tmp_path: Path) -> None:
+    """As systemd reads it for the daemon: the commands find wrong what the daemon does."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("PALIADIN_QUIET_S=7   # seconds\nexport PALIADIN_RESCAN_S=3\n")
+    environ = merged_environment({}, path)
+    assert environ == {"PALIADIN_QUIET_S": "7   # seconds"}
+    (said,) = problems(**environ)
+    assert said == "PALIADIN_QUIET_S='7   # seconds': must be a number from 0 to 600"
 
 
 def test_default_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
