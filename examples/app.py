@@ -39,5 +39,5 @@ async def ask(request: Request) -> JSONResponse:
     return JSONResponse({"turn_id": result.turn_id, "via": result.via, "text": result.text})
 
 
-routes = [Route("/paliadin/turns", inbox), Route("/ask", ask, methods=["POST"])]
+routes = [Route("/paliadin/callback", inbox), Route("/ask", ask, methods=["POST"])]
 app = Starlette(routes=routes, lifespan=lifespan)

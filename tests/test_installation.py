@@ -29,6 +29,7 @@ BLOCKS = {
     ("README.md", "install"): ("sidecar", "build"),
     ("README.md", "client"): ("client", "build"),
     ("docs/operate.md", "upgrade"): ("sidecar", "build"),
+    ("docs/operate.md", "back"): ("sidecar", "build"),
     ("docs/client.md", "install"): ("cli", "build"),
 }
 CLIENT = """

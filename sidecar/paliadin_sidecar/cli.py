@@ -90,7 +90,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     from paliadin_sidecar.audit import Audit  # noqa: PLC0415
 
     with _clear_errors():
-        environ = merged_environment(os.environ, env_file)
+        environ = dict(os.environ)
+        if env_file or not _is_unit():
+            environ = merged_environment(os.environ, env_file)
         try:
             settings = Settings.from_environment(environ)
             anyio.run(lambda: service.run(settings, _stdout(), quarantine=quarantine))
@@ -250,6 +252,12 @@ def replay(
             err=True,
         )
     sys.exit(_NO if missed or without_body else 0)
+
+
+def _is_unit() -> bool:
+    # systemd has read the unit's EnvironmentFile= already, and the default file may be another
+    # instance's: what a unit leaves unset stays unset. (SYSTEMD_EXEC_PID: systemd.exec(5).)
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def _stdout() -> TextIO:

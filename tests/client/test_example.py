@@ -77,7 +77,7 @@ async def test_example(host: Host, app: str, secret: str, tmp_path: Path) -> Non
     async with httpx.AsyncClient(transport=transport, timeout=30) as http:
         answer = asyncio.ensure_future(http.post(f"{app}/ask", json=question))
         seen = await host.next_turn()
-        sidecar = Sidecar(f"{app}/paliadin/turns", secret)
+        sidecar = Sidecar(f"{app}/paliadin/callback", secret)
         async with sidecar.http:
             assert await sidecar.push(seen.turn_id) == 204
         # The host never answers: this came with the push.

@@ -160,9 +160,9 @@ async def test_mounted_in_starlette(secret: str, stored: list[TurnCallback]) -> 
         stored.append(turn)
 
     inbox = Inbox([secret], on_turn=store)
-    app = Starlette(routes=[Route("/paliadin/turns", inbox)])
+    app = Starlette(routes=[Route("/paliadin/callback", inbox)])
     async with serving(app) as url:
-        sender = Sidecar(f"{url}/paliadin/turns", secret)
+        sender = Sidecar(f"{url}/paliadin/callback", secret)
         async with sender.http:
             assert await sender.push(TURN) == 204
     assert ids(stored) == [(TURN, 1)]

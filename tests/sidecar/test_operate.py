@@ -30,10 +30,11 @@ TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
 #: Blocks that are run by the tests here; those of the rotation are run under load, and nearly all
 #: of them on a real systemd, by `make check-host`.
 RUN = {
-    "first", "upgrade", "flip", "audit", "day", "replay", "second", "tmp", "damaged",
+    "first", "upgrade", "back", "copies", "flip", "audit", "day", "replay", "second", "tmp",
+    "damaged",
     "complete: bash", "complete: zsh", "complete: fish",
 }  # fmt: skip
-RUN_ELSEWHERE = {"rotate: both", "rotate: drop", "second: remove"}
+RUN_ELSEWHERE = {"rotate: both", "rotate: drop", "second: upgrade", "second: remove"}
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def live(host: Sidecar, receiver: Receiver) -> Iterator[Sidecar]:
     host.close()
 
 
-def run(host: Sidecar, name: str) -> str:
-    """Run a block; what it printed."""
+def run(host: Sidecar, name: str, code: int = 0) -> str:
+    """Run a block, which ends with this exit code; what it printed."""
     folder = host.base / "root"
     stubs = host.base / "stubs"
     stubs.mkdir(exist_ok=True)
@@ -87,7 +88,7 @@ def run(host: Sidecar, name: str) -> str:
         env=host.environ | {"PATH": path}, capture_output=True, text=True, check=False,
         cwd=REPOSITORY,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stderr == ""
     return done.stdout
 
@@ -109,6 +110,28 @@ def test_upgrade(live: Sidecar) -> None:
     assert unit.read_text() == (REPOSITORY / "systemd/paliadin-sidecar.service").read_text()
     with Outbox(live.state.with_name("state.before") / FILENAME) as copy:
         assert copy.timelines(TURN)
+
+
+def test_a_second_upgrade_and_the_way_back(live: Sidecar) -> None:
+    """The copy is of the last upgrade, and lies in no other copy; the way back brings it back."""
+    run(live, "upgrade")
+    live.answer("t2")
+    live.wait_event("delivery.delivered", turn_id="t2")
+    live.stop()
+    run(live, "upgrade", code=1)  # nothing here starts the service
+    live.start()
+    live.answer("t3")
+    live.wait_event("delivery.delivered", turn_id="t3")
+    live.stop()
+    run(live, "back", code=1)
+    assert not (live.state / "state").exists()
+    with Outbox(live.state / FILENAME) as outbox:
+        assert outbox.timelines("t2")
+        assert not outbox.timelines("t3")
+    with Outbox(live.state.with_name("state.later") / FILENAME) as later:
+        assert later.timelines("t3")
+    run(live, "copies")
+    assert sorted(path.name for path in live.base.glob("state*")) == ["state"]
 
 
 def test_flip(live: Sidecar) -> None:
