@@ -17,9 +17,12 @@ import re
 import sqlite3
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_BODY = 32 * 1024 * 1024
 TOLERANCE_S = 300
@@ -75,44 +78,51 @@ class Receiver(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(length))
         webhook_id = self.headers.get("webhook-id", "")
-        if not self.verified(webhook_id, body):
-            self.answer(401, "bad signature")
+        if why := self.refusal(webhook_id, body):
+            self.answer(401, why)
             return
         try:
             kind, turn = read(body)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.answer(400, f"{webhook_id} malformed")
             return
-        if turn is None:
-            # A ping, or a type of a later version: well received, nothing to keep.
-            self.answer(204, f"{webhook_id} {kind[:40]!r}")
-            return
         try:
-            done = store(self.database, webhook_id, turn)
+            if turn is not None:
+                done = store(self.database, webhook_id, turn)
+            else:
+                # A ping, or a type of a later version: well received, nothing to keep. That this
+                # process runs is not enough: a ping asks whether a turn would be taken.
+                done = repr(kind[:40])
+                if kind == "ping":
+                    try_store(self.database)
         except sqlite3.Error as error:
             self.answer(503, f"{webhook_id} not stored: {error}")  # and the sender tries again
             return
         self.answer(204, f"{webhook_id} {done}")
 
-    def verified(self, webhook_id: str, body: bytes) -> bool:
-        """Whether the sender made these very bytes, and lately."""
+    def refusal(self, webhook_id: str, body: bytes) -> str:
+        """Why the sender did not make these very bytes, and lately; empty where it did."""
         timestamp = self.headers.get("webhook-timestamp", "")
         if not webhook_id or not re.fullmatch(r"[0-9]{1,11}", timestamp):
-            return False
-        if abs(time.time() - int(timestamp)) > TOLERANCE_S:
-            return False
+            return "bad signature: no id or no stamp"
         signed = f"{webhook_id}.{timestamp}.".encode() + body
         offered = self.headers.get("webhook-signature", "").encode().split(b" ")
         # Several keys while a secret is being replaced, and as many signatures: one pair is enough.
-        return any(
+        if not any(
             hmac.compare_digest(b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")), one)
             for key in self.keys
             for one in offered
-        )
+        ):
+            return "bad signature: of another secret, or changed on the way"
+        off_s = int(timestamp) - round(time.time())
+        if abs(off_s) > TOLERANCE_S:
+            return f"bad signature: its stamp is {off_s:+d} s from this clock"
+        return ""
 
     def answer(self, status: int, note: str, *, close: bool = False) -> None:
         """Send the status alone, and print what happened, which never holds an answer."""
         self.send_response_only(status)
+        self.send_header("Date", self.date_time_string())  # a sender sees whether the clocks agree
         if status != 204:  # noqa: PLR2004  the one status here that never has a body
             self.send_header("Content-Length", "0")
         if close:
@@ -166,17 +176,35 @@ def store(database: str, webhook_id: str, turn: dict[str, str | int | None]) -> 
     Raises:
         sqlite3.Error: it could not be stored.
     """
+    # The id and the turn in one transaction: were one without the other, a crash between them
+    # would lose the turn or store it twice.
+    with opened(database) as db, db:
+        db.execute("BEGIN IMMEDIATE")
+        new = db.execute("INSERT OR IGNORE INTO callbacks VALUES (?)", (webhook_id,))
+        if not new.rowcount:
+            return "duplicate"
+        return "stored" if db.execute(STORE_TURN, turn).rowcount else "outranked"
+
+
+def try_store(database: str) -> None:
+    """See whether a turn would be kept, without keeping one.
+
+    Raises:
+        sqlite3.Error: it would not.
+    """
+    with opened(database) as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT OR IGNORE INTO callbacks VALUES ('ping')")
+        db.execute("ROLLBACK")
+
+
+@contextmanager
+def opened(database: str) -> Iterator[sqlite3.Connection]:
+    """The database, with its tables."""
     with closing(sqlite3.connect(database, timeout=STORE_TIMEOUT_S, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = EXTRA")  # FULL may forget the last commit in a power cut
         db.executescript(SCHEMA)
-        # The id and the turn in one transaction: were one without the other, a crash between
-        # them would lose the turn or store it twice.
-        with db:
-            db.execute("BEGIN IMMEDIATE")
-            new = db.execute("INSERT OR IGNORE INTO callbacks VALUES (?)", (webhook_id,))
-            if not new.rowcount:
-                return "duplicate"
-            return "stored" if db.execute(STORE_TURN, turn).rowcount else "outranked"
+        yield db
 
 
 def keys(secrets: str) -> list[bytes]:

@@ -42,6 +42,8 @@ type turns interface {
 	// duplicate, a turn that is not ours. It says in a word or two which. The context ends when
 	// the sender has gone: what it gave up must not be written after what it sends next.
 	put(ctx context.Context, t *turn) (done string, err error)
+	// ready returns an error when a turn could not be kept now, without keeping one.
+	ready(ctx context.Context) error
 }
 
 // turn is a callback's data as far as anything is done with it. There is no user in it: an app
@@ -100,12 +102,18 @@ func (c *callbacks) receive(req *http.Request) (status int, note string) {
 		return http.StatusRequestEntityTooLarge, "too large"
 	}
 	id := req.Header.Get("webhook-id")
-	if !c.verified(id, req.Header, body) {
-		return http.StatusUnauthorized, "bad signature"
+	if why := c.refusal(id, req.Header, body); why != "" {
+		return http.StatusUnauthorized, "bad signature: " + why
 	}
 	kind, received, err := parse(body)
 	if err != nil {
 		return http.StatusBadRequest, id + " malformed"
+	}
+	if kind == "ping" {
+		// The sender asks whether turns would be taken: that the process runs is not enough.
+		if err := c.turns.ready(req.Context()); err != nil {
+			return http.StatusServiceUnavailable, fmt.Sprintf("%s not ready: %v", id, err)
+		}
 	}
 	if received == nil {
 		// A ping, or a type of a later version: well received, nothing to keep.
@@ -119,21 +127,28 @@ func (c *callbacks) receive(req *http.Request) (status int, note string) {
 	return http.StatusNoContent, id + " " + done
 }
 
-// verified tells whether the sender made these very bytes, and lately.
-func (c *callbacks) verified(id string, header http.Header, body []byte) bool {
+// refusal says why the sender did not make these very bytes, and lately; it is empty where it did.
+func (c *callbacks) refusal(id string, header http.Header, body []byte) string {
 	timestamp := header.Get("webhook-timestamp")
 	if id == "" || !isTimestamp(timestamp) {
-		return false
+		return "no id or no stamp"
+	}
+	if !c.signed(id+"."+timestamp+".", header, body) {
+		return "of another secret, or changed on the way"
 	}
 	seconds, _ := strconv.ParseInt(timestamp, 10, 64) // eleven digits fit
-	if age := time.Since(time.Unix(seconds, 0)); age > tolerance || age < -tolerance {
-		return false
+	if off := time.Until(time.Unix(seconds, 0)); off > tolerance || off < -tolerance {
+		return fmt.Sprintf("its stamp is %+.0f s from this clock", off.Seconds())
 	}
+	return ""
+}
+
+func (c *callbacks) signed(prefix string, header http.Header, body []byte) bool {
 	offered := strings.Split(header.Get("webhook-signature"), " ")
 	// Several keys while a secret is being replaced, and as many signatures: one pair is enough.
 	for _, key := range c.keys {
 		mac := hmac.New(sha256.New, key)
-		io.WriteString(mac, id+"."+timestamp+".")
+		io.WriteString(mac, prefix)
 		mac.Write(body)
 		expected := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 		for _, one := range offered {

@@ -34,6 +34,9 @@ const (
 	find   = `SELECT answer IS NOT NULL FROM turns WHERE id = $1`
 	update = `UPDATE turns SET answer = $1 WHERE id = $2 AND (answer IS NULL OR $3::bigint > 1)`
 
+	// Changes no row, and fails where update would: no database, no table, no right, a standby.
+	tryUpdate = `UPDATE turns SET answer = answer WHERE false`
+
 	// The sender waits 10 s. What it has given up must have ended before it tries again.
 	patience = 5 * time.Second
 	// How long a page waits for its answer.
@@ -121,6 +124,14 @@ func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 	}
 	a.tell(id, t)
 	return "stored", nil
+}
+
+// ready asks the database whether it would take an answer now.
+func (a *app) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := a.db.ExecContext(ctx, tryUpdate)
+	return err
 }
 
 // find gives the id under which paliad has the turn, or sql.ErrNoRows.

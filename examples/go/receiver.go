@@ -84,6 +84,20 @@ func (s *store) put(_ context.Context, t *turn) (done string, err error) {
 	return done, syncFile(s.dir)
 }
 
+// ready writes and removes a file, as put does.
+func (s *store) ready(context.Context) error {
+	file, err := os.CreateTemp(s.dir, ".ping-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	if _, err := file.WriteString("ping"); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
 // outranks tells whether t may replace old. An answer outranks a failure, then the higher
 // revision wins: whatever the order of arrival, the end is the same.
 func (t *turn) outranks(old *turn) bool {

@@ -267,12 +267,29 @@ def opened(paliad: Paliad, pool: ThreadPoolExecutor, turn: str) -> Future[tuple[
 def test_database_down(paliad: Paliad) -> None:
     """Without its database it answers 503, and what is sent again then is stored."""
     turn = paliad.ask()
+    ping = b'{"type":"ping","timestamp":"2026-11-22T08:00:00Z","data":{"host":"mriver"}}'
+    assert paliad.receiver.post(ping, sign(ping)) == 204
     with paliad.database.down():
+        assert paliad.receiver.post(ping, sign(ping)) == 503
         assert paliad.push(turn) == 503
         assert paliad.page(turn)[0] == 503
         assert paliad.push(turn, response=None) == 503
     assert paliad.push(turn) == 204
     assert paliad.answer(turn) == MARKER
+
+
+@pytest.mark.slow
+def test_database_that_takes_nothing(paliad: Paliad) -> None:
+    """A standby answers questions and stores nothing: a ping is told so too."""
+    ping = b'{"type":"ping","timestamp":"2026-11-22T08:00:00Z","data":{"host":"mriver"}}'
+    paliad.database.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    paliad.database.sql("SELECT pg_reload_conf()")
+    try:
+        until("503", lambda: paliad.receiver.post(ping, sign(ping)) == 503)
+    finally:
+        paliad.database.sql("ALTER SYSTEM RESET default_transaction_read_only")
+        paliad.database.sql("SELECT pg_reload_conf()")
+    until("204", lambda: paliad.receiver.post(ping, sign(ping)) == 204)
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from email.utils import parsedate_to_datetime
 from itertools import permutations
 from threading import Barrier
 from typing import TYPE_CHECKING
@@ -18,7 +20,16 @@ from uuid import uuid4
 import pytest
 from support import example_receivers
 from support.callbacks import MARKER, SECRET, callback, sign
-from support.example_receivers import GO, LANGUAGES, ExampleReceiver, Stored, post, running, stored
+from support.example_receivers import (
+    GO,
+    LANGUAGES,
+    ROUTE,
+    ExampleReceiver,
+    Stored,
+    post,
+    running,
+    stored,
+)
 from support.sidecar import new_secret
 from support.vectors import CALLBACKS, Vector
 
@@ -162,6 +173,36 @@ FORGERIES: dict[str, Callable[[bytes], dict[str, str]]] = {
     "many wrong ones": lambda body: sign(body) | {"webhook-signature": "v1,AA== " * 500},
     "not ASCII": lambda body: sign(body) | {"webhook-signature": "v1,ä"},
 }
+
+
+@pytest.mark.parametrize("age", [400, -400])
+def test_a_stamp_that_is_off(receiver: ExampleReceiver, age: float) -> None:
+    """Its own log says by how much, so that nobody looks for another secret; and a Date is sent."""
+    body, _ = callback("a")
+    with closing(receiver.connect()) as connection:
+        connection.request("POST", ROUTE, body, sign(body, age=age))
+        with connection.getresponse() as response:
+            assert response.status == 401
+            skew_s = time.time() - parsedate_to_datetime(response.headers["date"]).timestamp()
+    assert abs(skew_s) < 60
+    (line,) = receiver.lines(1)
+    assert line.startswith("401 bad signature: its stamp is ")
+    assert abs(int(line.split()[6]) + age) < 60
+    assert receiver.post(body, sign(body, keys=Keys([new_secret()]), age=age)) == 401
+    assert receiver.lines(2)[-1].startswith("401 bad signature: of another secret")
+
+
+def test_a_ping_where_nothing_can_be_stored(receiver: ExampleReceiver, store: Path) -> None:
+    """That the process runs is not enough."""
+    ping = b'{"type":"ping","timestamp":"2026-11-22T08:00:00Z","data":{"host":"mriver"}}'
+    assert receiver.post(*callback("a")) == 204
+    assert receiver.post(ping, sign(ping)) == 204
+    if store.is_dir():
+        shutil.rmtree(store)
+    else:
+        store.unlink()
+        store.mkdir()
+    assert receiver.post(ping, sign(ping)) == 503
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
