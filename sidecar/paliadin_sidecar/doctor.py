@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
+from paliadin_sidecar.filesystem import LOCAL, device_with_leases, type_of
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
 from paliadin_sidecar.watch import Root
@@ -61,7 +62,7 @@ def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]
         *(finding for spec in settings.roots for finding in _root(spec, settings.owner)),
         *_unit(_unit_of(settings.state_dir), settings.roots),
         _events(settings),
-        _leases(settings),
+        *_leases(settings),
         _secrets(settings),
         *_exposed(secret_in),
         _url(settings),
@@ -297,7 +298,37 @@ def _limit(of: str) -> str:
         return "unknown"
 
 
-def _leases(settings: Settings) -> Finding:
+def _leases(settings: Settings) -> list[Finding]:
+    subject = "read leases"
+    found = []
+    for spec in settings.roots:
+        kind = _unknown_writers_on(spec.path)
+        if kind is not None:
+            note = (
+                f"prove nothing in {spec.path}: it is on a file system ({kind}) that somebody may "
+                "write from another machine or behind another mount. An answer there waits until "
+                f"it was quiet for {settings.quiet_s:g} s (PALIADIN_QUIET_S), also with its end "
+                "mark, and a writer that pauses for longer is pushed in part first: let the agent "
+                "write to a local disk or a tmpfs"
+            )
+            found.append(Finding("note", subject, note))
+    return found or [_lease(settings)]
+
+
+def _unknown_writers_on(path: Path) -> str | None:
+    # The type of its file system, if that is not one that this kernel alone writes.
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None  # the root's finding says so
+    try:
+        kind = type_of(fd)
+    finally:
+        os.close(fd)
+    return None if kind in LOCAL else kind or "unknown: /proc tells nothing of it"
+
+
+def _lease(settings: Settings) -> Finding:
     subject = "read leases"
     owner = settings.owner
     given = _lease_given(settings)
@@ -321,7 +352,9 @@ def _lease_given(settings: Settings) -> bool | None:
         try:
             names = root.names(always=True) or []
             for name in filter(turn_id_of, names):
-                file = TurnFile(cast("int", root.fd), name, settings.owner)
+                fd = cast("int", root.fd)
+                leases_on = device_with_leases(fd)
+                file = TurnFile(fd, name, settings.owner, leases_on=leases_on)
                 with closing(file):
                     look = file.look()
                 if look.trusted:

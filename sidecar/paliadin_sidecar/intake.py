@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import settle
+from paliadin_sidecar.filesystem import device_with_leases
 from paliadin_sidecar.fingerprint import COARSE_S
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.turnfile import (
@@ -121,6 +122,9 @@ class _Place:
     #: Fingerprints of files that were taken, with the reason where one is no answer; "" where it
     #: is too young to be believed.
     taken: dict[str, str] = field(default_factory=dict)
+    #: Which directory it was asked of, and where a lease there proves that nobody writes.
+    asked: tuple[int, int] | None = None
+    leases_on: int | None = None
     #: Files that failed for a second name: its removal moves no time but theirs.
     linked: set[str] = field(default_factory=set)
     #: Tokens that were read.
@@ -365,7 +369,7 @@ class Intake:
             if (info.st_dev, info.st_ino) == under.file.inode:
                 return True
         try:
-            opened = TurnFile(place.root.fd, under.name, self._owner)
+            opened = self._turn_file(place, place.root.fd, under.name)
         except FileNotFoundError:
             return under.file is not None
         if under.file is not None:
@@ -375,6 +379,16 @@ class Intake:
             under.progress = None
         under.file = opened
         return True
+
+    def _turn_file(self, place: _Place, directory: int, name: str) -> TurnFile:
+        try:
+            info = os.fstat(directory)
+        except OSError as exc:
+            raise Unreadable(name, exc) from None
+        if (info.st_dev, info.st_ino) != place.asked:
+            place.asked = (info.st_dev, info.st_ino)
+            place.leases_on = device_with_leases(directory)
+        return TurnFile(directory, name, self._owner, leases_on=place.leases_on)
 
     def _judge(self, place: _Place, under: _Under, key: TurnKey) -> Iterator[Finding]:
         file = under.file
@@ -467,7 +481,7 @@ class Intake:
     def _old(self, place: _Place, directory: int, name: str) -> Arrival | None:
         # A file of a root's past, unless it is young or somebody still writes it.
         try:
-            file = TurnFile(directory, name, self._owner)
+            file = self._turn_file(place, directory, name)
         except (FileNotFoundError, Unreadable):
             return None
         try:

@@ -92,14 +92,19 @@ class TurnFile:
         directory: descriptor of the root.
         name: name in the root.
         owner: user id that the file must have.
+        leases_on: the device on which a lease proves that nobody writes a file, see
+            `filesystem.device_with_leases`; a file on any other may be written unseen.
 
     Raises:
         FileNotFoundError: there is no such name (any more).
         Unreadable: the system would not open it.
     """
 
-    def __init__(self, directory: int, name: str, owner: int) -> None:
+    def __init__(
+        self, directory: int, name: str, owner: int, *, leases_on: int | None = None
+    ) -> None:
         self._owner = owner
+        self._leases_on = leases_on
         self._fd: int | None = None
         try:
             # Asked before it is opened: opening a FIFO or a device is an act of its own.
@@ -137,6 +142,8 @@ class TurnFile:
                     Fingerprint.of(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size
                 )
             being_written = _being_written(self._fd)
+            if info.st_dev != self._leases_on:
+                being_written = being_written or None
             tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
         except OSError as exc:
             raise Unreadable("", exc) from None

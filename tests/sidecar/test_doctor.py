@@ -415,6 +415,19 @@ def test_no_leases(host: Sidecar) -> None:
     assert "CAP_LEASE" in message
 
 
+def test_writers_that_the_kernel_does_not_know(
+    host: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root on a file system that others write unseen is named, with what follows from it."""
+    settings = Settings.from_environment(host.environ)
+    monkeypatch.setattr(doctor, "type_of", lambda _: "fuse.sshfs")
+    found = [f for f in doctor.examine(settings) if f.subject == "read leases"]
+    assert [f.level for f in found] == ["note", "note"]
+    for finding, root in zip(found, (host.aichat, host.legacy), strict=True):
+        assert f"{root}: it is on a file system (fuse.sshfs)" in finding.message
+        assert "quiet for 0.5 s (PALIADIN_QUIET_S)" in finding.message
+
+
 def test_answers_that_are_not_the_owner_s(host: Sidecar) -> None:
     """A link, or another's file, is none that a lease can be tried on."""
     (host.aichat / "t1.txt").symlink_to("/etc/hostname")

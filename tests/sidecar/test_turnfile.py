@@ -57,7 +57,7 @@ class Folder:
         return self.path / name
 
     def open(self, name: str = "t.txt", owner: int = ME) -> closing[TurnFile]:
-        return closing(TurnFile(self.fd, name, owner))
+        return closing(TurnFile(self.fd, name, owner, leases_on=self.path.stat().st_dev))
 
     def look(self, name: str = "t.txt", owner: int = ME) -> Look:
         with self.open(name, owner) as file:
