@@ -113,7 +113,7 @@ def _legacy(read: _Reader) -> LegacySettings:
     needed = None if host else ""
     return LegacySettings(
         host=host or None,
-        port=int(read.value("PALIADIN_REMOTE_PORT", _PORT, "a port, 1 to 65535", "22")),
+        port=int(read.value("PALIADIN_REMOTE_PORT", _PORT, "a port, 1 to 65535", "22022")),
         user=read.value("PALIADIN_REMOTE_USER", _ACCOUNT, "an account's name", "") or None,
         key=read.value("PALIADIN_SSH_PRIVATE_KEY", default=needed, secret=True),
         known_hosts=read.value("PALIADIN_KNOWN_HOSTS", default=needed),

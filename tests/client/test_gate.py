@@ -50,7 +50,7 @@ def test_legacy() -> None:
     """Anything else selects legacy, with the port and prefix that are the default."""
     assert Settings.from_environ(LEGACY).backend == LegacySettings(
         host="mriver.example.org",
-        port=22,
+        port=22022,
         user=None,
         key="key-marker",
         known_hosts="mriver.example.org ssh-ed25519 AAAA",
