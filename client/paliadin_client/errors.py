@@ -20,10 +20,10 @@ PaliadinError
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from paliadin_client.text import excerpt
+from paliadin_client.sshlog import Stage
+from paliadin_client.text import excerpt, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,9 +216,14 @@ _BY_EXIT: dict[int, type[PaliadinError]] = {
     124: BackendTimeout,
 }
 _SSH_FAILED = 255
-_NOT_ADMITTED = re.compile("Permission denied|Host key verification failed|Too many authentication")
-#: What ssh says before there is a connection that anything could have been sent on.
-_NOT_CONNECTED = re.compile(r"ssh: |kex_exchange_identification|banner exchange")
+#: Where the exit status is ssh's own.
+_BY_STAGE: dict[Stage, type[PaliadinError]] = {
+    Stage.UNKNOWN: ConnectionLost,
+    Stage.CONNECTING: Unreachable,
+    Stage.DROPPED: Unreachable,
+    Stage.REFUSED: ShimAuthFailed,
+    Stage.AUTHENTICATED: ConnectionLost,
+}
 
 
 def of_http(status: int, code: object, retryable: object, detail: object) -> PaliadinError:
@@ -232,13 +237,19 @@ def of_http(status: int, code: object, retryable: object, detail: object) -> Pal
     )
 
 
-def of_exit(status: int, stderr: str) -> PaliadinError:
-    """The error that an exit status of ssh, its own or the shim's, means."""
-    kind = _BY_EXIT.get(status, ShimError)
-    if status < 0:
-        kind = ConnectionLost  # a signal ended our ssh; the shim may go on
-    elif status == _SSH_FAILED and _NOT_ADMITTED.search(stderr):
-        kind = ShimAuthFailed
-    elif status == _SSH_FAILED:
-        kind = Unreachable if _NOT_CONNECTED.search(stderr) else ConnectionLost
-    return kind(f"ssh ended with {status}", detail=stderr)
+def of_exit(status: int, stage: Stage, cause: str, stderr: str) -> PaliadinError:
+    """The error that an exit status of ssh, its own or the shim's, means.
+
+    Args:
+        status: a negative one is a signal that ended our ssh; the shim may go on.
+        stage: how far ssh came, by its own log.
+        cause: what that log says last.
+        stderr: what the host wrote, banner or shim, or its end.
+    """
+    if status == _SSH_FAILED or status < 0:
+        kind = _BY_STAGE[stage]
+        detail = cause if issubclass(kind, Unreachable | ShimAuthFailed) else f"{stderr}\n{cause}"
+    else:
+        kind = _BY_EXIT.get(status, ShimError)
+        detail = stderr if stderr.strip() else cause
+    return kind(f"ssh ended with {status}", detail=last_lines(detail))

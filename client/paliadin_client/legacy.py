@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import os
-import tempfile
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from subprocess import DEVNULL
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
-from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, parse_uuid, user8
+from paliadin_client.backend import Reply, parse_uuid, user8
 from paliadin_client.errors import (
     BadRequest,
-    ConfigError,
     MessageTooLong,
     NotConfigured,
     ShimError,
     Unreachable,
-    of_exit,
 )
+from paliadin_client.ssh import open_ssh
 from paliadin_client.text import one_line
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-
-    from anyio.abc import ByteReceiveStream
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from paliadin_client.backend import TurnRequest, User
     from paliadin_client.settings import LegacySettings
+    from paliadin_client.ssh import Ssh
 
 __all__ = ["Legacy", "open_legacy"]
 
@@ -41,34 +34,23 @@ __all__ = ["Legacy", "open_legacy"]
 _ARGUMENT_BYTES = 131_071
 #: sshd hands the whole command to the shim in one such string.
 _ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND="
-_MAX_STDERR_BYTES = 4096
+_MAX_DETAIL_BYTES = 4096
 _HEALTH_S = 20.0
 _RESET_S = 30.0
 
 
 @asynccontextmanager
 async def open_legacy(settings: LegacySettings) -> AsyncIterator[Legacy]:
-    """The shim, until the context ends; the key lies in a private directory meanwhile."""
+    """The shim, until the context ends; ssh's key lies in a private directory meanwhile.
+
+    Raises:
+        ConfigError: there is no room for the key, or key or known hosts will not do.
+    """
     if settings.host is None:
-        yield Legacy([], "", settings.prefix)
+        yield Legacy(None, settings.prefix)
         return
-    with ExitStack() as kept:
-        try:
-            private = kept.enter_context(tempfile.TemporaryDirectory(prefix="paliadin-"))
-            kept.enter_context(_locked(private))
-            _write_private(Path(private, "key"), settings.key)
-            _write_private(Path(private, "known_hosts"), settings.known_hosts)
-        except OSError as exc:
-            raise ConfigError([f"no directory for ssh's key (TMPDIR): {exc.strerror}"]) from None
-        ssh = [
-            *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(settings.port)),
-            *("-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=known_hosts"),
-            *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"),
-            *("-o", "ConnectTimeout=10"),
-            *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"),
-            *(f"{settings.user}@{settings.host}" if settings.user else settings.host, "--"),
-        ]
-        yield Legacy(ssh, private, settings.prefix)
+    async with open_ssh(settings) as ssh:
+        yield Legacy(ssh, settings.prefix)
 
 
 class Legacy:
@@ -78,15 +60,14 @@ class Legacy:
     says_more: ClassVar[bool] = False
     health_per_pane: ClassVar[bool] = True
 
-    def __init__(self, ssh: Sequence[str], directory: str, prefix: str) -> None:
+    def __init__(self, ssh: Ssh | None, prefix: str) -> None:
         self._ssh = ssh
-        # ssh runs here, so that its options name files without any character to be quoted.
-        self._directory = directory
         self._prefix = prefix
 
     def pane(self, user: User) -> str:
         """The session: `<prefix>-<userid8>`."""
-        return f"{self._configured()}-{user8(user)}"
+        self._configured()
+        return f"{self._prefix}-{user8(user)}"
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; refused are a turn id that is no UUID and a message that does not fit."""
@@ -104,81 +85,36 @@ class Legacy:
 
     async def health(self, user: User | None, /) -> None:
         """`health <session>`; without a user the session is the bare prefix."""
-        session = self.pane(user) if user else self._configured()
-        if (await self._within(_HEALTH_S, "health", session)).strip() != b"ok":
-            raise ShimError("the shim's health check did not print ok", retryable=True)
+        session = self.pane(user) if user else self._prefix
+        printed = (await self._within(_HEALTH_S, "health", session)).strip()
+        if printed == b"ok":
+            return
+        detail = printed[-_MAX_DETAIL_BYTES:].decode(errors="replace")
+        if b"ok" in printed.splitlines():
+            raise ShimError(
+                "the host prints more than the shim's ok: the profile of its account (.bashrc, "
+                ".zshenv) prints on stdout, and would into answers as well",
+                detail=detail,
+            )
+        raise ShimError("the shim's health check did not print ok", detail=detail, retryable=True)
 
     async def reset(self, user: User) -> None:
         """`reset <session>`."""
         await self._within(_RESET_S, "reset", self.pane(user))
 
-    def _configured(self) -> str:
-        if not self._ssh:
-            raise NotConfigured("PALIADIN_REMOTE_HOST is not set")
-        return self._prefix
-
     async def _turn(self, *command: str) -> Reply:
-        answer = await self._call(*command)
+        answer = await self._configured().run(*command)
         text, trailer = split(answer.decode(errors="replace"))
         return Reply(text=text, trailer=trailer, whole=is_whole(answer[-TAIL_BYTES:]))
 
     async def _within(self, seconds: float, *command: str) -> bytes:
         try:
             with anyio.fail_after(seconds):
-                return await self._call(*command)
+                return await self._configured().run(*command)
         except TimeoutError:
             raise Unreachable(f"the shim did not answer within {seconds:g} s") from None
 
-    async def _call(self, *command: str) -> bytes:
-        stdout, stderr = bytearray(), bytearray()
-        try:
-            process = await anyio.open_process(
-                [*self._ssh, *command], stdin=DEVNULL, cwd=self._directory
-            )
-        except OSError as exc:
-            raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            async with anyio.create_task_group() as reading:
-                reading.start_soon(_drain, process.stderr, stderr)
-                async for chunk in process.stdout:
-                    stdout += chunk
-                    if len(stdout) > MAX_ANSWER_BYTES:
-                        reading.cancel_scope.cancel()
-                        break
-            if len(stdout) > MAX_ANSWER_BYTES:
-                raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
-            status = await process.wait()
-        finally:
-            # However we leave, ssh ends, and is reaped.
-            if process.returncode is None:
-                process.kill()
-            with anyio.CancelScope(shield=True):
-                await process.aclose()
-        if status:
-            raise of_exit(status, stderr.decode(errors="replace"))
-        return bytes(stdout)
-
-
-async def _drain(stream: ByteReceiveStream, kept: bytearray) -> None:
-    # To the end, else its writer would wait for us.
-    async for chunk in stream:
-        kept += chunk[: _MAX_STDERR_BYTES - len(kept)]
-
-
-def _write_private(path: Path, contents: str) -> None:
-    # An environment file holds a line's end as \n, and often lacks the last one.
-    path.touch(mode=0o600)
-    path.write_text(contents.replace("\\n", "\n").replace("\r\n", "\n").strip() + "\n")
-
-
-@contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
+    def _configured(self) -> Ssh:
+        if self._ssh is None:
+            raise NotConfigured("PALIADIN_REMOTE_HOST is not set")
+        return self._ssh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["excerpt", "harmless", "one_line"]
+__all__ = ["excerpt", "harmless", "last_lines", "one_line"]
 
 _BREAK = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 #: C0, DEL and C1: among them ESC, and CSI as a single character.
@@ -33,3 +33,14 @@ def harmless(text: str) -> str:
 def excerpt(text: str, limit: int = 200) -> str:
     """The beginning of `text` as one line of at most `limit` characters."""
     return one_line(text[: 4 * limit])[:limit]
+
+
+def last_lines(text: str, limit: int = 200) -> str:
+    """The last lines of `text` that fit into `limit` characters, as one line."""
+    kept = ""
+    for line in filter(None, map(one_line, reversed(text.splitlines()))):
+        joined = f"{line} {kept}".rstrip()
+        if len(joined) > limit:
+            return kept or line[-limit:]
+        kept = joined
+    return kept

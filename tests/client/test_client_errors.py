@@ -20,6 +20,7 @@ from paliadin_client import (
     Unreachable,
 )
 from paliadin_client.errors import of_exit, of_http
+from paliadin_client.sshlog import Stage
 
 
 @pytest.mark.parametrize(
@@ -45,29 +46,29 @@ def test_of_http(status: int, code: object, error: type[PaliadinError]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "stderr", "error"),
+    ("status", "stage", "error"),
     [
-        (2, "bad verb", BadRequest),
-        (3, "", BootstrapFailed),
-        (124, "", BackendTimeout),
-        (1, "", ShimError),
-        (127, "bash: shim: command not found", ShimError),
-        (255, "river@h: Permission denied (publickey).", ShimAuthFailed),
-        (255, "Host key verification failed.", ShimAuthFailed),
-        (255, "ssh: connect to host h port 22: Connection refused", Unreachable),
-        (255, "ssh: Could not resolve hostname h: Name or service not known", Unreachable),
-        (255, "kex_exchange_identification: Connection closed by remote host", Unreachable),
-        (255, "Connection timed out during banner exchange", Unreachable),
-        (255, "client_loop: send disconnect: Broken pipe", ConnectionLost),
-        (255, "Timeout, server h not responding.", ConnectionLost),
-        (-9, "", ConnectionLost),
+        (2, Stage.AUTHENTICATED, BadRequest),
+        (3, Stage.AUTHENTICATED, BootstrapFailed),
+        (124, Stage.AUTHENTICATED, BackendTimeout),
+        (1, Stage.AUTHENTICATED, ShimError),
+        (127, Stage.UNKNOWN, ShimError),
+        (255, Stage.REFUSED, ShimAuthFailed),
+        (255, Stage.CONNECTING, Unreachable),
+        (255, Stage.DROPPED, Unreachable),
+        (255, Stage.AUTHENTICATED, ConnectionLost),
+        (255, Stage.UNKNOWN, ConnectionLost),
+        (-9, Stage.CONNECTING, Unreachable),
+        (-9, Stage.AUTHENTICATED, ConnectionLost),
     ],
 )
-def test_of_exit(status: int, stderr: str, error: type[PaliadinError]) -> None:
-    """Ssh's words tell no connection from a lost one; the shim's status tells the rest."""
-    found = of_exit(status, stderr)
+def test_of_exit(status: int, stage: Stage, error: type[PaliadinError]) -> None:
+    """How far ssh came tells no connection from a lost one; the shim's status tells the rest."""
+    found = of_exit(status, stage, "words of ssh", "words of the host")
     assert (type(found), str(found)) == (error, f"{error.code}: ssh ended with {status}")
-    assert found.detail == stderr
+    ours = {Unreachable: "words of ssh", ShimAuthFailed: "words of ssh"}
+    both = "words of the host words of ssh" if error is ConnectionLost else "words of the host"
+    assert found.detail == ours.get(type(found), both)
 
 
 @given(

@@ -444,6 +444,8 @@ async def test_failed_checks_are_shared(host: Host) -> None:
 async def test_unreachable(host: Host) -> None:
     """A host that does not listen is unreachable, at once and without a word of its address."""
     environ = {**host.environ, "AICHAT_URL": "http://127.0.0.1:1", "PALIADIN_REMOTE_PORT": "1"}
+    if line := environ.get("PALIADIN_KNOWN_HOSTS"):
+        environ["PALIADIN_KNOWN_HOSTS"] = f"127.0.0.1 {line.partition(' ')[2]}"
     async with paliadin_client.connect(environ=environ) as paliadin:
         with pytest.raises(Unreachable) as caught:
             await paliadin.run_turn(ask())

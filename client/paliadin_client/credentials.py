@@ -1,0 +1,149 @@
+"""What is wrong with the key and the known hosts, before the first turn finds out.
+
+OpenSSH itself says whether it can read them (`ssh-keygen`); what they look like says what to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_client.text import excerpt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from subprocess import CompletedProcess
+
+    from paliadin_client.settings import LegacySettings
+
+__all__ = ["credential_problems", "unescaped"]
+
+_KEY = "PALIADIN_SSH_PRIVATE_KEY"
+_KNOWN_HOSTS = "PALIADIN_KNOWN_HOSTS"
+_WINDOWS = "holds the characters \\r: write each line's end as \\n alone"
+
+
+def unescaped(contents: str) -> str:
+    r"""A file's contents, whose line ends a variable may hold as `\n`, and lack the last."""
+    return contents.replace("\\n", "\n").replace("\r\n", "\n").strip() + "\n"
+
+
+async def credential_problems(directory: str, settings: LegacySettings) -> list[str]:
+    """A sentence for each of the two variables whose file, in `directory`, will not do.
+
+    Where `ssh-keygen` is not installed, only what is certain from the looks is said.
+
+    Raises:
+        OSError: `ssh-keygen` is there and could not be started.
+    """
+    found = [
+        await _key_problem(directory, unescaped(settings.key)),
+        await _known_hosts_problem(directory, settings),
+    ]
+    return [problem for problem in found if problem]
+
+
+async def _key_problem(directory: str, key: str) -> str | None:
+    # With an empty passphrase it asks nobody.
+    done = await _keygen(directory, "-y", "-P", "", "-f", "key")
+    if done and done.returncode == 0:
+        return None
+    said = done.stderr.decode(errors="replace") if done else ""
+    for looks_so, sentence in _LOOKS:
+        if looks_so(key) or (sentence is _ENCRYPTED and "passphrase" in said):
+            return f"{_KEY} {sentence}"
+    if done is None:
+        return None
+    why = excerpt(said.rpartition(": ")[2])
+    return f"{_KEY} is no private key that OpenSSH can read ({why})"
+
+
+async def _known_hosts_problem(directory: str, settings: LegacySettings) -> str | None:
+    lines = unescaped(settings.known_hosts)
+    if "\\r" in lines:
+        return f"{_KNOWN_HOSTS} {_WINDOWS}"
+    assert settings.host is not None
+    plain, port = settings.host, settings.port
+    # A line without a port is of any: ssh looks for it where it finds none with ours.
+    names = [plain] if port == _DEFAULT_PORT else [f"[{plain}]:{port}", plain]
+    revoked = False
+    for name in names:
+        # With -l it reads the key as well.
+        done = await _keygen(directory, "-l", "-F", name, "-f", "known_hosts")
+        if done is None:
+            return None
+        for line in done.stdout.decode(errors="replace").splitlines():
+            if found := _FOUND.fullmatch(line):
+                revoked = revoked or found[1] == "REVOKED"
+                if found[1] != "REVOKED":
+                    return None
+    if revoked:
+        return f"{_KNOWN_HOSTS} has the key of {names[0]} as revoked alone"
+    others = ", ".join(dict.fromkeys(_NAMES.findall(lines)))
+    return (
+        f"{_KNOWN_HOSTS} has no whole line <host> <type> <key> for {names[0]}"
+        f"{', only for ' + excerpt(others) if others else ''}"
+    )
+
+
+async def _keygen(directory: str, *arguments: str) -> CompletedProcess[bytes] | None:
+    try:
+        return await anyio.run_process(
+            ["ssh-keygen", *arguments], stdin=DEVNULL, cwd=directory, check=False
+        )
+    except FileNotFoundError:
+        return None
+
+
+_DEFAULT_PORT = 22
+_FOUND = re.compile(r"# Host .* found: line \d+ *(\w*) *")
+_NAMES = re.compile(r"^(?!#|@|\|)(\S+) +[\w@.-]+ +\S", re.MULTILINE)
+
+
+def _is_base64_of_key(key: str) -> bool:
+    try:
+        return base64.b64decode(key, validate=False).startswith(b"-----BEGIN")
+    except binascii.Error:
+        return False
+
+
+def _matches(pattern: str) -> Callable[[str], object]:
+    return re.compile(pattern, re.DOTALL).search
+
+
+_ENCRYPTED = (
+    "is encrypted, and nobody is there to type its passphrase: ssh-keygen -p -N '' -f FILE takes "
+    "it off the file"
+)
+#: In this order: what a key looks like that OpenSSH does not read, and what to do.
+_LOOKS: tuple[tuple[Callable[[str], object], str], ...] = (
+    (_matches(r"\\r"), _WINDOWS),
+    (
+        _matches(r"\APuTTY-User-Key-File"),
+        "is a key of PuTTY's: puttygen FILE.ppk -O private-openssh -o FILE makes it OpenSSH's",
+    ),
+    (
+        _matches(r"\A---- BEGIN SSH2 ENCRYPTED"),
+        "is a key of ssh.com's: ssh-keygen -i makes it OpenSSH's",
+    ),
+    (_matches(r"ENCRYPTED"), _ENCRYPTED),
+    (
+        _matches(r"\A(ssh|ecdsa|sk)-\S+ AAAA|\A-----BEGIN [A-Z ]*PUBLIC KEY|\A---- BEGIN"),
+        "is a public key: the private one is in the file without .pub",
+    ),
+    (_is_base64_of_key, "is base64 of a key: it takes the key itself"),
+    (
+        _matches(r"\A[~./\w][^\s]*/[^\s]*\n\Z"),
+        "is the name of a file: it takes the file's contents",
+    ),
+    (
+        _matches(r"\A-----BEGIN [^\n]*-----END"),
+        "is one line: its line ends were lost, write each as \\n",
+    ),
+    (_matches(r"\A-----BEGIN (?!.*\n-----END)"), "has no last line -----END …: it is cut off"),
+)

@@ -1,0 +1,282 @@
+"""The system's ssh: its options, its key in a private directory, its handshakes, its end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import tempfile
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_client.backend import MAX_ANSWER_BYTES
+from paliadin_client.credentials import credential_problems, unescaped
+from paliadin_client.errors import ConfigError, PaliadinError, ShimError, Unreachable, of_exit
+from paliadin_client.sshlog import VERBOSE, SshLog, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from typing import Self
+
+    from anyio.abc import ByteReceiveStream, Process
+
+    from paliadin_client.settings import LegacySettings
+
+__all__ = ["Ssh", "open_ssh"]
+
+#: `-F /dev/null` turns off the configuration files. These are the defaults that are left, and
+#: what other builds and versions of OpenSSH may have as theirs. `ssh -G` shows them all.
+_OPTIONS = (
+    # Only some builds have the first; the others came with OpenSSH 8.5.
+    "IgnoreUnknown=GSSAPIKeyExchange,KnownHostsCommand,LogVerbose",
+    # The host is the one whose key we were given: no other file, program, name service or
+    # certificate vouches for it, and nothing adds to our file.
+    "UserKnownHostsFile=known_hosts",
+    "GlobalKnownHostsFile=/dev/null",
+    "KnownHostsCommand=none",
+    "StrictHostKeyChecking=yes",
+    "CheckHostIP=no",
+    "HashKnownHosts=no",
+    "NoHostAuthenticationForLocalhost=no",
+    "UpdateHostKeys=no",
+    "VerifyHostKeyDNS=no",
+    "GSSAPIKeyExchange=no",
+    # It is reached by the name that was set, and by nothing in between.
+    "CanonicalizeHostname=no",
+    "ControlMaster=no",
+    "ControlPath=none",
+    "ControlPersist=no",
+    "ProxyCommand=none",
+    "ProxyJump=none",
+    # We are who the one key says: no agent, ticket or password, and nobody is asked.
+    "IdentitiesOnly=yes",
+    "IdentityFile=key",  # an -i whose file is not there would be nothing, and ~/.ssh the rest
+    "IdentityAgent=none",
+    "AddKeysToAgent=no",
+    "SecurityKeyProvider=none",
+    "PreferredAuthentications=publickey",
+    "PubkeyAuthentication=yes",
+    "HostbasedAuthentication=no",
+    "KbdInteractiveAuthentication=no",
+    "PasswordAuthentication=no",
+    "BatchMode=yes",
+    # The host gets the command and nothing else of ours; bytes are bytes.
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "ClearAllForwardings=yes",
+    "Tunnel=no",
+    "SendEnv=-*",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "RequestTTY=no",
+    "EscapeChar=none",
+    "Compression=no",
+    # We try again ourselves, and a dead connection ends.
+    "ConnectionAttempts=1",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+    # A banner is shown from INFO on.
+    "LogLevel=ERROR",
+    f"LogVerbose={','.join(f'*:{function}():*' for function in VERBOSE)}",
+)
+#: A stock sshd (`MaxStartups 10:30:100`) drops others at random while it has ten handshakes, and
+#: other processes of ours have theirs.
+_MAX_HANDSHAKES = 4
+#: A handshake that takes longer holds nobody else up.
+_SLOW_HANDSHAKE_S = 10.0
+#: For how long, in seconds, a dropped handshake is tried again: less than a health check may take.
+_RETRY_S = 15.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+#: The end is kept, where the cause stands.
+_MAX_STDERR_BYTES = 4096
+
+
+@asynccontextmanager
+async def open_ssh(settings: LegacySettings) -> AsyncIterator[Ssh]:
+    """Ssh to that host, until the context ends; the key lies in a private directory meanwhile.
+
+    Raises:
+        ConfigError: there is no room for the key, or key or known hosts will not do.
+    """
+    files = {"key": unescaped(settings.key), "known_hosts": unescaped(settings.known_hosts)}
+    with _PrivateFiles(files) as private:
+        try:
+            problems = await credential_problems(str(private.directory()), settings)
+        except OSError as exc:
+            raise ConfigError([f"no directory for ssh's key (TMPDIR): {exc.strerror}"]) from None
+        if problems:
+            raise ConfigError(problems)
+        destination = f"{settings.user}@{settings.host}" if settings.user else f"{settings.host}"
+        yield Ssh(private, settings.port, destination)
+
+
+class Ssh:
+    """Runs commands on the host."""
+
+    def __init__(self, private: _PrivateFiles, port: int, destination: str) -> None:
+        self._private = private
+        options = [word for option in _OPTIONS for word in ("-o", option)]
+        self._command = (
+            *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(port), *options),
+            # Of what ssh inherits it closes all but three. So it gets its log as its stdin, writes
+            # there (-E), and gives the command an empty one (-n).
+            *("-E", "/dev/fd/0", "-n", destination, "--"),
+        )
+        self._handshakes = anyio.Semaphore(_MAX_HANDSHAKES)
+
+    async def run(self, *command: str) -> bytes:
+        """What the command prints; a handshake that the host drops is tried again.
+
+        Raises:
+            Unreachable: nothing was sent.
+            ConnectionLost: the connection went away after something was sent.
+            PaliadinError: what else the exit status means.
+        """
+        until = min(anyio.current_time() + _RETRY_S, anyio.current_effective_deadline())
+        pause = _FIRST_PAUSE_S
+        while True:
+            log = SshLog()
+            try:
+                return await self._run(command, log)
+            except PaliadinError:
+                # At random, or those that were dropped together would come back together.
+                wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                if log.stage is not Stage.DROPPED or anyio.current_time() + wait > until:
+                    raise
+            await anyio.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _run(self, command: Sequence[str], log: SshLog) -> bytes:
+        stdout, stderr = bytearray(), bytearray()
+        await self._handshakes.acquire()
+        with ExitStack() as kept:
+            slot = kept.enter_context(ExitStack())
+            slot.callback(self._handshakes.release)
+            log_read, log_write = os.pipe()
+            kept.callback(os.close, log_read)
+            process = await self._start(command, log_write)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            try:
+                async with anyio.create_task_group() as reading:
+                    reading.start_soon(_hold, slot, shaken := anyio.Event())
+                    reading.start_soon(_follow, log_read, log, shaken)
+                    reading.start_soon(_drain, process.stderr, stderr)
+                    async for chunk in process.stdout:
+                        stdout += chunk
+                        if len(stdout) > MAX_ANSWER_BYTES:
+                            reading.cancel_scope.cancel()
+                            break
+                if len(stdout) > MAX_ANSWER_BYTES:
+                    raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
+                status = await process.wait()
+            finally:
+                # However we leave, ssh ends, and is reaped.
+                if process.returncode is None:
+                    process.kill()
+                with anyio.CancelScope(shield=True):
+                    await process.aclose()
+        if status:
+            raise of_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
+        return bytes(stdout)
+
+    async def _start(self, command: Sequence[str], log_write: int) -> Process:
+        try:
+            return await anyio.open_process(
+                [*self._command, *command], stdin=log_write, cwd=self._private.directory()
+            )
+        except OSError as exc:
+            raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
+        finally:
+            os.close(log_write)
+
+
+async def _hold(slot: ExitStack, shaken: anyio.Event) -> None:
+    with anyio.move_on_after(_SLOW_HANDSHAKE_S):
+        await shaken.wait()
+    slot.close()
+
+
+async def _follow(descriptor: int, log: SshLog, shaken: anyio.Event) -> None:
+    written = b"."
+    while written:
+        await anyio.wait_readable(descriptor)
+        written = os.read(descriptor, 65_536)
+        log.feed(written)
+        if log.stage is Stage.AUTHENTICATED or not written:
+            shaken.set()
+
+
+async def _drain(stream: ByteReceiveStream, kept: bytearray) -> None:
+    # To the end, else its writer would wait for us.
+    async for chunk in stream:
+        kept += chunk
+        del kept[:-_MAX_STDERR_BYTES]
+
+
+class _PrivateFiles:
+    """Files in a directory of our own, which is made again where somebody removed it."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+        self._kept = ExitStack()
+        self._path = Path()
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.close()
+
+    def directory(self) -> Path:
+        """Where the files are now.
+
+        ssh runs there, so that its options name files without any character to be quoted.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        if not self._is_whole():
+            self._kept.close()
+            self._make()
+        return self._path
+
+    def _is_whole(self) -> bool:
+        # A name in /tmp that got free could be anybody's by now, and their known hosts in it.
+        try:
+            ours = os.fstat(self._descriptor) if self._descriptor >= 0 else None
+            return (
+                ours is not None
+                and os.path.samestat(ours, self._path.stat())
+                and all((self._path / name).stat().st_size for name in self._files)
+            )
+        except FileNotFoundError:
+            return False
+
+    def _make(self) -> None:
+        with ExitStack() as made:
+            made.callback(setattr, self, "_descriptor", -1)
+            self._path = Path(
+                made.enter_context(
+                    # Removed is what is there; what somebody else removed is gone already.
+                    tempfile.TemporaryDirectory(prefix="paliadin-", ignore_cleanup_errors=True)
+                )
+            )
+            # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            made.callback(os.close, self._descriptor)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            for name, contents in self._files.items():
+                _write_private(self._path / name, contents)
+            self._kept = made.pop_all()
+
+
+def _write_private(path: Path, contents: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(contents)
