@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import anyio
 from anyio import to_thread
 
 from paliadin_client.errors import ConfigError
+from paliadin_contract.rank import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-__all__ = ["KEEP_DAYS", "Dedupe", "Memory", "Sqlite"]
+__all__ = ["KEEP_DAYS", "Dedupe", "DedupeFailed", "Memory", "Sqlite"]
+
+_log = logging.getLogger(__name__)
 
 #: A sidecar sends until it is acknowledged, keeps a body for 72 h after that for `replay`, and a
 #: row for 90 days after its file has gone. What is older than this comes again only where an
@@ -27,6 +32,8 @@ __all__ = ["KEEP_DAYS", "Dedupe", "Memory", "Sqlite"]
 KEEP_DAYS = 90
 _MEMORY_TURNS = 10_000
 _BUSY_S = 5.0
+#: The database has threads of its own: the app may keep all of anyio's usual ones busy.
+_THREADS = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS stored (
@@ -37,23 +44,47 @@ CREATE TABLE IF NOT EXISTS stored (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS stored_turn ON stored (turn, revision);
 CREATE INDEX IF NOT EXISTS stored_at ON stored (at);
+CREATE TABLE IF NOT EXISTS ranks (
+    turn TEXT PRIMARY KEY,
+    file TEXT NOT NULL,
+    answered INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ranks_at ON ranks (at);
 """
 
 
 class Dedupe(Protocol):
-    """A turn is named by its backend, persona and id."""
+    """A turn is named as its app finds it: by the submitted id, else by its own."""
 
     def claim(self, name: str) -> AbstractContextManager[bool]:
         """Whether nobody else has claimed `name`; nobody else can within the context."""
         ...
 
-    async def knows(self, webhook_id: str, turn: str, revision: int) -> bool:
-        """Whether this push, or a higher revision of its turn, was stored."""
+    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+        """Whether this push was stored, and the rank of what was stored for the turn last.
+
+        Raises:
+            DedupeFailed: it cannot be told now.
+        """
         ...
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime, /) -> None:
-        """This push was stored."""
+    async def remember(self, webhook_id: str, turn: str, rank: Rank, now: datetime, /) -> None:
+        """This push was stored.
+
+        Raises:
+            DedupeFailed: it cannot be remembered now.
+        """
         ...
+
+
+class DedupeFailed(Exception):
+    """The database does not answer. Its text names the path and SQLite's or the system's reason."""
+
+    def __init__(self, path: Path, cause: OSError | sqlite3.Error) -> None:
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        super().__init__(f"the dedupe database {path}: {reason}")
 
 
 class Memory:
@@ -62,7 +93,7 @@ class Memory:
     def __init__(self) -> None:
         self._claimed: set[str] = set()
         self._ids: dict[str, set[str]] = {}
-        self._revisions: dict[str, int] = {}
+        self._ranks: dict[str, Rank] = {}
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -76,44 +107,55 @@ class Memory:
         finally:
             self._claimed.remove(name)
 
-    async def knows(self, webhook_id: str, turn: str, revision: int) -> bool:
+    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         """See `Dedupe`."""
-        return webhook_id in self._ids.get(turn, ()) or revision < self._revisions.get(turn, 0)
+        return webhook_id in self._ids.get(turn, ()), self._ranks.get(turn)
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, _now: datetime, /) -> None:
+    async def remember(self, webhook_id: str, turn: str, rank: Rank, _now: datetime, /) -> None:
         """See `Dedupe`."""
         self._ids.setdefault(turn, set()).add(webhook_id)
-        self._revisions[turn] = revision
+        self._ranks[turn] = rank
         if len(self._ids) > _MEMORY_TURNS:
             oldest = next(iter(self._ids))
-            del self._ids[oldest], self._revisions[oldest]
+            del self._ids[oldest], self._ranks[oldest]
 
 
 class Sqlite:
     """A database that outlives the process, and that several processes may share.
 
     Args:
-        path: of the database; made where there is none. Beside it stands `<path>.locks/`.
+        path: of the database, a file; made where there is none, readable by its user alone.
+            Beside it stands `<path>.locks/`.
 
     Raises:
-        ConfigError: it can be neither opened nor made.
+        ConfigError: it can be neither opened nor made, or the path names no file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if str(path) in {"", ":memory:"}:
+            raise ConfigError(
+                [f"dedupe={str(path)!r} names no file: a path, or None to remember in memory"]
+            )
         self._path = Path(path)
         self._locks = self._path.with_name(f"{self._path.name}.locks")
+        self._threads = anyio.CapacityLimiter(_THREADS)
         try:
-            self._locks.mkdir(mode=0o700, exist_ok=True)
-            with closing(self._open()) as db:
-                db.executescript(_SCHEMA)
+            self._make()
         except (OSError, sqlite3.Error) as exc:
             raise ConfigError([f"the dedupe database {self._path}: {exc}"]) from None
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """A lock on a file: the kernel drops it with the process, however that ends."""
+        """A lock on a file: the kernel drops it with the process, however that ends.
+
+        Raises:
+            DedupeFailed: there is no place for the lock.
+        """
         path = self._locks / hashlib.sha256(name.encode()).hexdigest()
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._named():
+            if not self._locks.exists():
+                self._renew()
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             claimed = _locked(lock, path)
             try:
@@ -124,40 +166,70 @@ class Sqlite:
         finally:
             os.close(lock)
 
-    async def knows(self, webhook_id: str, turn: str, revision: int) -> bool:
-        """See `Dedupe`.
+    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+        """See `Dedupe`."""
+        return await to_thread.run_sync(self._look, webhook_id, turn, limiter=self._threads)
 
-        Raises:
-            sqlite3.Error: the database does not answer.
-        """
-        return await to_thread.run_sync(self._knows, webhook_id, turn, revision)
+    async def remember(self, webhook_id: str, turn: str, rank: Rank, now: datetime, /) -> None:
+        """See `Dedupe`."""
+        await to_thread.run_sync(
+            self._remember, webhook_id, turn, rank, now.timestamp(), limiter=self._threads
+        )
 
-    async def remember(self, webhook_id: str, turn: str, revision: int, now: datetime, /) -> None:
-        """See `Dedupe`.
+    def _look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+        with self._open() as db:
+            stored = db.execute("SELECT 1 FROM stored WHERE webhook_id = ?", (webhook_id,))
+            known = stored.fetchone() is not None
+            ranks = db.execute("SELECT file, answered, revision FROM ranks WHERE turn = ?", (turn,))
+            row = ranks.fetchone()
+            return known, row and Rank(row[0], bool(row[1]), row[2])
 
-        Raises:
-            sqlite3.Error: the database does not take it.
-        """
-        row = (webhook_id, turn, revision, now.timestamp())
-        await to_thread.run_sync(self._remember, row)
-
-    def _open(self) -> sqlite3.Connection:
-        # One connection for each use: it belongs to no thread, and nothing is left to be closed.
-        return sqlite3.connect(self._path, timeout=_BUSY_S)
-
-    def _knows(self, webhook_id: str, turn: str, revision: int) -> bool:
-        with closing(self._open()) as db:
-            found = db.execute(
-                "SELECT 1 FROM stored WHERE webhook_id = ? OR (turn = ? AND revision > ?) LIMIT 1",
-                (webhook_id, turn, revision),
+    def _remember(self, webhook_id: str, turn: str, rank: Rank, now: float) -> None:
+        with self._open() as db, db:
+            db.execute(
+                "INSERT OR IGNORE INTO stored VALUES (?, ?, ?, ?)",
+                (webhook_id, turn, rank.revision, now),
             )
-            return found.fetchone() is not None
+            db.execute("REPLACE INTO ranks VALUES (?, ?, ?, ?, ?)", (turn, *rank, now))
+            for statement in ("DELETE FROM stored WHERE at < ?", "DELETE FROM ranks WHERE at < ?"):
+                db.execute(statement, (now - KEEP_DAYS * 86_400,))
 
-    def _remember(self, row: tuple[str, str, int, float]) -> None:
-        *_, now = row
-        with closing(self._open()) as db, db:
-            db.execute("INSERT OR IGNORE INTO stored VALUES (?, ?, ?, ?)", row)
-            db.execute("DELETE FROM stored WHERE at < ?", (now - KEEP_DAYS * 86_400,))
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # One connection for each use: it belongs to no thread, and nothing is left to be closed.
+        with self._named():
+            if not (self._path.exists() and self._path.stat().st_size):
+                self._renew()
+            with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as db:
+                yield db
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as exc:
+            raise DedupeFailed(self._path, exc) from None
+
+    def _renew(self) -> None:
+        # Somebody removed it while we run. No more than memory is lost, and answers must arrive.
+        self._make()
+        _log.error(
+            "dedupe.renewed path=%s: it was removed while in use, so that what was stored before "
+            "may reach on_turn once more",
+            self._path,
+        )
+
+    def _make(self) -> None:
+        self._locks.mkdir(mode=0o700, exist_ok=True)
+        # SQLite would give it the umask's mode; its journal has the database's.
+        made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(made).st_uid == os.geteuid():
+                os.fchmod(made, 0o600)
+        finally:
+            os.close(made)
+        with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as db:
+            db.executescript(_SCHEMA)
 
 
 def _locked(lock: int, path: Path) -> bool:

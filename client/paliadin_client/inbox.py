@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from paliadin_client.dedupe import Memory, Sqlite
-from paliadin_client.errors import BadRequest
+from paliadin_client.dedupe import DedupeFailed, Memory, Sqlite
+from paliadin_client.errors import BadRequest, ConfigError
 from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
 from paliadin_contract.errors import BadSignature, MalformedCallback
+from paliadin_contract.rank import outranks, rank_of
 from paliadin_contract.signature import Keys
+from paliadin_contract.trace import safe_trace
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 
     from paliadin_client.dedupe import Dedupe
+    from paliadin_contract.signature import Verification
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
@@ -37,6 +41,8 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 #: Pushes that came before their waiter. They are few, and soon asked for or never.
 _HELD = 64
 _HOLD = timedelta(seconds=60)
+#: How long the next bytes of a body may take. A sidecar gives a whole attempt twice that.
+_IDLE_S = 5.0
 
 
 def _nothing() -> None:
@@ -53,8 +59,8 @@ class Waiter:
     names: list[str] = field(default_factory=list)
 
     def take(self, callback: TurnCallback) -> None:
-        """Keep `callback`, unless a higher revision is here."""
-        if self.push is None or self.push.data.revision < callback.data.revision:
+        """Keep `callback`, unless what is here counts more."""
+        if _counts_more(callback, self.push):
             self.push = callback
             self.arrived.set()
             self.on_push()
@@ -64,8 +70,9 @@ class Inbox:
     """Verifies, lets the app store, wakes whoever waits, and only then acknowledges.
 
     It answers 204 to what is stored, known already or none of its business; 400 to what is
-    malformed, 401 to what is not signed or stale, 405 to another method than POST, 413 to more
-    than 32 MiB, and 503 where the app could not store it: the sidecar comes again.
+    malformed, 401 to what is not signed or stale, 405 to another method than POST, 408 to a body
+    that does not come, 413 to more than 32 MiB, and 503 where the app could not store it: the
+    sidecar comes again.
 
     Args:
         secrets: the callback's, each `whsec_<base64>`; several while they are being rotated.
@@ -78,7 +85,8 @@ class Inbox:
 
     Raises:
         BadSecret: a secret is malformed, or none is given.
-        ConfigError: the database can be neither opened nor made.
+        ConfigError: the database can be neither opened nor made, or `on_turn` is no async function
+            of one argument.
     """
 
     def __init__(
@@ -90,6 +98,8 @@ class Inbox:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._keys = Keys(secrets)
+        if on_turn is not None:
+            _check_on_turn(on_turn)
         self._on_turn = on_turn
         self._dedupe: Dedupe = Memory() if dedupe is None else Sqlite(dedupe)
         self._now = now
@@ -97,11 +107,14 @@ class Inbox:
         self._held: dict[str, tuple[datetime, TurnCallback]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """The ASGI app. It needs no lifespan of its own."""
+        """The ASGI app. It needs no lifespan of its own, and lets a server's pass."""
+        if scope["type"] == "lifespan":
+            await _acknowledge_lifespan(receive, send)
+            return
         if scope["type"] != "http":
             raise RuntimeError(f"the inbox speaks http, not {scope['type']}")
         if scope["method"] == "POST":
-            status, text = await self._receive(scope, await _read(receive))
+            status, text = await self._receive(scope, receive)
         else:
             status, text = HTTPStatus.METHOD_NOT_ALLOWED, "only POST"
         await _answer(send, status, text)
@@ -113,6 +126,7 @@ class Inbox:
         Raises:
             BadRequest: somebody waits for it already.
         """
+        turn_id = str(turn_id)  # a uuid.UUID is one too
         if turn_id in self._waiters:
             raise BadRequest(f"turn {turn_id} is being waited for already")
         waiter = Waiter()
@@ -136,24 +150,28 @@ class Inbox:
                 del self._held[turn]
                 waiter.take(callback)
 
-    async def _receive(self, scope: Message, body: bytes | None) -> tuple[HTTPStatus, str]:
-        if body is None:
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BODY_BYTES} bytes"
+    async def _receive(self, scope: Message, receive: Receive) -> tuple[HTTPStatus, str]:
         headers = {
             name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
         }
         try:
-            webhook_id = self._keys.verify(headers, body, self._now())
+            verification = self._keys.begin(headers, self._now())
+            body = await _read(receive, verification, _length(headers))
+            webhook_id = verification.finish()
             callback = decode(body)
         except BadSignature as exc:
             _log.warning("push.rejected error=%s", exc)
             return HTTPStatus.UNAUTHORIZED, str(exc)
+        except _NoBody as exc:
+            _log.warning("push.no_body error=%s", exc)
+            return exc.status, str(exc)
         except MalformedCallback as exc:
             _log.warning("push.malformed error=%s", exc)
             return HTTPStatus.BAD_REQUEST, str(exc)
         if not isinstance(callback, TurnCallback):
             return HTTPStatus.NO_CONTENT, ""
-        turn = f"{callback.data.backend}_{callback.data.persona}_{callback.data.turn_id}"
+        # As the app finds it in its own records.
+        turn = callback.data.submitted_turn_id or callback.data.turn_id
         # The answer is here, and whoever waits need not wait for the app's database.
         self._hand_over(turn, callback)
         return await self._store(webhook_id, turn, callback)
@@ -161,46 +179,107 @@ class Inbox:
     async def _store(
         self, webhook_id: str, turn: str, callback: TurnCallback
     ) -> tuple[HTTPStatus, str]:
-        claim, revision = self._dedupe.claim, callback.data.revision
+        claim, rank = self._dedupe.claim, rank_of(callback)
         try:
             with claim(f"turn {turn}") as turn_is_ours, claim(f"id {webhook_id}") as id_is_ours:
                 if not (turn_is_ours and id_is_ours):
                     # Refused, not queued: behind a hanging app the queue would never end.
                     return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
-                if not await self._dedupe.knows(webhook_id, turn, revision):
+                known, standing = await self._dedupe.look(webhook_id, turn)
+                if not known and outranks(rank, standing):
                     if self._on_turn is not None:
                         await self._on_turn(callback)
-                    await self._dedupe.remember(webhook_id, turn, revision, self._now())
+                    await self._dedupe.remember(webhook_id, turn, rank, self._now())
+                elif not known:
+                    _log.warning("push.outranked id=%s turn=%s", webhook_id, turn)
+        except DedupeFailed as exc:
+            _log.error("push.not_stored id=%s error=%s", webhook_id, exc)
+            return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         except Exception as exc:  # noqa: BLE001 - whatever it is, the turn is not known to be stored
-            # Its kind alone: a database's error may quote the row, and with it the answer.
-            _log.error("push.not_stored id=%s error=%s", webhook_id, type(exc).__name__)
+            # Types and places: a database's error may quote the row, and with it the answer.
+            trace = " | ".join(safe_trace(exc))
+            _log.error("push.not_stored id=%s error=%s", webhook_id, trace)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         return HTTPStatus.NO_CONTENT, ""
 
     def _hand_over(self, turn: str, callback: TurnCallback) -> None:
-        data = callback.data
-        waiter = self._waiters.get(data.submitted_turn_id or "", self._waiters.get(data.turn_id))
+        waiter = self._waiters.get(turn, self._waiters.get(callback.data.turn_id))
         if waiter is not None:
             waiter.take(callback)
             return
-        _, held = self._held.pop(turn, (None, callback))
-        later = max(held, callback, key=lambda each: each.data.revision)
-        self._held[turn] = (self._now(), later)
+        _, held = self._held.pop(turn, (None, None))
+        kept = callback if _counts_more(callback, held) else held
+        assert kept is not None  # one of the two
+        self._held[turn] = (self._now(), kept)
         if len(self._held) > _HELD:
             del self._held[next(iter(self._held))]
 
 
-async def _read(receive: Receive) -> bytes | None:
+def _counts_more(new: TurnCallback, old: TurnCallback | None) -> bool:
+    return outranks(rank_of(new), rank_of(old) if old else None)
+
+
+def _check_on_turn(on_turn: Callable[[TurnCallback], Awaitable[object]]) -> None:
+    plain = inspect.unwrap(on_turn)
+    if not any(map(inspect.iscoroutinefunction, (on_turn, plain, type(plain).__call__))):
+        raise ConfigError(["on_turn is no async function: write `async def`"])
+    try:
+        inspect.signature(on_turn).bind(None)
+    except TypeError as exc:
+        raise ConfigError([f"on_turn cannot be called with one turn: {exc}"]) from None
+
+
+class _NoBody(Exception):
+    """The body did not come as it should: nothing can be said about its signature."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _length(headers: dict[str, str]) -> int | None:
+    text = headers.get("content-length", "")
+    return int(text[:18]) if text.isdecimal() else None
+
+
+async def _read(receive: Receive, verification: Verification, length: int | None) -> bytearray:
     body = bytearray()
+    too_long = _NoBody(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes"
+    )
+    if length is not None and length > MAX_BODY_BYTES:
+        raise too_long
     more = True
     while more:
-        # A sender that went away ends the body; what is missing then fails the signature.
-        message = await receive()
-        body += message.get("body", b"")
+        with anyio.move_on_after(_IDLE_S) as idle:
+            message = await receive()
+        if idle.cancelled_caught or message["type"] != "http.request":
+            raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+        chunk = message.get("body", b"")
+        verification.update(chunk)
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
-            return None
+            raise too_long
         more = message.get("more_body", False)
-    return bytes(body)
+    if length is not None and length > len(body):
+        raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+    return body
+
+
+def _what_is_missing(read: int, length: int | None) -> str:
+    if read == 0 and length != 0:
+        return (
+            "no body came: something in the app has read it before (a middleware), or none was sent"
+        )
+    whole = "" if length is None else f" of {length}"
+    return f"the sender went away, or stopped, after {read} bytes{whole}"
+
+
+async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
+    # Behind a dispatcher each app gets its own: an exception would end the others.
+    for moment in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{moment}.complete"})
 
 
 async def _answer(send: Send, status: HTTPStatus, text: str) -> None:

@@ -128,7 +128,7 @@ def encode(callback: Callback) -> bytes:
     return msgspec.json.encode(callback)
 
 
-def decode(body: bytes) -> Callback | Unknown:
+def decode(body: bytes | bytearray) -> Callback | Unknown:
     """Read a body whose signature has been verified.
 
     Fields that this version does not know are passed over.

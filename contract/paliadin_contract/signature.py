@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import hmac
 import re
 from datetime import UTC, datetime
@@ -19,13 +20,14 @@ from paliadin_contract.errors import BadSecret, BadSignature
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["TOLERANCE_S", "Keys"]
+__all__ = ["TOLERANCE_S", "Keys", "Verification"]
 
 #: How far, in seconds, a timestamp may be from the receiver's clock (the standard's figure).
 TOLERANCE_S = 300
 #: The standard asks for 24 to 64 bytes; a longer key does no harm.
 _LEAST_KEY_BYTES = 24
 _PREFIX = "whsec_"
+_NOT_UTF8 = "the body or a header is not UTF-8"
 _TIMESTAMP = re.compile(r"\A[0-9]{1,11}\Z", re.ASCII)
 
 
@@ -41,10 +43,13 @@ class Keys:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._webhooks: list[Webhook] = []
+        self._raw: list[bytes] = []
         wrong = []
         for place, secret in enumerate(secrets, 1):
             try:
-                self._webhooks.append(Webhook(_key(place, secret)))
+                key = _key(place, secret)
+                self._webhooks.append(Webhook(key))
+                self._raw.append(key)
             except BadSecret as exc:
                 wrong.append(str(exc))
         if wrong or not self._webhooks:
@@ -76,6 +81,17 @@ class Keys:
         Raises:
             BadSignature: in every other case, whatever is wrong.
         """
+        verification = self.begin(headers, now)
+        verification.update(body)
+        return verification.finish()
+
+    def begin(self, headers: Mapping[str, str], now: datetime) -> Verification:
+        """Verify a body as its bytes come, without holding it.
+
+        Raises:
+            BadSignature: the headers alone show that no body could be proven: one is missing or
+                malformed, or the time is too far off.
+        """
         found = {name.lower(): value for name, value in headers.items()}
         try:
             webhook_id = found["webhook-id"]
@@ -88,20 +104,56 @@ class Keys:
         if abs(now.timestamp() - int(timestamp)) > TOLERANCE_S:
             raise BadSignature(f"webhook-timestamp is more than {TOLERANCE_S} s from this clock")
         try:
-            text = body.decode()
             candidates = [part.encode() for part in offered.split(" ")]
-            signed_at = datetime.fromtimestamp(int(timestamp), UTC)
-            wanted = [s.encode() for s in self._signatures(webhook_id, text, signed_at)]
+            signed = f"{webhook_id}.{int(timestamp)}.".encode()
         except UnicodeError:
-            raise BadSignature("the body or a header is not UTF-8") from None
-        # Every pair is compared, so that time tells nothing about which secret matched.
-        matches = [hmac.compare_digest(a, b) for a in wanted for b in candidates]
-        if not any(matches):
-            raise BadSignature("no signature is of a known secret")
-        return webhook_id
+            raise BadSignature(_NOT_UTF8) from None
+        return Verification(
+            webhook_id, candidates, [hmac.new(k, signed, "sha256") for k in self._raw]
+        )
 
     def _signatures(self, webhook_id: str, text: str, at: datetime) -> list[str]:
         return [webhook.sign(webhook_id, at.astimezone(UTC), text) for webhook in self._webhooks]
+
+
+class Verification:
+    """One body's signature, computed as the bytes come. Made by `Keys.begin`."""
+
+    def __init__(self, webhook_id: str, offered: list[bytes], macs: list[hmac.HMAC]) -> None:
+        self._webhook_id = webhook_id
+        self._offered = offered
+        self._macs = macs
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._is_utf8 = True
+
+    def update(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+        for mac in self._macs:
+            mac.update(chunk)
+        self._decode(chunk, final=False)
+
+    def finish(self) -> str:
+        """The webhook id, where one of the signatures is of one of the secrets.
+
+        Raises:
+            BadSignature: none is.
+        """
+        self._decode(b"", final=True)
+        if not self._is_utf8:
+            raise BadSignature(_NOT_UTF8)
+        wanted = [b"v1," + base64.b64encode(mac.digest()) for mac in self._macs]
+        # Every pair is compared, so that time tells nothing about which secret matched.
+        matches = [hmac.compare_digest(a, b) for a in wanted for b in self._offered]
+        if not any(matches):
+            raise BadSignature("no signature is of a known secret")
+        return self._webhook_id
+
+    def _decode(self, chunk: bytes, *, final: bool) -> None:
+        try:
+            self._decoder.decode(chunk, final)
+        except UnicodeDecodeError:
+            self._is_utf8 = False
+            self._decoder.reset()
 
 
 def _key(place: int, secret: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
-from paliadin_client.dedupe import KEEP_DAYS, Memory, Sqlite
+from paliadin_client.dedupe import KEEP_DAYS, DedupeFailed, Memory, Sqlite
+from paliadin_client.errors import ConfigError
+from paliadin_contract.rank import Rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,25 +25,29 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
 
 
+def rank(revision: int = 1) -> Rank:
+    return Rank("aichat_paliadin_turn-1", answered=True, revision=revision)
+
+
 async def test_outlives_the_process(tmp_path: Path) -> None:
     """Another process that opens the same database knows what was stored."""
     path = tmp_path / "inbox.sqlite3"
-    await Sqlite(path).remember("id-1", "turn-1", 1, NOW)
+    await Sqlite(path).remember("id-1", "turn-1", rank(2), NOW)
     again = Sqlite(path)
-    assert await again.knows("id-1", "turn-1", 1)
-    assert not await again.knows("id-2", "turn-1", 1)
-    assert not await again.knows("id-2", "turn-2", 1)
+    assert await again.look("id-1", "turn-1") == (True, rank(2))
+    assert await again.look("id-2", "turn-1") == (False, rank(2))
+    assert await again.look("id-2", "turn-2") == (False, None)
 
 
 async def test_kept_as_long_as_a_turn_can_come_again(tmp_path: Path) -> None:
     """Rows go after 90 days, when no sidecar sends them any more."""
     dedupe = Sqlite(tmp_path / "inbox.sqlite3")
-    await dedupe.remember("id-1", "turn-1", 1, NOW)
-    await dedupe.remember("id-2", "turn-2", 1, NOW + timedelta(days=KEEP_DAYS))
-    assert await dedupe.knows("id-1", "turn-1", 1)
-    await dedupe.remember("id-3", "turn-3", 1, NOW + timedelta(days=KEEP_DAYS, seconds=1))
-    assert not await dedupe.knows("id-1", "turn-1", 1)
-    assert await dedupe.knows("id-2", "turn-2", 1)
+    await dedupe.remember("id-1", "turn-1", rank(), NOW)
+    await dedupe.remember("id-2", "turn-2", rank(), NOW + timedelta(days=KEEP_DAYS))
+    assert await dedupe.look("id-1", "turn-1") == (True, rank())
+    await dedupe.remember("id-3", "turn-3", rank(), NOW + timedelta(days=KEEP_DAYS, seconds=1))
+    assert await dedupe.look("id-1", "turn-1") == (False, None)
+    assert await dedupe.look("id-2", "turn-2") == (True, rank())
 
 
 async def test_memory_is_bounded() -> None:
@@ -47,10 +55,80 @@ async def test_memory_is_bounded() -> None:
     dedupe = Memory()
     for number in range(10_001):
         for revision in (1, 2):
-            await dedupe.remember(f"id-{number}-{revision}", f"turn-{number}", revision, NOW)
-    assert not await dedupe.knows("id-0-2", "turn-0", 2)
-    assert await dedupe.knows("id-1-1", "turn-1", 1)
-    assert len(dedupe._ids) == len(dedupe._revisions) == 10_000
+            name = f"id-{number}-{revision}"
+            await dedupe.remember(name, f"turn-{number}", rank(revision), NOW)
+    assert await dedupe.look("id-0-2", "turn-0") == (False, None)
+    assert await dedupe.look("id-1-1", "turn-1") == (True, rank(2))
+    assert len(dedupe._ids) == len(dedupe._ranks) == 10_000
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_no_file(path: str) -> None:
+    """A path that names no file would forget at once: it is refused where the inbox is made."""
+    with pytest.raises(ConfigError, match="names no file"):
+        Sqlite(path)
+
+
+def test_for_its_user_alone(tmp_path: Path) -> None:
+    """Database and locks are readable by their user alone, also where they were not before."""
+    path = tmp_path / "inbox.sqlite3"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    Sqlite(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.with_name("inbox.sqlite3.locks").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("what", ["removed", "emptied", "removed with its locks", "locks removed"])
+async def test_removed_while_in_use(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Removed under the running app, it is made again, and the log names it."""
+    path = tmp_path / "inbox.sqlite3"
+    dedupe = Sqlite(path)
+    await dedupe.remember("id-1", "turn-1", rank(), NOW)
+    if what == "emptied":
+        os.truncate(path, 0)
+    elif what != "locks removed":
+        path.unlink()
+    if "locks" in what:
+        path.with_name("inbox.sqlite3.locks").rmdir()
+    with dedupe.claim("turn-1") as mine:
+        assert mine
+    known, _ = await dedupe.look("id-1", "turn-1")
+    assert known == (what == "locks removed")
+    await dedupe.remember("id-1", "turn-1", rank(), NOW)
+    assert await dedupe.look("id-1", "turn-1") == (True, rank())
+    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+
+
+async def test_directory_removed_while_in_use(tmp_path: Path) -> None:
+    """Where its directory is gone the error names it, and all is well when that is back."""
+    directory = tmp_path / "state"
+    directory.mkdir()
+    dedupe = Sqlite(directory / "inbox.sqlite3")
+    shutil.rmtree(directory)
+    with pytest.raises(DedupeFailed, match=r"inbox\.sqlite3: No such file"), dedupe.claim("turn-1"):
+        pass
+    with pytest.raises(DedupeFailed, match=r"inbox\.sqlite3: No such file"):
+        await dedupe.look("id-1", "turn-1")
+    directory.mkdir()
+    assert await dedupe.look("id-1", "turn-1") == (False, None)
+
+
+async def test_threads_of_its_own(tmp_path: Path) -> None:
+    """It does not wait behind an app that keeps all of its threads busy."""
+    dedupe = Sqlite(tmp_path / "inbox.sqlite3")
+    everything = anyio.to_thread.current_default_thread_limiter()
+    tokens = [object() for _ in range(int(everything.total_tokens))]
+    for token in tokens:
+        everything.acquire_on_behalf_of_nowait(token)
+    try:
+        with anyio.fail_after(10):
+            await dedupe.remember("id-1", "turn-1", rank(), NOW)
+    finally:
+        for token in tokens:
+            everything.release_on_behalf_of(token)
 
 
 def test_claim(tmp_path: Path) -> None:
@@ -110,5 +188,5 @@ async def test_busy_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     dedupe = Sqlite(path)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            await dedupe.remember("id-1", "turn-1", 1, NOW)
+        with pytest.raises(DedupeFailed, match="locked"):
+            await dedupe.remember("id-1", "turn-1", rank(), NOW)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
@@ -16,15 +17,16 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Route
 from support.client_hosts import Sidecar, serving, until
+from support.ranks import RANKS, RankCase
 
 from paliadin_client import ConfigError, Inbox
 from paliadin_client import inbox as module
-from paliadin_contract.callback import Host, Ping, TurnFailed, encode
+from paliadin_contract.callback import Host, Ping, TurnCompleted, TurnFailed, encode
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.signature import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
     from pathlib import Path
 
     from paliadin_client import TurnCallback
@@ -168,6 +170,143 @@ async def test_mounted_in_starlette(secret: str, stored: list[TurnCallback]) -> 
     assert ids(stored) == [(TURN, 1)]
 
 
+class _Wrapped:
+    async def __call__(self, turn: TurnCallback) -> None:
+        del turn
+
+
+def test_on_turn_is_async(secret: str) -> None:
+    """An `on_turn` that could never store is refused where the inbox is made, with words."""
+
+    async def store(turn: TurnCallback, table: str = "turns") -> None:
+        del turn, table
+
+    @functools.wraps(store)
+    def wrapped(turn: TurnCallback) -> Awaitable[None]:
+        return store(turn)
+
+    for good in (
+        store,
+        functools.partial(store, table="x"),
+        _Wrapped(),
+        _Wrapped().__call__,
+        wrapped,
+    ):
+        Inbox([secret], on_turn=good)
+    plains: list[Any] = [lambda turn: turn, print, _Wrapped]
+    for plain in plains:
+        with pytest.raises(ConfigError, match="on_turn is no async function: write `async def`"):
+            Inbox([secret], on_turn=plain)
+
+    async def nothing() -> None:
+        pass
+
+    async def two(turn: TurnCallback, connection: object) -> None:
+        del turn, connection
+
+    for odd in (nothing, two):
+        with pytest.raises(ConfigError, match="on_turn cannot be called with one turn"):
+            Inbox([secret], on_turn=odd)  # type: ignore[arg-type]  # as an app without types has it
+
+
+async def test_lifespan(inbox: Inbox) -> None:
+    """A server's lifespan is acknowledged, so that a dispatcher's other apps live."""
+    moments = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent: list[object] = []
+
+    async def receive() -> dict[str, object]:
+        return dict(next(moments))
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    await inbox({"type": "lifespan"}, receive, send)  # type: ignore[arg-type]  # narrower than ASGI's
+    assert sent == [{"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}]
+
+
+async def _post(
+    inbox: Inbox, headers: dict[str, str], messages: list[dict[str, object]]
+) -> tuple[int, int]:
+    """The status, and how many messages were read, where a server has only these."""
+    left = iter(messages)
+    read, statuses = 0, []
+
+    async def receive() -> dict[str, object]:
+        nonlocal read
+        read += 1
+        for message in left:
+            return message
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    pairs = [(name.encode(), text.encode()) for name, text in headers.items()]
+    scope = {"type": "http", "method": "POST", "headers": pairs}
+    await inbox(scope, receive, send)  # type: ignore[arg-type]  # narrower than ASGI's
+    (status,) = statuses
+    assert isinstance(status, int)
+    return status, read
+
+
+GONE: dict[str, object] = {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        ([], "no body came: something in the app has read it before"),
+        ([GONE], "no body came: something in the app has read it before"),
+        ([{"type": "http.request"}], "no body came: something in the app has read it before"),
+        (
+            [{"type": "http.request", "body": b"x" * 7, "more_body": True}],
+            "stopped, after 7 bytes of 9",
+        ),
+        (
+            [{"type": "http.request", "body": b"x" * 7, "more_body": True}, GONE],
+            "after 7 bytes of 9",
+        ),
+        ([{"type": "http.request", "body": b"x" * 7}], "after 7 bytes of 9"),
+    ],
+)
+async def test_no_whole_body(
+    messages: list[dict[str, object]],
+    why: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A body that a middleware has read, or whose sender went away, is named as that, and ends."""
+    monkeypatch.setattr(module, "_IDLE_S", 0.05)
+    headers = Keys([SECRET]).sign("push_1", b"x" * 9, datetime.now(UTC)) | {"content-length": "9"}
+    with anyio.fail_after(10):
+        status, _ = await _post(Inbox([SECRET]), headers, messages)
+    assert status == 408
+    (record,) = caplog.records
+    assert record.getMessage().startswith("push.no_body error=")
+    assert why in record.getMessage()
+
+
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature", None])
+async def test_unread(inbox: Inbox, secret: str, missing: str | None) -> None:
+    """A body that its headers cannot prove, or that is too long, is not read."""
+    headers = Keys([secret]).sign("push_1", b"{}", datetime.now(UTC)) | {"content-length": "2"}
+    if missing is None:
+        headers["content-length"] = str(33 << 20)
+        assert await _post(inbox, headers, []) == (413, 0)
+        headers |= {"content-length": "2", "webhook-timestamp": "1"}
+    else:
+        del headers[missing]
+    assert await _post(inbox, headers, []) == (401, 0)
+
+
+async def test_a_long_body_that_is_stale(sidecar: Sidecar) -> None:
+    """Whoever sends a long body that is not read has the status all the same."""
+    assert await sidecar.send("ping_1", b"x" * (8 << 20), webhook_timestamp="1") == 401
+    assert await sidecar.send("ping_1", b"x" * (33 << 20)) == 413
+
+
 async def test_other_scopes(inbox: Inbox) -> None:
     """It is for HTTP alone, and says so."""
 
@@ -185,11 +324,13 @@ class App:
         self.fails = 0
         self.slow: anyio.Event | None = None
         self.began: list[str] = []
+        self.answer: str | None = None
         self.at_once = 0
         self.most_at_once = 0
 
     async def store(self, turn: TurnCallback) -> None:
         self.began.append(turn.data.turn_id)
+        self.answer = turn.data.response if isinstance(turn, TurnCompleted) else self.answer
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -245,7 +386,8 @@ async def test_not_stored(
     assert statuses == [503] * 9 + [204] * 2
     assert app.began == [TURN] * 10
     assert waiter.push is not None
-    assert "ValueError" in caplog.text
+    assert f"ValueError < {__file__}:" in caplog.text
+    assert " store < " in caplog.text
     assert "answer-marker" not in caplog.text
 
 
@@ -308,6 +450,54 @@ async def test_lower_revision(sidecars: tuple[Sidecar, Sidecar], app: App) -> No
     first, second = sidecars
     assert [await _revision(*each) for each in ((first, 2), (second, 1), (first, 3))] == [204] * 3
     assert app.began == [TURN] * 2
+
+
+@pytest.mark.parametrize("case", RANKS, ids=lambda case: case.name)
+async def test_ranks(sidecars: tuple[Sidecar, Sidecar], app: App, case: RankCase) -> None:
+    """What reaches the app ends as the table says, though the app itself compares nothing."""
+    files = {name: str(uuid4()) for name in "AB"}
+    for number, push in enumerate(case.pushes):
+        sidecar, turn, revision = sidecars[number % 2], files[push.file], push.revision
+        if push.response is None:
+            status = await sidecar.fail(turn, submitted=TURN, revision=revision)
+        else:
+            status = await sidecar.push(turn, push.response, submitted=TURN, revision=revision)
+        assert status == 204
+    assert app.answer == case.end
+
+
+@pytest.mark.parametrize("case", RANKS, ids=lambda case: case.name)
+async def test_ranks_of_who_waits(inbox: Inbox, sidecar: Sidecar, case: RankCase) -> None:
+    """Whoever waits has what the table says, and so has who comes after the pushes."""
+    files = {name: str(uuid4()) for name in "AB"}
+
+    async def push_all() -> None:
+        for push in case.pushes:
+            turn, revision = files[push.file], push.revision
+            if push.response is None:
+                await sidecar.fail(turn, submitted=TURN, revision=revision)
+            else:
+                await sidecar.push(turn, push.response, submitted=TURN, revision=revision)
+
+    with inbox.expect(TURN) as waiter:
+        await push_all()
+    await push_all()
+    with inbox.expect(TURN) as late:
+        pass
+    for each in (waiter.push, late.push):
+        assert each is not None
+        assert (each.data.response if isinstance(each, TurnCompleted) else None) == case.end
+
+
+async def test_outranked_is_logged(
+    inbox: Inbox, sidecar: Sidecar, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that would rewrite another's answer is named in the log."""
+    await sidecar.push(str(uuid4()), submitted=TURN)
+    other = str(uuid4())
+    await sidecar.push(other, "fremd", submitted=TURN, revision=2)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"push.outranked id=aichat_paliadin_{other}_2_")
 
 
 async def test_held(inbox: Inbox, sidecar: Sidecar) -> None:

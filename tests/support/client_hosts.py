@@ -335,12 +335,20 @@ class Sidecar:
         )
         return encode(TurnCompleted(timestamp=now, data=data))
 
-    async def fail(self, turn_id: str, reason: Reason = "too_large") -> int:
+    async def fail(
+        self,
+        turn_id: str,
+        reason: Reason = "too_large",
+        *,
+        submitted: str | None = None,
+        revision: int = 1,
+    ) -> int:
         """Push that the turn's file cannot become an answer."""
         now = datetime.now(UTC)
-        data = Failure(**self._turn(turn_id, None, 1), reason=reason, bytes=0, completed_at=now)
+        turn = self._turn(turn_id, submitted, revision)
+        data = Failure(**turn, reason=reason, bytes=0, completed_at=now)
         body = encode(TurnFailed(timestamp=now, data=data))
-        return await self.send(webhook_id("aichat", "paliadin", turn_id, 1, reason), body)
+        return await self.send(webhook_id("aichat", "paliadin", turn_id, revision, reason), body)
 
     async def send(self, name: str, body: bytes, **changed: str) -> int:
         """Send any body under any id, signed now; `changed` overrides headers."""
