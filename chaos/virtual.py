@@ -13,7 +13,6 @@ import selectors
 import signal
 import time
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from unittest.mock import patch
 
@@ -193,7 +192,6 @@ class Daemon:
 
         for where, name, ours in (
             (service, "time", clock),
-            (service, "threading", SimpleNamespace(Timer=_Never)),
             (watch, "time", clock),
             (service, "Outbox", ClockedOutbox),
             (service, "Dispatch", ClockedDispatch),
@@ -285,18 +283,6 @@ class Daemon:
         # request. Each of its tasks ends with this where it would.
         if self._dead:
             raise _Killed
-
-
-class _Never:
-    # In place of the timer that ends a process which does not end: this one lives on, and
-    # `_end` sees whether it would have been needed.
-    daemon = False
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def start(self) -> None:
-        pass
 
 
 class _Network:

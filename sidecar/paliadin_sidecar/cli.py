@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# isort: off
+import paliadin_sidecar.pid1  # noqa: F401 - imported for what it does, and before the others
+
+# isort: on
 import errno
 import os
 import pwd
@@ -12,6 +16,7 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -49,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to restart on it
+#: The whole stop stays within 10 s.
+_STOP_S = 9.0
 #: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.
 _OVERDUE_S = 300.0
 #: Tried so often without success is wrong at once: it takes a second or two.
@@ -88,21 +95,31 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     from paliadin_contract.trace import safe_trace  # noqa: PLC0415
     from paliadin_sidecar import service  # noqa: PLC0415
     from paliadin_sidecar.audit import Audit  # noqa: PLC0415
+    from paliadin_sidecar.threads import Deadline  # noqa: PLC0415
 
-    with _clear_errors():
-        environ = dict(os.environ)
-        if env_file or not _is_unit():
-            environ = merged_environment(os.environ, env_file)
-        try:
-            settings = Settings.from_environment(environ)
-            anyio.run(lambda: service.run(settings, _stdout(), quarantine=quarantine))
-        except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
-            known = _first_known(exc)
-            if known is not None:
-                raise known from None
-            trace = safe_trace(exc)
-            Audit(sys.stderr).line("service.crashed", time.time(), {"trace": trace})
-            sys.exit(_NO)
+    deadline: Deadline | None = None
+    try:
+        with _clear_errors():
+            environ = dict(os.environ)
+            if env_file or not _is_unit():
+                environ = merged_environment(os.environ, env_file)
+            try:
+                settings = Settings.from_environment(environ)
+                deadline = Deadline(_STOP_S)
+                told = partial(service.run, quarantine=quarantine, on_stop=deadline.begin)
+                anyio.run(told, settings, _stdout())
+            except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
+                known = _first_known(exc)
+                if known is not None:
+                    raise known from None
+                trace = safe_trace(exc)
+                Audit(sys.stderr).line("service.crashed", time.time(), {"trace": trace})
+                sys.exit(_NO)
+            deadline.done(0)
+    except SystemExit as exc:
+        if deadline is not None:
+            deadline.done(exc.code if isinstance(exc.code, int) else _NO)
+        raise
 
 
 @main.command()

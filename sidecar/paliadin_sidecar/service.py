@@ -9,7 +9,6 @@ import os
 import resource
 import select
 import signal
-import threading
 import time
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
@@ -43,11 +42,9 @@ _VERSION = version("paliadin")
 
 #: Every so often each file is looked at, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
-#: What an attempt in flight gets at the end; the whole stop stays within 10 s, whatever hangs in
-#: a thread: a name that does not resolve can hold one for half a minute.
+#: What an attempt in flight gets at the end, and what is left to print.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0
-_STOP_MOST_S = 9.0
 #: Files that are kept open while they settle, where the system permits.
 _MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
@@ -65,13 +62,20 @@ _STATUS_LAG_S = 1.0
 _TOLD = ("pending", "delivered", "dead")
 
 
-async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -> None:
+async def run(
+    settings: Settings,
+    stream: TextIO,
+    *,
+    quarantine: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
 
     Args:
         settings: what to do.
         stream: where the event lines go.
         quarantine: move the outbox aside first.
+        on_stop: called when it was told to end.
 
     Raises:
         OutboxError, StateDirError, Locked: it cannot begin, or go on.
@@ -87,7 +91,7 @@ async def run(settings: Settings, stream: TextIO, *, quarantine: bool = False) -
                 statedir.remember_outbox(settings.state_dir)
                 statedir.quarantine(settings.state_dir, FILENAME)
         outbox = await _open_outbox(stack, settings, Audit(stream, settings.log_level))
-        service = _Service(settings, outbox, stream, most_held)
+        service = _Service(settings, outbox, stream, most_held, on_stop)
         stack.callback(service.close)
         if settings.metrics is not None:
             from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
@@ -138,8 +142,16 @@ def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
 
 
 class _Service:
-    def __init__(self, settings: Settings, outbox: Outbox, stream: TextIO, most_held: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        stream: TextIO,
+        most_held: int,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
+        self._on_stop = on_stop
         self._outbox = outbox
         self._audit = Audit(stream, settings.log_level)
         self._stream = stream
@@ -223,11 +235,9 @@ class _Service:
             async for number in received:
                 if self._stop.is_set():
                     os._exit(128 + number)
+                self._on_stop()
                 self._stop.set()
                 self._intake_wake.set()
-                late = threading.Timer(_STOP_MOST_S, os._exit, [0])
-                late.daemon = True  # an end in time does not wait for it
-                late.start()
 
     async def _happened(self, name: str, **fields: object) -> None:
         try:

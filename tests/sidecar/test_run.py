@@ -286,6 +286,45 @@ def test_a_resolver_that_is_silent_does_not_hold_the_end(host: Sidecar) -> None:
     assert host.lines[-1]["event"] == "service.stopped"
 
 
+@root_only
+def test_a_stop_that_comes_while_process_1_is_still_being_loaded(host: Sidecar) -> None:
+    """The kernel drops what process 1 does not listen to, so it listens before all else."""
+    host.prefix = ["unshare", "--pid", "--fork", "--kill-child"]
+    host.start(wait=False)
+    assert host.process is not None
+    children = Path(f"/proc/{host.process.pid}/task/{host.process.pid}/children")
+    first = int(until("process 1", lambda: children.read_text().split())[0])
+
+    def is_caught() -> bool:
+        status = Path(f"/proc/{first}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    until("a handler", is_caught)
+    assert not host.state.exists()  # nothing has begun
+    os.kill(first, signal.SIGTERM)
+    assert host.wait() == 128 + signal.SIGTERM
+
+
+LATE = """
+import sys, threading
+from paliadin_sidecar.threads import Deadline
+deadline = Deadline(0.05)
+if sys.argv[1] == "hangs":
+    deadline.begin()
+else:
+    deadline.done(3)
+threading.Thread(target=threading.Event().wait).start()
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("hangs", 0), ("is done", 3)])
+def test_the_end_waits_for_nothing_for_long(how: str, code: int) -> None:
+    """A thread that never ends does not hold the process, before its end or after it."""
+    done = subprocess.run([sys.executable, "-c", LATE, how], timeout=PATIENCE_S, check=False)
+    assert done.returncode == code
+
+
 def test_a_hanging_receiver_does_not_hold_the_end(host: Sidecar, receiver: Receiver) -> None:
     """The grace ends; the turn stays for the next start."""
     receiver.behaviour = lambda _: Reply(how="hang")
