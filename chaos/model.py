@@ -88,8 +88,8 @@ class _File:
     line: int | None = None  #: of the account, if what lies there is complete
     since: float = 0.0  #: when it was last touched
     versions: int = 0
-    earliest: float = float("inf")  #: date since the first line
-    latest: float = 0.0  #: date since this line
+    earliest: float = float("inf")  #: time of the first line
+    latest: float = 0.0  #: time until which this line stood
     fd: int | None = None  #: of a writer
     inodes: set[int] = field(default_factory=set)  #: that ever lay there
 
@@ -130,6 +130,7 @@ class Promise(RuleBasedStateMachine):
         self.roots = {name: self.base / name for name in _ROOTS}
         self.calm = dict.fromkeys(_ROOTS, 0.0)  # since when each is there and to be trusted
         self.up_since = 0.0
+        self.set_forward_s = 0.0  # by which the date was set, and the daemon may not know it yet
         self.files: dict[tuple[str, int], _File] = {}
         for name, root in self.roots.items():
             root.mkdir(mode=0o700)
@@ -167,12 +168,13 @@ class Promise(RuleBasedStateMachine):
         was_up = self.daemon.is_up
         self.daemon.passes(seconds)
         for file in self.files.values():
-            if file.versions:
-                file.earliest = min(file.earliest, self.clock.time())
-            file.latest = max(file.latest, self.clock.time())
+            file.latest = max(file.latest, self.clock.now)
         if not self.daemon.is_up:
             self.up_since = float("inf")
+            self._miss_what_was_set()
             return
+        if seconds > 2 * _RESCAN_S:
+            self.set_forward_s = 0.0
         if not was_up or self.up_since == float("inf"):
             self.up_since = self.clock.now
         for (root, _), file in self.files.items():
@@ -204,6 +206,7 @@ class Promise(RuleBasedStateMachine):
         """SIGTERM."""
         self.daemon.stop()
         self.up_since = float("inf")
+        self._miss_what_was_set()
 
     @rule(at_point=st.integers(0, 40))
     def kill(self, at_point: int) -> None:
@@ -217,7 +220,14 @@ class Promise(RuleBasedStateMachine):
         """Forward or back."""
         self._fault("clock")
         self.clock.set(hours * 3600.0)
+        self.set_forward_s += max(0.0, hours * 3600.0)
         self.passes(0.0)
+
+    def _miss_what_was_set(self) -> None:
+        # What a daemon did not live to see counts for the next one as time that passed.
+        for file in self.files.values():
+            file.earliest -= self.set_forward_s
+        self.set_forward_s = 0.0
 
     # --- the receiver -------------------------------------------------------------------------
 
@@ -379,7 +389,7 @@ class Promise(RuleBasedStateMachine):
         if file.is_held():
             return  # whatever it looks like
         file.line = len(self.written)
-        file.latest = self.clock.time()
+        file.latest = self.clock.now
         file.earliest = min(file.earliest, file.latest)
         self._account(inode, file.path.read_bytes(), file)
 

@@ -184,11 +184,12 @@ class Daemon:
 
         class ClockedOutbox(Outbox):
             def __init__(self, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed through
-                super().__init__(path, wall=clock.time, **how)
+                super().__init__(path, **how | {"wall": clock.time, "steady": clock.monotonic})
 
         class ClockedDispatch(dispatch.Dispatch):
             def __init__(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - handed through
-                super().__init__(*what, wall=clock.time, random=rng.random, **how)
+                how |= {"wall": clock.time, "steady": clock.monotonic, "random": rng.random}
+                super().__init__(*what, **how)
 
         for where, name, ours in (
             (service, "time", clock),

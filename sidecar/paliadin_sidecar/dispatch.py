@@ -49,6 +49,7 @@ class Dispatch:
         host: this host's name, for pings.
         refused_s: see `policy.decide`.
         wall: the clock, in epoch seconds.
+        steady: a clock that nobody sets, in seconds.
         random: see `policy.decide`.
 
     Attributes:
@@ -63,6 +64,7 @@ class Dispatch:
         host: str,
         refused_s: float,
         wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random,
     ) -> None:
         self._commit = commit
@@ -70,6 +72,7 @@ class Dispatch:
         self._host = host
         self._refused_s = refused_s
         self._wall = wall
+        self._steady = steady
         self._random = random
         self._circuit = Circuit()
         self._busy: dict[int, int] = {}  # delivery → turn
@@ -104,7 +107,9 @@ class Dispatch:
             if service["paused_at"] is not None:
                 # It was not well when we stopped: a turn is never the probe.
                 self._circuit = Circuit(paused=True)
-                tasks.start_soon(self._probe, service["paused_at"], None, name="probe")
+                paused_s = max(0.0, self._wall() - service["paused_at"])
+                since = self._steady() - paused_s
+                tasks.start_soon(self._probe, since, None, name="probe")
             while True:
                 self._wake = anyio.Event()
                 sleep_s = await self._start_due(tasks)
@@ -245,7 +250,7 @@ class Dispatch:
     def _pause(self, tasks: TaskGroup, why: str) -> None:
         if not self._circuit.paused:
             self._circuit.pause()
-            tasks.start_soon(self._probe, self._wall(), why, name="probe")
+            tasks.start_soon(self._probe, self._steady(), why, name="probe")
 
     async def _probe(self, since: float, why: str | None) -> None:
         # `why` is None where the pause is on record already. A full disk holds no ping.
@@ -259,4 +264,4 @@ class Dispatch:
                 self._circuit.resume()
                 self.wake()
         if why is None:
-            await self._commit(Outbox.resume, self._wall() - since)
+            await self._commit(Outbox.resume, self._steady() - since)

@@ -59,6 +59,8 @@ _TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
 _KEPT_PAGES = 4096
 #: A log that grew beyond this is cut back.
 _MOST_LOG_BYTES = 16 * 1024 * 1024
+#: Less is not worth while, and more than a clock that is made to run faster or slower moves.
+_STEP_S = 1.0
 #: Another process that writes is a command, done in no time.
 _BUSY_TIMEOUT_S = 1.0
 
@@ -234,6 +236,8 @@ class Outbox:
         path: the database's file.
         host: this host's name, for the callback's bodies.
         wall: the clock, in epoch seconds.
+        steady: a clock that nobody sets, in seconds: where the other one is set, stored times
+            follow. None: that is not looked for.
         create: make the database where there is none, and migrate one of an earlier version;
             without it a missing file is `FileNotFoundError`.
         successor: one that is made now follows one that was lost: nothing becomes history.
@@ -248,6 +252,7 @@ class Outbox:
         *,
         host: str = "",
         wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
         create: bool = False,
         successor: bool = False,
     ) -> None:
@@ -255,6 +260,9 @@ class Outbox:
         self.last_event = 0  #: id of the last event that was written here
         self._host = host
         self._wall = wall
+        self._steady = steady
+        self._offset_s = self._clock_offset_s()
+        self._set_forward_ms = 0
         if not create and not path.exists():
             raise FileNotFoundError(path)
         mode = "rwc" if create else "rw"
@@ -335,6 +343,7 @@ class Outbox:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                offset_s = self._follow_clock()
                 results = [step() for step in steps]
                 crash.point("before a commit")
                 self._db.execute("COMMIT")
@@ -346,8 +355,33 @@ class Outbox:
                 raise
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
+        if offset_s != self._offset_s:
+            self._set_forward_ms += max(0, _ms(offset_s - self._offset_s))
+            self._offset_s = offset_s
         self.check_identity()
         return results
+
+    def _follow_clock(self) -> float:
+        # Dates stay dates of the clock, and what is measured from them stays as long as it is.
+        # Returns the offset that is heeded once this is committed.
+        offset_s = self._clock_offset_s()
+        step_s = offset_s - self._offset_s
+        if abs(step_s) < _STEP_S:
+            return self._offset_s
+        step = _ms(step_s)
+        _sql.shift_deliveries(self._db, step=step)
+        # Older ones are late, whatever the new date is.
+        since = self._now() - step - abs(step) - _ms(LATE_S)
+        _sql.shift_turns(self._db, step=step, since=since)
+        return offset_s
+
+    def _clock_offset_s(self) -> float:
+        while self._steady is not None:
+            before_s = self._steady()
+            wall_s = self._wall()
+            if self._steady() - before_s < _STEP_S / 10:  # else we were held between the two
+                return wall_s - before_s
+        return 0.0
 
     def check_identity(self) -> None:
         """See that the files are still those that were opened. Not within a transaction.
@@ -852,7 +886,7 @@ class Outbox:
         more; an event of the service as late. What is pending or dead never goes, nor a turn
         whose file still lies: it would be taken for a new one.
         """
-        now = self._now()
+        now = self._now() - self._set_forward_ms  # a wrong date is no reason to forget
         return self._let_go(now) or self._forget(now - _ms(TURN_S)) or self._shrink()
 
     def _let_go(self, now: int) -> bool:

@@ -156,6 +156,17 @@ ORDER BY d.next_attempt_at LIMIT :limit;
 UPDATE delivery INDEXED BY delivery_again SET next_attempt_at = :now
 WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
 
+-- The clock was set: what durations are measured from is set with it. The index is named, so that a
+-- backlog alone is read.
+-- name: shift_deliveries!
+UPDATE delivery INDEXED BY delivery_by_state SET accepted_at = accepted_at + :step,
+    first_attempt_at = first_attempt_at + :step, attempted_at = attempted_at + :step,
+    next_attempt_at = next_attempt_at + :step, refused_at = refused_at + :step
+WHERE state = 'pending';
+
+-- name: shift_turns!
+UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
+
 -- name: next_attempt_at$
 SELECT min(next_attempt_at) FROM delivery INDEXED BY delivery_again
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now;

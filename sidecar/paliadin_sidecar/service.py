@@ -133,6 +133,7 @@ def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
         Outbox(
             settings.state_dir / FILENAME,
             host=settings.host_label,
+            steady=_since_boot_s,
             create=True,
             successor=held_one,
         )
@@ -486,6 +487,11 @@ class _Service:
                 await self._systemd(f"STATUS={text}")
             await self._counts_moved.wait()
             await anyio.sleep(_STATUS_LAG_S)
+
+
+def _since_boot_s() -> float:
+    # With the time that the machine was suspended, which a person waits too.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _raise_descriptor_limit() -> int:

@@ -67,6 +67,7 @@ class Office:
             host="mriver",
             refused_s=REFUSED_S,
             wall=self.wall,
+            steady=self.wall,
             random=lambda: 1.0,
         )
 

@@ -62,8 +62,19 @@ class Box:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.now = NOW
         self.path = path
-        self.outbox = Outbox(path, host="mriver", wall=lambda: self.now, create=create)
+        self.set_s = 0.0  # by which somebody set the date
+        self.outbox = Outbox(
+            path,
+            host="mriver",
+            wall=lambda: self.now,
+            steady=lambda: self.now - self.set_s,
+            create=create,
+        )
         self._seen = 0
+
+    def set_date(self, by_s: float) -> None:
+        self.now += by_s
+        self.set_s += by_s
 
     def __call__(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
@@ -309,6 +320,56 @@ def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
         assert not box(Outbox.accept, answer("B"))
         assert not box(Outbox.accept, answer("A"))
         assert box.events() == []
+
+
+@pytest.mark.parametrize("set_s", [3600, -3600, 40 * 365 * 86_400])
+def test_late_by_no_date(box: Box, set_s: float) -> None:
+    """Ten minutes are ten minutes, whoever sets the clock meanwhile."""
+    box(Outbox.accept, answer("A"))
+    box.set_date(set_s)
+    box.now += LATE_S
+    assert box(Outbox.accept, answer("B"))
+    box.set_date(-set_s)
+    box.now += 0.001
+    assert not box(Outbox.accept, answer("C"))
+
+
+def test_times_follow_a_clock_that_is_set(box: Box) -> None:
+    """What waits goes on waiting as long as it would have, and is as old as it was."""
+    box(Outbox.accept, answer())
+    (due,) = box.due()
+    box(Outbox.retry, box.attempt(due), 30.0)
+    for set_s in (3600, -7200):
+        box.set_date(set_s)
+        assert box.due() == []
+        assert box.due_in() == 30
+        assert box(Outbox.oldest_pending_s) == 0
+    box.now += 30
+    (again,) = box.due()
+    assert again.first_attempt_at == again.accepted_at == box.now - 30
+    assert box(Outbox.oldest_pending_s) == 30
+
+
+def test_a_clock_that_is_set_in_vain(box: Box) -> None:
+    """A transaction that does not take effect leaves the clock's step to the next one."""
+    box(Outbox.accept, answer("A"))
+    box.set_date(3600)
+    with pytest.raises(ZeroDivisionError):
+        box(lambda _: 1 / 0)
+    assert box(Outbox.accept, answer("B"))
+
+
+def test_a_process_that_is_held_between_two_clocks(box: Box) -> None:
+    """Who is stopped between reading one clock and the other reads both again."""
+    box(Outbox.accept, answer("A"))
+    wall, held = box.outbox._wall, [700.0]
+
+    def held_once() -> float:
+        box.now += held.pop() if held else 0.0
+        return wall()
+
+    box.outbox._wall = held_once
+    assert box(Outbox.due, (), places=9, again=9)[0][0].accepted_at == box.now - 700
 
 
 def test_late_counts_from_the_first_answer(box: Box) -> None:

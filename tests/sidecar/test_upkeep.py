@@ -37,7 +37,9 @@ class Box:
     def __init__(self, path: Path) -> None:
         self.now = NOW
         self.path = path
-        self.outbox = Outbox(path, host="mriver", wall=lambda: self.now, create=True)
+        self.set_s = 0.0  # by which somebody set the date
+        steady = lambda: self.now - self.set_s  # noqa: E731 - a clock
+        self.outbox = Outbox(path, wall=lambda: self.now, steady=steady, create=True)
 
     def __call__(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
@@ -119,6 +121,18 @@ def test_a_body_goes_72_hours_after_its_acknowledgement(box: Box) -> None:
     assert box.bodies == 0
     assert box(Outbox.replay, turn_id="t") == (0, 1)
     assert box.known("t")
+
+
+def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
+    """A wrong clock takes nothing away: what it jumped over is not counted while we run."""
+    box.take("t")
+    box.deliver()
+    box.set_s = 10 * BODY_S
+    box.now += box.set_s
+    box.later(BODY_S - 1)
+    assert box.bodies == 1
+    box.later(2)
+    assert box.bodies == 0
 
 
 def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
