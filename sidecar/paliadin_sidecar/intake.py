@@ -109,10 +109,15 @@ class _Under:
     noticed: bool = False  #: by an event, not just by a scan
 
     def close(self) -> None:
-        for file in (self.file, self.previous):
-            if file is not None:
-                file.close()
-        self.file = self.previous = None
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        self.close_previous()
+
+    def close_previous(self) -> None:
+        if self.previous is not None:
+            self.previous.close()
+            self.previous = None
 
 
 @dataclass
@@ -351,6 +356,9 @@ class Intake:
             if not under.stalled:
                 under.stalled = True
                 yield Stalled(key, "unreadable", exc.errno_name)
+            if exc.is_final:  # opened anew, or given up if the name has gone too
+                under.close()
+                under.progress = None
             self._again(place, under, _UNREADABLE_S)
         except Changed:
             self._again(place, under, _CHANGED_S)
@@ -373,8 +381,7 @@ class Intake:
         except FileNotFoundError:
             return under.file is not None
         if under.file is not None:
-            if under.previous is not None:
-                under.previous.close()
+            under.close_previous()
             under.previous, under.previous_progress = under.file, under.progress
             under.progress = None
         under.file = opened
@@ -426,7 +433,12 @@ class Intake:
         rest = float("inf")
         if under.previous is None:
             return rest
-        look = under.previous.look()
+        try:
+            look = under.previous.look()
+        except Unreadable as exc:
+            if now_or_never or exc.is_final:
+                under.close_previous()
+            return _UNREADABLE_S
         under.previous_progress, verdict = self._decide(under.previous_progress, look)
         if isinstance(verdict, settle.Waiting) and not now_or_never:
             return verdict.seconds
@@ -434,8 +446,7 @@ class Intake:
             settled = settle.Settled()
             progress = under.previous_progress
             yield Settled(self._arrival(key, under.previous, look, settled, progress))
-        under.previous.close()
-        under.previous = None
+        under.close_previous()
         return rest
 
     def _decide(

@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -34,6 +35,8 @@ __all__ = [
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_TOKEN_BYTES = 8 * 1024
+#: What a descriptor says for ever after the server of its mount has gone.
+_FINAL = {errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno.ENODEV, errno.ESHUTDOWN}
 
 
 class Changed(Exception):
@@ -46,6 +49,8 @@ class Unreadable(Exception):
     def __init__(self, name: str, exc: OSError) -> None:
         super().__init__(name, exc.errno)
         self.errno_name = errno.errorcode.get(exc.errno or 0, "unknown")
+        #: It was asked by its own descriptor, which will never answer again; the name may.
+        self.is_final = not name and exc.errno in _FINAL
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,30 @@ class TurnFile:
         except FileNotFoundError:
             raise
         except OSError as exc:
-            if exc.errno != errno.ELOOP:  # a link since the line above: not opened, not trusted
+            # A link since it was asked is refused as one, and not opened.
+            link = _link_at(directory, name) if exc.errno == errno.ELOOP else None
+            if link is None:
                 raise Unreadable(name, exc) from None
+            self._refused = link
 
     def close(self) -> None:
         """Let go of the descriptor. More than once is well."""
         if self._fd is not None:
-            os.close(self._fd)
+            with suppress(OSError):  # Linux has let go of it, whatever its file system says
+                os.close(self._fd)
             self._fd = None
 
     @property
     def inode(self) -> tuple[int, int]:
-        """(device, inode) of what was opened."""
-        info = self._stat()
+        """(device, inode) of what was opened.
+
+        Raises:
+            Unreadable: the disk would not answer.
+        """
+        try:
+            info = self._stat()
+        except OSError as exc:
+            raise Unreadable("", exc) from None
         return info.st_dev, info.st_ino
 
     def look(self) -> Look:
@@ -187,6 +203,14 @@ class TurnFile:
 
     def _is_ours(self, info: os.stat_result) -> bool:
         return stat.S_ISREG(info.st_mode) and info.st_uid == self._owner
+
+
+def _link_at(directory: int, name: str) -> os.stat_result | None:
+    try:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None
+    return info if stat.S_ISLNK(info.st_mode) else None
 
 
 def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,8 @@ class Root:
     def close(self) -> None:
         """Let go of the descriptor."""
         if self.fd is not None:
-            os.close(self.fd)
+            with suppress(OSError):  # Linux has let go of it, whatever its file system says
+                os.close(self.fd)
             self.fd = None
         self._listed_mtime = None
 
@@ -133,6 +135,8 @@ class Root:
     def _become(self, state: State, why: str, error: int | None) -> None:
         if state != self.state:
             self.since = time.time()
+        elif error is not None and error == self.error:
+            return  # the same trouble, met by another call
         self.state, self.why, self.error = state, why, error
 
 
