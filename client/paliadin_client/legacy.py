@@ -7,15 +7,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-import anyio
-
 from paliadin_client.backend import Reply, parse_uuid, user8
 from paliadin_client.errors import (
     BadRequest,
     MessageTooLong,
     NotConfigured,
     ShimError,
-    Unreachable,
 )
 from paliadin_client.ssh import open_ssh
 from paliadin_client.text import one_line
@@ -86,7 +83,7 @@ class Legacy:
     async def health(self, user: User | None, /) -> None:
         """`health <session>`; without a user the session is the bare prefix."""
         session = self.pane(user) if user else self._prefix
-        printed = (await self._within(_HEALTH_S, "health", session)).strip()
+        printed = (await self._configured().run("health", session, limit_s=_HEALTH_S)).strip()
         if printed == b"ok":
             return
         detail = printed[-_MAX_DETAIL_BYTES:].decode(errors="replace")
@@ -100,19 +97,12 @@ class Legacy:
 
     async def reset(self, user: User) -> None:
         """`reset <session>`."""
-        await self._within(_RESET_S, "reset", self.pane(user))
+        await self._configured().run("reset", self.pane(user), limit_s=_RESET_S)
 
     async def _turn(self, *command: str) -> Reply:
         answer = await self._configured().run(*command)
         text, trailer = split(answer.decode(errors="replace"))
         return Reply(text=text, trailer=trailer, whole=is_whole(answer[-TAIL_BYTES:]))
-
-    async def _within(self, seconds: float, *command: str) -> bytes:
-        try:
-            with anyio.fail_after(seconds):
-                return await self._configured().run(*command)
-        except TimeoutError:
-            raise Unreachable(f"the shim did not answer within {seconds:g} s") from None
 
     def _configured(self) -> Ssh:
         if self._ssh is None:

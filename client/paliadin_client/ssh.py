@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
+import shutil
 import tempfile
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -129,34 +131,46 @@ class Ssh:
         )
         self._handshakes = anyio.Semaphore(_MAX_HANDSHAKES)
 
-    async def run(self, *command: str) -> bytes:
+    async def run(self, *command: str, limit_s: float = math.inf) -> bytes:
         """What the command prints; a handshake that the host drops is tried again.
+
+        Args:
+            command: goes to the host as one string, its words separated by blanks.
+            limit_s: how long ssh may take, in seconds; what waits for others is not counted.
 
         Raises:
             Unreachable: nothing was sent.
             ConnectionLost: the connection went away after something was sent.
             PaliadinError: what else the exit status means.
         """
-        until = min(anyio.current_time() + _RETRY_S, anyio.current_effective_deadline())
-        pause = _FIRST_PAUSE_S
+        pause, until = _FIRST_PAUSE_S, anyio.current_effective_deadline()
         while True:
             log = SshLog()
             try:
-                return await self._run(command, log)
+                return await self._run(command, log, limit_s)
             except PaliadinError:
+                now = anyio.current_time()
+                until = min(until, now + _RETRY_S)  # counted from the first
                 # At random, or those that were dropped together would come back together.
                 wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                if log.stage is not Stage.DROPPED or anyio.current_time() + wait > until:
+                if log.stage is not Stage.DROPPED or now + wait > until:
                     raise
             await anyio.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _run(self, command: Sequence[str], log: SshLog) -> bytes:
-        stdout, stderr = bytearray(), bytearray()
+    async def _run(self, command: Sequence[str], log: SshLog, limit_s: float) -> bytes:
         await self._handshakes.acquire()
-        with ExitStack() as kept:
-            slot = kept.enter_context(ExitStack())
+        with ExitStack() as slot:
             slot.callback(self._handshakes.release)
+            try:
+                with anyio.fail_after(limit_s):
+                    return await self._read(command, log, slot)
+            except TimeoutError:
+                raise Unreachable(f"the shim did not answer within {limit_s:g} s") from None
+
+    async def _read(self, command: Sequence[str], log: SshLog, slot: ExitStack) -> bytes:
+        stdout, stderr = bytearray(), bytearray()
+        with ExitStack() as kept:
             log_read, log_write = os.pipe()
             kept.callback(os.close, log_read)
             process = await self._start(command, log_write)
@@ -224,7 +238,7 @@ class _PrivateFiles:
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
-        self._kept = ExitStack()
+        self._made = ExitStack()
         self._path = Path()
         self._descriptor = -1
 
@@ -232,7 +246,7 @@ class _PrivateFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept.close()
+        self._made.close()
 
     def directory(self) -> Path:
         """Where the files are now.
@@ -242,39 +256,36 @@ class _PrivateFiles:
         Raises:
             OSError: they could not be written.
         """
-        if not self._is_whole():
-            self._kept.close()
+        if not (self._is_ours() and all((self._path / name).exists() for name in self._files)):
+            self._made.close()
             self._make()
         return self._path
 
-    def _is_whole(self) -> bool:
-        # A name in /tmp that got free could be anybody's by now, and their known hosts in it.
-        try:
-            ours = os.fstat(self._descriptor) if self._descriptor >= 0 else None
-            return (
-                ours is not None
-                and os.path.samestat(ours, self._path.stat())
-                and all((self._path / name).stat().st_size for name in self._files)
-            )
-        except FileNotFoundError:
-            return False
-
     def _make(self) -> None:
         with ExitStack() as made:
-            made.callback(setattr, self, "_descriptor", -1)
-            self._path = Path(
-                made.enter_context(
-                    # Removed is what is there; what somebody else removed is gone already.
-                    tempfile.TemporaryDirectory(prefix="paliadin-", ignore_cleanup_errors=True)
-                )
-            )
-            # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
+            self._path = Path(tempfile.mkdtemp(prefix="paliadin-"))
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            made.callback(os.close, self._descriptor)
+            made.callback(self._remove)
+            # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             for name, contents in self._files.items():
                 _write_private(self._path / name, contents)
-            self._kept = made.pop_all()
+            self._made = made.pop_all()
+
+    def _remove(self) -> None:
+        if self._is_ours():
+            shutil.rmtree(self._path, ignore_errors=True)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _is_ours(self) -> bool:
+        # A name in /tmp that got free may be anybody's by now, and so the known hosts in it.
+        try:
+            return self._descriptor >= 0 and os.path.samestat(
+                os.fstat(self._descriptor), self._path.stat(follow_symlinks=False)
+            )
+        except FileNotFoundError:
+            return False
 
 
 def _write_private(path: Path, contents: str) -> None:

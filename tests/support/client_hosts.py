@@ -10,6 +10,7 @@ import socket
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -186,6 +187,12 @@ class LegacyHost(_Base):
     def __init__(self) -> None:
         super().__init__()
         self.commands: list[str] = []
+        #: What is shown before anybody is let in.
+        self.banner = ""
+        #: Called with each connection before anybody is let in.
+        self.before_auth: Callable[[asyncssh.SSHServerConnection], None] = lambda _: None
+        #: Connections in their handshake now, and most at once.
+        self.handshakes = self.most_handshakes = 0
         #: What sshd runs for every command.
         self.shim: Callable[[Process], Awaitable[None]] = self._shim
 
@@ -228,6 +235,33 @@ class LegacyHost(_Base):
             process.exit(self.EXITS[exc.code])
         except Drops:
             process.channel.get_connection().abort()
+
+
+class _Connection(asyncssh.SSHServer):
+    def __init__(self, host: LegacyHost) -> None:
+        self._host = host
+        self._shaken = False
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = conn
+        self._host.handshakes += 1
+        self._host.most_handshakes = max(self._host.most_handshakes, self._host.handshakes)
+
+    def begin_auth(self, username: str) -> bool:
+        if self._host.banner:
+            self._conn.send_auth_banner(self._host.banner)
+        self._host.before_auth(self._conn)
+        return True
+
+    def auth_completed(self) -> None:
+        self._over()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over()
+
+    def _over(self) -> None:
+        self._host.handshakes -= not self._shaken
+        self._shaken = True
 
 
 @asynccontextmanager
@@ -277,6 +311,7 @@ async def legacy_host() -> AsyncIterator[LegacyHost]:
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
+        server_factory=partial(_Connection, host),
         server_host_keys=[theirs],
         authorized_client_keys=asyncssh.import_authorized_keys(ours.export_public_key().decode()),
         process_factory=host.serve,
