@@ -33,24 +33,31 @@ STORE_TIMEOUT_S = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS callbacks (webhook_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS turns (
-    backend TEXT, persona TEXT, turn_id TEXT,
-    submitted_turn_id TEXT,  -- an app looks for its own id here first, then in turn_id
+    turn TEXT PRIMARY KEY,   -- the id under which the app asked: the submitted one, else the file's
+    backend TEXT, persona TEXT, turn_id TEXT,  -- together, the file that it is of
+    submitted_turn_id TEXT,
     revision INTEGER,
     response TEXT,           -- the answer, or null where the turn failed
-    reason TEXT,             -- why it failed, or null
-    PRIMARY KEY (backend, persona, turn_id)
+    reason TEXT              -- why it failed, or null
 );
 """
-# An answer outranks a failure, then the higher revision wins: whatever the order of arrival,
-# the end is the same. There is no user here: an app has its own record of who asked.
+# An answer outranks a failure. An answer is replaced only by its own file, so that a file which
+# names another's turn cannot rewrite it. Of one file the higher revision counts. There is no user
+# here: an app has its own record of who asked.
 STORE_TURN = """
 INSERT INTO turns VALUES
-    (:backend, :persona, :turn_id, :submitted_turn_id, :revision, :response, :reason)
+    (coalesce(:submitted_turn_id, :turn_id),
+     :backend, :persona, :turn_id, :submitted_turn_id, :revision, :response, :reason)
 ON CONFLICT DO UPDATE SET
+    backend = excluded.backend, persona = excluded.persona, turn_id = excluded.turn_id,
     submitted_turn_id = excluded.submitted_turn_id, revision = excluded.revision,
     response = excluded.response, reason = excluded.reason
-WHERE (excluded.response IS NOT NULL, excluded.revision)
-    >= (turns.response IS NOT NULL, turns.revision)
+WHERE CASE
+    WHEN (excluded.response IS NULL) <> (turns.response IS NULL) THEN turns.response IS NULL
+    WHEN (excluded.backend, excluded.persona, excluded.turn_id)
+        <> (turns.backend, turns.persona, turns.turn_id) THEN excluded.response IS NULL
+    ELSE excluded.revision >= turns.revision
+END
 """
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -48,7 +48,8 @@ func main() {
 	log.Fatal(server.Serve(listener))
 }
 
-// store keeps one file for each turn; one process for each directory.
+// store keeps one file for each turn, by the id under which the app asked; one process for each
+// directory.
 type store struct {
 	dir string
 	mu  sync.Mutex // what is compared must still be there when it is replaced
@@ -64,7 +65,7 @@ type kept struct {
 func (s *store) put(_ context.Context, t *turn) (done string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := filepath.Join(s.dir, t.Backend+"_"+t.Persona+"_"+t.TurnID+".json")
+	path := filepath.Join(s.dir, t.asked()+".json")
 	old, err := load(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -98,11 +99,23 @@ func (s *store) ready(context.Context) error {
 	return file.Sync()
 }
 
-// outranks tells whether t may replace old. An answer outranks a failure, then the higher
-// revision wins: whatever the order of arrival, the end is the same.
+// asked gives the id under which the app asked, as far as the callback tells.
+func (t *turn) asked() string {
+	if t.SubmittedTurnID != nil {
+		return *t.SubmittedTurnID
+	}
+	return t.TurnID
+}
+
+// outranks tells whether t may replace old. An answer outranks a failure. An answer is replaced
+// only by its own file, so that a file which names another's turn cannot rewrite it. Of one file
+// the higher revision counts.
 func (t *turn) outranks(old *turn) bool {
 	if (t.Response != nil) != (old.Response != nil) {
 		return t.Response != nil
+	}
+	if t.Backend != old.Backend || t.Persona != old.Persona || t.TurnID != old.TurnID {
+		return t.Response == nil
 	}
 	return t.Revision >= old.Revision
 }

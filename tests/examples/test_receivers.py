@@ -30,6 +30,7 @@ from support.example_receivers import (
     running,
     stored,
 )
+from support.ranks import RANKS, RankCase
 from support.sidecar import new_secret
 from support.vectors import CALLBACKS, Vector
 
@@ -132,12 +133,23 @@ def test_one_revision_twice(receiver: ExampleReceiver, store: Path) -> None:
     assert stored(store)["a"].response == "new"
 
 
-def test_one_turn_of_two_backends(receiver: ExampleReceiver) -> None:
-    """Revisions are counted for each backend, so one backend's never hides another's."""
+@pytest.mark.parametrize("case", RANKS, ids=lambda case: case.name)
+def test_ranks(receiver: ExampleReceiver, store: Path, case: RankCase) -> None:
+    """Of several files of one turn and their revisions, that one counts which the table says."""
+    for push in case.pushes:
+        body = callback(push.file, push.revision, push.response, submitted_turn_id="asked")
+        assert receiver.post(*body) == 204
+    (left,) = stored(store).values()
+    assert left.response == case.end
+
+
+def test_one_turn_of_two_backends(receiver: ExampleReceiver, store: Path) -> None:
+    """Another backend's file of the same id is another file: it does not replace the answer."""
     assert receiver.post(*callback("a", 2)) == 204
-    body, headers = callback("a", 1, backend="legacy")
-    assert receiver.post(body, headers | sign(body, "legacy_paliadin_a_1_x")) == 204
-    assert [line.split()[-1] for line in receiver.lines(2)] == ["stored", "stored"]
+    body, headers = callback("a", 3, "fremd", backend="legacy")
+    assert receiver.post(body, headers | sign(body, "legacy_paliadin_a_3_x")) == 204
+    assert [line.split()[-1] for line in receiver.lines(2)] == ["stored", "outranked"]
+    assert stored(store)["a"].response == MARKER
 
 
 def test_another_persona(receiver: ExampleReceiver, store: Path) -> None:
