@@ -1,13 +1,16 @@
 // The callback in an app like paliad: a route beside the pages of people who are logged in, and
 // PostgreSQL. docs/paliad.md tells the why. It connects as PGHOST, PGUSER and so on say, to tables
 //
-//	turns    (id uuid PRIMARY KEY, user_id uuid, answer text)
-//	sessions (token text PRIMARY KEY, user_id uuid)
+//	paliad.paliadin_turns (id uuid PRIMARY KEY, user_id uuid, response text, error_code text)
+//	sessions              (token text PRIMARY KEY, user_id uuid)
+//
+// With -revisions the first one has two columns more, answer_file text and answer_revision bigint,
+// and an agent that changes its answer changes what is stored.
 //
 // On Debian, with the package golang-github-lib-pq-dev:
 //
 //	GO111MODULE=off GOPATH=/usr/share/gocode go build -o paliad callback.go paliad.go
-//	PALIADIN_CALLBACK_SECRET=whsec_… ./paliad 127.0.0.1:8080
+//	PALIADIN_CALLBACK_SECRET=whsec_… ./paliad [-revisions] 127.0.0.1:8080
 package main
 
 import (
@@ -15,6 +18,7 @@ import (
 	"crypto/subtle"
 	"database/sql"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -31,11 +35,19 @@ import (
 )
 
 const (
-	find   = `SELECT answer IS NOT NULL FROM turns WHERE id = $1`
-	update = `UPDATE turns SET answer = $1 WHERE id = $2 AND (answer IS NULL OR $3::bigint > 1)`
-
-	// Changes no row, and fails where update would: no database, no table, no right, a standby.
-	tryUpdate = `UPDATE turns SET answer = answer WHERE false`
+	find = `SELECT id FROM paliad.paliadin_turns WHERE id = $1`
+	// Whoever reads `late` knows that somebody had been told before that there is no answer.
+	fill = `UPDATE paliad.paliadin_turns
+SET response = $1, error_code = CASE WHEN error_code IS NOT NULL THEN 'late' END
+WHERE id = $2 AND response IS NULL`
+	fillOrRevise = `UPDATE paliad.paliadin_turns
+SET response = $1, answer_file = $3, answer_revision = $4,
+    error_code = CASE WHEN error_code IS NOT NULL THEN 'late' END
+WHERE id = $2 AND (response IS NULL OR answer_file = $3 AND answer_revision <= $4)`
+	show = `SELECT response, error_code FROM paliad.paliadin_turns WHERE id = $1 AND user_id = $2`
+	fail = `UPDATE paliad.paliadin_turns SET error_code = $1 WHERE id = $2 AND response IS NULL`
+	// Changes nothing, and fails wherever an update would: on a standby, without the right to it.
+	tryUpdate = `UPDATE paliad.paliadin_turns SET response = response WHERE false`
 
 	// The sender waits 10 s. What it has given up must have ended before it tries again.
 	patience = 5 * time.Second
@@ -49,18 +61,22 @@ var (
 
 	opening = regexp.MustCompile(`(?m)^\[paliadin-meta\][ \t]*\r?$`)
 	closing = regexp.MustCompile(`(?m)^\[/paliadin-meta\][ \t]*\r?$`)
+	// A line that opens or closes a block of code, as Markdown has it.
+	fence = regexp.MustCompile("(?m)^ {0,3}(`{3,}|~{3,})([^\n]*)\n?")
 )
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: paliad HOST:PORT (port 0 takes a free one)")
+	revisions := flag.Bool("revisions", false, "a newer revision of an answer's file replaces it")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		log.Fatal("usage: paliad [-revisions] HOST:PORT (port 0 takes a free one)")
 	}
 	db, err := sql.Open("postgres", "") // connects when it is first used
 	if err != nil {
 		log.Fatal(err)
 	}
-	app := &app{db: db, waiting: map[string]map[chan *turn]bool{}}
+	app := &app{db: db, revisions: *revisions, waiting: map[string]map[chan struct{}]bool{}}
 	callbacks, err := newCallbacks(os.Getenv("PALIADIN_CALLBACK_SECRET"), app)
 	if err != nil {
 		log.Fatal(err)
@@ -71,7 +87,7 @@ func main() {
 	routes.Handle("/", app.protected(pages))
 	routes.Handle("/paliadin/callback", callbacks) // protected by its signature alone
 
-	listener, err := net.Listen("tcp", os.Args[1])
+	listener, err := net.Listen("tcp", flag.Arg(0))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -86,32 +102,34 @@ func main() {
 }
 
 type app struct {
-	db      *sql.DB
-	mu      sync.Mutex
-	waiting map[string]map[chan *turn]bool // the open pages, by turn
+	db        *sql.DB
+	revisions bool // the table has the columns for them
+	mu        sync.Mutex
+	waiting   map[string]map[chan struct{}]bool // the open pages, by turn
 }
 
-// put stores an answer where there is none yet, or a newer one, and tells the open pages.
+// put stores an answer where there is none yet, or a newer one of the same file, and tells the open
+// pages. A failure is stored where there is no answer.
 func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	id, answered, err := a.find(ctx, t)
+	id, err := a.find(ctx, t)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "unknown", nil // another app or a test may have asked
 	}
 	if err != nil {
 		return "", err
 	}
-	if t.Response == nil {
-		if answered {
-			return "outranked", nil
-		}
-		a.tell(id, t)
-		return "told", nil
+	var result sql.Result
+	switch {
+	case t.Response == nil:
+		result, err = a.db.ExecContext(ctx, fail, storable(*t.Reason), id)
+	case a.revisions:
+		file := t.Backend + "_" + t.Persona + "_" + t.TurnID
+		result, err = a.db.ExecContext(ctx, fillOrRevise, text(t), id, file, t.Revision)
+	default:
+		result, err = a.db.ExecContext(ctx, fill, text(t), id)
 	}
-	// PostgreSQL's text has no U+0000: it would refuse the answer for ever.
-	answer := strings.ReplaceAll(withoutTrailer(*t.Response), "\x00", "\uFFFD")
-	result, err := a.db.ExecContext(ctx, update, answer, id, t.Revision)
 	if err != nil {
 		return "", err
 	}
@@ -120,9 +138,9 @@ func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 		return "", err
 	}
 	if changed == 0 {
-		return "duplicate", nil
+		return "outranked", nil // it has an answer: this one, or one that counts more
 	}
-	a.tell(id, t)
+	a.tell(id)
 	return "stored", nil
 }
 
@@ -135,7 +153,7 @@ func (a *app) ready(ctx context.Context) error {
 }
 
 // find gives the id under which paliad has the turn, or sql.ErrNoRows.
-func (a *app) find(ctx context.Context, t *turn) (id string, answered bool, err error) {
+func (a *app) find(ctx context.Context, t *turn) (id string, err error) {
 	ids := []string{t.TurnID}
 	if t.SubmittedTurnID != nil {
 		ids = []string{*t.SubmittedTurnID, t.TurnID}
@@ -145,46 +163,78 @@ func (a *app) find(ctx context.Context, t *turn) (id string, answered bool, err 
 		if !isUUID(id) {
 			continue
 		}
-		err = a.db.QueryRowContext(ctx, find, id).Scan(&answered)
+		err = a.db.QueryRowContext(ctx, find, id).Scan(&id)
 		if !errors.Is(err, sql.ErrNoRows) {
 			break
 		}
 	}
-	return id, answered, err
+	return id, err
 }
 
-// withoutTrailer gives the answer as people see it.
+// text gives an answer as people see it and the database takes it.
+func text(t *turn) string {
+	return storable(withoutTrailer(*t.Response))
+}
+
+// storable replaces U+0000, which JSON can hold and PostgreSQL would refuse for ever.
+func storable(text string) string {
+	return strings.ReplaceAll(text, "\x00", "\uFFFD")
+}
+
+// withoutTrailer gives the answer without the block for machines at its end.
 func withoutTrailer(response string) string {
 	blocks := opening.FindAllStringIndex(response, -1)
 	if blocks == nil {
 		return response
 	}
 	last := blocks[len(blocks)-1]
-	rest := response[last[1]:]
-	if end := closing.FindStringIndex(rest); end != nil && strings.TrimSpace(rest[end[1]:]) != "" {
-		return response // the answer goes on: it quotes a trailer
+	if end := closing.FindStringIndex(response[last[1]:]); end != nil {
+		after := response[last[1]+end[1]:]
+		if first := fence.FindStringIndex(after); first != nil {
+			after = after[:first[0]] + after[first[1]:] // the end of a block of code around it
+		}
+		if strings.TrimSpace(after) != "" {
+			return response // the answer goes on: it quotes a trailer
+		}
 	}
-	return strings.TrimRightFunc(response[:last[0]], unicode.IsSpace)
+	before := response[:last[0]]
+	if opened := openFence(before); opened != nil && strings.TrimSpace(before[opened[1]:]) == "" {
+		before = before[:opened[0]]
+	}
+	return strings.TrimRightFunc(before, unicode.IsSpace)
+}
+
+// openFence tells where a block of code begins that does not end in the text.
+func openFence(text string) (opened []int) {
+	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
+		marks, info := text[at[2]:at[3]], text[at[4]:at[5]]
+		if opened == nil {
+			opened = at
+		} else if strings.HasPrefix(marks, text[opened[2]:opened[3]]) && strings.TrimSpace(info) == "" {
+			opened = nil
+		}
+	}
+	return opened
 }
 
 // tell hands the news to the open pages. With several processes, this would be a NOTIFY.
-func (a *app) tell(id string, t *turn) {
+func (a *app) tell(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for news := range a.waiting[id] {
 		select {
-		case news <- t:
+		case news <- struct{}{}:
 		default: // the last news is still to be taken, and then the page looks into the database
 		}
 	}
 }
 
-func (a *app) join(id string) (news chan *turn, leave func()) {
+func (a *app) join(id string) (news chan struct{}, leave func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	news = make(chan *turn, 1)
+	news = make(chan struct{}, 1)
 	if a.waiting[id] == nil {
-		a.waiting[id] = map[chan *turn]bool{}
+		a.waiting[id] = map[chan struct{}]bool{}
 	}
 	a.waiting[id][news] = true
 	return news, func() {
@@ -212,11 +262,9 @@ func (a *app) page(w http.ResponseWriter, req *http.Request) {
 	defer cancel()
 	news, leave := a.join(id) // before the look: what comes after it is news
 	defer leave()
-	reason := ""
 	for {
-		var answer sql.NullString
-		err := a.db.QueryRowContext(ctx, `SELECT answer FROM turns WHERE id = $1 AND user_id = $2`,
-			id, ctx.Value(userKey{})).Scan(&answer)
+		var response, errorCode sql.NullString
+		err := a.db.QueryRowContext(ctx, show, id, ctx.Value(userKey{})).Scan(&response, &errorCode)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			http.NotFound(w, req)
@@ -224,19 +272,16 @@ func (a *app) page(w http.ResponseWriter, req *http.Request) {
 		case err != nil:
 			http.Error(w, "try again", http.StatusServiceUnavailable)
 			return
-		case answer.Valid:
+		case response.Valid:
 			w.Header().Set("Content-Type", "text/markdown; charset=utf-8")
-			io.WriteString(w, answer.String)
+			io.WriteString(w, response.String)
 			return
-		case reason != "":
-			http.Error(w, reason, http.StatusBadGateway)
+		case errorCode.Valid:
+			http.Error(w, "failed: "+errorCode.String, http.StatusBadGateway)
 			return
 		}
 		select {
-		case t := <-news:
-			if t.Response == nil {
-				reason = "failed: " + *t.Reason // but look once more: a good file may have followed
-			}
+		case <-news: // the row says what it is
 		case <-ctx.Done():
 			http.Error(w, "no answer yet", http.StatusGatewayTimeout)
 			return

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import pytest
 from support.callbacks import MARKER, SECRET, callback, sign
 from support.example_receivers import GO, ROUTE, ExampleReceiver, build_go, listening
 from support.postgresql import PostgreSQL, postgresql
+from support.ranks import RANKS, RankCase
 from support.sidecar import TRAILER, Sidecar, new_secret
 from support.tokens import unsigned_token
 from support.waiting import PATIENCE_S, until
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 #: As Debian installs libraries, and no module is downloaded.
 GO_ENVIRON = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
-DOCUMENT = Path(__file__).parents[2] / "docs" / "paliad.md"
+PAGE = (Path(__file__).parents[2] / "docs" / "paliad.md").read_text(encoding="utf-8")
+TABLE = "paliad.paliadin_turns"
 #: How long the sender waits for the head of an answer.
 SENDER_S = 10.0
 
@@ -44,14 +46,23 @@ class Paliad:
     user: str = field(default_factory=lambda: str(uuid4()))
     session: str = field(default_factory=new_secret)
 
-    def ask(self, answer: str | None = None, user: str | None = None) -> str:
+    def ask(self, answer: str | None = None, user: str | None = None, file: str = "") -> str:
         """A turn of paliad's, which may have its answer from the backend already; its id."""
         turn = str(uuid4())
         values = ":'turn', :'user', " + ("NULL" if answer is None else ":'answer'")
-        user = user or self.user
-        insert = f"INSERT INTO turns (id, user_id, answer) VALUES ({values})"
-        self.database.sql(insert, turn=turn, user=user, answer=answer or "")
+        insert = f"INSERT INTO paliad.paliadin_turns (id, user_id, response) VALUES ({values})"
+        self.database.sql(insert, turn=turn, user=user or self.user, answer=answer or "")
+        if file:
+            note = (
+                f"UPDATE {TABLE} SET answer_file = :'file', answer_revision = 1 WHERE id = :'turn'"
+            )
+            self.database.sql(note, turn=turn, file=file.format(turn))
         return turn
+
+    def gave_up(self, turn: str) -> None:
+        """Its deadline passed, and paliad told so."""
+        update = f"UPDATE {TABLE} SET error_code = 'timeout' WHERE id = :'turn'"
+        self.database.sql(update, turn=turn)
 
     def push(
         self,
@@ -66,7 +77,14 @@ class Paliad:
 
     def answer(self, turn: str) -> str | None:
         """What is stored for a turn, with `None` where that is nothing."""
-        select = "SELECT coalesce('=' || answer, '') FROM turns WHERE id = :'turn'"
+        return self._value(turn, "response")
+
+    def error_code(self, turn: str) -> str | None:
+        """What the row says of a failure, or of a late answer."""
+        return self._value(turn, "error_code")
+
+    def _value(self, turn: str, column: str) -> str | None:
+        select = f"SELECT coalesce('=' || {column}, '') FROM {TABLE} WHERE id = :'turn'"
         found = self.database.sql(select, turn=turn).removesuffix("\n")
         return found[1:] if found else None
 
@@ -90,27 +108,56 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def paliad(binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paliad]:
-    output = tmp_path_factory.mktemp("paliad") / "log"
+def database() -> Iterator[PostgreSQL]:
     with postgresql() as database:
         database.sql("""
-            CREATE TABLE turns (id uuid PRIMARY KEY, user_id uuid NOT NULL, answer text);
-            CREATE TABLE sessions (token text PRIMARY KEY, user_id uuid NOT NULL);
+            CREATE SCHEMA paliad;
+            CREATE TABLE paliad.paliadin_turns (
+                id uuid PRIMARY KEY, user_id uuid NOT NULL, response text, error_code text
+            );
+            CREATE TABLE sessions (token text PRIMARY KEY, user_id uuid);
         """)
-        environ = database.environ | {"PALIADIN_CALLBACK_SECRET": SECRET}
-        with listening([binary, "127.0.0.1:0"], environ, output) as receiver:
-            paliad = Paliad(database, receiver)
-            insert = "INSERT INTO sessions VALUES (:'token', :'user')"
-            database.sql(insert, token=paliad.session, user=paliad.user)
-            yield paliad
+        yield database
+
+
+@contextmanager
+def app(database: PostgreSQL, command: list[str], output: Path) -> Iterator[Paliad]:
+    environ = database.environ | {"PALIADIN_CALLBACK_SECRET": SECRET}
+    with listening([*command, "127.0.0.1:0"], environ, output) as receiver:
+        paliad = Paliad(database, receiver)
+        insert = "INSERT INTO sessions VALUES (:'token', :'user')"
+        database.sql(insert, token=paliad.session, user=paliad.user)
+        yield paliad
+
+
+@pytest.fixture(scope="module")
+def as_today(
+    binary: str, database: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Paliad]:
+    """The app whose table has no column for revisions."""
+    with app(database, [binary], tmp_path_factory.mktemp("paliad") / "log") as paliad:
+        yield paliad
+
+
+@pytest.fixture(scope="module")
+def paliad(
+    binary: str, database: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Paliad]:
+    (columns,) = re.findall("```sql\n(ALTER TABLE .*?;)\n```", PAGE, re.DOTALL)
+    database.sql(columns.replace("ADD COLUMN", "ADD COLUMN IF NOT EXISTS"))
+    output = tmp_path_factory.mktemp("paliad") / "log"
+    with app(database, [binary, "-revisions"], output) as paliad:
+        yield paliad
 
 
 def test_the_page_has_the_statements() -> None:
     """The statements of docs/paliad.md are those of the program."""
-    statements = re.findall("```sql\n(.*?);\n```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    statements = re.findall("```sql\n(.*?);\n```", PAGE, re.DOTALL)
     program = (GO / "paliad.go").read_text(encoding="utf-8")
-    assert len(statements) == 2
-    assert all(f"`{statement}`" in program for statement in statements)
+    assert len(statements) == 5
+    assert [s for s in statements if f"`{s}`" not in program] == [
+        s for s in statements if s.startswith("ALTER")
+    ]
 
 
 @pytest.mark.slow
@@ -138,45 +185,66 @@ def test_found_by_submitted_turn_id(paliad: Paliad, named: str) -> None:
     turn, other = paliad.ask(), paliad.ask()
     file = other if named == "as another turn" else str(uuid4())
     assert paliad.push(file, response="eins", submitted=turn) == 204
-    assert paliad.push(file, response="noch einmal", submitted=turn) == 204
     assert [paliad.answer(turn), paliad.answer(other)] == ["eins", None]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("before", "history", "end"),
-    [
-        (None, [(1, "eins"), (1, "eins")], "eins"),
-        ("die Antwort", [(1, "eins")], "die Antwort"),
-        ("die Antwort", [(1, None)], "die Antwort"),
-        ("die Antwort", [(1, "eins"), (2, "zwei")], "zwei"),
-        (None, [(1, "eins"), (2, "zwei"), (12, "zwölf"), (1, "eins")], "zwölf"),
-        (None, [(2, "zwei")], "zwei"),
-        (None, [(1, None)], None),
-        (None, [(1, None), (2, "zwei")], "zwei"),
-        (None, [(1, "eins"), (2, None)], "eins"),
-        (None, [(2**63 - 1, "die letzte")], "die letzte"),
-    ],
-)
-def test_history(
-    paliad: Paliad, before: str | None, history: list[tuple[int, str | None]], end: str | None
-) -> None:
-    """A first revision fills an empty answer, a higher one replaces, a failure stores nothing."""
-    turn = paliad.ask(before)
-    for revision, response in history:
+@pytest.mark.parametrize("case", RANKS, ids=lambda case: case.name)
+def test_ranks(paliad: Paliad, case: RankCase) -> None:
+    """With revisions, what is stored in the end is what the table says."""
+    assert _pushed(paliad, case) == case.end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RANKS, ids=lambda case: case.name)
+def test_ranks_without_revisions(as_today: Paliad, case: RankCase) -> None:
+    """With paliad's guard alone the first answer stays, whatever comes."""
+    answers = (push.response for push in case.pushes if push.response is not None)
+    assert _pushed(as_today, case) == next(answers, None)
+
+
+def _pushed(paliad: Paliad, case: RankCase) -> str | None:
+    turn = paliad.ask()
+    files = {name: str(uuid4()) for name in "AB"}
+    for push in case.pushes:
+        sent = (files[push.file], push.revision, push.response)
+        assert paliad.push(*sent, submitted=turn) == 204
+    return paliad.answer(turn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "end"), [("", "die Antwort"), ("aichat_paliadin_{}", "zwei")])
+def test_the_backend_answered_first(paliad: Paliad, file: str, end: str) -> None:
+    """A correction replaces the backend's own response only where its file is noted."""
+    turn = paliad.ask("die Antwort", file=file)
+    for revision, response in ((1, None), (2, "zwei")):
         assert paliad.push(turn, revision, response) == 204
-    assert paliad.answer(turn) == end
+    assert (paliad.answer(turn), paliad.error_code(turn)) == (end, None)
+
+
+@pytest.mark.slow
+def test_late(paliad: Paliad) -> None:
+    """An answer that comes after paliad gave up is shown, and marked as late; so is a good file."""
+    given_up, failed, in_time = paliad.ask(), paliad.ask(), paliad.ask()
+    paliad.gave_up(given_up)
+    assert paliad.push(failed, response=None) == 204
+    assert paliad.error_code(failed) == "empty"
+    for turn in (given_up, failed, in_time):
+        assert paliad.push(turn, 2, "spät") == 204
+        assert paliad.page(turn) == (200, "spät")
+    codes = [paliad.error_code(turn) for turn in (given_up, failed, in_time)]
+    assert codes == ["late", "late", None]
 
 
 @pytest.mark.slow
 def test_unknown(paliad: Paliad) -> None:
     """A turn that is not paliad's is answered 204 and stored nowhere."""
     turn = paliad.ask()
-    rows = paliad.database.sql("SELECT * FROM turns ORDER BY id")
+    rows = paliad.database.sql(f"SELECT * FROM {TABLE} ORDER BY id")
     for id_ in (str(uuid4()), "t1", turn.replace("-", ""), "x" * 64):
         for response in (MARKER, None):
             assert paliad.push(id_, 2, response, submitted=str(uuid4())) == 204
-    assert paliad.database.sql("SELECT * FROM turns ORDER BY id") == rows
+    assert paliad.database.sql(f"SELECT * FROM {TABLE} ORDER BY id") == rows
 
 
 @pytest.mark.slow
@@ -191,6 +259,10 @@ def test_unknown(paliad: Paliad) -> None:
         f"Das Ende sieht so aus:\n{TRAILER}[/paliadin-meta]\nund so weiter",
         "mitten [paliadin-meta] im Text",
         TRAILER.lstrip(),
+        f"```\n{TRAILER.lstrip()}```\n",
+        f"So:\n```python\nprint()\n```{TRAILER}",
+        f"So:\n```python\nprint()\n```\n~~~ text\n{TRAILER.lstrip()}~~~\n",
+        f"```markdown\nAlles darin.\n{TRAILER}```\n",
         "'; DROP TABLE turns; --\\ %s $1",
     ],
 )
@@ -257,7 +329,7 @@ def opened(paliad: Paliad, pool: ThreadPoolExecutor, turn: str) -> Future[tuple[
     page = pool.submit(paliad.page, turn)
     looked = """
         SELECT 1 FROM pg_stat_activity
-        WHERE query LIKE 'SELECT answer FROM %' AND state = 'idle' AND query_start > :'since'
+        WHERE query LIKE 'SELECT response, %' AND state = 'idle' AND query_start > :'since'
     """
     until("the page to wait", lambda: paliad.database.sql(looked, since=since))
     return page
@@ -296,7 +368,8 @@ def test_database_that_takes_nothing(paliad: Paliad) -> None:
 def test_database_blocked(paliad: Paliad) -> None:
     """A row that is locked leads to 503 while the sender still listens, and to no late write."""
     turn = paliad.ask()
-    lock = "BEGIN; SELECT FROM turns WHERE id = :'turn' FOR UPDATE; PREPARE TRANSACTION 'lock'"
+    lock = f"SELECT FROM {TABLE} WHERE id = :'turn' FOR UPDATE"
+    lock = f"BEGIN; {lock}; PREPARE TRANSACTION 'lock'"
     paliad.database.sql(lock, turn=turn)
     body, headers = callback(turn, response="zu spät")
     try:
@@ -351,6 +424,6 @@ def test_prints(paliad: Paliad) -> None:
     paliad.push(paliad.ask(), 1, None)
     printed = paliad.receiver.lines(before + 5)[before:]
     assert [line.split()[-1] for line in printed] == [
-        *("stored", "duplicate", "outranked", "unknown", "told")
+        *("stored", "stored", "outranked", "unknown", "stored")
     ]
     assert "MARKER" not in paliad.receiver.output.read_text()
