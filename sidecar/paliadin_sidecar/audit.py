@@ -26,6 +26,7 @@ LEVELS = {
     "receiver.paused": "warning",
     "outbox.blocked": "error",
     "service.crashed": "error",
+    "service.unknown_variable": "warning",
 }
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

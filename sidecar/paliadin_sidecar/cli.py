@@ -106,7 +106,12 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
             try:
                 settings = Settings.from_environment(environ)
                 deadline = Deadline(_STOP_S)
-                told = partial(service.run, quarantine=quarantine, on_stop=deadline.begin)
+                told = partial(
+                    service.run,
+                    quarantine=quarantine,
+                    on_stop=deadline.begin,
+                    unknown=Settings.unknown_variables(environ),
+                )
                 anyio.run(told, settings, _stdout())
             except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
                 known = _first_known(exc)
@@ -136,9 +141,12 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     with _clear_errors():
         environ = merged_environment(os.environ, env_file)
         try:
+            state_dir = Settings.find_state_dir(environ)
+            if os.geteuid() and state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK):
+                # Most of what follows would look wrong to this user, and not be so.
+                raise PermissionError(errno.EACCES, "", str(state_dir))
             if not any(map(environ.get, _SECRET_FROM)):
                 # An operator's command signs with the service's secret.
-                state_dir = Settings.find_state_dir(environ)
                 found = doctor.credentials(state_dir, env_file or DEFAULT_ENV_FILE)
                 environ |= {"CREDENTIALS_DIRECTORY": str(found)} if found else {}
             settings = Settings.from_environment(environ)
@@ -150,7 +158,12 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             sys.exit(_CONFIG)
     settings_file = env_file or DEFAULT_ENV_FILE
     named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
-    findings = doctor.examine(settings, (settings_file, Path(named)))
+    findings = doctor.examine(
+        settings,
+        (settings_file, Path(named)),
+        owner_named=bool(environ.get("PALIADIN_OWNER")),
+        unknown=Settings.unknown_variables(environ),
+    )
     if send_ping:
         findings += anyio.run(ping, settings)
     if as_json:
@@ -348,6 +361,10 @@ def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
 
 
 def _sudo(filename: str) -> str:
+    typed = " ".join(["paliadin-sidecar", *sys.argv[1:]])
+    if sys.argv[1:2] == ["check"]:
+        # The daemon's user has the unit's capabilities in the unit alone, and would see less.
+        return f"Try: sudo {typed}"
     path = Path(filename)
     while not os.access(path.parent, os.X_OK) and path != path.parent:
         path = path.parent
@@ -355,7 +372,7 @@ def _sudo(filename: str) -> str:
         owner = pwd.getpwuid(path.stat().st_uid).pw_name
     except (OSError, KeyError):
         owner = "root"
-    return f"Try: sudo -u {owner} {' '.join(['paliadin-sidecar', *sys.argv[1:]])}"
+    return f"Try: sudo -u {owner} {typed}"
 
 
 # --- what is shown ------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from paliadin_contract.ids import turn_id_of
+from paliadin_sidecar import misspelt
 from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
 from paliadin_sidecar.filesystem import LOCAL, device_with_leases, type_of
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
+from paliadin_sidecar.users import user_name
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
@@ -45,7 +47,13 @@ _SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 _READ_S = 5.0
 
 
-def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]:
+def examine(
+    settings: Settings,
+    secret_in: Iterable[Path] = (),
+    *,
+    owner_named: bool = True,
+    unknown: Iterable[tuple[str, str]] = (),
+) -> list[Finding]:
     """Look at everything that can be seen without sending anything.
 
     Call it in the main thread: it tries leases.
@@ -53,13 +61,20 @@ def examine(settings: Settings, secret_in: Iterable[Path] = ()) -> list[Finding]
     Args:
         settings: the daemon's.
         secret_in: files that may hold the secret.
+        owner_named: whether PALIADIN_OWNER is set.
+        unknown: see `misspelt.unknown_variables`.
     """
     ignore_lease_breaks()
     return [
         Finding("ok", "configuration", "every variable can be read"),
+        *(Finding("wrong", "variable", misspelt.sentence(*one)) for one in unknown),
         *_state_dir(settings.state_dir),
         *_outbox(settings),
-        *(finding for spec in settings.roots for finding in _root(spec, settings.owner)),
+        *(
+            finding
+            for spec in settings.roots
+            for finding in _root(spec, settings.owner, named=owner_named)
+        ),
         *_unit(_unit_of(settings.state_dir), settings.roots),
         _events(settings),
         *_leases(settings),
@@ -104,17 +119,18 @@ def _state_dir(path: Path) -> list[Finding]:
     subject = f"state directory {path}"
     if not os.access(path, os.F_OK):
         return [Finding("note", subject, "does not exist yet; `run` makes it"), _room(path)]
-    user, info = os.geteuid(), path.stat()
+    info = path.stat()
+    user, of = user_name(os.geteuid()), user_name(info.st_uid)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         wrong = (
-            f"belongs to user {info.st_uid} and cannot be written by user {user}, so no answer "
+            f"belongs to user {of} and cannot be written by user {user}, so no answer "
             f"could be kept. If that user runs the daemon: {_AS_ROOT}; else: chown {user} {path}"
         )
         return [Finding("wrong", subject, wrong), _room(path)]
     found = [Finding("ok", subject, "can be written")]
-    if info.st_uid != user:
+    if info.st_uid != os.geteuid():
         note = (
-            f"belongs to user {info.st_uid}, as whom the daemon runs, and this is user {user}: "
+            f"belongs to user {of}, as whom the daemon runs, and this is user {user}: "
             "what that user may not do does not show here"
         )
         found = [Finding("note", subject, note)]
@@ -176,7 +192,7 @@ def _outbox(settings: Settings) -> list[Finding]:
 # --- the roots ----------------------------------------------------------------------------
 
 
-def _root(spec: RootSpec, owner: int) -> list[Finding]:
+def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
     subject = f"root {spec.backend}/{spec.persona} {spec.path}"
     root = Root(spec.path, owner)
     root.check()
@@ -188,22 +204,34 @@ def _root(spec: RootSpec, owner: int) -> list[Finding]:
     if root.state == "untrusted":
         step, mend = root.why.split()[0], ""
         if "PALIADIN_OWNER" in root.why:
-            mend = f": name that user there, or, if it is the agent's: chown {owner} {step}"
+            mend = _mend_owner(Path(step), owner, named=named)
         if "is no directory" in root.why:
             mend = f": mv {step} {step}.aside"
         return [Finding("wrong", subject, f"nothing is taken from it, since {root.why}{mend}")]
     if root.state == "missing":
-        make = f"install -d -m 700 -o {owner} {spec.path}"
+        make = f"install -d -m 700 -o {user_name(owner)} {spec.path}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
     return [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
+
+
+def _mend_owner(step: Path, owner: int, *, named: bool) -> str:
+    if named and owner != 0:
+        name = user_name(owner)
+        return f": name that user there, or, if it is the agent's: chown {name} {step}"
+    # The directory is right: given to root, or to the sidecar's user, it would shut the agent out.
+    found = "the agent's user"
+    with suppress(OSError):
+        found = user_name(step.lstat().st_uid)
+    unset = "" if named else ", which is not set"
+    return f"{unset}: PALIADIN_OWNER={found}, if that is the agent's user, and restart the sidecar"
 
 
 def _mend_unreadable(root: Root, owner: int) -> str:
     match root.error:
         case errno.EACCES | errno.EPERM:
             return (
-                f"only user {owner} can, or who has CAP_DAC_READ_SEARCH, as the unit has; to see "
-                f"it as that does: {_AS_ROOT}"
+                f"only user {user_name(owner)} can, or who has CAP_DAC_READ_SEARCH, as the unit "
+                f"has; to see it as that does: {_AS_ROOT}"
             )
         case errno.ENOTCONN | errno.ECONNABORTED | errno.ESTALE | errno.ENODEV:
             return (
@@ -339,8 +367,9 @@ def _lease(settings: Settings) -> Finding:
     return Finding(
         "note",
         subject,
-        f"cannot be taken on files of user {owner}, so every answer waits until its file was "
-        "quiet: run as that user, or with CAP_LEASE and CAP_DAC_READ_SEARCH, as the unit does",
+        f"cannot be taken on files of user {user_name(owner)}, so every answer waits until its "
+        "file was quiet: run as that user, or with CAP_LEASE and CAP_DAC_READ_SEARCH, as the unit "
+        "does",
     )
 
 

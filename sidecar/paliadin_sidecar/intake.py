@@ -477,7 +477,8 @@ class Intake:
         if isinstance(verdict, settle.Failed):
             if signature and progress is not None:
                 signature = _failed(look.fingerprint, verdict.reason)
-            return Arrival(key, signature, at, look.size, reason=verdict.reason)
+            why = _why_failed(verdict.reason, look, self._max_bytes)
+            return Arrival(key, signature, at, look.size, reason=verdict.reason, why=why)
         data = file.read(look)
         return Arrival(
             key,
@@ -546,3 +547,13 @@ class Intake:
 def _failed(fingerprint: Fingerprint, reason: Reason) -> str:
     # The limit and the owner are the environment's: they may be others at the next start.
     return f"{fingerprint}:{reason}"
+
+
+def _why_failed(reason: Reason, look: Look, max_bytes: int) -> str:
+    match reason:
+        case "untrusted":
+            return look.why or f"{look.links} names lead to it, and only one may"
+        case "too_large":
+            return f"{look.size} bytes, and at most {max_bytes} by PALIADIN_MAX_BYTES"
+        case _:
+            return ""

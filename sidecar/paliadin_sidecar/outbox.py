@@ -19,6 +19,7 @@ import msgspec
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar import crash, storage
+from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -197,6 +198,7 @@ class Arrival:
     sha256: str | None = None
     has_text: bool = True
     reason: Reason | None = None
+    why: str = ""  #: what an operator is told beyond the reason
 
     @property
     def mark(self) -> str:
@@ -466,7 +468,8 @@ class Outbox:
         file = next(filter(_is_refused, self._files()), None)
         if number is None and file is None and code not in _OF_RIGHTS:
             return NotNow(self.path, f"the system refused it, and says not why ({name})")
-        return Unwritable(file or self.path, f"cannot be written by user {os.geteuid()} ({name})")
+        user = user_name(os.geteuid())
+        return Unwritable(file or self.path, f"cannot be written by user {user} ({name})")
 
     def _files(self) -> list[Path]:
         return [self.path.with_name(f"{self.path.name}{part}") for part in ("", "-wal", "-shm")]
@@ -518,6 +521,8 @@ class Outbox:
         _sql.revise(self._db, **looked, revision=revision, answered_at=answered_at)
         if arrival.reason:
             name, about["reason"] = "turn.failed", arrival.reason
+            if arrival.why:
+                about["why"] = arrival.why
         else:
             name, about["pushed"] = "turn.accepted" if revision == 1 else "turn.revised", True
         if superseded:

@@ -68,6 +68,7 @@ async def run(
     *,
     quarantine: bool = False,
     on_stop: Callable[[], None] = lambda: None,
+    unknown: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
 
@@ -76,6 +77,7 @@ async def run(
         stream: where the event lines go.
         quarantine: move the outbox aside first.
         on_stop: called when it was told to end.
+        unknown: variables that are misspelt, each with the nearest that is right.
 
     Raises:
         OutboxError, StateDirError, Locked: it cannot begin, or go on.
@@ -92,6 +94,7 @@ async def run(
                 statedir.quarantine(settings.state_dir, FILENAME)
         outbox = await _open_outbox(stack, settings, Audit(stream, settings.log_level))
         service = _Service(settings, outbox, stream, most_held, on_stop)
+        service.unknown = tuple(unknown)
         stack.callback(service.close)
         if settings.metrics is not None:
             from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
@@ -167,6 +170,7 @@ class _Service:
             wall=time.time,
         )
         self._commit = Committer(outbox, self._wake_audit, self._blocked)
+        self.unknown: tuple[tuple[str, str], ...] = ()
         self._blocked_why = ""
         (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
@@ -296,6 +300,8 @@ class _Service:
             host=self._settings.host_label,
             roots=[str(spec.path) for spec in self._settings.roots],
         )
+        for name, nearest in self.unknown:
+            await self._happened("service.unknown_variable", variable=name, nearest=nearest)
         await self._systemd("READY=1")
 
     def _look(self, touched: set[str]) -> Iterator[finding.Finding]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
-from paliadin_sidecar import envfile
+from paliadin_sidecar import envfile, misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +100,21 @@ class Settings:
         Raises:
             BadSettings: with all that is wrong, not just the first.
         """
+        settings, read = cls._read(environ)
+        if read.problems:
+            # One that is not set may be so since its name is misspelt.
+            unknown = misspelt.unknown_variables(environ, read.asked)
+            raise BadSettings([*read.problems, *(misspelt.sentence(*one) for one in unknown)])
+        return settings
+
+    @classmethod
+    def unknown_variables(cls, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The variables that look like ours and are none, each with the nearest that is."""
+        _, read = cls._read(environ)
+        return misspelt.unknown_variables(environ, read.asked)
+
+    @classmethod
+    def _read(cls, environ: Mapping[str, str]) -> tuple[Settings, _Reader]:
         read = _Reader(environ)
         settings = cls(
             state_dir=read.state_dir(),
@@ -119,9 +134,7 @@ class Settings:
             log_level=read.choice("PALIADIN_LOG_LEVEL", _LEVELS, "info"),
             metrics=read.address("PALIADIN_METRICS"),
         )
-        if read.problems:
-            raise BadSettings(read.problems)
-        return settings
+        return settings, read
 
     @staticmethod
     def find_state_dir(environ: Mapping[str, str]) -> Path:
@@ -170,6 +183,7 @@ class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
+        self.asked: set[str] = set()
 
     def _wrong(self, name: str, value: str, right: str) -> None:
         # A secret may stand where it does not belong, or where it does with a mistake.
@@ -177,6 +191,7 @@ class _Reader:
         self.problems.append(f"{name}={shown}: {right}")
 
     def text(self, name: str, default: str) -> str:
+        self.asked.add(name)
         value = self._environ.get(name, "").strip()
         try:
             good = b"\0" not in value.encode()

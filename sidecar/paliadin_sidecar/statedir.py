@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar import storage
+from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def prepare(path: Path) -> None:
     except OSError as exc:
         raise _error(path, "made", exc) from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise StateDirError(f"{path} cannot be written by user {os.geteuid()}")
+        raise StateDirError(f"{path} cannot be written by user {user_name(os.geteuid())}")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from paliadin_sidecar.users import user_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -171,7 +173,7 @@ def _other_writers(acl: Iterable[AclEntry], gid: int, owner: int) -> Iterator[tu
         if entry.tag == Tag.OTHER:
             yield "others", entry
         elif entry.tag == Tag.USER and entry.id not in (0, owner):
-            yield f"user {_user_name(entry.id)}", entry
+            yield f"user {user_name(entry.id)}", entry
         elif entry.tag in (Tag.GROUP, Tag.OWNING_GROUP):
             found = gid if entry.tag == Tag.OWNING_GROUP else entry.id
             if not is_private_group(found, owner):
@@ -194,13 +196,6 @@ def _mend(entry: AclEntry, *, by_acl: bool, default: bool = False) -> str:
             return f"{setfacl} -m {whose}::rx"
 
 
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _group_name(gid: int, owner: int) -> str:
     try:
         name = grp.getgrgid(gid).gr_name
@@ -209,4 +204,4 @@ def _group_name(gid: int, owner: int) -> str:
     members = sorted(_members(gid, owner))
     more = ["…"] if len(members) > _MAX_NAMED else []
     told = ", ".join(members[:_MAX_NAMED] + more)
-    return f"group {name} ({told or f'which is not private to user {_user_name(owner)}'})"
+    return f"group {name} ({told or f'which is not private to user {user_name(owner)}'})"

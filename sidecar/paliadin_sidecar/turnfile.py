@@ -21,6 +21,7 @@ import msgspec
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
 from paliadin_sidecar.fingerprint import Fingerprint
+from paliadin_sidecar.users import user_name
 
 __all__ = [
     "Changed",
@@ -65,6 +66,7 @@ class Look:
     size: int = 0
     links: int = 1
     mtime_s: float = 0.0
+    why: str = ""  #: why it is not trusted
 
 
 def ignore_lease_breaks() -> None:
@@ -155,7 +157,11 @@ class TurnFile:
             info = self._stat()
             if self._fd is None or not self._is_ours(info):
                 return Look(
-                    Fingerprint.of(info), trusted=False, mtime_s=info.st_mtime, size=info.st_size
+                    Fingerprint.of(info),
+                    trusted=False,
+                    mtime_s=info.st_mtime,
+                    size=info.st_size,
+                    why=_why_not_ours(info, self._owner),
                 )
             being_written = _being_written(self._fd)
             if info.st_dev != self._leases_on:
@@ -211,6 +217,16 @@ def _link_at(directory: int, name: str) -> os.stat_result | None:
     except OSError:
         return None
     return info if stat.S_ISLNK(info.st_mode) else None
+
+
+def _why_not_ours(info: os.stat_result, owner: int) -> str:
+    if stat.S_ISREG(info.st_mode):
+        return (
+            f"owner {info.st_uid} ({user_name(info.st_uid)}), "
+            f"wanted {owner} ({user_name(owner)}), by PALIADIN_OWNER"
+        )
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe"}
+    return f"{kinds.get(stat.S_IFMT(info.st_mode), 'a device or a socket')}, no regular file"
 
 
 def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:

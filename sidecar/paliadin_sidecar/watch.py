@@ -14,6 +14,7 @@ from typing import Literal
 
 from paliadin_sidecar.fingerprint import is_conclusive
 from paliadin_sidecar.trust import server_of, why_untrusted
+from paliadin_sidecar.users import user_name
 
 __all__ = ["Root", "State"]
 
@@ -183,10 +184,13 @@ def _judge(found: int, device: int | None, step: Path, path: Path, owner: int) -
         info = os.fstat(found)
         server = server_of(found) if device not in (None, info.st_dev) else None
         if server not in (None, 0, owner):
-            why = f"{step} is a FUSE mount that user {server} serves: umount {step}"
+            why = f"{step} is a FUSE mount that user {user_name(server)} serves: umount {step}"
             raise _NotArmed("untrusted", why)
         if info.st_uid not in ({owner} if last else {0, owner}):
-            why = f"{step} belongs to user {info.st_uid}, not to {owner} (PALIADIN_OWNER)"
+            why = (
+                f"{step} belongs to user {user_name(info.st_uid)}, not to {user_name(owner)} "
+                "(PALIADIN_OWNER)"
+            )
             raise _NotArmed("untrusted", why)
         # In a sticky directory of root's, only its owner renames or removes the next step.
         sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last

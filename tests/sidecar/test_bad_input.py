@@ -13,6 +13,8 @@ import pytest
 from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.tokens import unsigned_token
 
+from paliadin_sidecar.users import user_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -265,7 +267,7 @@ def test_a_state_directory_that_cannot_be_written_is_said(host: Sidecar) -> None
         command = ["unshare", "-m", "sh", "-c", mounted, COMMAND]
     done = subprocess.run(command, env=host.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 78, done.stderr
-    assert f"{host.state} cannot be written by user {os.geteuid()}" in done.stderr
+    assert f"{host.state} cannot be written by user {user_name(os.geteuid())}" in done.stderr
 
 
 def test_an_outbox_that_is_no_database_stops_it_with_the_way_out(

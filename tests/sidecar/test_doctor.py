@@ -20,6 +20,7 @@ from support.users import NOBODY, root_only
 from paliadin_sidecar import doctor
 from paliadin_sidecar.outbox import FILENAME, Damaged, Outbox
 from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.users import user_name
 
 
 def findings(
@@ -117,7 +118,7 @@ def test_of_another_user(host: Sidecar) -> None:
     os.chown(host.state, NOBODY, NOBODY)
     level, message = findings(host)["state directory"]
     assert level == "note"
-    assert message.startswith(f"belongs to user {NOBODY}, as whom the daemon runs")
+    assert message.startswith(f"belongs to user {user_name(NOBODY)}, as whom the daemon runs")
     assert "sudo" not in message
 
 
@@ -127,7 +128,7 @@ def test_not_writable(host: Sidecar) -> None:
     shell = f"mkdir {host.state}; mount -t tmpfs -o ro none {host.state}"
     level, message = findings(host, "unshare", "-m", shell=shell)["state directory"]
     assert level == "wrong"
-    assert "cannot be written by user 0, so no answer could be kept" in message
+    assert "cannot be written by user root, so no answer could be kept" in message
 
 
 @root_only
@@ -261,7 +262,7 @@ def test_a_root_that_may_not_be_opened(host: Sidecar) -> None:
     before = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
     found = findings(host, *before, PALIADIN_OWNER=str(NOBODY))["root aichat/paliadin"]
     assert found[0] == "wrong"
-    assert f"only user {NOBODY} can, or who has CAP_DAC_READ_SEARCH" in found[1]
+    assert f"only user {user_name(NOBODY)} can, or who has CAP_DAC_READ_SEARCH" in found[1]
     assert found[1].endswith(": sudo paliadin-sidecar check")
     host.aichat.chmod(0o755)
     host.answer("t1")
@@ -505,7 +506,54 @@ def test_a_secret_that_this_user_may_not_read(host: Sidecar) -> None:
         env=host.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"{host.base}/callback-secret may not be read by this user. Try: sudo -u " in done.stderr
+    assert done.stderr == (
+        f"{host.base}/callback-secret may not be read by this user. "
+        f"Try: sudo paliadin-sidecar check --env-file {host.base}/sidecar.env\n"
+    )
+
+
+@root_only
+def test_an_ordinary_user_is_told_the_command_at_once(host: Sidecar) -> None:
+    """Not what looks wrong to them, nor to become the daemon's user, who sees less than root."""
+    host.state.mkdir(mode=0o700)
+    host.base.chmod(0o755)
+    ordinary = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    code = (
+        "import sys; from paliadin_sidecar.cli import main;"
+        "sys.argv = ['paliadin-sidecar', 'check', '--ping']; main()"
+    )
+    done = subprocess.run(
+        [*ordinary, COMMAND.replace("paliadin-sidecar", "python"), "-c", code],
+        env=host.environ | {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"{host.state} may not be read by this user. Try: sudo paliadin-sidecar check --ping\n"
+    )
+
+
+@root_only
+def test_the_owner_is_not_named(host: Sidecar) -> None:
+    """Nobody is told to give answers to root, nor where root is named by mistake."""
+    os.chown(host.aichat, NOBODY, NOBODY)
+    level, message = findings(host)["root aichat/paliadin"]
+    name = user_name(NOBODY)
+    assert level == "wrong"
+    assert "not to root (PALIADIN_OWNER), which is not set" in message
+    assert f": PALIADIN_OWNER={name}, if that is the agent's user, and restart" in message
+    assert "chown" not in message
+    assert findings(host, PALIADIN_OWNER=name)["root aichat/paliadin"][0] == "ok"
+    message = findings(host, PALIADIN_OWNER="root")["root aichat/paliadin"][1]
+    assert f"(PALIADIN_OWNER): PALIADIN_OWNER={name}, if that is" in message
+
+
+def test_a_variable_that_is_misspelt(host: Sidecar) -> None:
+    """It is ignored by the daemon, so it is named here, with the one that was meant."""
+    level, message = findings(host, PALIADIN_QUIETS="2")["variable"]
+    assert level == "wrong"
+    assert message.startswith("PALIADIN_QUIETS is no variable of the sidecar's and is ignored: ")
+    assert message.endswith("is it PALIADIN_QUIET_S?")
 
 
 @pytest.mark.parametrize("name", ["sidecar.env", "callback-secret", "named"])

@@ -38,6 +38,7 @@ from paliadin_sidecar.outbox import (
     TurnKey,
     Unwritable,
 )
+from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1130,7 +1131,9 @@ def test_unwritable(theirs: Path) -> None:
         for path, create in ((theirs, False), (theirs.with_name("other.db"), True)):
             with pytest.raises(Unwritable) as caught:
                 Outbox(path, create=create)
-            assert str(caught.value).startswith(f"{path}: cannot be written by user {ORDINARY} (")
+            assert str(caught.value).startswith(
+                f"{path}: cannot be written by user {user_name(ORDINARY)} ("
+            )
 
 
 def test_a_directory_in_its_place(tmp_path: Path) -> None:

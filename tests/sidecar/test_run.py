@@ -21,6 +21,8 @@ from support.tokens import unsigned_token
 from support.users import root_only
 from support.waiting import PATIENCE_S, until
 
+from paliadin_sidecar.users import user_name
+
 #: Each is a shell command that leaves `$1.txt` complete in the end; `$2` is the trailer.
 MANNERS = {
     "rename": 'printf "%s" "Antwort$2" > $1.tmp && mv $1.tmp $1.txt',
@@ -394,3 +396,28 @@ def _holds(host: Sidecar, path: Path) -> bool:
 def _age(path: Path, seconds: float) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("kind", ["owner", "link", "size"])
+def test_a_failure_says_what_was_wanted(host: Sidecar, receiver: Receiver, kind: str) -> None:
+    """`untrusted` alone makes nobody look at the owner; the receiver is told the reason alone."""
+    if kind == "owner" and os.geteuid() != 0:
+        pytest.skip("needs root, to make another user's file")
+    host.environ["PALIADIN_MAX_BYTES"] = "1000"
+    host.start()
+    path = host.aichat / "t1.txt"
+    if kind == "owner":
+        draft = host.aichat / "draft"
+        draft.write_text("x")
+        os.chown(draft, 1, 1)
+        draft.rename(path)
+        says = f"owner 1 ({user_name(1)}), wanted 0 (root), by PALIADIN_OWNER"
+    elif kind == "link":
+        path.symlink_to("/etc/hostname")
+        says = "a symbolic link, no regular file"
+    else:
+        data = host.answer("t1", "x" * 2000)
+        says = f"{len(data)} bytes, and at most 1000 by PALIADIN_MAX_BYTES"
+    assert host.wait_event("turn.failed", turn_id="t1")["why"] == says
+    assert says in host.command("show", "t1").stdout
+    assert "why" not in receiver.wait("t1").json["data"]

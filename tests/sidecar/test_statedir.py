@@ -25,6 +25,7 @@ from paliadin_sidecar.statedir import (
     quarantine,
     remember_outbox,
 )
+from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ def test_prepare_where_we_may_not(open_to_all: Path) -> None:
         with pytest.raises(StateDirError) as written:
             prepare(folder)
     assert str(made.value) == f"{folder}/state cannot be made (Permission denied)"
-    assert str(written.value) == f"{folder} cannot be written by user {ORDINARY}"
+    assert str(written.value) == f"{folder} cannot be written by user {user_name(ORDINARY)}"
 
 
 # --- the lock -------------------------------------------------------------------------------
@@ -94,6 +95,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from paliadin_sidecar.statedir import lock
+from paliadin_sidecar.users import user_name
 with lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()

@@ -14,6 +14,7 @@ import pytest
 from support.attack import exchanging
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 
+from paliadin_sidecar.users import user_name
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def for_a_group_above(path: Path) -> None:
 
 LINK = "{} is a symbolic link: name the real directory"
 NO_DIRECTORY = "{} is no directory"
-FOREIGN = f"{{}} belongs to user {NOBODY}, not to {ME} (PALIADIN_OWNER)"
+FOREIGN = f"{{}} belongs to user {user_name(NOBODY)}, not to {user_name(ME)} (PALIADIN_OWNER)"
 BY_OTHERS = "{0} is writable by others: chmod o-w {0}"
 BY_GROUP = (
     f"{{0}} is writable by group {NO_GROUP} (which is not private to user "
