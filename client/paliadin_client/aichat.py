@@ -27,7 +27,7 @@ from paliadin_client.errors import (
     Unreachable,
     of_http,
 )
-from paliadin_client.mint import mint
+from paliadin_client.mint import MIN_SECRET_BYTES, mint
 from paliadin_client.text import one_line
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
@@ -65,6 +65,12 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
             raise ConfigError(
                 ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
             ) from None
+        if (length := len(settings.jwt_secret.encode())) < MIN_SECRET_BYTES:
+            _log.warning(
+                "token.weak: SUPABASE_JWT_SECRET has %s bytes, and HS256 wants %s or more: whoever "
+                "sees a token can try keys until one fits, and then be any user",
+                *(length, MIN_SECRET_BYTES),
+            )
     try:
         url = httpx.URL(settings.url)
     except httpx.InvalidURL:

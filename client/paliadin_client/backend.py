@@ -31,15 +31,24 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _PRIMER_EXCHANGES = 5
 _PRIMER_CHARS = 600
 #: Versions of RFC 9562 whose first digits are a clock's.
-_TIME_FIRST = (6, 7)
+_TIME_FIRST = "67"
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks. Both are needed wherever the user's window or session is meant."""
+    """Who asks. Both are needed wherever the user's window or session is meant.
+
+    Attributes:
+        user_id: their id; a `uuid.UUID` is taken too, and kept as its text.
+        email: their address, whose local part names their window over aichat.
+    """
 
     user_id: str
     email: str | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.user_id, UUID):
+            object.__setattr__(self, "user_id", str(self.user_id))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -59,7 +68,7 @@ class TurnRequest:
         message: the question. Line breaks and control characters do not reach the agent.
         primer: what was said before, oldest first; sent to an agent that does not know it.
         conversation_id: passed on to a backend that knows conversations.
-        turn_id: a UUID of the caller's, where it stores the turn before it asks.
+        turn_id: a UUID of the caller's, or its text, where it stores the turn before it asks.
     """
 
     user: User
@@ -67,6 +76,10 @@ class TurnRequest:
     primer: Sequence[Exchange] = field(default=(), repr=False)
     conversation_id: str | None = None
     turn_id: str = field(default_factory=lambda: str(uuid4()))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.turn_id, UUID):
+            object.__setattr__(self, "turn_id", str(self.turn_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +155,12 @@ def user8(user: User) -> str:
     parsed = parse_uuid(user.user_id)
     if parsed is None:
         raise BadRequest("the user id is no UUID")
-    if parsed.version in _TIME_FIRST:
+    # The digit itself: `UUID.version` is None where the variant is another, and the digits are
+    # a clock's all the same.
+    version = parsed.hex[12]
+    if version in _TIME_FIRST:
         raise BadRequest(
-            f"the user id is a UUID of version {parsed.version}: it begins with a time, so that "
+            f"the user id is a UUID of version {version}: it begins with a time, so that "
             "users would share a session"
         )
     return parsed.hex[:8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import jwt
@@ -9,9 +10,11 @@ import jwt
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["LIFETIME_S", "mint"]
+__all__ = ["LIFETIME_S", "MIN_SECRET_BYTES", "mint"]
 
 LIFETIME_S = 120
+#: A key of HS256 has at least as many bytes as its hash (RFC 7518, 3.2).
+MIN_SECRET_BYTES = 32
 
 
 def mint(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
@@ -34,4 +37,7 @@ def mint(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
         "exp": issued + LIFETIME_S,
         "jti": turn_id,
     }
-    return jwt.encode(claims, secret, algorithm="HS256")
+    with warnings.catch_warnings():
+        # `connect` says it once, in the log, where somebody can do something about it.
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+        return jwt.encode(claims, secret, algorithm="HS256")

@@ -128,6 +128,8 @@ class Paliadin:
         self._clock = clock
         #: Panes whose agent knows what was said before.
         self._primed: set[str] = set()
+        #: Whose panes they are: two users in one would read each other's conversation.
+        self._owners: dict[str, str] = {}
         #: A lock for each check that somebody makes or awaits.
         self._checking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._checks: dict[str, _Check] = {}
@@ -163,12 +165,13 @@ class Paliadin:
         Raises:
             TurnTimeout: no answer within the deadline; a later one still reaches `on_turn`.
             AnswerUnusable: the agent wrote a file that cannot become an answer.
-            BadRequest: refused; before anything was sent, if it is refused here.
+            BadRequest: refused; before anything was sent, if it is refused here. So is a user
+                whose window another user has used.
             PaliadinError: the backend's own failure; with an inbox, one that leaves the turn
                 open (`SubmitLost`) does not end the wait.
         """
         _check_request(request)
-        pane = self._backend.pane(request.user)
+        pane = self._pane(request.user)
         fresh = pane not in self._primed
         primer = primer_block(request.primer) if fresh else ""
         submit = self._backend.prepare(request, primer)
@@ -194,15 +197,26 @@ class Paliadin:
         """End the very window or session that this user's turns use.
 
         Raises:
+            BadRequest: the window is another user's.
             PaliadinError: it could not be ended.
         """
         _check_id(user.user_id, "user")
-        pane = self._backend.pane(user)
+        pane = self._pane(user)
         try:
             await self._backend.reset(user)
         finally:
             self._primed.discard(pane)
         _log.info("session.reset user=%s", user.user_id[:8])
+
+    def _pane(self, user: User) -> str:
+        pane = self._backend.pane(user)
+        if self._owners.setdefault(pane, user.user_id.lower()) != user.user_id.lower():
+            raise BadRequest(
+                f"the window {pane} is another user's: two users share one where their addresses "
+                "have one local part, or their ids the same first 8 digits. Give one of them "
+                "another address, or none"
+            )
+        return pane
 
     async def _check(self, key: str, user: User | None) -> _Check:
         self._begun += 1
@@ -305,7 +319,9 @@ def _check_request(request: TurnRequest) -> None:
         raise BadRequest("the message is empty")
 
 
-def _check_id(text: str, whose: str) -> None:
+def _check_id(text: object, whose: str) -> None:
     # It travels back in a push as an id, and stands in logs.
+    if not isinstance(text, str):
+        raise BadRequest(f"the {whose} id is a {type(text).__name__}: a str or a uuid.UUID is one")
     if not is_turn_id(text):
         raise BadRequest(f"the {whose} id is no id: letters, digits, - and _, at most 64")

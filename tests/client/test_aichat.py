@@ -86,6 +86,17 @@ async def test_bare_request(aichat: AichatHost, caplog: pytest.LogCaptureFixture
     assert caplog.text.count("token.off") == 1
 
 
+async def test_short_secret(aichat: AichatHost, caplog: pytest.LogCaptureFixture) -> None:
+    """A secret too short for its algorithm is one warning of ours, and signs all the same."""
+    aichat.environ["SUPABASE_JWT_SECRET"] = "s" * 31
+    async with paliadin_client.connect(environ=aichat.environ) as paliadin:
+        for _ in range(2):
+            await paliadin.run_turn(ask())
+    assert "jwt" in aichat.turns[1].body
+    (record,) = caplog.records
+    assert "SUPABASE_JWT_SECRET has 31 bytes, and HS256 wants 32 or more" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("email", "username"),
     [

@@ -7,7 +7,7 @@ import logging
 import random
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -38,7 +38,7 @@ from paliadin_client.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from support.client_hosts import Host, Seen, Sidecar
+    from support.client_hosts import AichatHost, Host, Seen, Sidecar
 
     from paliadin_client import TurnCallback
 
@@ -311,7 +311,11 @@ async def test_one_waiter_per_turn(host: Host, inbox: Inbox) -> None:
         (TurnRequest(user=ANNA, message="?", turn_id="../../etc/passwd"), "the turn id is no id"),
         (ask(user=User("0192c5d2-0000-7000-8000-000000000000")), "version 7"),
         (ask(user=User("1ec9414c-232a-6b00-b3c8-9e6bdeced846")), "version 6"),
+        (ask(user=User("0192c5d2-0000-7000-0000-000000000000")), "version 7"),
+        (ask(user=User("0192c5d2-0000-7000-c000-000000000000")), "version 7"),
+        (ask(user=User("1ec9414c-232a-6b00-f3c8-9e6bdeced846")), "version 6"),
         (ask(user=User("customer-1")), "no UUID"),
+        (ask(user=User(7)), "the user id is a int: a str or a uuid.UUID"),  # type: ignore[arg-type]  # as an app without types has it
     ],
 )
 async def test_refused_unsent(host: Host, request_: TurnRequest, why: str) -> None:
@@ -320,6 +324,34 @@ async def test_refused_unsent(host: Host, request_: TurnRequest, why: str) -> No
         with pytest.raises(BadRequest, match=why):
             await paliadin.run_turn(request_)
     assert (host.checks, host.turns) == (0, [])
+
+
+async def test_uuids(host: Host) -> None:
+    """Ids may be UUIDs, as a database hands them out."""
+    user, turn = uuid4(), uuid4()
+    request = TurnRequest(user=User(user), message="?", turn_id=turn)  # type: ignore[arg-type]  # taken, not wanted
+    async with paliadin_client.connect(environ=host.environ) as paliadin:
+        assert (await paliadin.run_turn(request)).turn_id == str(turn)
+        await paliadin.reset_session(User(user))  # type: ignore[arg-type]  # the same
+
+
+async def test_one_window_for_two(aichat: AichatHost) -> None:
+    """A second user is never put into a window that was a first one's, nor may they end it."""
+    anna = User("a11ce000-1f2e-4d5c-8b7a-001122334455")
+    others = [
+        User("b0b00000-1f2e-4d5c-8b7a-001122334455", email="user-a11ce000@example.org"),
+        User("a11ce000-aaaa-4d5c-8b7a-001122334455"),
+    ]
+    async with paliadin_client.connect(environ=aichat.environ) as paliadin:
+        await paliadin.run_turn(ask(user=anna))
+        for other in others:
+            with pytest.raises(BadRequest, match="the window user-a11ce000 is another user's"):
+                await paliadin.run_turn(ask(user=other))
+            with pytest.raises(BadRequest, match="another user's"):
+                await paliadin.reset_session(other)
+        await paliadin.run_turn(ask(user=User(anna.user_id.upper())))
+        await paliadin.run_turn(ask(user=User(others[0].user_id, email="bob@example.org")))
+    assert [seen.pane for seen in aichat.turns] == ["user-a11ce000"] * 2 + ["bob"]
 
 
 @pytest.mark.parametrize(
