@@ -1,9 +1,13 @@
-"""Which names moved? Hints, from one of two engines: they spare waiting for the next scan."""
+"""Best-effort file notifications, from one of two engines.
+
+They only shorten the wait for the next scan.
+"""
 
 from __future__ import annotations
 
 import threading
 from contextlib import aclosing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,8 +21,10 @@ __all__ = ["WatchFailed", "changes", "why_no_events"]
 #: An event is seen after one to two steps, and a thread wakes once in each: short ones for so
 #: long after something moved, since an answer follows its token, and long ones when all rests.
 _STEP_MS, _FLIGHT_MS, _RESTING_STEP_MS = 1, 300_000, 50
-#: A directory that never rests is reported this often.
-_DEBOUNCE_MS = 50
+#: A directory that never rests is reported this often, and a file that is being written.
+_DEBOUNCE_MS, _WRITTEN_S = 50, 0.05
+#: As many events are taken at a time, before others have their turn.
+_MAX_EVENTS = 256
 
 
 class WatchFailed(Exception):
@@ -73,20 +79,53 @@ async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
 async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
     from asyncinotify import Inotify, Mask  # noqa: PLC0415 - an extra, and Linux only
 
-    # What may have made a file complete, or trusted, or took it away.
-    moves = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.ATTRIB | Mask.DELETE | Mask.ONLYDIR
+    # What may have made a file complete, readable or trusted, or took it away: written and closed,
+    # by mmap too; a first or a further name, of an O_TMPFILE too; renamed; times, mode, owner, ACL.
+    at_once = Mask.CLOSE_WRITE | Mask.CREATE | Mask.MOVE | Mask.ATTRIB | Mask.DELETE
     try:
-        with Inotify(cache_size=256) as notify:
+        with Inotify(cache_size=_MAX_EVENTS, sync_timeout=0) as notify:
             for path in paths:
-                notify.add_watch(path, moves)
+                # truncate(2) and utimensat(2) of the modification time tell of MODIFY alone.
+                notify.add_watch(path, at_once | Mask.MODIFY | Mask.ONLYDIR)
             yield set()
-            async for event in notify:
-                if Mask.Q_OVERFLOW in event.mask:
+            written, more = _Written(), False
+            while True:
+                with anyio.move_on_after(0.0 if more else written.rest_s()):
+                    await anyio.wait_readable(notify.fd)
+                events = list(islice(notify, _MAX_EVENTS))
+                more = len(events) == _MAX_EVENTS
+                if any(Mask.Q_OVERFLOW in event.mask for event in events):
                     yield set()
-                elif event.path is not None:
-                    yield {str(event.path)}
+                named = [(event.mask, str(at)) for event in events if (at := event.path)]
+                found = {path for mask, path in named if mask & at_once}
+                written.add({path for _, path in named} - found)
+                found |= written.take(found)
+                if found:
+                    yield found
     except OSError as exc:
         raise WatchFailed(type(exc).__name__) from exc
+
+
+class _Written:
+    # A writer tells of each write, and its file is looked at again anyway: gathered for a while.
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+        self._told_at = 0.0
+
+    def add(self, paths: set[str]) -> None:
+        if paths and not self.paths:
+            self._told_at = anyio.current_time() + _WRITTEN_S
+        self.paths |= paths
+
+    def take(self, told: set[str]) -> set[str]:
+        # What is due, without what is told anyway.
+        self.paths -= told
+        due, self.paths = (self.paths, set[str]()) if self.rest_s() == 0.0 else (set(), self.paths)
+        return due
+
+    def rest_s(self) -> float | None:
+        return max(0.0, self._told_at - anyio.current_time()) if self.paths else None
 
 
 def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:

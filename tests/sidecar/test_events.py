@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import pytest
 from support.waiting import PATIENCE_S
+from support.ways import APPEAR, BEFORE, CHANGE, TELL, content
 
 from paliadin_sidecar import events
 from paliadin_sidecar.events import WatchFailed, changes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 MOST_QUEUED = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
 
@@ -75,6 +76,72 @@ async def test_changes(path: Path, *, inotify: bool) -> None:
         await watch.see("b.txt")
         (path / "b.txt").unlink()
         await watch.see("b.txt")
+
+
+@pytest.mark.parametrize(
+    ("make", "was"),
+    [
+        *(pytest.param(way, None, id=f"appears by {name}") for name, way in APPEAR.items()),
+        *(
+            pytest.param(way, BEFORE, id=f"{name}")
+            for name, way in (CHANGE | TELL).items()
+            if name != "mmap"
+        ),
+    ],
+)
+async def test_each_way(
+    path: Path, make: Callable[[Path], None], was: bytes | None, *, inotify: bool
+) -> None:
+    """A file that becomes complete, or changes, is told whichever way it does so."""
+    turn = path / "t.txt"
+    if was is not None:
+        turn.write_bytes(was)
+    async with Watch(path, inotify=inotify) as watch:
+        make(turn)
+        await watch.see("t.txt")
+
+
+async def test_each_way_through_a_bind_mount(path: Path, *, inotify: bool) -> None:
+    """The directory is watched, and not the way that leads to it."""
+    other = path.with_name("other")
+    other.mkdir()
+    if (
+        await anyio.run_process(["mount", "--bind", str(path), str(other)], check=False)
+    ).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        async with Watch(path, inotify=inotify) as watch:
+            for n, (name, make) in enumerate(APPEAR.items()):
+                if "outside" not in name:  # nothing is renamed from mount to mount
+                    make(other / f"t{n}.txt")
+                    await watch.see(f"t{n}.txt")
+    finally:
+        await anyio.run_process(["umount", "-l", str(other)])
+
+
+async def test_inotify_tells_of_a_change_by_mmap(path: Path) -> None:
+    """Only the close tells of it, which watchfiles does not report: there a scan finds it."""
+    turn = path / "t.txt"
+    turn.write_bytes(content(turn)[::-1])
+    async with Watch(path, inotify=True) as watch:
+        CHANGE["mmap"](turn)
+        await watch.see("t.txt")
+
+
+async def test_inotify_gathers_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that does not rest is told of now and then, and its close at once."""
+    monkeypatch.setattr(events, "_WRITTEN_S", 0.0)
+    async with Watch(path, inotify=True) as watch:
+        with (path / "a.txt").open("wb", buffering=0) as file:
+            await watch.see("a.txt")
+            file.write(b"x")
+            await watch.see("a.txt")
+            monkeypatch.setattr(events, "_WRITTEN_S", 3600.0)
+            for _ in range(100):
+                file.write(b"x")
+            (path / "b.txt").touch()
+            await watch.see("b.txt")
+        await watch.see("a.txt")
 
 
 async def test_any_name(path: Path, *, inotify: bool) -> None:
