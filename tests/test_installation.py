@@ -34,7 +34,7 @@ BLOCKS = {
 }
 CLIENT = """
 import sys
-import anyio, httpx, jwt
+import anyio, httpx2, jwt
 import paliadin_client
 from paliadin_client import Inbox, TurnRequest, User
 

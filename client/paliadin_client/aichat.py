@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
-import httpx
+import httpx2
 import jwt
 import msgspec
 
@@ -72,17 +72,17 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
                 *(length, MIN_SECRET_BYTES),
             )
     try:
-        url = httpx.URL(settings.url)
-    except httpx.InvalidURL:
+        url = httpx2.URL(settings.url)
+    except httpx2.InvalidURL:
         raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
-    http = httpx.AsyncClient(
+    http = httpx2.AsyncClient(
         base_url=url,
         # Compressed, a small body could become a huge one before it is counted.
         headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
-        timeout=httpx.Timeout(None, connect=_CONNECT_S),
+        timeout=httpx2.Timeout(None, connect=_CONNECT_S),
         # A turn takes seconds, a connection milliseconds: with none kept, a failure to send never
         # means that an idle one had been closed. And no turn waits for another's connection.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         trust_env=False,
     )
     async with http:
@@ -96,7 +96,7 @@ class Aichat:
     says_more: ClassVar[bool] = True
     health_per_pane: ClassVar[bool] = False
 
-    def __init__(self, http: httpx.AsyncClient, persona: str, jwt_secret: str | None) -> None:
+    def __init__(self, http: httpx2.AsyncClient, persona: str, jwt_secret: str | None) -> None:
         self._http = http
         self._persona = persona
         self._jwt_secret = jwt_secret
@@ -154,10 +154,10 @@ class Aichat:
                     body += chunk
                     if len(body) > MAX_ANSWER_BYTES:
                         raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
-        # Not chained: httpx's errors hold the request, and may quote the answer.
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+        # Not chained: httpx2's errors hold the request, and may quote the answer.
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
             raise Unreachable(f"no connection to aichat ({type(exc).__name__})") from None
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise ConnectionLost(
                 f"the connection to aichat was lost ({type(exc).__name__})"
             ) from None

@@ -22,7 +22,7 @@ _SECONDS = re.compile(r"(?![0.]+$)[0-9]{1,5}(\.[0-9]{1,3})?")
 _PORT = re.compile(
     r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 )
-#: Neither user nor query, since a URL is logged. Which hosts there can be, httpx says.
+#: Neither user nor query, since a URL is logged. Which hosts there can be, httpx2 says.
 _URL = re.compile(
     rf"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:({_PORT.pattern}))?(/[A-Za-z0-9._~/%-]*)?"
 )

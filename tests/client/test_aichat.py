@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from paliadin_client import (
     User,
 )
 from paliadin_client import aichat as module
+from paliadin_client.settings import AichatSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -449,3 +451,23 @@ async def test_dropped_reset(aichat: AichatHost) -> None:
         async with paliadin_client.connect(environ=aichat.environ) as paliadin:
             with pytest.raises(ConnectionLost):
                 await paliadin.reset_session(ANNA)
+
+
+async def test_cancelled_at_each_step(aichat: AichatHost) -> None:
+    """Whatever step of the event loop a call is cancelled at, no connection of it is left."""
+    settings = Settings.from_environ(aichat.environ).backend
+    assert isinstance(settings, AichatSettings)
+    async with module.open_aichat(settings) as backend:
+        pool = backend._http._transport._pool  # type: ignore[attr-defined]  # httpx2's own
+        await backend.health(None)
+        assert pool.connections == []
+        finished = 0
+        for steps in range(200):
+            call = asyncio.ensure_future(backend.health(None))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            finished += not call.cancelled()
+            assert pool.connections == [], f"after {steps} steps"
+    assert finished < 200

@@ -11,9 +11,9 @@ from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import anyio
-import httpx
+import httpx2
 import pytest
-from httpx import AsyncHTTPTransport
+from httpx2 import AsyncHTTPTransport
 from support.client_hosts import ANSWER, Sidecar
 
 from paliadin_contract.trailer import split
@@ -74,7 +74,7 @@ async def test_example(host: Host, app: str, secret: str, tmp_path: Path) -> Non
     question = {"user_id": "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "message": "Frage?"}
     # Until uvicorn listens its port refuses: the transport tries again.
     transport = AsyncHTTPTransport(retries=8, trust_env=False)
-    async with httpx.AsyncClient(transport=transport, timeout=30) as http:
+    async with httpx2.AsyncClient(transport=transport, timeout=30) as http:
         answer = asyncio.ensure_future(http.post(f"{app}/ask", json=question))
         seen = await host.next_turn()
         sidecar = Sidecar(f"{app}/paliadin/callback", secret)

@@ -225,7 +225,7 @@ print(json.dumps([took, at_import, sorted(sys.modules)]))
     ("environ", "there", "absent"),
     [
         (AICHAT, "paliadin_client.aichat", {"paliadin_client.legacy"}),
-        (LEGACY, "paliadin_client.legacy", {"paliadin_client.aichat", "httpx", "jwt"}),
+        (LEGACY, "paliadin_client.legacy", {"paliadin_client.aichat", "httpx2", "jwt"}),
     ],
     ids=["aichat", "legacy"],
 )
@@ -239,7 +239,7 @@ def test_imports(environ: dict[str, str], there: str, absent: set[str]) -> None:
     )
     took, at_import, connected = json.loads(child.stdout)
     print(f"import paliadin_client: {took * 1000:.0f} ms")
-    heavy = {"httpx", "jwt", "ssl", "asyncio", "click", "rich", "cryptography", "tempfile"}
+    heavy = {"httpx2", "jwt", "ssl", "asyncio", "click", "rich", "cryptography", "tempfile"}
     assert not heavy & set(at_import)
     assert not {name for name in at_import if name.startswith("paliadin_sidecar")}
     assert there in connected

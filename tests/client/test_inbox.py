@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,7 +108,7 @@ async def test_not_proven(
 
 async def test_without_headers(inbox: Inbox) -> None:
     """Any visitor without a signature is 401; with another method 405."""
-    async with serving(inbox) as url, httpx.AsyncClient(trust_env=False) as http:
+    async with serving(inbox) as url, httpx2.AsyncClient(trust_env=False) as http:
         assert (await http.post(url, content=b"{}")).status_code == 401
         response = await http.get(url)
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
@@ -116,7 +116,7 @@ async def test_without_headers(inbox: Inbox) -> None:
 
 async def test_truncated(sidecar: Sidecar, secret: str, stored: list[TurnCallback]) -> None:
     """A body whose sender went away in the middle is not taken for the whole."""
-    url = httpx.URL(sidecar.url)
+    url = httpx2.URL(sidecar.url)
     body = sidecar.body(TURN)
     headers = {"host": "x", "content-length": str(len(body))}
     headers |= Keys([secret]).sign("push_1", body, datetime.now(UTC))

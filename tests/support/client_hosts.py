@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import anyio
 import asyncssh
-import httpx
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
@@ -339,7 +339,7 @@ class Sidecar:
     def __init__(self, url: str, secret: str) -> None:
         self.url = url
         self._keys = Keys([secret])
-        self.http = httpx.AsyncClient(trust_env=False, timeout=30)
+        self.http = httpx2.AsyncClient(trust_env=False, timeout=30)
 
     async def push(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
-import httpx
+import httpx2
 
 from paliadin_contract.trailer import split
 
@@ -121,7 +121,7 @@ class Aichat:
         self.url, self.process = place.start(
             *(sys.executable, "-m", "demo.aichat", *arguments), AICHAT_TOKEN=BEARER
         )
-        self.http = httpx.Client(
+        self.http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {BEARER}"},
             timeout=60,
@@ -129,10 +129,10 @@ class Aichat:
         )
         place.ends_with(self.http.close)
 
-    def post(self, path: str, **body: object) -> httpx.Response:
+    def post(self, path: str, **body: object) -> httpx2.Response:
         return self.http.post(path, json={"persona": "paliadin", "username": "alice", **body})
 
-    def ask(self, message: str, **body: object) -> httpx.Response:
+    def ask(self, message: str, **body: object) -> httpx2.Response:
         return self.post("/chat/turn", message=message, **body)
 
     def answer(self, message: str, **body: object) -> dict[str, Any]:
