@@ -31,6 +31,7 @@ from paliadin_sidecar.diagnosis import (
     likely_cause,
     pause_problem,
 )
+from paliadin_sidecar.lookup import ID_RULE, NoSuchTurn, find_turn, listed, strays
 from paliadin_sidecar.outbox import (
     FILENAME,
     Damaged,
@@ -200,8 +201,16 @@ def turns(
     """List deliveries, the newest first."""
     with _opened(env_file) as (_, outbox):
         rows = outbox.deliveries(state, _since(since), limit)
+        number = outbox.count_deliveries(state, _since(since))
+    more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
     if as_json:
         print_json([_with_times(row) for row in rows])
+        if number > len(rows):
+            click.echo(more, err=True)
+        return
+    if not rows:
+        when = "" if since == "0" else f" accepted since {local_time(_since(since))}"
+        click.echo("No deliveries" + (f" that are {state}" if state else "") + when)
         return
     print_table(
         ("turn", "rev", "backend", "user", "state", "tries", "last answer", "bytes", "accepted"),
@@ -224,6 +233,8 @@ def turns(
     for answer in sorted(failed, key=str):
         if any(answer):
             click.echo(f"{answer_name(*answer)}: {likely_cause(*answer)}")
+    if number > len(rows):
+        click.echo(more)
 
 
 def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | None]:
@@ -232,19 +243,21 @@ def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | 
 
 @main.command()
 @_env_file
-@click.argument("turn_id")
+@click.argument("turn_ids", metavar="TURN_ID...", nargs=-1, required=True)
 @_json
-def show(env_file: Path | None, turn_id: str, *, as_json: bool) -> None:
-    """Tell all that happened to one turn, by its own id or the one it was submitted under."""
+def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> None:
+    """Tell all that happened to turns, by their own ids or those they were submitted under.
+
+    The beginning of an id is enough where no other id begins so.
+    """
     with _opened(env_file) as (_, outbox):
-        found = outbox.timelines(turn_id)
+        ids, missed = _find_turns(outbox, turn_ids)
+        found = [turn for id_ in ids.values() for turn in outbox.timelines(id_)]
     if as_json:
         print_json([_timeline_json(turn) for turn in found])
     for turn in [] if as_json else found:
         _print_timeline(turn)
-    if not found:
-        click.echo(f"No turn {turn_id!r} is known; `paliadin-sidecar turns` lists them.", err=True)
-        sys.exit(_NO)
+    sys.exit(_NO if missed else 0)
 
 
 @main.command()
@@ -255,13 +268,20 @@ def show(env_file: Path | None, turn_id: str, *, as_json: bool) -> None:
 def replay(
     env_file: Path | None, turn_ids: Sequence[str], *, dead: bool, since: str | None
 ) -> None:
-    """Send again what was settled, with the same id and body."""
+    """Send again what was settled, with the same id and body.
+
+    The beginning of an id is enough where no other id begins so.
+    """
     if not turn_ids and not dead and since is None:
         raise click.UsageError("name turns, or --dead, or --since")
     if turn_ids and (dead or since is not None):
         raise click.UsageError("name turns, or say --dead and --since, not both")
-    from_s, named = _since(since or "0"), tuple(dict.fromkeys(turn_ids))
+    from_s = _since(since or "0")
     with _opened(env_file) as (state_dir, outbox):
+        ids, unknown = _find_turns(outbox, turn_ids, "{}: not known: nothing to replay")
+        if turn_ids and not ids:
+            sys.exit(_NO)
+        named = tuple(dict.fromkeys(ids.values()))
         (results,) = outbox.transaction(
             [
                 lambda: [
@@ -275,13 +295,27 @@ def replay(
     click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
     missed = [t for t, r in zip(named, results, strict=False) if r == (0, 0)]
     for turn_id in missed:
-        click.echo(f"{turn_id}: not known, or not settled yet: nothing to replay", err=True)
+        click.echo(f"{turn_id}: not settled yet: nothing to replay", err=True)
     if without_body:
         click.echo(
             f"{without_body} cannot be: bodies are let go 72 h after their acknowledgement",
             err=True,
         )
-    sys.exit(_NO if missed or without_body else 0)
+    sys.exit(_NO if unknown or missed or without_body else 0)
+
+
+def _find_turns(
+    outbox: Outbox, given: Sequence[str], unknown: str = ""
+) -> tuple[dict[str, str], bool]:
+    # By what was typed the id that it means; and whether one means none, or several, which is said.
+    ids, missed = {}, False
+    for one in given:
+        try:
+            ids[one] = find_turn(outbox, one)
+        except NoSuchTurn as exc:
+            click.echo(unknown.format(one) if unknown and exc.is_unknown else exc, err=True)
+            missed = True
+    return ids, missed
 
 
 def _is_unit() -> bool:
@@ -436,6 +470,17 @@ def _print_status(found: Mapping[str, Any]) -> None:
             for root in found["roots"]
         ],
     )
+    _print_strays(found["roots"])
+
+
+def _print_strays(roots: Sequence[Mapping[str, Any]]) -> None:
+    for root in roots:
+        try:
+            found = strays(path.name for path in Path(root["path"]).iterdir())
+        except OSError:
+            continue  # its state says so
+        if found:
+            click.echo(f"ignored in {root['path']}: {listed(found)} ({ID_RULE})")
 
 
 def _print_timeline(turn: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from paliadin_sidecar import misspelt
 from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
 from paliadin_sidecar.filesystem import LOCAL, device_with_leases, type_of
+from paliadin_sidecar.lookup import ID_RULE, listed, strays
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
 from paliadin_sidecar.users import user_name
@@ -196,8 +197,9 @@ def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
     subject = f"root {spec.backend}/{spec.persona} {spec.path}"
     root = Root(spec.path, owner)
     root.check()
+    names = None
     with suppress(OSError):
-        root.names(always=True)  # that it cannot be listed becomes its state
+        names = root.names(always=True)  # that it cannot be listed becomes its state
     root.close()
     if root.state == "unreadable":
         return [Finding("wrong", subject, f"{root.why}: {_mend_unreadable(root, owner)}")]
@@ -211,7 +213,11 @@ def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
     if root.state == "missing":
         make = f"install -d -m 700 -o {user_name(owner)} {spec.path}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
-    return [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
+    found = [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
+    if others := strays(names or []):
+        ignored = f"holds what is no turn's and is ignored: {listed(others)}; {ID_RULE}"
+        found.append(Finding("note", f"names in {spec.path}", ignored))
+    return found
 
 
 def _mend_owner(step: Path, owner: int, *, named: bool) -> str:

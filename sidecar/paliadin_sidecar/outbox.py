@@ -834,6 +834,18 @@ class Outbox:
         rows = _sql.deliveries(self._db, state=state, since=_ms(since), limit=limit)
         return [_delivery(row) for row in rows]
 
+    def count_deliveries(self, state: str | None, since: float) -> int:
+        """How many `deliveries` would list without a limit."""
+        return cast("int", _sql.count_deliveries(self._db, state=state, since=_ms(since)))
+
+    def find_ids(self, beginning: str, limit: int) -> list[str]:
+        """The ids of turns that begin so, one for each turn; one that is all of an id is that."""
+        if list(_sql.turns_named(self._db, id=beginning)):
+            return [beginning]
+        span = {"first": beginning, "end": f"{beginning}\x7f"}  # ids are ASCII
+        rows = _sql.ids_beginning(self._db, **span, limit=2 * limit)
+        return sorted(set({row["turn"]: row["id"] for row in rows}.values()))[:limit]
+
     def timelines(self, id_: str) -> list[dict[str, Any]]:
         """Each turn of this id, or submitted under it: its deliveries and events."""
         return [

@@ -273,6 +273,10 @@ LEFT JOIN event e ON e.id = (
 WHERE d.accepted_at >= :since AND (:state IS NULL OR d.state = :state)
 ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
 
+-- name: count_deliveries$
+SELECT count(*) FROM delivery
+WHERE accepted_at >= :since AND (:state IS NULL OR state = :state);
+
 -- name: deliveries_of_turn
 SELECT id, revision, state, reason, bytes, sha256, webhook_id, attempts,
        accepted_at, next_attempt_at, settled_at
@@ -281,6 +285,13 @@ FROM delivery WHERE turn = :turn ORDER BY id;
 -- name: turns_named
 SELECT * FROM turn WHERE turn_id = :id
 UNION SELECT * FROM turn WHERE submitted_turn_id = :id;
+
+-- Ids that begin so, each with its turn.
+-- name: ids_beginning
+SELECT turn_id AS id, id AS turn FROM turn WHERE turn_id >= :first AND turn_id < :end
+UNION SELECT submitted_turn_id, id FROM turn
+WHERE submitted_turn_id >= :first AND submitted_turn_id < :end
+ORDER BY 1 LIMIT :limit;
 
 -- name: replayable
 SELECT d.id FROM delivery d
