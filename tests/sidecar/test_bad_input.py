@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from support.attack import exchanging
 from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.tokens import unsigned_token
 
@@ -189,6 +190,32 @@ def test_a_root_that_cannot_be_trusted_is_not_read_until_it_is_mended(
         spoiled.chmod(0o700)
         host.wait_event("root.armed", count=n + 1, backend="aichat")
         receiver.wait(f"t{n}")
+
+
+def test_an_ancestor_exchanged_for_a_link_all_the_time_leads_nowhere(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """Neither answers nor tokens of another tree are read, though they are the owner's too."""
+    above, secret, link = host.base / "above", host.base / "secret", host.base / "link"
+    for tree in (above, secret):
+        (tree / "root").mkdir(parents=True, mode=0o700)
+        tree.chmod(0o700)
+    link.symlink_to(secret)
+    host.answer("mine", root=above / "root")
+    host.answer("theirs", root=secret / "root")
+    host.answer("mine", "secret", root=secret / "root")
+    (secret / "root" / "mine.jwt").write_text(unsigned_token(jti="secret", sub="secret"))
+    host.environ["PALIADIN_WATCH"] = f"aichat/paliadin={above / 'root'}"
+    host.environ["PALIADIN_RESCAN_S"] = "0.05"
+    with exchanging(above, link):
+        host.start()
+        host.wait_event("root.untrusted", count=5)
+        host.wait_event("root.armed", count=5)
+        receiver.wait("mine")
+    host.close()
+    (turn,) = receiver.turns
+    assert turn.json["data"]["turn_id"] == "mine"
+    assert b"secret" not in turn.body
 
 
 def test_a_root_that_is_a_link_is_untrusted(host: Sidecar, receiver: Receiver) -> None:
