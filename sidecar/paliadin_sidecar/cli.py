@@ -30,6 +30,7 @@ from paliadin_sidecar.diagnosis import (
     failing_problems,
     likely_cause,
     pause_problem,
+    waiting_problems,
 )
 from paliadin_sidecar.lookup import ID_RULE, NoSuchTurn, find_turn, listed, strays
 from paliadin_sidecar.outbox import (
@@ -430,6 +431,7 @@ def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
         for root in service["roots"]
         if root["state"] in ("untrusted", "unreadable")
     ]
+    problems += waiting_problems(service["roots"], local_time)
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         problems.append(f"a turn has been undelivered for {timedelta(seconds=round(oldest_s))}")
     problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Finding", "answer_name", "failing_problems", "likely_cause", "pause_problem"]
+__all__ = [
+    "Finding",
+    "answer_name",
+    "failing_problems",
+    "likely_cause",
+    "pause_problem",
+    "waiting_problems",
+]
 
 
 @dataclass(frozen=True)
@@ -157,3 +164,24 @@ def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]
         f"wait: {likely_cause(status, error, detail)}. It is asked again every minute at least; "
         "paliadin-sidecar check --ping asks it now"
     )
+
+
+def waiting_problems(roots: Iterable[Mapping[str, Any]], at: Callable[[float], str]) -> list[str]:
+    """A sentence for each file that has waited for long, of those that a root's state names.
+
+    Args:
+        roots: the daemon's, of `Outbox.service`; one of an older version names none.
+        at: how a time in epoch seconds is shown.
+    """
+    found = []
+    for root in roots:
+        waiting = root.get("waiting", [])
+        for one in waiting:
+            path = f"{root['path']}/{one['turn_id']}.txt"
+            why = "a process has it open for writing: fuser -v names it"
+            if one["why"] == "unreadable":
+                why = f"it cannot be opened ({one['detail']}): see its owner and mode"
+            found.append(f"{path} waits since {at(one['since'])}, {why}")
+        if (more := root.get("waiting_files", 0) - len(waiting)) > 0:
+            found.append(f"{more} more files wait in {root['path']}")
+    return found

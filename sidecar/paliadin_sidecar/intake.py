@@ -42,10 +42,15 @@ __all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished"
 #: takes before deliveries have their turn.
 _BATCH_BYTES = 8 * 1024 * 1024
 _BATCH_FILES = 32
-#: A file that the system would not open is tried again after this long.
-_UNREADABLE_S = 1.0
-#: A file that changed while it was read, after this long: its writer is not done.
-_CHANGED_S = 0.004
+#: A file that the system would not open is tried again after this long, doubling.
+_UNREADABLE_FIRST_S, _UNREADABLE_MOST_S = 1.0, 10.0
+#: A file that changed while it was read, after this long, doubling: its writer is not done.
+_CHANGED_FIRST_S, _CHANGED_MOST_S = 0.004, 1.0
+#: Files that are looked at again and again, since no event tells of what is awaited, are looked
+#: at no more often than once in this time, all of a root together.
+_POLL_APART_S = 0.001
+#: So many of the files that wait for long are named in the status.
+_MAX_WAITING_NAMED = 10
 #: Files older than this, in a root that was never watched, are history.
 _HISTORY_S = 900.0
 #: So many files with a second name are looked at whenever names move; more, once a minute.
@@ -106,6 +111,8 @@ class _Under:
     previous: TurnFile | None = None
     previous_progress: settle.Progress | None = None
     stalled: bool = False
+    first_seen_at: float = 0.0  #: epoch seconds
+    retry_s: float = 0.0  #: the last rest after a look that came to nothing
     noticed: bool = False  #: by an event, not just by a scan
 
     def close(self) -> None:
@@ -135,6 +142,8 @@ class _Place:
     #: Tokens that were read.
     hinted: set[str] = field(default_factory=set)
     under: dict[str, _Under] = field(default_factory=dict)
+    #: Why files have waited for long, since when.
+    waiting: dict[str, dict[str, object]] = field(default_factory=dict)
     foreign: int = 0
     lying: int = 0
 
@@ -274,6 +283,8 @@ class Intake:
                 "since": place.root.since,
                 "turn_files": place.lying,
                 "foreign_files": place.foreign,
+                "waiting": list(place.waiting.values())[:_MAX_WAITING_NAMED],
+                "waiting_files": len(place.waiting),
             }
             for place in self._places.values()
         ]
@@ -320,6 +331,7 @@ class Intake:
             under = place.under.get(name)
             if under is None:
                 under = place.under[name] = _Under(name, self._monotonic())
+                under.first_seen_at = self._wall()
             self._again(place, under, 0.0)
 
     def _hint(self, place: _Place, turn_id: str) -> Iterator[Finding]:
@@ -350,18 +362,37 @@ class Intake:
                 yield Gone(key) if place.taken.pop(under.name, None) is not None else Vanished(key)
                 self._drop(place, under)
                 return
-            yield from self._hint(place, key.turn_id)
             yield from self._judge(place, under, key)
         except Unreadable as exc:
-            if not under.stalled:
-                under.stalled = True
-                yield Stalled(key, "unreadable", exc.errno_name)
             if exc.is_final:  # opened anew, or given up if the name has gone too
                 under.close()
                 under.progress = None
-            self._again(place, under, _UNREADABLE_S)
+            yield from self._report(place, under, "unreadable", exc.errno_name)
+            self._retry(place, under, _UNREADABLE_FIRST_S, _UNREADABLE_MOST_S)
         except Changed:
-            self._again(place, under, _CHANGED_S)
+            self._retry(place, under, _CHANGED_FIRST_S, _CHANGED_MOST_S)
+
+    def _retry(self, place: _Place, under: _Under, first_s: float, most_s: float) -> None:
+        under.retry_s = min(max(first_s, 2 * under.retry_s), most_s)
+        self._poll(place, under, under.retry_s)
+
+    def _poll(self, place: _Place, under: _Under, seconds: float) -> None:
+        self._again(place, under, max(seconds, len(place.under) * _POLL_APART_S))
+
+    def _report(
+        self,
+        place: _Place,
+        under: _Under,
+        why: Literal["open_for_writing", "unreadable"],
+        detail: str,
+    ) -> Iterator[Finding]:
+        # Once for a file, and in the status for as long as it waits.
+        if not under.stalled:
+            under.stalled = True
+            key = place.key(under.name)
+            about = {"turn_id": key.turn_id, "why": why, "detail": detail}
+            place.waiting[under.name] = about | {"since": under.first_seen_at}
+            yield Stalled(key, why, detail)
 
     def _open(self, place: _Place, under: _Under) -> bool:
         # Opens what the name is now; what it was before is kept while it may be needed.
@@ -407,16 +438,18 @@ class Intake:
             return
         under.progress, verdict = self._decide(under.progress, look)
         if isinstance(verdict, settle.Waiting):
-            if verdict.stalled and not under.stalled:
-                under.stalled = True
-                yield Stalled(key, "open_for_writing", "")
-            rest = yield from self._judge_previous(under, key, now_or_never=False)
-            self._again(place, under, min(verdict.seconds, rest))
-            self._release_if_many(place, under)
+            before = yield from self._judge_previous(under, key, now_or_never=False)
+            yield from self._wait(place, under, verdict, before)
             return
         arrival = self._arrival(key, file, look, verdict, under.progress)
         if arrival.reason is not None or not arrival.has_text:
-            yield from self._judge_previous(under, key, now_or_never=True)
+            before = yield from self._judge_previous(under, key, now_or_never=True)
+            if before is not None:  # somebody still writes the answer, which comes first
+                yield from self._wait(place, under, before)
+                return
+        yield from self._hint(place, key.turn_id)
+        if look.being_written:
+            yield Stalled(key, "open_for_writing", "pushed")
         yield Settled(arrival)
         self.only_scanned += not under.noticed
         place.taken[under.name] = arrival.signature
@@ -426,28 +459,45 @@ class Intake:
             place.linked.discard(under.name)
         self._drop(place, under)
 
+    def _wait(
+        self,
+        place: _Place,
+        under: _Under,
+        verdict: settle.Waiting,
+        before: settle.Waiting | None = None,
+    ) -> Iterator[Finding]:
+        # Looks again in time for the file, and for the one whose name it took.
+        waits = [verdict] if before is None else [verdict, before]
+        under.retry_s = 0.0
+        if any(wait.stalled for wait in waits):
+            yield from self._report(place, under, "open_for_writing", "")
+        again = self._poll if any(wait.polls for wait in waits) else self._again
+        again(place, under, min(wait.seconds for wait in waits))
+        self._release_if_many(place, under)
+
     def _judge_previous(
         self, under: _Under, key: TurnKey, *, now_or_never: bool
-    ) -> Generator[Finding, None, float]:
-        # Returns the seconds after which it must be looked at again.
-        rest = float("inf")
+    ) -> Generator[Finding, None, settle.Waiting | None]:
+        # Returns how long it must be waited for, if it must. Nobody waits for a file without a
+        # name, once what took its name is no answer: unless it is still being written.
         if under.previous is None:
-            return rest
+            return None
         try:
             look = under.previous.look()
         except Unreadable as exc:
             if now_or_never or exc.is_final:
                 under.close_previous()
-            return _UNREADABLE_S
+                return None
+            return settle.Waiting(_UNREADABLE_FIRST_S)
         under.previous_progress, verdict = self._decide(under.previous_progress, look)
-        if isinstance(verdict, settle.Waiting) and not now_or_never:
-            return verdict.seconds
+        if isinstance(verdict, settle.Waiting) and (verdict.polls or not now_or_never):
+            return verdict
         if look.trusted and look.has_text and look.size <= self._max_bytes:
             settled = settle.Settled()
             progress = under.previous_progress
             yield Settled(self._arrival(key, under.previous, look, settled, progress))
         under.close_previous()
-        return rest
+        return None
 
     def _decide(
         self, progress: settle.Progress | None, look: Look
@@ -479,7 +529,7 @@ class Intake:
                 signature = _failed(look.fingerprint, verdict.reason)
             why = _why_failed(verdict.reason, look, self._max_bytes)
             return Arrival(key, signature, at, look.size, reason=verdict.reason, why=why)
-        data = file.read(look)
+        data = file.read(look, held=look.being_written is True)
         return Arrival(
             key,
             signature,
@@ -542,6 +592,7 @@ class Intake:
     def _drop(self, place: _Place, under: _Under) -> None:
         under.close()
         place.under.pop(under.name, None)
+        place.waiting.pop(under.name, None)
 
 
 def _failed(fingerprint: Fingerprint, reason: Reason) -> str:

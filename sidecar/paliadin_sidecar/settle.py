@@ -20,6 +20,9 @@ EMPTY_S = 600.0
 LINKS_S = 5.0
 #: A writer that holds a file open for this long is reported, and still awaited.
 STALLED_S = 120.0
+#: An answer that ends with a whole trailer and was unchanged for this long is complete although
+#: somebody has it open: a child of the agent that inherited the descriptor, say.
+HELD_S = 120.0
 #: No event tells that a writer closed, so its file is looked at again: soon, then less often.
 _POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
 
@@ -65,10 +68,16 @@ class Observed(Protocol):
 
 @dataclass(frozen=True)
 class Waiting:
-    """Look again after `seconds`, or at an event."""
+    """Look again after `seconds`, or at an event.
+
+    Attributes:
+        polls: somebody has it open for writing, and no event tells of his end.
+        stalled: he has had it for long.
+    """
 
     seconds: float
     stalled: bool = False
+    polls: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,15 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
 ) -> Verdict:
     if not seen.trusted:
         return Failed("untrusted")
-    if seen.being_written:
-        stalled = now - progress.first_seen >= STALLED_S
-        return Waiting(_POLL_STALLED_S if stalled else progress.poll_s, stalled)
     unchanged_s = now - progress.unchanged_since
+    if seen.being_written and not (seen.ended and seen.has_text and unchanged_s >= HELD_S):
+        stalled = now - progress.first_seen >= STALLED_S
+        seconds = _POLL_STALLED_S if stalled else progress.poll_s
+        return Waiting(seconds, stalled, polls=True)
     if not (seen.has_text or seen.ended):  # a bare trailer has ended, whatever it is worth
         return Waiting(EMPTY_S - unchanged_s) if unchanged_s < EMPTY_S else Failed("empty")
-    if unchanged_s < quiet_s and not (seen.ended and seen.being_written is False):
+    known = seen.ended and seen.being_written is not None
+    if unchanged_s < quiet_s and not known:
         return Waiting(quiet_s - unchanged_s)
     if seen.size > max_bytes:
         return Failed("too_large")

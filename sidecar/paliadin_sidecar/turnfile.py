@@ -182,8 +182,12 @@ class TurnFile:
             mtime_s=info.st_mtime,
         )
 
-    def read(self, look: Look) -> bytes:
+    def read(self, look: Look, *, held: bool = False) -> bytes:
         """The whole file, if it is still as it was at that look.
+
+        Args:
+            look: what was seen last.
+            held: also where somebody has it open for writing.
 
         Raises:
             Changed: it is not, or somebody opened it for writing.
@@ -198,7 +202,8 @@ class TurnFile:
                 at += len(chunk)
             now = Fingerprint.of(os.fstat(self._fd))
             changed = now.content_may_differ(look.fingerprint)
-            if at != look.size or changed or _being_written(self._fd):
+            opened = not held and _being_written(self._fd)
+            if at != look.size or changed or opened:
                 raise Changed
         except OSError as exc:
             raise Unreadable("", exc) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from paliadin_sidecar.diagnosis import (
@@ -9,6 +11,7 @@ from paliadin_sidecar.diagnosis import (
     failing_problems,
     likely_cause,
     pause_problem,
+    waiting_problems,
 )
 
 
@@ -80,3 +83,19 @@ def test_a_pause_is_told_with_the_cause() -> None:
         "tls", "x", [row("pending", 1, error="tls", detail="expired")]
     )
     assert "receiver's own log" in pause_problem("status_odd", "x", [])
+
+
+def test_files_that_wait() -> None:
+    """Each is named with why, since when and what to do; those beyond the list are counted."""
+    waits = {"turn_id": "t", "why": "open_for_writing", "detail": "", "since": 12.0}
+    unread = {"turn_id": "u", "why": "unreadable", "detail": "EACCES", "since": 13.0}
+    roots: list[dict[str, Any]] = [
+        {"path": "/srv/a", "waiting": [waits, unread], "waiting_files": 5},
+        {"path": "/srv/b", "waiting": [], "waiting_files": 0},
+        {"path": "/srv/of an older version"},
+    ]
+    assert waiting_problems(roots, lambda at: f"<{at:.0f}>") == [
+        "/srv/a/t.txt waits since <12>, a process has it open for writing: fuser -v names it",
+        "/srv/a/u.txt waits since <13>, it cannot be opened (EACCES): see its owner and mode",
+        "3 more files wait in /srv/a",
+    ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -7,8 +8,9 @@ import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 from support.tokens import unsigned_token
@@ -19,11 +21,14 @@ from paliadin_sidecar.fingerprint import COARSE_S, Fingerprint
 from paliadin_sidecar.intake import Finding, Gone, Hint, Intake, Settled, Stalled, Vanished
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
-from paliadin_sidecar.settle import EMPTY_S, LINKS_S, STALLED_S
+from paliadin_sidecar.settle import EMPTY_S, HELD_S, LINKS_S, STALLED_S
+from paliadin_sidecar.turnfile import TurnFile, Unreadable
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 QUIET_S, MAX_BYTES = 5.0, 4 * 1024 * 1024
 TEXT = "Yes.\n"
@@ -189,6 +194,43 @@ def test_a_writer_that_stalls(heard: Place) -> None:
     assert texts(heard.wait(1)) == [WHOLE]
 
 
+def test_a_whole_answer_that_stays_open(heard: Place) -> None:
+    """A child that inherited the descriptor holds an answer back for two minutes, and no longer."""
+    with Writer(heard / "t.txt") as writer:
+        for line in WHOLE.splitlines():
+            writer.write(line)
+        heard.notice("t.txt")
+        assert heard.wait(HELD_S - 1) == []
+        assert heard.intake.found()[0]["waiting"] == []
+        stalled, settled = heard.wait(2)
+        assert stalled == Stalled(KEY, "open_for_writing", "pushed")
+        assert texts([settled]) == [WHOLE]
+        assert heard.every_file() == []
+        writer.write("And more.")
+        writer.write("Never ended.")
+        heard.notice("t.txt")
+        assert [
+            f for f in [*heard.every_file(), *heard.wait(HELD_S)] if isinstance(f, Settled)
+        ] == []
+    assert len(texts(heard.wait(QUIET_S + 1))) == 1
+
+
+def test_a_file_that_waits_long_is_in_the_state(place: Place) -> None:
+    """While it waits, what is found says which, why and since when; then no more."""
+    at = place.wall
+    with Writer(place / "t.txt") as writer:
+        writer.write("Yes.")
+        place.notice("t.txt")
+        place.wait(STALLED_S + 1)
+        (found,) = place.intake.found()
+        waits = {"turn_id": "t", "why": "open_for_writing", "detail": "", "since": at}
+        assert (found["waiting"], found["waiting_files"]) == ([waits], 1)
+        assert place.intake.found() == [found]  # what does not change is not written
+    place.wait(QUIET_S + 1)
+    (found,) = place.intake.found()
+    assert (found["waiting"], found["waiting_files"]) == ([], 0)
+
+
 def test_a_trailer_in_one_piece(heard: Place) -> None:
     """Text whose trailer another process appends is pushed with it, and once."""
     (heard / "t.txt").write_text(TEXT)
@@ -278,6 +320,81 @@ def test_many_events(place: Place) -> None:
     for _ in range(3):
         place.notice("t.txt")
         assert place.wait(10) == []
+
+
+# --- how often it is looked at --------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When any file was looked at, or tried to be opened."""
+    found: list[float] = []
+
+    def counted(real: Callable[..., T]) -> Callable[..., T]:
+        def call(*args: object, **kwargs: object) -> T:
+            found.append(place.now)
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(TurnFile, "look", counted(TurnFile.look))
+    monkeypatch.setattr(TurnFile, "__init__", counted(TurnFile.__init__))
+    return found
+
+
+def test_a_file_that_always_changes(place: Place, looks: list[float]) -> None:
+    """One that changes between each look and its reading is looked at less and less often."""
+    place.publish()
+    place.notice("t.txt")
+    numbers = count()
+    change = lambda: (place / "t.txt").write_text(f"{next(numbers)}{TRAILER}")  # noqa: E731
+    place.acts = [change] * 1000
+    assert place.wait(600) == []
+    assert len(looks) < 650
+    place.acts = []
+    assert len(texts(place.wait(1))) == 1
+
+
+def test_a_file_that_cannot_be_opened_is_tried_less_often(
+    place: Place, looks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that stays costs one look in ten seconds in the end; an event asks at once."""
+    refused = OSError(errno.EIO, "no")
+
+    def fails(*_: object, **__: object) -> NoReturn:
+        looks.append(place.now)
+        raise Unreadable("t.txt", refused)
+
+    place.publish()
+    with monkeypatch.context() as patched:
+        patched.setattr(TurnFile, "__init__", fails)
+        place.notice("t.txt")
+        assert place.wait(3600) == [Stalled(KEY, "unreadable", "EIO")]
+        assert len(looks) < 370
+    place.notice("t.txt")
+    assert texts(place.look()) == [WHOLE]
+
+
+def test_many_files_that_are_held(place: Place, looks: list[float]) -> None:
+    """However many are held open, they are looked at no more often than a core can bear."""
+    with ExitStack() as held:
+        for n in range(200):
+            held.enter_context((place / f"t{n}.txt").open("w"))
+        place.intake.scan(place.spec, every_file=False)
+        place.wait(1)
+        del looks[:]
+        place.wait(60)
+        assert len(looks) <= 60_000 * 1.1
+
+
+def test_a_writer_s_end_is_seen_soon(place: Place) -> None:
+    """Of one file, that is: patience is for what stays."""
+    with Writer(place / "t.txt") as writer:
+        for line in WHOLE.splitlines():
+            writer.write(line)
+        place.notice("t.txt")
+        place.wait(60)
+    assert texts(place.wait(0.04)) == [WHOLE]
 
 
 # --- what becomes of a name -----------------------------------------------------------------
@@ -393,6 +510,28 @@ def test_a_trailer_after_a_poller(heard: Place) -> None:
     assert texts(found) == [TEXT, TRAILER]
     assert [f.arrival.has_text for f in found if isinstance(f, Settled)] == [True, False]
     assert heard.every_file() == []
+
+
+def test_a_trailer_over_a_file_that_is_held(place: Place, looks: list[float]) -> None:
+    """A bare trailer is renamed over text that is still open: it is looked at with patience.
+
+    Its writer's end is seen soon, and the text then comes first.
+    """
+    with Writer(place / "t.txt") as writer:
+        for line in TEXT.splitlines():
+            writer.write(line)
+        place.notice("t.txt")
+        assert place.wait(1) == []
+        place.publish(content=TRAILER)
+        place.notice("t.txt")
+        assert place.wait(1) == []
+        del looks[:]
+        assert place.wait(STALLED_S) == [Stalled(KEY, "open_for_writing", "")]
+        assert len(looks) <= 2 * STALLED_S / 0.032 + 10
+        del looks[:]
+        assert place.wait(600) == []
+        assert len(looks) <= 2 * 600 + 10
+    assert texts(place.wait(1)) == [TEXT, TRAILER]
 
 
 def test_a_trailer_after_a_poller_line_by_line(heard: Place) -> None:
@@ -523,7 +662,7 @@ def test_unreadable(ordinary: Place) -> None:
     assert ordinary.wait(0.75) == [Stalled(KEY, "unreadable", "EACCES")]
     assert ordinary.wait(60) == []
     (ordinary / "t.txt").chmod(0o600)
-    assert texts(ordinary.wait(1)) == [WHOLE]
+    assert texts(ordinary.wait(10)) == [WHOLE]
 
 
 def test_a_root_that_is_closed_to_us(ordinary: Place) -> None:
@@ -628,6 +767,8 @@ def test_names_of_others(place: Place) -> None:
             "why": "",
             "since": place.root.since,
             "turn_files": 1,
+            "waiting": [],
+            "waiting_files": 0,
             "foreign_files": 6,
         }
     ]

@@ -18,7 +18,7 @@ from paliadin_sidecar.settle import (
 
 QUIET_S, MAX_BYTES = 5.0, 1000
 #: Of the rule itself: as it is promised, not as it is written in the code.
-EMPTY_S, LINKS_S, STALLED_S = 600.0, 5.0, 120.0
+EMPTY_S, LINKS_S, STALLED_S, HELD_S = 600.0, 5.0, 120.0, 120.0
 #: Far from zero, so that an absolute time in the code would show; whole, so that sums are exact.
 T = 4096.0
 #: Of three contents.
@@ -74,11 +74,26 @@ def test_untrusted(seen: Seen) -> None:
 # --- open for writing -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seen", [WHOLE, UNENDED, EMPTY, LINKED, Seen(size=9999)])
+@pytest.mark.parametrize("seen", [UNENDED, EMPTY, Seen(has_text=False), Seen(ended=False, links=2)])
 def test_a_writer_is_awaited(seen: Seen) -> None:
-    """Nothing is judged while somebody has it open for writing, however long that lasts."""
+    """What has not ended is not judged while somebody has it open, however long that lasts."""
     written = replace(seen, being_written=True)
-    assert last((0, written), (10 * EMPTY_S, written)) == Waiting(1, stalled=True)
+    waits = Waiting(1, stalled=True, polls=True)
+    assert last((0, written), (10 * EMPTY_S, written)) == waits
+
+
+def test_a_whole_answer_that_stays_open() -> None:
+    """An answer with a whole trailer that is unchanged for two minutes is complete all the same."""
+    waits = Waiting(1, stalled=True, polls=True)
+    assert last((0, WRITTEN), (HELD_S - 0.5, WRITTEN)) == Waiting(0.008, polls=True)
+    assert last((0, WRITTEN), (HELD_S, WRITTEN)) == Settled()
+    changed = replace(WRITTEN, fingerprint=B)
+    assert verdicts((0, WRITTEN), (9, changed), (HELD_S, changed), (HELD_S + 9, changed))[2:] == [
+        waits,
+        Settled(),
+    ]
+    large = replace(WRITTEN, size=MAX_BYTES + 1)
+    assert last((0, large), (HELD_S, large)) == Failed("too_large")
 
 
 def test_a_writer_that_closes() -> None:
@@ -96,7 +111,7 @@ def test_a_writer_is_polled_less_often() -> None:
 def test_a_writer_that_writes_is_polled_soon_again() -> None:
     """Each change begins the polling anew: the end is near where something moves."""
     looks = [(float(n), WRITTEN) for n in range(5)]
-    assert last(*looks, (5, replace(WRITTEN, fingerprint=B))) == Waiting(0.004)
+    assert last(*looks, (5, replace(WRITTEN, fingerprint=B))) == Waiting(0.004, polls=True)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +119,10 @@ def test_a_writer_that_writes_is_polled_soon_again() -> None:
 )
 def test_stalled(after_s: float, *, stalled: bool) -> None:
     """A file that stays open for two minutes is reported, also when it grows meanwhile."""
+    unended = replace(WRITTEN, ended=False)
     grown = replace(WRITTEN, fingerprint=B)
     for verdict in (
-        last((0, WRITTEN), (after_s, WRITTEN)),
+        last((0, unended), (after_s, unended)),
         last((0, WRITTEN), (after_s, grown)),
     ):
         assert isinstance(verdict, Waiting)
@@ -261,14 +277,30 @@ def after(history: list[tuple[float, Seen]]) -> tuple[Progress | None, float, Ve
     return progress, now, verdict
 
 
+def rested_s(history: list[tuple[float, Seen]]) -> float:
+    """For how long the last look's fingerprint was the same."""
+    seconds = 0.0
+    for (gap, seen), (_, before) in zip(history[:0:-1], history[-2::-1], strict=True):
+        if seen.fingerprint != before.fingerprint:
+            break
+        seconds += gap
+    return seconds
+
+
 @given(histories)
 def test_never_half_an_answer(history: list[tuple[float, Seen]]) -> None:
-    """Whatever came before, what settles is trusted, closed, not too large and no mere nothing."""
+    """Whatever came before, what settles is trusted, closed, not too large and no mere nothing.
+
+    One that is open has a whole trailer, and was unchanged for long.
+    """
     _, _, verdict = after(history)
     seen = history[-1][1]
     if verdict == Settled():
         assert seen.trusted
-        assert not seen.being_written
+        if seen.being_written:
+            assert seen.ended
+            assert seen.has_text
+            assert rested_s(history) >= HELD_S
         assert seen.has_text or seen.ended
         assert seen.size <= MAX_BYTES
         assert seen.links <= 1
