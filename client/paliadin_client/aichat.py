@@ -8,7 +8,8 @@ names `message` and `jwt` in `_turn`, the primer's form (the text that the agent
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager
+import ssl
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -27,6 +28,7 @@ from paliadin_client.errors import (
     Unreachable,
     of_http,
 )
+from paliadin_client.http_cause import no_connection, system_words
 from paliadin_client.mint import MIN_SECRET_BYTES, mint
 from paliadin_client.text import one_line
 from paliadin_contract.ids import is_turn_id
@@ -77,6 +79,7 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
         raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
     http = httpx2.AsyncClient(
         base_url=url,
+        verify=_authorities(settings.ca_file),
         # Compressed, a small body could become a huge one before it is counted.
         headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(None, connect=_CONNECT_S),
@@ -150,20 +153,55 @@ class Aichat:
         body = bytearray()
         try:
             async with self._http.stream(method, path, json=payload) as response:
-                async for chunk in response.aiter_bytes():
+                # A compressed body is not decoded, whatever it is: a few bytes may be gigabytes.
+                coding = response.headers.get("content-encoding", "identity")
+                plain = coding.lower() == "identity"
+                if response.is_success and not plain:
+                    raise ConnectionLost(
+                        "the answer is compressed, which was not asked for: a proxy before aichat "
+                        "must leave it as it is",
+                        detail=f"Content-Encoding: {coding}",
+                        retryable=False,
+                    )
+                async for chunk in response.aiter_raw():
                     body += chunk
                     if len(body) > MAX_ANSWER_BYTES:
                         raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
         # Not chained: httpx2's errors hold the request, and may quote the answer.
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
-            raise Unreachable(f"no connection to aichat ({type(exc).__name__})") from None
+            raise no_connection(exc) from None
         except httpx2.HTTPError as exc:
             raise ConnectionLost(
-                f"the connection to aichat was lost ({type(exc).__name__})"
+                f"the connection to aichat was lost ({type(exc).__name__})",
+                detail=system_words(exc),
             ) from None
+        if response.is_redirect:
+            raise ShimError(
+                f"HTTP {response.status_code}: a redirect, which is not followed; AICHAT_URL must "
+                "name the place that it leads to",
+                detail=f"Location: {response.headers.get('location', '').partition('?')[0]}",
+            )
         if not response.is_success:
-            raise _error(response.status_code, bytes(body))
+            raise _error(response.status_code, bytes(body) if plain else b"")
         return bytes(body)
+
+
+def _authorities(ca_file: str | None) -> ssl.SSLContext:
+    # The system's own, wherever SSL_CERT_FILE and SSL_CERT_DIR point: OpenSSL would read those.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    system = ssl.get_default_verify_paths()
+    for cafile, capath in ((system.openssl_cafile, None), (None, system.openssl_capath)):
+        with suppress(OSError):  # it is not there
+            context.load_verify_locations(cafile, capath)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as exc:  # an SSLError is one
+            why = exc.strerror or type(exc).__name__
+            raise ConfigError(
+                [f"AICHAT_CA_FILE={ca_file!r:.200} is no readable file of PEM certificates ({why})"]
+            ) from None
+    return context
 
 
 def _reply(body: bytes) -> Reply:

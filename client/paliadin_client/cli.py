@@ -24,7 +24,13 @@ except ModuleNotFoundError as exc:  # the command comes with every install, its 
     sys.exit(f"paliadin: {exc.name} is not installed: docs/client.md says how")
 
 from paliadin_client.backend import TurnRequest, User
-from paliadin_client.errors import BadRequest, ConfigError, NotConfigured, PaliadinError
+from paliadin_client.errors import (
+    BadRequest,
+    ConfigError,
+    NotConfigured,
+    PaliadinError,
+    Unreachable,
+)
 from paliadin_client.gate import connect
 from paliadin_client.text import harmless
 
@@ -153,7 +159,14 @@ def _do(
         with waiting or nullcontext():
             return anyio.run(connected)
     except PaliadinError as exc:
-        for line in (str(exc), exc.detail, _ADVICE.get(exc.code)):
+        for line in (str(exc), exc.detail, _advice(exc)):
             if line:
                 click.echo(f"paliadin: {line}", err=True)
         sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(exc, kind)), 1))
+
+
+def _advice(exc: PaliadinError) -> str | None:
+    # Where waiting does not help, the error itself says what does.
+    if isinstance(exc, Unreachable) and not exc.retryable:
+        return None
+    return _ADVICE.get(exc.code)

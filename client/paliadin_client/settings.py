@@ -44,12 +44,14 @@ class AichatSettings:
         token: bearer token.
         persona: who is asked.
         jwt_secret: secret of the users' tokens; None sends none.
+        ca_file: certificates of authorities beside the system's, in PEM.
     """
 
     url: str
     token: str = field(repr=False)
     persona: str
     jwt_secret: str | None = field(repr=False)
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def _aichat(read: _Reader) -> AichatSettings:
         token=read.value("AICHAT_TOKEN", _TOKEN, "printable ASCII without blanks", secret=True),
         persona=read.value("AICHAT_PERSONA", _LABEL, "1 to 32 of a-z, 0-9 and -", "paliadin"),
         jwt_secret=read.value("SUPABASE_JWT_SECRET", default="", secret=True) or None,
+        ca_file=read.value("AICHAT_CA_FILE", default="") or None,
     )
 
 

@@ -1,0 +1,94 @@
+"""Why there is no connection, in words: from the exceptions under an HTTP library's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from paliadin_client.errors import Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["no_connection", "system_words"]
+
+_UNKNOWN_AUTHORITY = (
+    "its certificate is of an authority that is not known here: AICHAT_CA_FILE adds one"
+)
+_WRONG_NAME = "its certificate is for another name than AICHAT_URL has"
+#: Source: openssl/x509_vfy.h, X509_V_ERR_*.
+_CERTIFICATES = {
+    9: "its certificate is not valid yet: is the clock right?",
+    10: "its certificate has expired",
+    18: _UNKNOWN_AUTHORITY,  # it signed itself
+    19: _UNKNOWN_AUTHORITY,  # its root did
+    20: _UNKNOWN_AUTHORITY,
+    21: _UNKNOWN_AUTHORITY,
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,  # an address
+}
+#: What OpenSSL says to bytes that are no TLS.
+_NO_TLS = {
+    "HTTP_REQUEST",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+    "WRONG_VERSION_NUMBER",
+}
+#: Names that the name service knows not to exist.
+_NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_FAIL, getattr(socket, "EAI_NODATA", None)}
+
+
+def no_connection(exc: BaseException) -> Unreachable:
+    """The error for what made a connection fail; nothing was sent on it."""
+    words, retryable = "it failed", True
+    for cause in _causes(exc):
+        found = _words(cause)
+        if found:
+            words, retryable = found
+            break
+    return Unreachable(
+        f"no connection to aichat: {words}", detail=system_words(exc), retryable=retryable
+    )
+
+
+def system_words(exc: BaseException) -> str:
+    """What the system says of the innermost cause; it may name the host, and nothing else."""
+    return next((f"{each}" for each in _causes(exc) if isinstance(each, OSError)), "")
+
+
+def _words(cause: BaseException) -> tuple[str, bool] | None:
+    # And whether it may well go by itself.
+    match cause:
+        case ssl.SSLCertVerificationError():
+            other = f"its certificate is not accepted ({cause.verify_message})"
+            found = (_CERTIFICATES.get(cause.verify_code, other), False)
+        case ssl.SSLError(reason=reason) if reason in _NO_TLS:
+            found = ("what answers there does not speak TLS: is AICHAT_URL http?", False)
+        case ssl.SSLError():
+            found = (f"the TLS handshake failed ({cause.reason or 'it was ended'})", True)
+        case socket.gaierror(errno=code) if code in _NO_SUCH_HOST:
+            found = ("there is no such host: is AICHAT_URL right?", False)
+        case socket.gaierror():
+            found = ("the name service does not answer", True)
+        case ConnectionRefusedError():
+            found = ("refused: nothing listens there", True)
+        case TimeoutError():
+            found = ("no answer in time", True)
+        case OSError(errno=int(code)):
+            found = (os.strerror(code), True)
+        case _:
+            return None
+    return found
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    # From the innermost: an HTTP library's errors stand on its transport's, and those on ours.
+    if exc is None:
+        return
+    yield from _causes(exc.__cause__ or exc.__context__)
+    if isinstance(exc, BaseExceptionGroup):
+        for each in exc.exceptions:
+            yield from _causes(each)
+    yield exc
