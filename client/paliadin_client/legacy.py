@@ -44,10 +44,10 @@ async def open_legacy(settings: LegacySettings) -> AsyncIterator[Legacy]:
         ConfigError: there is no room for the key, or key or known hosts will not do.
     """
     if settings.host is None:
-        yield Legacy(None, settings.prefix)
+        yield Legacy(None, settings.prefix, primer=settings.primer)
         return
     async with open_ssh(settings) as ssh:
-        yield Legacy(ssh, settings.prefix)
+        yield Legacy(ssh, settings.prefix, primer=settings.primer)
 
 
 class Legacy:
@@ -57,9 +57,10 @@ class Legacy:
     says_more: ClassVar[bool] = False
     health_per_pane: ClassVar[bool] = True
 
-    def __init__(self, ssh: Ssh | None, prefix: str) -> None:
+    def __init__(self, ssh: Ssh | None, prefix: str, *, primer: bool = True) -> None:
         self._ssh = ssh
         self._prefix = prefix
+        self._primer = primer
 
     def pane(self, user: User) -> str:
         """The session: `<prefix>-<userid8>`."""
@@ -72,7 +73,8 @@ class Legacy:
         # Written as the shim reads it: it is a file's name there, and the push's here.
         if parse_uuid(request.turn_id) is None:
             raise BadRequest("the turn id is no UUID")
-        line = f"{primer} {one_line(request.message)}".lstrip()
+        # The shim has one place for both, which the process list shows here.
+        line = f"{primer if self._primer else ''} {one_line(request.message)}".lstrip()
         message = base64.b64encode(line.encode()).decode()
         verb = ("run-turn", session, request.turn_id)
         limit = _ARGUMENT_BYTES - len(f"{_ORIGINAL_COMMAND}{' '.join(verb)} ")

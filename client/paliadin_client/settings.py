@@ -26,6 +26,7 @@ _PORT = re.compile(
 _URL = re.compile(
     rf"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:({_PORT.pattern}))?(/[A-Za-z0-9._~/%-]*)?"
 )
+_SWITCH = re.compile(r"[01]")
 #: What an HTTP header can hold, without blanks.
 _TOKEN = re.compile(r"[!-~]+")
 #: Neither can begin with `-`, and so become an option of ssh.
@@ -65,6 +66,7 @@ class LegacySettings:
         key: contents of the private key.
         known_hosts: contents of the file that names the host's key.
         prefix: of the sessions' names.
+        primer: whether what was said before goes with a question, in ssh's arguments.
     """
 
     host: str | None
@@ -73,6 +75,7 @@ class LegacySettings:
     key: str = field(repr=False)
     known_hosts: str = field(repr=False)
     prefix: str
+    primer: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,7 @@ def _legacy(read: _Reader) -> LegacySettings:
             "1 to 55 of letters, digits, _, . and -",
             "paliad-paliadin",
         ),
+        primer=read.value("PALIADIN_LEGACY_PRIMER", _SWITCH, "0 or 1", "1") == "1",
     )
 
 

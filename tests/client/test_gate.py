@@ -123,6 +123,10 @@ def test_unknown_backend(value: str | None, warned: int, caplog: pytest.LogCaptu
                 "PALIADIN_SESSION_PREFIX='.' is not 1 to 55 of letters, digits, _, . and -",
             ],
         ),
+        (
+            {**LEGACY, "PALIADIN_LEGACY_PRIMER": "off"},
+            ["PALIADIN_LEGACY_PRIMER='off' is not 0 or 1"],
+        ),
     ],
 )
 def test_problems(environ: Mapping[str, str], problems: list[str]) -> None:

@@ -176,6 +176,29 @@ OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("switch", [None, "1", "0"])
+async def test_primer_in_the_process_list(legacy: LegacyHost, switch: str | None) -> None:
+    """Earlier questions and answers are in ssh's arguments, unless they are switched off."""
+    if switch is not None:
+        legacy.environ["PALIADIN_LEGACY_PRIMER"] = switch
+    primer = [Exchange("Frage", "Antwort")] * 6
+    async with paliadin_client.connect(environ=legacy.environ) as paliadin:
+        legacy.script = _never
+        turn = asyncio.ensure_future(
+            paliadin.run_turn(TurnRequest(user=ANNA, message="?", primer=primer))
+        )
+        seen = await legacy.next_turn()
+        [ssh] = children()
+        argv, _ = _argv_and_cwd(ssh)
+        turn.cancel()
+        with suppress(asyncio.CancelledError):
+            await turn
+    typed = base64.b64decode(argv[-1]).decode()
+    assert seen.message == "?"
+    assert typed == f"{seen.primer} ?".lstrip()
+    assert typed.count("U: Frage A: Antwort") == (0 if switch == "0" else 5)
+
+
 def _argv_and_cwd(pid: int) -> tuple[list[str], Path]:
     process = Path(f"/proc/{pid}")
     return (process / "cmdline").read_text().split("\0")[:-1], (process / "cwd").readlink()
