@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 import structlog
+
+from paliadin_sidecar import streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,16 +40,20 @@ class Audit:
     Args:
         stream: where to; a terminal gets readable lines, everything else JSON.
         level: lines below it are not printed.
+        readable: lines for a person also where no terminal is. Colours are for terminals alone,
+            and only where the environment does not refuse them.
     """
 
-    def __init__(self, stream: TextIO, level: str = "info") -> None:
+    def __init__(self, stream: TextIO, level: str = "info", *, readable: bool = False) -> None:
         self._least = _RANK[level]
-        readable = stream.isatty()
-        processors: list[structlog.typing.Processor] = (
-            [_printable, structlog.dev.ConsoleRenderer(colors=True, sort_keys=False)]
-            if readable
-            else [_json_line]
-        )
+        processors: list[structlog.typing.Processor]
+        if readable or stream.isatty():
+            colors = streams.wants_colors(stream, os.environ)
+            console = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+            processors = [_printable, console]
+        else:
+            streams.as_utf8(stream)
+            processors = [_json_line]
         # No processor that renders exceptions: a traceback's text is nobody's to promise.
         self._log: structlog.BoundLogger = structlog.wrap_logger(
             structlog.PrintLogger(stream),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from paliadin_sidecar import statedir
+from paliadin_sidecar import statedir, streams
 from paliadin_sidecar.diagnosis import (
     Finding,
     answer_name,
@@ -78,7 +78,21 @@ _env_file = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands, on streams that may be closed, full, or of another encoding."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's own signature
+        """Run the command that was typed, and end the process."""
+        streams.prepare()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as exc:
+            if not streams.has_failed(sys.stdout):
+                raise
+            sys.exit(f"paliadin-sidecar: the output cannot be written: {exc.strerror}")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="paliadin")
 def main() -> None:
     """Push completed turn files to paliad's callback."""
@@ -258,6 +272,42 @@ def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> No
         print_json([_timeline_json(turn) for turn in found])
     for turn in [] if as_json else found:
         _print_timeline(turn)
+    sys.exit(_NO if missed else 0)
+
+
+@main.command()
+@_env_file
+@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None:
+    """Print the events, as the journal has them, for a person; of these turns, or all.
+
+    The beginning of an id is enough where no other id begins so.
+    """
+    from paliadin_sidecar import eventlog  # noqa: PLC0415 - structlog is slow to load
+    from paliadin_sidecar.audit import Audit  # noqa: PLC0415
+
+    audit, missed = Audit(_stdout(), readable=True), False
+    with _opened(env_file) as (_, outbox):
+        try:
+            if follow:
+                signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+                ids = eventlog.find_or_await(outbox, turn_ids)
+                events = eventlog.follow(outbox, ids, _stdout())
+            else:
+                found, missed = _find_turns(outbox, turn_ids)
+                # Where none of those that were named is known, it is not all that is meant.
+                events = (
+                    eventlog.past(outbox, found.values()) if found or not turn_ids else iter(())
+                )
+            for event in events:
+                audit.line(event.name, event.at, event.fields)
+        except NoSuchTurn as exc:
+            click.echo(exc, err=True)
+            sys.exit(_NO)
+        except eventlog.Replaced as exc:
+            click.echo(f"{exc} was moved aside: follow the one that is there now", err=True)
+            sys.exit(_NO)
     sys.exit(_NO if missed else 0)
 
 

@@ -19,5 +19,5 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 if os.getpid() == 1:
-    for _number in (signal.SIGTERM, signal.SIGINT):
+    for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, _end)

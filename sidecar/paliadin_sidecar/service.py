@@ -70,7 +70,7 @@ async def run(
     on_stop: Callable[[], None] = lambda: None,
     unknown: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one ends the process at once.
 
     Args:
         settings: what to do.
@@ -236,7 +236,9 @@ class _Service:
             await anyio.sleep(_TIDY_REST_S if more else _TIDY_EVERY_S)
 
     async def _signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        # A terminal that was closed, unless whoever started us said that it does not matter.
+        hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as received:
             async for number in received:
                 if self._stop.is_set():
                     os._exit(128 + number)

@@ -43,6 +43,7 @@ _DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin="
 _DEFAULT_RESPONSES = "/tmp/paliadin"  # noqa: S108 - a place, not a file
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
 _MIB = 1024 * 1024
+_BOM = "\ufeff"
 #: The user id that is none: -1 in the kernel's 32 bits.
 _NO_USER = 2**32 - 1
 
@@ -174,6 +175,9 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
         if isinstance(exc, PermissionError):
             raise
         raise BadSettings([f"{path} cannot be read: {type(exc).__name__}"]) from None
+    if any(name.startswith(_BOM) for name, _ in said):
+        mend = "a byte order mark, which makes systemd ignore its first variable"
+        raise BadSettings([f"{path} begins with {mend}: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"])
     return {name: value for name, value in said if envfile.is_name(name)} | dict(environ)
 
 
@@ -339,6 +343,8 @@ class _Reader:
     def secrets(self) -> tuple[str, ...]:
         name = "PALIADIN_CALLBACK_SECRET"
         value, source = self._secret_text(name)
+        # Editors, and whatever was joined from their files, leave byte order marks.
+        value = value.replace(_BOM, "").strip()
         if not value:
             if source:
                 self.problems.append(

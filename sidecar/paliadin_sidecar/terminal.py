@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime
 from io import StringIO
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
+
+from paliadin_sidecar import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +46,7 @@ def printable(text: str) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON, for a program."""
+    streams.as_utf8(sys.stdout)
     click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 

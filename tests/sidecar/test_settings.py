@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, asdict
@@ -690,3 +691,24 @@ def test_no_secret_is_told(before: str, after: str) -> None:
     with pytest.raises(BadSettings) as caught:
         settings(PALIADIN_CALLBACK_SECRET=f"{SECRET} {secret}")
     assert "hunter-2" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize("shape", ["\ufeff{}\n", "{}\ufeff", "\ufeff{0} \ufeff{0}\r\n"])
+def test_a_secret_with_a_byte_order_mark(tmp_path: Path, shape: str) -> None:
+    """An editor left it, and it is no part of the secret, wherever files were joined."""
+    path, text = tmp_path / "secret", shape.format(SECRET)
+    path.write_text(text, encoding="utf-8", newline="")
+    assert set(Settings.from_environment(secret_from(path)).secrets) == {SECRET}
+    assert set(settings(PALIADIN_CALLBACK_SECRET=text).secrets) == {SECRET}
+
+
+def test_an_environment_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Systemd ignores the first variable of such a file: it is said, with what mends it."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("\ufeffA=1\nB=2\n", encoding="utf-8")
+    with pytest.raises(BadSettings, match="byte order mark") as caught:
+        merged_environment({}, path)
+    subprocess.run(["sh", "-ec", caught.value.problems[0].partition(": ")[2]], check=True)
+    assert merged_environment({}, path) == {"A": "1", "B": "2"}
+    path.write_text("\ufeff# of an editor\nA=1\n", encoding="utf-8")
+    assert merged_environment({}, path) == {"A": "1"}

@@ -1,0 +1,57 @@
+"""The process's own standard streams, however it was started."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["as_utf8", "has_failed", "prepare", "wants_colors"]
+
+
+def prepare() -> None:
+    """Make the three streams safe to use: none closed, and no character that cannot be written.
+
+    A file that is opened while one is closed would get its number, and with it all that is
+    printed. A character that the locale does not have is escaped; it ends no command.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def as_utf8(stream: TextIO | None) -> None:
+    """JSON is UTF-8, whatever the locale says (RFC 8259, section 8.1)."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")
+
+
+def has_failed(stream: TextIO | None) -> bool:
+    """Whether what was printed could not be written; it is let go then.
+
+    Kept, the interpreter would try it once more at its end, and fail in a traceback.
+    """
+    if stream is None:
+        return False
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
+
+
+def wants_colors(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether whoever reads it wants colours: see https://no-color.org, and terminfo's `dumb`."""
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
