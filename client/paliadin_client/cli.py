@@ -6,6 +6,7 @@ It submits and waits for the backend's own response; the pushes are the web appl
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -17,9 +18,9 @@ import anyio
 try:
     import click
     from rich.console import Console
-    from rich.markdown import Markdown
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.segment import Segment
+
+    from paliadin_client.render import Answer
 except ModuleNotFoundError as exc:  # the command comes with every install, its extra does not
     sys.exit(f"paliadin: {exc.name} is not installed: docs/client.md says how")
 
@@ -37,8 +38,6 @@ from paliadin_client.text import harmless
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractContextManager
-
-    from rich.console import ConsoleOptions, RenderResult
 
     from paliadin_client.turn import Paliadin
 
@@ -70,6 +69,10 @@ def main() -> None:
     """Ask paliad's assistant. PALIADIN_BACKEND and its variables say where it is."""
     if sys.stdout is None:  # nobody would see the answer
         sys.exit("paliadin: the output is closed")
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the output's encoding lacks gets a stand-in, and costs no answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
@@ -86,9 +89,10 @@ def ask(message: str, user_id: str, email: str | None) -> None:
     result = _do(lambda paliadin: paliadin.run_turn(request), waiting=_spinner())
     with _output():
         if sys.stdout.isatty():
-            Console().print(_Harmless(result.text))
+            Console().print(Answer(result.text), crop=False)
         else:
-            click.echo(harmless(result.text))
+            # To the very stream: click would take ASCII for a mistake, and write UTF-8.
+            click.echo(harmless(result.text), file=sys.stdout)
 
 
 @main.command()
@@ -123,25 +127,9 @@ def _output() -> Iterator[None]:
         sys.exit(f"paliadin: it is done, and the output cannot be written: {exc.strerror}")
 
 
-class _Harmless:
-    """Markdown whose text does nothing to the terminal.
-
-    What is rendered is cleaned, not what is read: Markdown itself can make an escape character,
-    out of `%1b` in a link.
-    """
-
-    def __init__(self, text: str) -> None:
-        # A link is shown with its address, not behind its text.
-        self._markdown = Markdown(harmless(text), hyperlinks=False)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self._markdown, options):
-            yield Segment(harmless(segment.text), segment.style)
-
-
 def _spinner() -> Progress:
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     progress.add_task("waiting for the answer", total=None)
     return progress

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from rich.console import Console
 from support.client_hosts import ANSWER, Fails, until
-
-from paliadin_client import cli
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -173,15 +168,25 @@ async def test_hostile_answer(aichat: AichatHost) -> None:
         assert "\x9b".encode() not in text
 
 
-@settings(max_examples=50)
-@given(st.text(st.characters(max_codepoint=0x2030)) | st.from_regex(r"<http://[%0-9a-f]{1,12}>"))
-def test_rendered_markdown_is_harmless(text: str) -> None:
-    """Whatever the Markdown, only the renderer's own colours reach the terminal."""
-    console = Console(force_terminal=True, width=80, color_system="256")
-    with console.capture() as capture:
-        console.print(cli._Harmless(text))
-    rest = re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", rest)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+async def test_an_encoding_that_lacks_a_character(host: Host, encoding: str) -> None:
+    """A character that the output's encoding lacks gets a stand-in; the answer is not lost."""
+
+    async def chinese(_: Seen) -> str:
+        return "Größe: 期限 € **fett**"
+
+    host.script = chinese
+    asked = ("ask", "?", "--user-id", USER_ID)
+    environ = host.environ | {"PYTHONIOENCODING": encoding}
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, *asked), env={**os.environ, **environ}, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert out == "Größe: ?? ? **fett**\n".encode(encoding, errors="replace")
+    code, screen = await in_terminal(environ, *asked)
+    assert code == 0
+    assert "Größe: ?? ?".encode(encoding, errors="replace") in screen
 
 
 async def test_health_and_reset(host: Host) -> None:
