@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from paliadin_sidecar import statedir, streams
+from paliadin_sidecar import daemon, statedir, streams
+from paliadin_sidecar.advice import Hosting, is_unit, unit_name
 from paliadin_sidecar.diagnosis import (
     Finding,
     answer_name,
@@ -53,6 +55,8 @@ from paliadin_sidecar.terminal import local_time, print_json, print_table, utc_t
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from paliadin_sidecar.daemon import Daemon
+
 __all__ = ["main"]
 
 _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to restart on it
@@ -60,6 +64,8 @@ _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to re
 _STOP_S = 9.0
 #: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.
 _OVERDUE_S = 300.0
+#: A directory that is missing for longer than this is wrong; the alert has the same limit.
+_MISSING_S = 600.0
 #: Tried so often without success is wrong at once: it takes a second or two.
 _TRIED_OFTEN = 3
 #: A turn that was given up is wrong for a day; then it is history that `turns` shows.
@@ -117,7 +123,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     try:
         with _clear_errors():
             environ = dict(os.environ)
-            if env_file or not _is_unit():
+            # systemd has read the unit's EnvironmentFile= already, and the default file may be
+            # another instance's: what a unit leaves unset stays unset.
+            if env_file or not is_unit():
                 environ = merged_environment(os.environ, env_file)
             try:
                 settings = Settings.from_environment(environ)
@@ -173,15 +181,18 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             print_json([msgspec.to_builtins(finding) for finding in wrong])
             sys.exit(_CONFIG)
     settings_file = env_file or DEFAULT_ENV_FILE
+    sidecar = daemon.look(settings.state_dir, env_file)
     named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
     findings = doctor.examine(
         settings,
         (settings_file, Path(named)),
         owner_named=bool(environ.get("PALIADIN_OWNER")),
         unknown=Settings.unknown_variables(environ),
+        daemon=sidecar,
     )
     if send_ping:
         findings += anyio.run(ping, settings)
+    findings = [replace(f, message=sidecar.hosting.fitted(f.message)) for f in findings]
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -196,7 +207,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Say how the daemon does; exit 1 when something is wrong."""
     with _opened(env_file) as (state_dir, outbox):
-        found = _status(state_dir, outbox)
+        found = _status(daemon.look(state_dir, env_file), outbox)
     if as_json:
         print_json(found)
     elif not quiet:
@@ -369,12 +380,6 @@ def _find_turns(
     return ids, missed
 
 
-def _is_unit() -> bool:
-    # systemd has read the unit's EnvironmentFile= already, and the default file may be another
-    # instance's: what a unit leaves unset stays unset. (SYSTEMD_EXEC_PID: systemd.exec(5).)
-    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-
-
 def _stdout() -> TextIO:
     # A daemon that was started with stdout closed still delivers; its rows keep the events.
     return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
@@ -384,7 +389,7 @@ def _stdout() -> TextIO:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(env_file: Path | None = None) -> Iterator[None]:
     try:
         yield
     except BadSettings as exc:
@@ -406,9 +411,16 @@ def _clear_errors() -> Iterator[None]:
         )
         sys.exit(_NO)
     except OutboxError as exc:
-        mends = f". {exc.mend}" if isinstance(exc, (Damaged, DiskFails)) else f": {exc.mend}"
-        click.echo(f"{exc}{mends}", err=True)
+        mend = _hosting(exc.path.parent, env_file).mend(exc)
+        mark = "." if isinstance(exc, (Damaged, DiskFails)) else ":"
+        click.echo(f"{exc}{mark} {mend}", err=True)
         sys.exit(_NO)
+
+
+def _hosting(state_dir: Path, env_file: Path | None) -> Hosting:
+    if is_unit():
+        return Hosting(unit_name(state_dir))
+    return daemon.look(state_dir, env_file).hosting
 
 
 def _first_known(exc: BaseException) -> BaseException | None:
@@ -422,7 +434,7 @@ def _first_known(exc: BaseException) -> BaseException | None:
 @contextmanager
 def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
-    with _clear_errors():
+    with _clear_errors(env_file):
         state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
         path = state_dir / FILENAME
         try:
@@ -431,10 +443,12 @@ def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
             outbox = Outbox(path)
         except FileNotFoundError:
             click.echo(
-                f"There is no outbox in {state_dir}: `paliadin-sidecar run` makes one. Is "
+                f"There is no outbox in {state_dir}: the daemon makes one when it starts. Is "
                 "PALIADIN_STATE_DIR the daemon's?",
                 err=True,
             )
+            for problem in daemon.problems(daemon.look(state_dir, env_file)):
+                click.echo(problem, err=True)
             sys.exit(_NO)
         except Unwritable:
             raise PermissionError(errno.EACCES, "", str(path)) from None
@@ -463,31 +477,30 @@ def _sudo(filename: str) -> str:
 # --- what is shown ------------------------------------------------------------------------
 
 
-def _status(state_dir: Path, outbox: Outbox) -> dict[str, Any]:
+def _status(sidecar: Daemon, outbox: Outbox) -> dict[str, Any]:
     now = time.time()
-    alive = statedir.is_alive(state_dir)
     service = outbox.service()
     oldest_s = outbox.oldest_pending_s()
     dead = outbox.dead_since(now - _DEAD_S)
-    problems = []
-    if not alive:
-        problems.append("the daemon does not run")
+    problems = daemon.problems(sidecar)
     failing = outbox.failing(attempts=_TRIED_OFTEN, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
         since = local_time(service["paused_at"])
         problems.append(pause_problem(service["paused_for"], since, failing))
     problems += [
-        f"root {root['path']}: {root['why']}{_since_when(root)}"
+        f"root {root['path']}: {root['why']}{_since_when(root)}; paliadin-sidecar check says what "
+        "mends it"
         for root in service["roots"]
         if root["state"] in ("untrusted", "unreadable")
+        or (root["state"] == "missing" and now - root.get("since", now) > _MISSING_S)
     ]
     problems += waiting_problems(service["roots"], local_time)
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         problems.append(f"a turn has been undelivered for {timedelta(seconds=round(oldest_s))}")
     problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])
     return {
-        "alive": alive,
-        "problems": problems,
+        "alive": sidecar.alive,
+        "problems": [sidecar.hosting.fitted(problem) for problem in problems],
         "counts": dict.fromkeys(_STATES, 0) | outbox.counts(),
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,

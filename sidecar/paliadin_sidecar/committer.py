@@ -40,6 +40,7 @@ class Committer:
         outbox: what they are methods of; nobody else may use it meanwhile.
         on_event: called on the event loop after transactions that wrote events.
         on_blocked: called there each time that somebody must wait.
+        on_unblocked: called there when somebody who had to wait need not any more.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Committer:
         outbox: Outbox,
         on_event: Callable[[], None],
         on_blocked: Callable[[Blocked], None],
+        on_unblocked: Callable[[], None] = lambda: None,
     ) -> None:
         self._outbox = outbox
         self._on_event = on_event
         self._on_blocked = on_blocked
+        self._on_unblocked = on_unblocked
         self._waiting: deque[_Step] = deque()
         self._wake = anyio.Event()
 
@@ -78,12 +81,18 @@ class Committer:
         Raises:
             OutboxError: it did not take effect, and will not.
         """
+        waited = False
         while True:
             try:
-                return await self.once(method, *args, **kwargs)
+                result = await self.once(method, *args, **kwargs)
             except Blocked as exc:
+                waited = True
                 self._on_blocked(exc)
                 await anyio.sleep(BLOCKED_S)
+            else:
+                if waited:
+                    self._on_unblocked()
+                return result
 
     async def run(self) -> None:
         """Serve the calls until cancelled."""

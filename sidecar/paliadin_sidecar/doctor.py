@@ -6,15 +6,16 @@ import errno
 import os
 import re
 import shlex
-import shutil
 import stat
-import subprocess
 from contextlib import closing, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import misspelt
+from paliadin_sidecar.advice import unit_name
+from paliadin_sidecar.daemon import look, outdated, problems
 from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
 from paliadin_sidecar.filesystem import LOCAL, device_with_leases, type_of
@@ -27,7 +28,10 @@ from paliadin_sidecar.watch import Root
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from paliadin_sidecar.advice import Hosting
+    from paliadin_sidecar.daemon import Daemon
     from paliadin_sidecar.settings import RootSpec, Settings
+    from paliadin_sidecar.unit import Unit
 
 __all__ = ["credentials", "examine"]
 
@@ -54,6 +58,7 @@ def examine(
     *,
     owner_named: bool = True,
     unknown: Iterable[tuple[str, str]] = (),
+    daemon: Daemon | None = None,
 ) -> list[Finding]:
     """Look at everything that can be seen without sending anything.
 
@@ -64,19 +69,22 @@ def examine(
         secret_in: files that may hold the secret.
         owner_named: whether PALIADIN_OWNER is set.
         unknown: see `misspelt.unknown_variables`.
+        daemon: itself, looked at already.
     """
     ignore_lease_breaks()
+    daemon = daemon or look(settings.state_dir)
     return [
         Finding("ok", "configuration", "every variable can be read"),
+        *_daemon(settings, daemon),
         *(Finding("wrong", "variable", misspelt.sentence(*one)) for one in unknown),
         *_state_dir(settings.state_dir),
-        *_outbox(settings),
+        *_outbox(settings, daemon.hosting),
         *(
             finding
             for spec in settings.roots
             for finding in _root(spec, settings.owner, named=owner_named)
         ),
-        *_unit(_unit_of(settings.state_dir), settings.roots),
+        *_hides(settings, daemon.unit),
         _events(settings),
         *_leases(settings),
         _secrets(settings),
@@ -94,7 +102,7 @@ def credentials(state_dir: Path, env_file: Path) -> Path | None:
         PermissionError: it is there, and this user may not read it.
     """
     denied = None
-    for folder in (Path("/run/credentials") / _unit_of(state_dir), env_file.parent):
+    for folder in (Path("/run/credentials") / unit_name(state_dir), env_file.parent):
         try:
             (folder / "callback-secret").open("rb").close()
         except PermissionError as exc:
@@ -108,9 +116,22 @@ def credentials(state_dir: Path, env_file: Path) -> Path | None:
     return None
 
 
-def _unit_of(state_dir: Path) -> str:
-    # An instance's unit and its StateDirectory= have one name.
-    return f"{state_dir.name}.service"
+# --- the daemon ---------------------------------------------------------------------------
+
+
+def _daemon(settings: Settings, daemon: Daemon) -> list[Finding]:
+    if daemon.alive is None:
+        return []  # the state directory's finding says so
+    if not daemon.alive and daemon.report is None and daemon.unit is None:
+        return [Finding("note", "daemon", "has not run here yet")]
+    wrong = [*problems(daemon), *outdated(daemon, version("paliadin"), settings.variables())]
+    found = [Finding("wrong", "daemon", text) for text in wrong]
+    if not found:
+        found = [Finding("ok", "daemon", "runs, with what this environment says")]
+    if daemon.unit and daemon.unit.properties.get("UnitFileState") == "disabled":
+        note = f"nothing starts it at the next boot: systemctl enable {daemon.unit.name}"
+        found.append(Finding("note", "daemon", note))
+    return found
 
 
 # --- the state directory ------------------------------------------------------------------
@@ -161,7 +182,7 @@ def _room(path: Path) -> Finding:
     return Finding("ok", "disk", f"{free // 2**20} MiB are free where the outbox is")
 
 
-def _outbox(settings: Settings) -> list[Finding]:
+def _outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
     path = settings.state_dir / FILENAME
     try:
         with Outbox(path) as outbox:
@@ -172,7 +193,7 @@ def _outbox(settings: Settings) -> list[Finding]:
     except PermissionError:
         return []  # the state directory's finding says so
     except OutboxError as exc:
-        return [Finding("wrong", "outbox", f"{exc}: {exc.mend}")]
+        return [Finding("wrong", "outbox", f"{exc}: {hosting.mend(exc)}")]
     said = {root["path"] for root in service["roots"]}
     found = [Finding("ok", "outbox", "each page can be read")]
     if not whole:
@@ -184,7 +205,7 @@ def _outbox(settings: Settings) -> list[Finding]:
                 "environment",
                 f"the daemon watches {', '.join(sorted(said))}, which this environment does not "
                 "say, so what is said here is not of the daemon: name the daemon's with "
-                f"--env-file, or: systemctl restart {_unit_of(settings.state_dir)}",
+                f"--env-file, or: systemctl restart {unit_name(settings.state_dir)}",
             )
         )
     return found
@@ -274,37 +295,36 @@ def _hidden(subject: str, path: Path) -> Finding | None:
     )
 
 
-def _unit(unit: str, roots: tuple[RootSpec, ...]) -> list[Finding]:
-    command = shutil.which("systemctl")
-    if command is None:
+def _hides(settings: Settings, unit: Unit | None) -> list[Finding]:
+    if unit is None:
         return []
-    asked = [f"--property={name}" for name in ("LoadState", *_HIDES)]
-    try:
-        done = subprocess.run(  # noqa: S603 - the system's own, with our words
-            [command, "show", *asked, "--", unit],
-            capture_output=True, text=True, timeout=_READ_S, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    if said.get("LoadState") != "loaded":
-        return []
-    found = []
+    said, found = unit.properties, []
+    seen = [spec.path for spec in settings.roots]
+    if settings.callback_ca_file:
+        seen.append(settings.callback_ca_file)
     for name, (harmless, places) in _HIDES.items():
-        hidden = [str(r.path) for r in roots if any(r.path.is_relative_to(p) for p in places)]
+        hidden = [str(path) for path in seen if any(path.is_relative_to(p) for p in places)]
         if said.get(name, "no") not in harmless and hidden:
-            dropin = f"/etc/systemd/system/{unit}.d/{name}.conf"
+            dropin = f"/etc/systemd/system/{unit.name}.d/{name}.conf"
             found.append(
                 Finding(
                     "wrong",
-                    f"unit {unit}",
+                    f"unit {unit.name}",
                     f"has {name}={said[name]}, so the daemon does not see {', '.join(hidden)}, and "
                     f"no answer ever arrives: mkdir -p {dropin.rpartition('/')[0]} && printf "
                     f"'[Service]\\n{name}={harmless[-1]}\\n' > {dropin} && "
-                    f"systemctl daemon-reload && systemctl restart {unit}",
+                    f"systemctl daemon-reload && systemctl restart {unit.name}",
                 )
             )
-    return found or [Finding("ok", f"unit {unit}", "sees the real directories")]
+    for path in seen:
+        for place in said.get("InaccessiblePaths", "").split():
+            if path.is_relative_to(place.lstrip("-+")):
+                wrong = (
+                    f"has InaccessiblePaths={place}, so the daemon does not see {path}: move it, "
+                    f"since that place may hold secrets, then: systemctl restart {unit.name}"
+                )
+                found.append(Finding("wrong", f"unit {unit.name}", wrong))
+    return found or [Finding("ok", f"unit {unit.name}", "sees the real directories")]
 
 
 # --- what the system gives ----------------------------------------------------------------

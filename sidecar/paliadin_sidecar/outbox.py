@@ -106,7 +106,7 @@ class OutboxError(Exception):
     └── Unwritable   the directory or the file is not ours to write
     """
 
-    #: What an operator does about it.
+    #: What an operator does about it; how that is typed depends on the host, see `advice`.
     mend: ClassVar[str] = "see PALIADIN_STATE_DIR"
 
     def __init__(self, path: Path, detail: str) -> None:
@@ -153,8 +153,8 @@ class Damaged(OutboxError):
     """It is no database of ours, or no longer."""
 
     mend = (
-        "Move it aside and begin anew with: paliadin-sidecar run --quarantine "
-        "(answers that still lie in the roots are then sent again under the same ids)"
+        "Move it aside and begin anew (answers that still lie in the roots are then sent again "
+        "under the same ids)"
     )
 
 
@@ -167,10 +167,7 @@ class Newer(OutboxError):
 class Older(OutboxError):
     """An earlier version of this program wrote it; the daemon migrates it when it starts."""
 
-    mend = (
-        "the daemon was not restarted since the upgrade, and migrates it when it starts: "
-        "systemctl restart paliadin-sidecar"
-    )
+    mend = "the daemon was not restarted since the upgrade, and migrates it when it starts"
 
 
 class Unwritable(OutboxError):

@@ -27,6 +27,7 @@ from paliadin_sidecar.events import WatchFailed, changes
 from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
 from paliadin_sidecar.outbox import FILENAME, Blocked, Busy, Full, Outbox
+from paliadin_sidecar.report import Reporter
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ class _Service:
             monotonic=time.monotonic,
             wall=time.time,
         )
-        self._commit = Committer(outbox, self._wake_audit, self._blocked)
+        self._commit = Committer(outbox, self._wrote, self._blocked, self._unblocked)
         self.unknown: tuple[tuple[str, str], ...] = ()
         self._blocked_why = ""
+        self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
         (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
         self._touched: set[str] = set()
@@ -257,9 +259,14 @@ class _Service:
         with suppress(OSError):
             self._audit.line(name, time.time(), fields)
 
+    def _unblocked(self) -> None:
+        self._blocked_why = ""
+        self._suffers("outbox", None)
+
     def _blocked(self, exc: Blocked) -> None:
         if exc.detail != self._blocked_why:
             self._blocked_why = exc.detail
+            self._suffers("outbox", exc.detail)
             self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
         self._scan_done.set()
@@ -295,6 +302,7 @@ class _Service:
                 await self._intake_wake.wait()
 
     async def _started(self) -> None:
+        self._reporter.ready()  # before its line: who has read that asks how it does
         await self._happened(
             "service.started",
             version=_VERSION,
@@ -378,7 +386,6 @@ class _Service:
         self._dispatch.wake()
         try:
             await self._commit.once(take)
-            self._blocked_why = ""
         except Blocked as exc:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
@@ -397,6 +404,7 @@ class _Service:
             self._armed = anyio.Event()
             paths = [root.path for _, root in self._roots if root.state == "armed"]
             if not paths:
+                self._suffers("events", None)  # of what? Each root says what is wrong with it
                 await self._armed.wait()
                 continue
             began = time.monotonic()
@@ -406,6 +414,7 @@ class _Service:
                 except WatchFailed as exc:
                     if time.monotonic() - began > _REARM_MOST_S:
                         wait_s = _REARM_FIRST_S
+                    self._suffers("events", str(exc))
                     if wait_s == _REARM_FIRST_S:
                         await self._happened("watch.failed", error=str(exc))
                     await anyio.sleep(wait_s)
@@ -415,12 +424,21 @@ class _Service:
         by_inotify = self._settings.events == "inotify"
         async with aclosing(changes(paths, inotify=by_inotify)) as events:
             async for touched in events:
+                self._suffers("events", None)
                 self._every_file |= not touched
                 self._touched |= (ours := set(filter(finding.is_ours, touched)))
                 if ours or not touched:
                     self._intake_wake.set()
 
     # --- audit ----------------------------------------------------------------------------
+
+    def _wrote(self) -> None:
+        self._unblocked()
+        self._wake_audit()
+
+    def _suffers(self, what: str, why: str | None) -> None:
+        self._reporter.problem(what, why)
+        self._counts_moved.set()
 
     def _wake_audit(self) -> None:
         self._audit_wake.set()
@@ -490,6 +508,7 @@ class _Service:
             self._counts_moved = anyio.Event()
             counts = dict.fromkeys(_TOLD, 0) | await self._commit(Outbox.counts)
             text = ", ".join(f"{n} {state}" for state, n in counts.items())
+            text = "; ".join([text, *(f"{p.what}: {p.why}" for p in self._reporter.problems)])
             if text != said:
                 said = text
                 await self._systemd(f"STATUS={text}")

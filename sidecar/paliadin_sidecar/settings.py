@@ -8,7 +8,7 @@ import pwd
 import re
 import socket
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -136,6 +136,26 @@ class Settings:
             metrics=read.address("PALIADIN_METRICS"),
         )
         return settings, read
+
+    def variables(self) -> dict[str, str]:
+        """What the daemon does by these, by variable: with them it must start anew to do otherwise.
+
+        They hold the secrets, and the authority's certificates in the place of their path.
+        """
+        try:
+            authority = self.callback_ca_file.read_text() if self.callback_ca_file else ""
+        except (OSError, UnicodeDecodeError):
+            authority = str(self.callback_ca_file)
+        watch = ":".join(f"{root.backend}/{root.persona}={root.path}" for root in self.roots)
+        others = asdict(self)
+        named = {
+            "PALIADIN_CALLBACK_SECRET": " ".join(self.secrets),
+            "PALIADIN_WATCH": watch,
+            "PALIADIN_CALLBACK_CA_FILE": authority,
+        }
+        for name in ("state_dir", "secrets", "roots", "callback_ca_file"):
+            del others[name]
+        return named | {f"PALIADIN_{name.upper()}": str(value) for name, value in others.items()}
 
     @staticmethod
     def find_state_dir(environ: Mapping[str, str]) -> Path:

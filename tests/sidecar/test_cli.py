@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import resource
 import sqlite3
 import subprocess
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 from support.receiver import Receiver, Reply
-from support.sidecar import COMMAND, Sidecar
+from support.sidecar import COMMAND, Sidecar, new_secret
 from support.waiting import until
+
+from paliadin_sidecar.report import Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +57,56 @@ def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
         assert delivered.command(*args).returncode == 0
     assert delivered.command("status", "--quiet").stdout == ""
     assert "running" in delivered.command("status").stdout
+
+
+def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -> None:
+    """An answer waits for room: it is wrong at once, and no more when there is room."""
+    host.start()
+    assert host.process is not None
+    unlimited = resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
+    host.answer("t0", random.Random(0).randbytes(1_000_000).hex())  # no text that compresses
+    host.wait_event("outbox.blocked")
+    done = host.command("status")
+    assert done.returncode == 1
+    assert "no answer is accepted, since the outbox cannot be written: " in done.stdout
+    assert "LimitFSIZE=" in done.stdout
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    receiver.wait("t0")
+    until("a good status", lambda: host.command("status").returncode == 0)
+
+
+def test_status_while_events_cannot_be_had(host: Sidecar) -> None:
+    """An answer is then only seen by the next scan."""
+    host.start()
+    Reporter(host.state, version("paliadin"), {}).problem("events", "OSError")
+    done = host.command("status")
+    assert done.returncode == 1
+    assert "file events cannot be had" in done.stdout
+
+
+def test_status_of_a_daemon_that_has_not_scanned_yet(host: Sidecar) -> None:
+    """A start that hangs is no good state."""
+    host.start()
+    Reporter(host.state, version("paliadin"), {})
+    done = host.command("status")
+    assert done.returncode == 1
+    assert "its first scan is not done yet" in done.stdout
+
+
+def test_what_was_corrected_without_a_restart_is_named(host: Sidecar) -> None:
+    """The variable, and never its value: a URL, a secret, and nothing where nothing changed."""
+    host.start()
+    assert '"daemon",\n    "message": "runs' in host.command("check", "--json").stdout
+    for name, value in {
+        "PALIADIN_CALLBACK_URL": "http://127.0.0.1:9/another",
+        "PALIADIN_CALLBACK_SECRET": f"{new_secret()} {host.secret}",
+        "PALIADIN_QUIET_S": "9",
+    }.items():
+        done = host.command("check", **{name: value})
+        assert done.returncode == 1
+        assert f"still runs with another value of {name}: restart it" in done.stdout
+        assert "whsec_" not in done.stdout
 
 
 def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:

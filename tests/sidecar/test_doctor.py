@@ -57,6 +57,7 @@ def test_a_good_host(host: Sidecar) -> None:
     found = findings(host)
     assert {subject: level for subject, (level, _) in found.items()} == {
         "configuration": "ok",
+        "daemon": "ok",
         "state directory": "ok",
         "disk": "ok",
         "outbox": "ok",

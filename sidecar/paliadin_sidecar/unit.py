@@ -1,0 +1,198 @@
+"""What systemd knows of the daemon's unit, for an operator's commands. Pure, apart from `read`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Unit", "explain", "last_words", "parse", "read"]
+
+#: Nobody who looks waits longer for an answer.
+_READ_S = 5.0
+_PROPERTIES = (
+    "LoadState", "LoadError", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus",
+    "UnitFileState", "NeedDaemonReload", "User", "Environment", "EnvironmentFiles", "ExecStart",
+    "PrivateTmp", "ProtectHome", "InaccessiblePaths",
+)  # fmt: skip
+#: Lines of the journal to look for the last words in, and how many of these are shown.
+_LINES, _WORDS, _WORD_CHARS = 60, 4, 300
+_WARNING = 4  # of syslog(3): what systemd says as loudly as this is about a failure
+
+#: What systemd itself could not do before the program ran, by exit status (systemd.exec(5)).
+_STEPS = {
+    200: "CHDIR", 202: "FDS", 203: "EXEC", 205: "LIMITS", 209: "STDOUT", 216: "GROUP", 217: "USER",
+    218: "CAPABILITIES", 226: "NAMESPACE", 228: "SECCOMP", 238: "STATE_DIRECTORY",
+    243: "CREDENTIALS",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit that systemd has loaded, or tried to.
+
+    Attributes:
+        name: with its suffix: `paliadin-sidecar.service`.
+        properties: as `systemctl show` prints them; one that it does not know is missing.
+        words: the last lines that tell of a failure, the oldest first.
+    """
+
+    name: str
+    properties: Mapping[str, str]
+    words: tuple[str, ...] = field(default=())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of `Environment=`, in the unit and its drop-ins."""
+        try:
+            words = shlex.split(self.properties.get("Environment", ""))
+        except ValueError:  # quoted as only systemd reads it
+            return {}
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    @property
+    def environment_files(self) -> list[str]:
+        """Paths of `EnvironmentFile=`; the last one that names a variable counts."""
+        said = self.properties.get("EnvironmentFiles", "")
+        return re.findall(r"^(/.*?) \(ignore_errors=", said, re.MULTILINE)
+
+    @property
+    def program(self) -> str:
+        """What `ExecStart=` runs; empty where there is none."""
+        found = re.search(r"path=([^ ;]+)", self.properties.get("ExecStart", ""))
+        return found[1] if found else ""
+
+
+def read(name: str) -> Unit | None:
+    """Ask systemd; None where it has no such unit, or there is no systemd.
+
+    Args:
+        name: the unit's, with its suffix.
+    """
+    said = _output("systemctl", "show", f"--property={','.join(_PROPERTIES)}", "--", name)
+    unit = parse(name, said)
+    if unit is None or unit.properties.get("ActiveState") == "active":
+        return unit
+    lines = _output("journalctl", "-u", name, "-n", str(_LINES), "-o", "json", "--no-pager")
+    return Unit(name, unit.properties, last_words(name, lines.splitlines()))
+
+
+def _output(program: str, *args: str) -> str:
+    command = shutil.which(program)
+    if command is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603 - the system's own, with our words
+            [command, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=_READ_S,
+            check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+def parse(name: str, said: str) -> Unit | None:
+    """A unit of what `systemctl show` printed; None where it knows none of this name."""
+    properties: dict[str, str] = {}
+    for line in said.splitlines():
+        key, equals, value = line.partition("=")
+        if equals:  # a property that is a list comes once for each item
+            properties[key] = f"{properties[key]}\n{value}" if key in properties else value
+    if properties.get("LoadState") in {None, "not-found"}:
+        return None
+    return Unit(name, properties)
+
+
+def last_words(name: str, lines: Iterable[str]) -> tuple[str, ...]:
+    """What the last run of a unit, and systemd about it, said of a failure.
+
+    Args:
+        name: the unit's.
+        lines: the journal's, as JSON.
+    """
+    told: list[tuple[str, str]] = []
+    for line in lines:
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            text, priority = str(entry["MESSAGE"]), int(entry.get("PRIORITY", 6))
+        except (ValueError, TypeError, KeyError):
+            continue  # cut, or binary
+        of_itself = entry.get("_SYSTEMD_UNIT") == name
+        if _tells_of_failure(text) if of_itself else priority <= _WARNING:
+            run = entry.get("_SYSTEMD_INVOCATION_ID" if of_itself else "INVOCATION_ID", "")
+            told.append((str(run), text.strip()[:_WORD_CHARS]))
+    last_run = told[-1][0] if told else ""
+    words = dict.fromkeys(text for run, text in told if run == last_run)
+    return tuple(words)[-_WORDS:]
+
+
+def _tells_of_failure(line: str) -> bool:
+    # Its events are lines of JSON; errors before it could open its log are sentences.
+    return not line.startswith("{") or '"level":"error"' in line
+
+
+def explain(unit: Unit) -> str:
+    """Why its daemon does not run, and what mends that, as one sentence without a full stop."""
+    said = unit.properties
+    if said.get("LoadState") == "masked":
+        return f"{unit.name} is masked: systemctl unmask {unit.name} && systemctl start {unit.name}"
+    if said["LoadState"] != "loaded":
+        return f"{unit.name} cannot be loaded ({said.get('LoadError', said['LoadState'])}): {_SEE}"
+    state = said.get("ActiveState", "")
+    if state == "active":
+        return f"{unit.name} is active and holds no outbox: does PALIADIN_STATE_DIR name its own?"
+    if state == "inactive" or (state == "deactivating" and said.get("Result") == "success"):
+        enable = " --now" if said.get("UnitFileState") == "disabled" else ""
+        verb = f"enable{enable}" if enable else "start"
+        return f"{unit.name} was stopped, or never started: systemctl {verb} {unit.name}"
+    return ". ".join(filter(None, (_ended(unit), _said(unit), _cure(unit))))
+
+
+_SEE = "systemd-analyze verify shows why"
+
+
+def _ended(unit: Unit) -> str:
+    said = unit.properties
+    status = int(said.get("ExecMainStatus") or 0)
+    how = said.get("Result", "")
+    if how == "exit-code":
+        step = f"/{_STEPS[status]}" if status in _STEPS else ""
+        how = f"exit status {status}{step}"
+    elif how == "signal":
+        how = f"signal {status}"
+    if said.get("ActiveState") == "activating":
+        again = "and systemd starts it again and again"
+        return f"{unit.name} ends with {how}, {again}" if how != "success" else "it is starting"
+    return f"{unit.name} has failed with {how}"
+
+
+def _said(unit: Unit) -> str:
+    words = " | ".join(unit.words)
+    return f"Its last words: {words}" if words else f"journalctl -u {unit.name} -n 50 says more"
+
+
+def _cure(unit: Unit) -> str:
+    said = unit.properties
+    user, status = said.get("User") or "root", int(said.get("ExecMainStatus") or 0)
+    program = re.sub(r"/bin/[^/]*$", "", unit.program)
+    cures = {
+        78: "Mend the configuration",
+        203: f"{unit.program} is missing, or user {user} may not execute it, as where it was "
+        f"installed under umask 077. Install it anew, or: chmod -R go+rX {program}",
+        216: f"There is no group for user {user}: systemd-sysusers",
+        217: f"There is no user {user} on this host: systemd-sysusers",
+        226: "A directory that the unit names cannot be had: mend that",
+        243: "The secret's file, which LoadCredential= names, cannot be read: systemctl cat "
+        f"{unit.name} | grep LoadCredential. Put the secret there, the same as paliad has",
+    }
+    cure = cures.get(status) if said.get("Result") == "exit-code" else None
+    if said.get("Result") == "resources":
+        cure = "A file that the unit names cannot be read, as EnvironmentFile=: mend that"
+    return f"{cure}; then: systemctl restart {unit.name}" if cure else ""
