@@ -225,14 +225,15 @@ def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
     if root.state == "unreadable":
         return [Finding("wrong", subject, f"{root.why}: {_mend_unreadable(root, owner)}")]
     if root.state == "untrusted":
-        step, mend = root.why.split()[0], ""
+        mend = ""
         if "PALIADIN_OWNER" in root.why:
-            mend = _mend_owner(Path(step), owner, named=named)
+            mend = _mend_owner(root.step, owner, named=named)
         if "is no directory" in root.why:
+            step = shlex.quote(str(root.step))
             mend = f": mv {step} {step}.aside"
         return [Finding("wrong", subject, f"nothing is taken from it, since {root.why}{mend}")]
     if root.state == "missing":
-        make = f"install -d -m 700 -o {user_name(owner)} {spec.path}"
+        make = f"install -d -m 700 -o {user_name(owner)} {shlex.quote(str(spec.path))}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
     found = [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
     if others := strays(names or []):
@@ -244,7 +245,8 @@ def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
 def _mend_owner(step: Path, owner: int, *, named: bool) -> str:
     if named and owner != 0:
         name = user_name(owner)
-        return f": name that user there, or, if it is the agent's: chown {name} {step}"
+        chown = f"chown {name} {shlex.quote(str(step))}"
+        return f": name that user there, or, if it is the agent's: {chown}"
     # The directory is right: given to root, or to the sidecar's user, it would shut the agent out.
     found = "the agent's user"
     with suppress(OSError):
@@ -263,8 +265,7 @@ def _mend_unreadable(root: Root, owner: int) -> str:
         case errno.ENOTCONN | errno.ECONNABORTED | errno.ESTALE | errno.ENODEV:
             return (
                 "what serves this mount is gone; answers are taken again as soon as it is back: "
-                f"umount -l $(findmnt -n -o TARGET -T {shlex.quote(str(root.path))}), then mount "
-                "it again"
+                f"umount -l {shlex.quote(str(root.step))}, then mount it again"
             )
         case errno.ENAMETOOLONG:
             return "name a shorter path in PALIADIN_WATCH"

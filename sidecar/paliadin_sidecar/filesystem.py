@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["LOCAL", "device_with_leases", "type_in", "type_of"]
+__all__ = ["LOCAL", "device_with_leases", "server_of", "type_in", "type_of"]
 
 #: File systems that one kernel alone writes. On any other (FUSE, 9p, virtiofs, NFS, SMB, the
 #: layers of an overlay) a writer may be on another machine or behind another mount, and the
@@ -32,14 +32,19 @@ def device_with_leases(directory: int) -> int | None:
 
 def type_of(fd: int) -> str:
     """The type of the file system that an open file is on; "" where the system would not say."""
-    own = Path("/proc/self")
-    try:
-        about = (own / "fdinfo" / str(fd)).read_text(encoding="ascii")
-        mounts = (own / "mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = dict(line.split(":\t", 1) for line in about.splitlines() if ":\t" in line)
-    return type_in(mounts, fields.get("mnt_id", ""))
+    return _described(_mount_of(fd))[0]
+
+
+def server_of(fd: int) -> int | None:
+    """The user whose process serves the FUSE mount that an open file is on.
+
+    It may say anything about what is in it, also whose that is. None where it is no such mount, or
+    the system would not say.
+    """
+    kind, options = _described(_mount_of(fd))
+    user = dict(option.partition("=")[::2] for option in options.split(",")).get("user_id", "")
+    is_fuse = kind.partition(".")[0] in ("fuse", "fuseblk")
+    return int(user) if is_fuse and user.isdecimal() else None
 
 
 def type_in(mountinfo: str, mount_id: str) -> str:
@@ -47,8 +52,26 @@ def type_in(mountinfo: str, mount_id: str) -> str:
 
     "" where it is not there: it was unmounted, or is another mount namespace's.
     """
-    for line in mountinfo.splitlines():
-        head, _, tail = line.partition(" - ")
-        if head.split(" ", 1)[0] == mount_id:
-            return tail.split(" ", 1)[0]
-    return ""
+    return _described(_mount_in(mountinfo, mount_id))[0]
+
+
+def _mount_of(fd: int) -> str:
+    own = Path("/proc/self")
+    try:
+        about = (own / "fdinfo" / str(fd)).read_text(encoding="ascii")
+        mounts = (own / "mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = dict(line.split(":\t", 1) for line in about.splitlines() if ":\t" in line)
+    return _mount_in(mounts, fields.get("mnt_id", ""))
+
+
+def _mount_in(mountinfo: str, mount_id: str) -> str:
+    lines = (line for line in mountinfo.splitlines() if line.split(" ", 1)[0] == mount_id)
+    return next(lines, "")
+
+
+def _described(mount: str) -> tuple[str, str]:
+    # The file system's type and options, which stand behind " - ", the source between them.
+    words = mount.partition(" - ")[2].split(" ")
+    return words[0], words[-1]

@@ -1,5 +1,4 @@
-"""Who else may write in a directory, by its mode, its POSIX ACLs and who is in its groups; and
-who serves its content."""  # noqa: D205, D209 - one sentence
+"""Who else may write in a directory: by its mode, its POSIX ACLs, and who is in its groups."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["AclEntry", "Tag", "is_private_group", "parse_acl", "server_of", "why_untrusted"]
+__all__ = ["AclEntry", "Tag", "is_private_group", "parse_acl", "why_untrusted"]
 
 _WRITE = 0o2
 #: Source: linux/posix_acl_xattr.h. A version, then (tag, permissions, id) for each entry.
@@ -54,13 +53,13 @@ def why_untrusted(
 ) -> str | None:
     """Who besides root and the owner may write in this directory, and what mends it.
 
-    None where nobody may. A directory on a file system with ACLs of another kind (NFSv4) is
-    judged by its mode alone.
+    What is to be said after the directory's path; None where nobody may. A directory on a file
+    system with ACLs of another kind (NFSv4) is judged by its mode alone.
 
     Args:
         directory: a descriptor of it; `O_PATH` is enough.
         info: what `fstat` says of that.
-        path: what to call it.
+        path: where it is, for the command.
         owner: user id of whoever may write.
         makes_files: also look at its default ACL, by which files that are made in it get theirs.
 
@@ -75,13 +74,13 @@ def why_untrusted(
             AclEntry(Tag.OTHER, info.st_mode & 0o7),
         )
         for who, entry in _other_writers(mode, info.st_gid, owner):
-            what = f"is writable by {who}"
-            return f"{path} {what}: {_mend(entry, by_acl=bool(acl))} {shlex.quote(str(path))}"
+            mend = f"{_mend(entry, by_acl=bool(acl))} {shlex.quote(str(path))}"
+            return f"is writable by {who}: {mend}"
     if makes_files:
         acl = _read_acl(directory, "system.posix_acl_default")
         for who, entry in _other_writers(acl, info.st_gid, owner):
             mend = f"{_mend(entry, by_acl=True, default=True)} {shlex.quote(str(path))}"
-            return f"{path} has a default ACL, so files in it are writable by {who}: {mend}"
+            return f"has a default ACL, so files in it are writable by {who}: {mend}"
     return None
 
 
@@ -112,31 +111,6 @@ def is_private_group(gid: int, owner: int) -> bool:
     except KeyError:
         return gid == 0
     return gid == 0 or (gid == user.pw_gid and group.gr_name == user.pw_name)
-
-
-def server_of(directory: int) -> int | None:
-    """The user whose process serves a FUSE mount, and may so say anything about what is in it.
-
-    Args:
-        directory: a descriptor of a directory in the mount; `O_PATH` is enough.
-
-    Returns:
-        A user id; None where it is no FUSE mount, or the system does not say.
-    """
-    try:
-        number = _line(f"/proc/self/fdinfo/{directory}", "mnt_id:")[1]
-        _, _, mount = " ".join(_line("/proc/self/mountinfo", number)).partition(" - ")
-        kind, _, options = mount.split(" ", 2)
-        named = dict(option.partition("=")[::2] for option in options.split(","))
-        return int(named["user_id"]) if kind.startswith("fuse") else None
-    except (OSError, LookupError, ValueError):
-        return None
-
-
-def _line(path: str, first_word: str) -> list[str]:
-    # The words of the line that begins with this one.
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123 - no path of ours
-        return next((w for line in lines if (w := line.split())[:1] == [first_word]), [])
 
 
 def _members(gid: int, owner: int) -> set[str]:

@@ -6,14 +6,16 @@ Scans are authoritative; events are hints.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from paliadin_sidecar.filesystem import server_of
 from paliadin_sidecar.fingerprint import is_conclusive
-from paliadin_sidecar.trust import server_of, why_untrusted
+from paliadin_sidecar.trust import why_untrusted
 from paliadin_sidecar.users import user_name
 
 __all__ = ["Root", "State"]
@@ -28,9 +30,9 @@ _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class _NotArmed(Exception):
-    def __init__(self, state: State, why: str, error: int | None = None) -> None:
-        super().__init__(state, why)
-        self.state, self.why, self.error = state, why, error
+    def __init__(self, state: State, step: Path, what: str, error: int | None = None) -> None:
+        super().__init__(state, step, what)
+        self.state, self.step, self.what, self.error = state, step, what, error
 
 
 class Root:
@@ -46,6 +48,7 @@ class Root:
         self.fd: int | None = None  #: of the directory, while it is armed
         self.state: State = "missing"
         self.why = ""
+        self.step = path  #: the directory on the way that `why` is about
         self.error: int | None = None  #: the system's error number, where it is `unreadable`
         self.since = time.time()  #: epoch seconds at which it came into this state
         self._owner = owner
@@ -112,12 +115,12 @@ class Root:
                 self._open(found)
                 self._identity = identity
         except FileNotFoundError:
-            raise _NotArmed("missing", f"{self.path} was just removed") from None
+            raise _NotArmed("missing", self.path, "was just removed") from None
         except OSError as exc:
             raise _unreadable(self.path, "opened", exc) from None
         finally:
             os.close(found)
-        self._become("armed", "", None)
+        self._become("armed", "")
 
     def _open(self, found: int) -> None:
         # By the descriptor that was judged: the path may lead elsewhere by now.
@@ -131,14 +134,15 @@ class Root:
 
     def _fail(self, failed: _NotArmed) -> None:
         self.close()
-        self._become(failed.state, failed.why, failed.error)
+        if self.state == failed.state == "unreadable" and self.error == failed.error:
+            return  # the same trouble, met by another call
+        self._become(failed.state, f"{failed.step} {failed.what}")
+        self.step, self.error = failed.step, failed.error
 
-    def _become(self, state: State, why: str, error: int | None) -> None:
+    def _become(self, state: State, why: str) -> None:
         if state != self.state:
             self.since = time.time()
-        elif error is not None and error == self.error:
-            return  # the same trouble, met by another call
-        self.state, self.why, self.error = state, why, error
+        self.state, self.why, self.error = state, why, None
 
 
 def _open_trusted(path: Path, owner: int) -> int:
@@ -163,16 +167,16 @@ def _open_step(name: str, above: int | None, step: Path) -> int:
     try:
         return os.open(name, _STEP, dir_fd=above)
     except FileNotFoundError:
-        raise _NotArmed("missing", f"{step} does not exist") from None
+        raise _NotArmed("missing", step, "does not exist") from None
     except NotADirectoryError:
         try:
             info = os.stat(name, dir_fd=above, follow_symlinks=False)
         except OSError:
             info = None
         if info is not None and stat.S_ISLNK(info.st_mode):
-            why = f"{step} is a symbolic link: name the real directory"
-            raise _NotArmed("untrusted", why) from None
-        raise _NotArmed("untrusted", f"{step} is no directory") from None
+            what = "is a symbolic link: name the real directory"
+            raise _NotArmed("untrusted", step, what) from None
+        raise _NotArmed("untrusted", step, "is no directory") from None
     except OSError as exc:
         raise _unreadable(step, "looked at", exc) from None
 
@@ -184,23 +188,20 @@ def _judge(found: int, device: int | None, step: Path, path: Path, owner: int) -
         info = os.fstat(found)
         server = server_of(found) if device not in (None, info.st_dev) else None
         if server not in (None, 0, owner):
-            why = f"{step} is a FUSE mount that user {user_name(server)} serves: umount {step}"
-            raise _NotArmed("untrusted", why)
+            what = f"is a FUSE mount that user {user_name(server)} serves"
+            raise _NotArmed("untrusted", step, f"{what}: umount {shlex.quote(str(step))}")
         if info.st_uid not in ({owner} if last else {0, owner}):
-            why = (
-                f"{step} belongs to user {user_name(info.st_uid)}, not to {user_name(owner)} "
-                "(PALIADIN_OWNER)"
-            )
-            raise _NotArmed("untrusted", why)
+            what = f"belongs to user {user_name(info.st_uid)}, not to {user_name(owner)}"
+            raise _NotArmed("untrusted", step, f"{what} (PALIADIN_OWNER)")
         # In a sticky directory of root's, only its owner renames or removes the next step.
         sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last
-        why_not = None if sticky else why_untrusted(found, info, step, owner, makes_files=last)
-        if why_not is not None:
-            raise _NotArmed("untrusted", why_not)
+        writer = None if sticky else why_untrusted(found, info, step, owner, makes_files=last)
+        if writer is not None:
+            raise _NotArmed("untrusted", step, writer)
     except OSError as exc:
         raise _unreadable(step, "looked at", exc) from None
     return info.st_dev
 
 
 def _unreadable(path: Path, what: str, exc: OSError) -> _NotArmed:
-    return _NotArmed("unreadable", f"{path} cannot be {what} ({exc.strerror})", exc.errno)
+    return _NotArmed("unreadable", path, f"cannot be {what} ({exc.strerror})", exc.errno)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 from contextlib import closing
 from email.utils import formatdate
@@ -234,6 +235,28 @@ def test_a_root_that_others_may_write(host: Sidecar) -> None:
     assert message.startswith(f"nothing is taken from it, since {host.aichat} is writable")
     mend(message)
     assert findings(host)["root aichat/paliadin"][0] == "ok"
+
+
+@pytest.mark.parametrize("kind", ["access", "default"])
+def test_a_root_that_an_acl_opens(host: Sidecar, kind: str) -> None:
+    """Who is let in is named, and shut out by what mends it, whatever the directory is called."""
+    root = host.base / "a root"
+    root.mkdir(mode=0o700)
+    # The owner 7, user 54321 7, the group and others nothing; as the kernel stores it.
+    entries = ((0x01, 7, -1), (0x02, 7, 54321), (0x04, 0, -1), (0x10, 7, -1), (0x20, 0, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(root, f"system.posix_acl_{kind}", acl)
+    except OSError as exc:
+        pytest.skip(f"no ACLs on the file system of {root}: {exc.strerror}")
+    environ = {"PALIADIN_WATCH": f"aichat/paliadin={root}"}
+    level, message = findings(host, **environ)["root aichat/paliadin"]
+    assert level == "wrong"
+    assert "writable by user 54321: setfacl " in message
+    if not shutil.which("setfacl"):
+        pytest.skip("needs setfacl, to try what mends it")
+    mend(message)
+    assert findings(host, **environ)["root aichat/paliadin"][0] == "ok"
 
 
 def test_a_root_of_another_owner(host: Sidecar) -> None:

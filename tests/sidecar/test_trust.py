@@ -87,8 +87,7 @@ def test_an_acl_lets_another_in(
     os.setxattr(folder, attribute, acl)
     found = why(folder)
     assert found is not None
-    assert f"{folder} " in found
-    assert f" writable by {what}" in found
+    assert f"writable by {what}" in found
     command = found.rpartition(": ")[2]
     assert command == f"{mend} '{folder}'"
     if command.startswith("setfacl") and not shutil.which("setfacl"):
@@ -105,7 +104,7 @@ def test_an_acl_lets_the_group_in(folder: Path) -> None:
     os.setxattr(folder, ACCESS, acl)
     found = why(folder)
     assert found is not None
-    assert f" is writable by group {TEAM} (which is not private to user " in found
+    assert f"is writable by group {TEAM} (which is not private to user " in found
     assert found.endswith(f": setfacl -m g::rx '{folder}'")
 
 
@@ -143,7 +142,7 @@ def test_a_group_with_others_in_it(
     folder.chmod(mode)
     found = why(folder)
     assert found is not None
-    assert f" is writable by group {group.gr_name} (" in found
+    assert f"is writable by group {group.gr_name} (" in found
     assert "eve" in found
     assert found.endswith(f": chmod g-w '{folder}'")
     folder.chmod(mode & ~0o020)
