@@ -360,7 +360,8 @@ def replay(
         click.echo(f"{turn_id}: not settled yet: nothing to replay", err=True)
     if without_body:
         click.echo(
-            f"{without_body} cannot be: bodies are let go 72 h after their acknowledgement",
+            f"{without_body} cannot be: bodies are let go 72 h after their acknowledgement, or "
+            "earlier where the outbox takes more than PALIADIN_MAX_OUTBOX",
             err=True,
         )
     sys.exit(_NO if unknown or missed or without_body else 0)
@@ -502,6 +503,7 @@ def _status(sidecar: Daemon, outbox: Outbox) -> dict[str, Any]:
         "alive": sidecar.alive,
         "problems": [sidecar.hosting.fitted(problem) for problem in problems],
         "counts": dict.fromkeys(_STATES, 0) | outbox.counts(),
+        "outbox_bytes": outbox.used_bytes(),
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,
         "paused_for": service["paused_for"],

@@ -21,6 +21,8 @@ __all__ = ["Daemon", "look", "outdated", "problems"]
 
 _TROUBLE = {
     "outbox": "no answer is accepted, since the outbox cannot be written",
+    "intake": "new answers wait in their directories",
+    "metrics": "no metrics are served, and no answer waits for that",
     "events": "file events cannot be had, so that an answer is only seen by the next scan",
 }
 

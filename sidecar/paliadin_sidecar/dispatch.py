@@ -76,6 +76,7 @@ class Dispatch:
         self._random = random
         self._circuit = Circuit()
         self._busy: dict[int, int] = {}  # delivery → turn
+        self._held: dict[int, int] = {}  # delivery → bytes of its body
         self._sending = 0
         self._again = 0  # of them, tried before
         self._acknowledged_at: float | None = None
@@ -127,12 +128,17 @@ class Dispatch:
         # a fresh one waiting.
         again = min(places, window // 2 - self._again)
         found, next_s = await self._commit(
-            Outbox.due, list(self._busy.values()), places=places, again=max(again, 0)
+            Outbox.due,
+            list(self._busy.values()),
+            places=places,
+            again=max(again, 0),
+            held=list(self._held.values()),
         )
         for due in found:
             if self._circuit.paused or self._stopping:
                 break
             self._busy[due.id] = due.turn
+            self._held[due.id] = len(due.body)
             self._sending += 1
             self._again += due.attempts > 0
             tasks.start_soon(self._carry, tasks, due, name=f"delivery {due.id}")
@@ -146,12 +152,13 @@ class Dispatch:
                 outcome, verdict = await self._send(tasks, due)
             finally:
                 self._sending -= 1
+                due = replace(due, body=b"")  # it may take long to write down what came of it
+                del self._held[due.id]
                 self._again -= due.attempts > 0
             # Its place is free: what comes next is asked for while this is written down.
             self.wake()
             due = replace(
                 due,
-                body=b"",  # it may take long to write down, where the disk is full
                 attempts=due.attempts + 1,
                 first_attempt_at=due.first_attempt_at or started_at,
                 refusals=due.refusals + (verdict is Verdict.REFUSED),

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
@@ -19,6 +20,7 @@ import msgspec
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar import crash, storage
+from paliadin_sidecar.bodies import BadBody, Packed, most_beside, pack, take_fitting, unpack
 from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ __all__ = [
     "Older",
     "Outbox",
     "OutboxError",
+    "OverBudget",
     "TurnKey",
     "Unwritable",
 ]
@@ -56,6 +59,8 @@ LATE_S = 600.0
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
 #: One step of upkeep: some 10 ms that a delivery may have to wait, and the disk's time.
 _TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
+#: Later than every stored time.
+_ANY_TIME = 2**62
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
 _KEPT_PAGES = 4096
 #: A log that grew beyond this is cut back.
@@ -84,7 +89,7 @@ _sql: Any = aiosql.from_str(
 )
 
 #: Every change of the schema adds the step that leads to it, one transaction with its number.
-_MIGRATIONS: tuple[str, ...] = (_sql.from_1.sql,)
+_MIGRATIONS: tuple[str, ...] = (_sql.from_1.sql, _sql.from_2.sql)
 SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
 T = TypeVar("T")
@@ -97,6 +102,7 @@ class OutboxError(Exception):
     OutboxError
     ├── Blocked      not now: try again
     │   ├── Full     no room: on the disk, in the quota, or below the limit of a file's size
+    │   ├── OverBudget   its own budget is used up by what is undelivered
     │   ├── Busy     another process holds its lock
     │   └── NotNow   the system lacks something else: memory, descriptors, a disk to write on
     ├── Damaged      proven: not a database, cut, replaced or unlinked
@@ -126,6 +132,12 @@ class Full(Blocked):
     """There is no room for it: the detail says which limit was met."""
 
     mend = "make room there"
+
+
+class OverBudget(Blocked):
+    """What is undelivered takes all that the outbox may take: nothing new is accepted."""
+
+    mend = "it goes on as the receiver acknowledges; or raise PALIADIN_MAX_OUTBOX"
 
 
 class Busy(Blocked):
@@ -240,6 +252,7 @@ class Outbox:
         create: make the database where there is none, and migrate one of an earlier version;
             without it a missing file is `FileNotFoundError`.
         successor: one that is made now follows one that was lost: nothing becomes history.
+        max_bytes: what it may take; see `accept`. None: as much as there is.
 
     Raises:
         OutboxError: it cannot be used.
@@ -254,8 +267,10 @@ class Outbox:
         steady: Callable[[], float] | None = None,
         create: bool = False,
         successor: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         self.path = path
+        self._max_bytes = max_bytes
         self.last_event = 0  #: id of the last event that was written here
         self._host = host
         self._wall = wall
@@ -487,6 +502,12 @@ class Outbox:
         The same content as before is nothing new. A later revision supersedes what is still
         undelivered of the turn. Only audited are: a change that has no text, one that comes
         late, and a failure after an answer.
+
+        Where the outbox takes more than it may, some of what the receiver has goes before its
+        time; what is undelivered never goes.
+
+        Raises:
+            OverBudget: nothing is left that may go.
         """
         turn = self._turn(arrival.key)
         looked = {"turn": turn["id"], "signature": arrival.signature, "mark": arrival.mark}
@@ -501,6 +522,7 @@ class Outbox:
             name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
             self._event(name, turn, **about, pushed=False, why=why_not)
             return False
+        self._make_room()
         revision = turn["revision"] + 1
         id_ = webhook_id(
             arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.mark
@@ -510,8 +532,14 @@ class Outbox:
             found = _sql.supersede(self._db, turn=turn["id"], now=self._now())
             superseded = [row["webhook_id"] for row in found]
         delivery = self._add_delivery(turn["id"], arrival, revision, id_, "pending")
-        body = self._body(arrival, turn, revision)
-        _sql.add_body(self._db, delivery=delivery, bytes=body)
+        packed = pack(self._body(arrival, turn, revision))
+        _sql.add_body(
+            self._db,
+            delivery=delivery,
+            bytes=packed.data,
+            size=packed.size,
+            deflated=packed.deflated,
+        )
         answered_at = turn["answered_at"]
         if answered_at is None and arrival.reason is None:
             answered_at = self._now()
@@ -533,6 +561,20 @@ class Outbox:
             settle_ms=max(0, self._now() - _ms(arrival.completed_at.timestamp())),
         )
         return True
+
+    def _make_room(self) -> None:
+        most = self._max_bytes
+        if most is None or self.used_bytes() <= most or self._let_go(_ANY_TIME):
+            return
+        raise OverBudget(
+            self.path,
+            f"what is undelivered takes all of PALIADIN_MAX_OUTBOX={most}, so new answers wait",
+        )
+
+    def used_bytes(self) -> int:
+        """What it takes, without pages that are free to be used again."""
+        pages = self._pragma("page_count") - self._pragma("freelist_count")
+        return pages * self._pragma("page_size")
 
     def gone(self, key: TurnKey) -> None:
         """Note that a turn's file is no longer there."""
@@ -648,7 +690,7 @@ class Outbox:
     # --- delivery -------------------------------------------------------------------------
 
     def due(
-        self, busy: Iterable[int], *, places: int, again: int
+        self, busy: Iterable[int], *, places: int, again: int, held: Iterable[int] = ()
     ) -> tuple[list[Due], float | None]:
         """Deliveries whose time has come, and the seconds until the next one's will.
 
@@ -656,18 +698,19 @@ class Outbox:
             busy: turns that are under way: none of theirs.
             places: at most so many.
             again: at most so many of them that were tried before; they come first.
+            held: sizes of the bodies under way, in bytes: no more than may be in memory beside.
         """
         now = self._now()
         _sql.clamp(self._db, now=now)
-        known = {"busy": msgspec.json.encode(list(busy)).decode()}
-        rows = list(_sql.again(self._db, **known, limit=again, now=now))
-        rows += _sql.fresh(self._db, **known, limit=places - len(rows))
+        busy, held = list(busy), list(held)
+        rows = self._fitting(partial(_sql.again, now=now), busy, held, again)
+        rows += self._fitting(_sql.fresh, busy, held, places - len(rows))
         found = [
             Due(
                 id=row["id"],
                 turn=row["turn"],
                 webhook_id=row["webhook_id"],
-                body=row["body"],
+                body=self._unpacked(row["id"]),
                 accepted_at=row["accepted_at"] / 1000,
                 attempts=row["attempts"],
                 first_attempt_at=_seconds(row["first_attempt_at"]),
@@ -679,6 +722,29 @@ class Outbox:
         # By the same clock reading: what is not due by it is what is waited for.
         next_at = _sql.next_attempt_at(self._db, now=now)
         return found, None if next_at is None else (next_at - now) / 1000
+
+    def _fitting(
+        self, query: Callable[..., Iterable[_Row]], busy: list[int], held: list[int], limit: int
+    ) -> list[_Row]:
+        # Adds to `busy` and `held` what it finds.
+        def ask(most: int | None, limit: int) -> list[_Row]:
+            known = msgspec.json.encode(busy).decode()
+            rows = list(query(self._db, busy=known, limit=limit, most=most))
+            fit = [rows[place] for place in take_fitting([row["size"] for row in rows], held)]
+            busy.extend(row["turn"] for row in fit)
+            held.extend(row["size"] for row in fit)
+            return (
+                fit if len(fit) == len(rows) else [*fit, *ask(most_beside(held), limit - len(fit))]
+            )
+
+        return ask(None, limit)
+
+    def _unpacked(self, delivery: int) -> bytes:
+        row = _sql.body(self._db, delivery=delivery)
+        try:
+            return unpack(Packed(row["bytes"], row["size"], row["deflated"]))
+        except BadBody:
+            raise Damaged(self.path, f"is damaged (the body of delivery {delivery})") from None
 
     def acknowledged_at(self) -> float | None:
         """When anything was last acknowledged, in epoch seconds."""
@@ -895,24 +961,27 @@ class Outbox:
     def tidy(self) -> bool:
         """One small step of upkeep; True where there may be more to do.
 
-        Bodies go `BODY_S` after their acknowledgement. A turn goes, with its deliveries and
+        Bodies go `BODY_S` after their acknowledgement, or as soon as the outbox takes more than it
+        may. A turn goes, with its deliveries and
         events, `TURN_S` after its file has gone (or never came) and nothing touched it any
         more; an event of the service as late. What is pending or dead never goes, nor a turn
         whose file still lies: it would be taken for a new one.
         """
         now = self._now() - self._set_forward_ms  # a wrong date is no reason to forget
-        return self._let_go(now) or self._forget(now - _ms(TURN_S)) or self._shrink()
+        over = self._max_bytes is not None and self.used_bytes() > self._max_bytes
+        before = _ANY_TIME if over else now - _ms(BODY_S)
+        return self._let_go(before) or self._forget(now - _ms(TURN_S)) or self._shrink()
 
-    def _let_go(self, now: int) -> bool:
+    def _let_go(self, before: int) -> bool:
         over, size = [], 0
-        for row in list(_sql.over(self._db, before=now - _ms(BODY_S), limit=_TIDY_ROWS)):
+        for row in list(_sql.over(self._db, before=before, limit=_TIDY_ROWS)):
             over.append(row["id"])
             size += row["bytes"]
             if size >= _TIDY_BYTES:
                 break
         ids = msgspec.json.encode(over).decode()
         _sql.drop_bodies(self._db, deliveries=ids)
-        return bool(_sql.let_go(self._db, deliveries=ids, now=now))
+        return bool(_sql.let_go(self._db, deliveries=ids, now=self._now()))
 
     def _forget(self, before: int) -> bool:
         turns = _sql.forget_turns(self._db, before=before, limit=_TIDY_ROWS)

@@ -52,7 +52,9 @@ CREATE INDEX delivery_over ON delivery (settled_at)
 -- Apart, so that the many small updates of a delivery do not rewrite megabytes.
 CREATE TABLE body (
     delivery INTEGER PRIMARY KEY REFERENCES delivery (id) ON DELETE CASCADE,
-    bytes BLOB NOT NULL
+    bytes BLOB NOT NULL,
+    size INTEGER,                     -- of the body as it is sent; none: as it is kept
+    deflated INTEGER NOT NULL DEFAULT 0   -- how many times
 );
 
 CREATE TABLE event (
@@ -90,6 +92,10 @@ CREATE INDEX turn_over ON turn (coalesce(gone_at, seen_at))
 CREATE INDEX delivery_over ON delivery (settled_at)
     WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
 CREATE INDEX event_of_service ON event (at) WHERE turn IS NULL;
+
+-- name: from_2#
+ALTER TABLE body ADD COLUMN size INTEGER;
+ALTER TABLE body ADD COLUMN deflated INTEGER NOT NULL DEFAULT 0;
 
 -- name: create_service!
 INSERT INTO service (id, successor) VALUES (1, :successor);
@@ -136,19 +142,26 @@ INSERT INTO delivery
 VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now);
 
 -- name: add_body!
-INSERT INTO body (delivery, bytes) VALUES (:delivery, :bytes);
+INSERT INTO body (delivery, bytes, size, deflated) VALUES (:delivery, :bytes, :size, :deflated);
+
+-- name: body^
+SELECT bytes, coalesce(size, length(bytes)) AS size, deflated FROM body WHERE delivery = :delivery;
 
 -- The indexes are named: the planner would read the whole backlog for each delivery.
 -- name: fresh
-SELECT d.*, b.bytes AS body FROM delivery d INDEXED BY delivery_fresh JOIN body b ON b.delivery = d.id
+SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
+FROM delivery d INDEXED BY delivery_fresh JOIN body b ON b.delivery = d.id
 WHERE d.state = 'pending' AND d.attempts = 0
   AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+  AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
 ORDER BY d.id LIMIT :limit;
 
 -- name: again
-SELECT d.*, b.bytes AS body FROM delivery d INDEXED BY delivery_again JOIN body b ON b.delivery = d.id
+SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
+FROM delivery d INDEXED BY delivery_again JOIN body b ON b.delivery = d.id
 WHERE d.state = 'pending' AND d.attempts > 0 AND d.next_attempt_at <= :now
   AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+  AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
 ORDER BY d.next_attempt_at LIMIT :limit;
 
 -- A clock that was set back must not hold a turn for longer than its own delay.
@@ -310,10 +323,11 @@ WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
 
 -- What is over, for upkeep. A superseded body is never sent again, also not by a replay.
 -- name: over
-SELECT id, bytes FROM delivery
-WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL
-  AND settled_at < :before
-ORDER BY settled_at LIMIT :limit;
+SELECT d.id, coalesce(length(b.bytes), 0) AS bytes
+FROM delivery d INDEXED BY delivery_over LEFT JOIN body b ON b.delivery = d.id
+WHERE d.state IN ('delivered', 'failed', 'superseded') AND d.let_go_at IS NULL
+  AND d.settled_at < :before
+ORDER BY d.settled_at LIMIT :limit;
 
 -- name: let_go!
 UPDATE delivery SET let_go_at = :now WHERE id IN (SELECT value FROM json_each(:deliveries));

@@ -26,7 +26,7 @@ from paliadin_sidecar.dispatch import Dispatch
 from paliadin_sidecar.events import WatchFailed, changes
 from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
-from paliadin_sidecar.outbox import FILENAME, Blocked, Busy, Full, Outbox
+from paliadin_sidecar.outbox import FILENAME, Blocked, Busy, Full, Outbox, OverBudget
 from paliadin_sidecar.report import Reporter
 from paliadin_sidecar.watch import Root
 
@@ -140,6 +140,7 @@ def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
             steady=_since_boot_s,
             create=True,
             successor=held_one,
+            max_bytes=settings.max_outbox,
         )
     )
     statedir.remember_outbox(settings.state_dir)
@@ -173,6 +174,7 @@ class _Service:
         self._commit = Committer(outbox, self._wrote, self._blocked, self._unblocked)
         self.unknown: tuple[tuple[str, str], ...] = ()
         self._blocked_why = ""
+        self._budget_why = ""
         self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
         (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
@@ -264,9 +266,15 @@ class _Service:
         self._suffers("outbox", None)
 
     def _blocked(self, exc: Blocked) -> None:
-        if exc.detail != self._blocked_why:
+        said = self._blocked_why
+        if isinstance(exc, OverBudget):
+            # Delivery goes on, and writes: only intake knows when this has passed.
+            said, self._budget_why = self._budget_why, exc.detail
+            self._suffers("intake", exc.detail)
+        elif exc.detail != said:
             self._blocked_why = exc.detail
             self._suffers("outbox", exc.detail)
+        if exc.detail != said:
             self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
         self._scan_done.set()
@@ -386,6 +394,7 @@ class _Service:
         self._dispatch.wake()
         try:
             await self._commit.once(take)
+            self._budget_why = ""
         except Blocked as exc:
             # Intake waits here, holding one batch, while delivery goes on. One by one, since
             # the room that comes first may be for one.
@@ -395,6 +404,7 @@ class _Service:
             for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()
+            self._suffers("intake", None)
 
     # --- events ---------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class Settings:
     callback_url: str
     secrets: tuple[str, ...] = field(repr=False)
     max_bytes: int = 4 * _MIB
+    max_outbox: int = 1024 * _MIB
     quiet_s: float = 5.0
     rescan_s: float = 2.0
     refused_s: float = 900.0
@@ -126,6 +127,7 @@ class Settings:
             callback_url=read.url("PALIADIN_CALLBACK_URL", insecure=insecure),
             secrets=read.secrets(),
             max_bytes=int(read.number("PALIADIN_MAX_BYTES", 4 * _MIB, least=1, most=64 * _MIB)),
+            max_outbox=int(read.number("PALIADIN_MAX_OUTBOX", 1024 * _MIB, least=_MIB, most=2**50)),
             quiet_s=read.number("PALIADIN_QUIET_S", 5.0, least=0, most=600),
             rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
             refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),

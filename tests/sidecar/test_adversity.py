@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import signal
+import sqlite3
 import subprocess
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.sidecar import COMMAND, Sidecar
+from support.noise import noise
+from support.receiver import Receiver, Reply
+from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.users import root_only
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.receiver import Receiver
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def test_a_full_disk_is_waited_for_and_said_once(host: Sidecar, receiver: Receiv
         host.wait_event("delivery.delivered", turn_id="t0")
         fill(host.state / "filler")
         for n in range(1, 40):
-            host.answer(f"t{n}", "x" * 20_000)
+            host.answer(f"t{n}", noise(20_000))
         host.wait_event("outbox.blocked")
         (host.state / "filler").unlink()
         for n in range(1, 40):
@@ -70,7 +70,7 @@ def test_a_full_disk_does_not_hold_the_end(host: Sidecar, receiver: Receiver) ->
         host.start()
         fill(host.state / "filler")
         for n in range(40):
-            host.answer(f"t{n}", "x" * 20_000)
+            host.answer(f"t{n}", noise(20_000))
         host.wait_event("outbox.blocked")
         assert host.stop() == 0
         (host.state / "filler").unlink()
@@ -112,11 +112,55 @@ def test_a_limit_of_the_file_size_is_waited_for(host: Sidecar, receiver: Receive
     assert host.process is not None
     unlimited = resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
-    # No text that compresses.
-    host.answer("t0", random.Random(0).randbytes(1_000_000).hex())
+    host.answer("t0", noise(500_000))
     assert "LimitFSIZE=" in host.wait_event("outbox.blocked")["why"]
     resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
     receiver.wait("t0")
+    assert host.stop() == 0
+
+
+def test_what_is_undelivered_fills_the_budget_and_no_more(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """New answers wait in their directories, `status` says why, and all arrive in the end."""
+    receiver.behaviour = lambda _: Reply(503)
+    host.environ["PALIADIN_MAX_OUTBOX"] = "1048576"
+    host.start()
+    for n in range(12):
+        host.answer(f"t{n}", noise(100_000))
+    host.wait_event("outbox.blocked")
+    status = host.command("status")
+    assert status.returncode == 1
+    assert "PALIADIN_MAX_OUTBOX=1048576" in status.stdout
+    outbox = host.state / "outbox.db"
+    with closing(sqlite3.connect(outbox)) as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+    assert pages * 4096 < 2 * 1048576
+    receiver.behaviour = lambda _: Reply()
+    for n in range(12):
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
+    assert len(host.events("outbox.blocked")) == 1
+    until("a good status", lambda: "PALIADIN_MAX_OUTBOX" not in host.command("status").stdout)
+    assert host.stop() == 0
+
+
+def test_a_sparse_file_costs_here_what_it_costs_there(host: Sidecar, receiver: Receiver) -> None:
+    """4 MiB of NUL take 4 KiB of the agent's disk, and not 24 MiB of the outbox's."""
+    receiver.behaviour = lambda _: Reply(503)
+    host.start()
+    before = sum(file.stat().st_size for file in host.state.iterdir())
+    for n in range(6):
+        with (host.aichat / f"t{n}.txt").open("wb") as file:
+            file.truncate(4 * 1024 * 1024 - 200)
+            file.seek(0, os.SEEK_END)
+            file.write(f"{n}{TRAILER}".encode())
+    for n in range(6):
+        host.wait_event("turn.accepted", turn_id=f"t{n}")
+    host.wait_event("delivery.retry_scheduled")
+    assert sum(file.stat().st_size for file in host.state.iterdir()) - before < 1_000_000
+    assert host.process is not None
+    peak = Path(f"/proc/{host.process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    assert int(peak) < 300_000  # kB; without a bound, the bodies alone took 144 MiB, several times
     assert host.stop() == 0
 
 

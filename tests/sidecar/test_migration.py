@@ -64,9 +64,12 @@ def test_the_schema_is_that_of_a_new_one(tmp_path: Path, version: int) -> None:
 def test_an_old_outbox_still_delivers(host: Sidecar, receiver: Receiver, version: int) -> None:
     """What was pending goes out, what is dead can be replayed, what was delivered stays so."""
     host.state.mkdir(mode=0o700)
-    restore(version, host.state / FILENAME)
+    path = restore(version, host.state / FILENAME)
+    with closing(sqlite3.connect(path)) as db:
+        kept = {row[0] for row in db.execute("SELECT bytes FROM body")}
     host.start()
     pending = receiver.wait("pending")
+    assert pending.body in kept
     assert pending.json["data"]["response"].startswith("noch nicht zugestellt")
     assert pending.id.startswith("legacy_paliadin_pending_1_")
     assert receiver.wait("revised").json["data"]["revision"] == 2
@@ -137,17 +140,18 @@ def test_killed_at_any_statement_it_is_one_version_or_the_other(
     tmp_path: Path, version: int
 ) -> None:
     """At the first, second, third … statement, until it comes through: never in between."""
-    restore(version, tmp_path / "old.db")
-    shutil.copy(tmp_path / "old.db", tmp_path / "new.db")
+    for n in range(version, SCHEMA_VERSION):
+        restore(n, tmp_path / f"version-{n}.db")
+    versions = [described(tmp_path / f"version-{n}.db") for n in range(version, SCHEMA_VERSION)]
     Outbox(tmp_path / "new.db", create=True).close()
-    before, after = described(tmp_path / "old.db"), described(tmp_path / "new.db")
+    after = described(tmp_path / "new.db")
     for number in range(1, 100):
         path = tmp_path / f"{number}.db"
-        shutil.copy(tmp_path / "old.db", path)
+        shutil.copy(tmp_path / f"version-{version}.db", path)
         done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(number)], check=False)
         if done.returncode == 0:
             break
-        assert described(path) in (before, after)
+        assert described(path) in (*versions, after)
         Outbox(path, create=True).close()
         assert described(path) == after
     assert number > 5

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import pytest
+from support.noise import noise
 from support.users import ORDINARY, root_only, without_privilege
 from support.waiting import PATIENCE_S
 
@@ -35,6 +36,7 @@ from paliadin_sidecar.outbox import (
     Newer,
     Outbox,
     OutboxError,
+    OverBudget,
     TurnKey,
     Unwritable,
 )
@@ -1291,12 +1293,12 @@ def test_a_disk_that_is_full(box: Box) -> None:
     pages = box.outbox._pragma("page_count")
     box.outbox._db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(Full) as caught:
-        box(Outbox.accept, answer("x" * 100_000, key("other")))
+        box(Outbox.accept, answer(noise(100_000), key("other")))
     assert str(caught.value) == f"{box.path}: there is no room on its disk"
     assert box(Outbox.timelines, "other") == []
     assert len(box.due()) == 1
     box.outbox._db.execute("PRAGMA max_page_count = 1000000")
-    assert box(Outbox.accept, answer("x" * 100_000, key("other")))
+    assert box(Outbox.accept, answer(noise(100_000), key("other")))
 
 
 @contextmanager
@@ -1320,7 +1322,7 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
         with mounted(tmp_path / "disk", "400k"):
             path = tmp_path / "disk" / FILENAME
             with closing(Outbox(path, create=True)) as outbox:
-                small, large = answer(), answer("x" * 1_000_000, key("large"))
+                small, large = answer(), answer(noise(1_000_000), key("large"))
                 assert outbox.transaction([partial(outbox.accept, small)]) == [True]
                 for _ in range(2):
                     with pytest.raises(Full):
@@ -1332,6 +1334,123 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
                 outbox.check_identity()
     except subprocess.CalledProcessError as exc:
         pytest.skip(f"this root may not mount: {exc.stderr}")
+
+
+# --- what it may take -----------------------------------------------------------------------
+
+
+def stored(box: Box) -> int:
+    with closing(sqlite3.connect(box.path)) as database:
+        found: int = database.execute(
+            "SELECT coalesce(sum(length(bytes)), 0) FROM body"
+        ).fetchone()[0]
+        return found
+
+
+def test_a_body_costs_about_what_its_file_costs(box: Box) -> None:
+    """4 MiB of NUL are 24 MiB as JSON and next to nothing as a sparse file, and here."""
+    for n in range(3):
+        box(Outbox.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"t{n}")))
+    assert stored(box) < 3 * 4096
+    (due,) = box.due(places=1)
+    assert due.body.count(rb"\u0000") == 4 * 1024 * 1024
+    box(Outbox.accept, answer(noise(10_000), key("text")))
+    assert stored(box) > 10_000
+
+
+def test_the_same_bytes_at_every_attempt(box: Box) -> None:
+    """However often it is unpacked, and over a restart."""
+    box(Outbox.accept, answer("ä\0" * 50_000))
+    (first,) = box.due()
+    box(Outbox.retry, box.attempt(first), 1.0)
+    box.outbox.close()
+    again = Box(box.path)
+    again.now += 2
+    assert [due.body for due in again.due()] == [first.body]
+    again.outbox.close()
+
+
+def test_a_body_that_is_damaged(box: Box) -> None:
+    """It is never sent."""
+    box(Outbox.accept, answer(noise(1000)))
+    box(lambda outbox: outbox._db.execute("UPDATE body SET bytes = substr(bytes, 2)"))
+    with pytest.raises(Damaged, match="the body of delivery 1"):
+        box.due()
+
+
+def budget(box: Box, more: int) -> int:
+    """So many bytes more than it takes now."""
+    box.outbox._max_bytes = box(Outbox.used_bytes) + more
+    return box.outbox._max_bytes
+
+
+def test_beyond_its_budget_what_the_receiver_has_goes_first(box: Box) -> None:
+    """The oldest of it, and only as much as is needed; what is undelivered stays whole."""
+    box(Outbox.accept, answer(noise(50_000), key("superseded")))
+    box(Outbox.accept, answer("new", key("superseded")))
+    for n in range(3):
+        box(Outbox.accept, answer(noise(50_000), key(f"d{n}")))
+    for due in box.due():
+        box(Outbox.delivered, box.attempt(due))
+    box(Outbox.accept, answer(noise(50_000), key("pending")))
+    budget(box, -1)
+    assert box(Outbox.accept, answer(noise(50_000), key("new")))
+    assert {due.webhook_id.split("_")[2] for due in box.due()} == {"pending", "new"}
+    assert box(Outbox.replay, turn_id="d0") == (0, 1)
+    assert box(Outbox.used_bytes) <= budget(box, 0)
+
+
+def test_beyond_its_budget_new_ones_wait_and_undelivered_ones_stay(box: Box) -> None:
+    """Nothing is half done, and the first acknowledgement makes room."""
+    for n in range(3):
+        box(Outbox.accept, answer(noise(50_000), key(f"t{n}")))
+    most = budget(box, -1)
+    for _ in range(2):
+        with pytest.raises(OverBudget, match=f"PALIADIN_MAX_OUTBOX={most}"):
+            box(Outbox.accept, answer("one more", key("late")))
+    assert box(Outbox.timelines, "late") == []
+    assert len(box.due()) == 3
+    box(Outbox.delivered, box.attempt(box.due()[0]))
+    assert box(Outbox.accept, answer("one more", key("late")))
+    assert len(box.due()) == 3
+
+
+def test_what_is_known_costs_no_budget(box: Box) -> None:
+    """Looking again at what is undelivered is no reason to wait."""
+    box(Outbox.accept, answer())
+    budget(box, -1)
+    assert not box(Outbox.accept, answer(signature="2:4:0"))
+    assert not box(Outbox.accept, answer(b"\n", has_text=False))
+
+
+def test_upkeep_keeps_to_the_budget(box: Box) -> None:
+    """Also where nothing new comes."""
+    box(Outbox.accept, answer(noise(50_000)))
+    box.deliver()
+    assert not box(Outbox.tidy)
+    budget(box, -1)
+    assert box(Outbox.tidy)
+    assert stored(box) == 0
+
+
+def test_what_is_in_memory_is_bounded_by_bytes(box: Box) -> None:
+    """Large bodies go one after the other, and small ones behind them do not wait."""
+    for n in range(3):
+        box(Outbox.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"large{n}")))
+    for n in range(3):
+        box(Outbox.accept, answer(f"{n}", key(f"small{n}")))
+    found = box.due()
+    assert [due.webhook_id.split("_")[2] for due in found] == [
+        "large0",
+        "small0",
+        "small1",
+        "small2",
+    ]
+    busy = [due.turn for due in found]
+    sizes = [len(due.body) for due in found]
+    assert box(Outbox.due, busy, places=9, again=9, held=sizes)[0] == []
+    (next_large,) = box(Outbox.due, busy, places=1, again=1, held=sizes[1:])[0]
+    assert next_large.webhook_id.split("_")[2] == "large1"
 
 
 # --- many calls, one transaction ------------------------------------------------------------

@@ -60,6 +60,7 @@ def test_defaults() -> None:
         "callback_url": "https://paliad.example.org/callback",
         "secrets": (SECRET,),
         "max_bytes": 4 * 1024 * 1024,
+        "max_outbox": 1024**3,
         "quiet_s": 5.0,
         "rescan_s": 2.0,
         "refused_s": 900.0,
@@ -84,6 +85,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         PALIADIN_CALLBACK_URL="http://paliad.example.org:8080/callback",
         PALIADIN_CALLBACK_SECRET=f" {SECRET}  {OLD_SECRET} ",
         PALIADIN_MAX_BYTES="1",
+        PALIADIN_MAX_OUTBOX="1e9",
         PALIADIN_QUIET_S="0",
         PALIADIN_RESCAN_S="0.05",
         PALIADIN_REFUSED_S="604800",
@@ -102,6 +104,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         callback_url="http://paliad.example.org:8080/callback",
         secrets=(SECRET, OLD_SECRET),
         max_bytes=1,
+        max_outbox=1_000_000_000,
         quiet_s=0,
         rescan_s=0.05,
         refused_s=604800,
@@ -159,6 +162,7 @@ def test_frozen() -> None:
 
 NUMBERS = {
     "PALIADIN_MAX_BYTES": ("max_bytes", 1, 64 * 1024 * 1024),
+    "PALIADIN_MAX_OUTBOX": ("max_outbox", 1024**2, 1024**5),
     "PALIADIN_QUIET_S": ("quiet_s", 0, 600),
     "PALIADIN_RESCAN_S": ("rescan_s", 0.05, 60),
     "PALIADIN_REFUSED_S": ("refused_s", 0, 604_800),

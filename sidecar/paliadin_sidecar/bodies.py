@@ -1,0 +1,93 @@
+"""How bodies are kept: at what they cost to keep, and how many may be in memory at a time."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+__all__ = ["BadBody", "Packed", "most_beside", "pack", "take_fitting", "unpack"]
+
+#: Bodies that are sent at the same time hold so many bytes, or one of them is larger and no other
+#: is large.
+_MOST_HELD = 32 * 1024 * 1024
+_LARGE = 1024 * 1024
+#: A body that shrinks to less than this is mostly one thing again and again, and shrinks once more.
+_REPETITIVE = 50
+#: The fastest: a body is on an answer's way.
+_LEVEL = 1
+
+
+class BadBody(Exception):
+    """What was kept is not what was packed."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A body as it is kept.
+
+    Attributes:
+        data: the bytes that are kept.
+        size: of the body, in bytes.
+        deflated: how many times it was deflated: 0, 1 or 2.
+    """
+
+    data: bytes = field(repr=False)
+    size: int
+    deflated: int
+
+
+def pack(body: bytes) -> Packed:
+    """Deflate a body (RFC 1950), where that makes it smaller.
+
+    JSON writes a NUL as six bytes: 4 MiB of them, which cost nothing as a sparse file, are a body
+    of 24 MiB. Deflated once that is some 100 KB, since deflate has a best ratio; twice, some 500
+    bytes.
+    """
+    once = zlib.compress(body, _LEVEL)
+    if len(once) >= len(body):
+        return Packed(body, len(body), 0)
+    if len(once) * _REPETITIVE > len(body):
+        return Packed(once, len(body), 1)
+    return Packed(zlib.compress(once, _LEVEL), len(body), 2)
+
+
+def unpack(packed: Packed) -> bytes:
+    """The body, byte for byte.
+
+    Raises:
+        BadBody: it is damaged.
+    """
+    body = packed.data
+    try:
+        for _ in range(packed.deflated):
+            body = zlib.decompress(body, bufsize=packed.size)
+    except zlib.error:
+        raise BadBody from None
+    if len(body) != packed.size:
+        raise BadBody
+    return body
+
+
+def most_beside(held: Collection[int]) -> int | None:
+    """The size of the largest body that may be in memory beside others of these sizes.
+
+    None for any: one may always be large, so that each is sent in the end.
+    """
+    if max(held, default=0) <= _LARGE:
+        return None
+    return max(_LARGE, _MOST_HELD - sum(held))
+
+
+def take_fitting(sizes: Iterable[int], held: Collection[int]) -> list[int]:
+    """Which of these, by their places in order, may come into memory beside those held."""
+    beside, taken = list(held), []
+    for place, size in enumerate(sizes):
+        most = most_beside(beside)
+        if most is None or size <= most:
+            beside.append(size)
+            taken.append(place)
+    return taken
