@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -51,6 +52,10 @@ _CHANGED_FIRST_S, _CHANGED_MOST_S = 0.004, 1.0
 _POLL_APART_S = 0.001
 #: So many of the files that wait for long are named in the status.
 _MAX_WAITING_NAMED = 10
+#: A change by mmap, by another name of the file or from another machine may raise no event. So
+#: many files, those that were taken last, are looked at in every scan, for as long as a revision
+#: of them is sent; others once a minute.
+_RECENT_FILES, _RECENT_S = 1000, 600.0
 #: Files older than this, in a root that was never watched, are history.
 _HISTORY_S = 900.0
 #: So many files with a second name are looked at whenever names move; more, once a minute.
@@ -137,6 +142,8 @@ class _Place:
     #: Which directory it was asked of, and where a lease there proves that nobody writes.
     asked: tuple[int, int] | None = None
     leases_on: int | None = None
+    #: What was taken last, when and as what: it is looked at in every scan.
+    recent: dict[str, tuple[float, Fingerprint]] = field(default_factory=dict)
     #: Files that failed for a second name: its removal moves no time but theirs.
     linked: set[str] = field(default_factory=set)
     #: Tokens that were read.
@@ -224,8 +231,14 @@ class Intake:
         self.scans += 1
         place = self._places[spec.path]
         names = place.root.names(always=every_file)
-        if names is None or place.root.fd is None:
+        if place.root.fd is None:
             return []
+        findings = [] if names is None else self._compare(place, names, every_file=every_file)
+        if not every_file:
+            findings += self._look_again(place, place.root.fd)
+        return findings
+
+    def _compare(self, place: _Place, names: list[str], *, every_file: bool) -> list[Finding]:
         findings: list[Finding] = []
         lying = foreign = 0
         for name in names:
@@ -235,7 +248,7 @@ class Intake:
                 if (
                     name in place.under  # it may have changed without an event
                     or name not in place.taken
-                    or ((every_file or name in place.linked) and self._moved(place, name))
+                    or (every_file and self._moved(place, name))
                 ):
                     findings.extend(self._take_up(place, name))
             elif turn_id_of(name, ".jwt") is not None:
@@ -250,6 +263,19 @@ class Intake:
         place.linked &= present
         place.lying, place.foreign = lying, foreign
         return findings
+
+    def _look_again(self, place: _Place, directory: int) -> Iterator[Finding]:
+        # At files whose next change may move no name, and raise no event.
+        old = self._monotonic() - _RECENT_S
+        while place.recent and next(iter(place.recent.values()))[0] < old:
+            del place.recent[next(iter(place.recent))]
+        changed = {name for name in place.linked if self._moved(place, name)}
+        for name, (_, fingerprint) in place.recent.items():
+            with suppress(Unreadable):  # when each file is looked at, that is told
+                if fingerprint_at(directory, name) not in (None, fingerprint):
+                    changed.add(name)
+        for name in changed - place.under.keys():
+            yield from self._take_up(place, name)
 
     def history(self, spec: RootSpec) -> list[Arrival]:
         """The old files of a root that was never watched; they are not taken up any more.
@@ -434,6 +460,7 @@ class Intake:
             return
         look = file.look()
         if self._is_taken(place, under.name, look.fingerprint):
+            self._taken_as(place, under.name, look.fingerprint)
             self._drop(place, under)  # an event, but nothing new
             return
         under.progress, verdict = self._decide(under.progress, look)
@@ -453,11 +480,18 @@ class Intake:
         yield Settled(arrival)
         self.only_scanned += not under.noticed
         place.taken[under.name] = arrival.signature
+        self._taken_as(place, under.name, look.fingerprint)
         if arrival.reason == "untrusted" and look.links > 1 and len(place.linked) < _MAX_LINKED:
             place.linked.add(under.name)
         else:
             place.linked.discard(under.name)
         self._drop(place, under)
+
+    def _taken_as(self, place: _Place, name: str, fingerprint: Fingerprint) -> None:
+        place.recent.pop(name, None)
+        place.recent[name] = self._monotonic(), fingerprint
+        if len(place.recent) > _RECENT_FILES:
+            del place.recent[next(iter(place.recent))]
 
     def _wait(
         self,

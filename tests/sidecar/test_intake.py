@@ -17,6 +17,7 @@ from support.tokens import unsigned_token
 from support.users import ORDINARY, without_privilege
 from support.writer import Writer
 
+from paliadin_sidecar import intake
 from paliadin_sidecar.fingerprint import COARSE_S, Fingerprint
 from paliadin_sidecar.intake import Finding, Gone, Hint, Intake, Settled, Stalled, Vanished
 from paliadin_sidecar.outbox import Arrival, TurnKey
@@ -1119,3 +1120,60 @@ def test_history_that_may_not_be_read(ordinary: Place) -> None:
     assert ordinary.intake.history(ordinary.spec) == []
     (ordinary / "t.txt").chmod(0o600)
     assert texts(ordinary.every_file()) == [WHOLE]
+
+
+# --- what no event tells --------------------------------------------------------------------
+
+
+def rested(place: Place, *names: str) -> None:
+    """Take these in turn; then the directory's time says that nothing came or went since."""
+    for name in names:
+        place.publish(name)
+        place.notice(name)
+        assert texts(place.look()) == [WHOLE]
+    os.utime(place.path, (1_000_000, 1_000_000))
+    assert scanned(place) == []
+
+
+def scanned(place: Place) -> list[str]:
+    return texts([*place.intake.scan(place.spec, every_file=False), *place.look()])
+
+
+def test_a_change_without_an_event(place: Place) -> None:
+    """The next scan finds it, once, though no name moved."""
+    rested(place, "t.txt")
+    append(place / "t.txt", f"No.{TRAILER}")
+    assert scanned(place) == [f"{WHOLE}No.{TRAILER}"]
+    assert scanned(place) == []
+
+
+def test_a_change_without_an_event_of_what_is_not_recent(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many files, for so long, are looked at in each scan; all others when each file is."""
+    monkeypatch.setattr(intake, "_RECENT_FILES", 2)
+    rested(place, "a.txt", "b.txt", "c.txt")
+    for name in ("a.txt", "b.txt"):
+        append(place / name, name)
+    assert scanned(place) == []
+    assert texts(place.wait(QUIET_S)) == [f"{WHOLE}b.txt"]
+    place.now += 601
+    append(place / "c.txt", f"No.{TRAILER}")
+    assert scanned(place) == []
+    assert sorted(texts([*place.every_file(), *place.wait(QUIET_S)])) == [
+        f"{WHOLE}No.{TRAILER}",
+        f"{WHOLE}a.txt",
+    ]
+
+
+def test_a_second_name_that_goes_elsewhere(place: Place) -> None:
+    """The directory's time does not tell that a name in another one went."""
+    (place / "t.txt").write_text(WHOLE)
+    other = place.path.with_name("other")
+    other.hardlink_to(place / "t.txt")
+    place.notice("t.txt")
+    assert texts(place.wait(LINKS_S)) == ["untrusted"]
+    os.utime(place.path, (1_000_000, 1_000_000))
+    assert scanned(place) == []
+    other.unlink()
+    assert scanned(place) == [WHOLE]

@@ -42,3 +42,15 @@ def test_each_way_to_change(host: Sidecar, receiver: Receiver, engine: str) -> N
         way(path)
         found = receiver.wait(path.stem, 2).json["data"]
         assert (found["revision"], found["response"].encode()) == (2, path.read_bytes())
+
+
+def test_a_change_that_no_event_tells_of(host: Sidecar, receiver: Receiver, engine: str) -> None:
+    """The next scan finds it in a file that was taken lately, though no name moved."""
+    host.environ["PALIADIN_EVENTS"] = engine
+    host.start()
+    path = host.aichat / "t1.txt"
+    path.write_bytes(content(path).replace(b"Antwort", b"Entwurf"))
+    receiver.wait("t1")
+    CHANGE["mmap"](path)
+    data = receiver.wait("t1", 2).json["data"]
+    assert (data["revision"], data["response"].encode()) == (2, content(path))
