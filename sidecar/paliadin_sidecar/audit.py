@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,7 +16,7 @@ from paliadin_sidecar import streams
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LEVELS", "Audit"]
+__all__ = ["LEVELS", "Audit", "unconfirmable"]
 
 #: What an operator should look at; everything else is `info`.
 LEVELS = {
@@ -31,6 +33,8 @@ LEVELS = {
     "service.crashed": "error",
     "service.unknown_variable": "warning",
 }
+#: Among a turn's few contents, no two have the same of so many.
+_CONTENT_DIGITS = 16
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -77,6 +81,36 @@ class Audit:
             return
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
         self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+
+
+def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+    """An event's fields, with nothing by which somebody could confirm what an answer says.
+
+    Whoever guesses a small answer can compute its SHA-256, of which a webhook id has 16 digits.
+    So the journal has `content` instead: it tells two contents of one turn apart, and only who has
+    the key can compute it. Of the ids it has all before the digits, by which they are still found.
+
+    Args:
+        fields: as the outbox has them.
+        key: this outbox's own.
+    """
+    shown: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "webhook_id":
+            shown[name] = _without_digest(value)
+        elif name == "superseded":
+            shown[name] = [_without_digest(one) for one in value]
+        elif name != "sha256":
+            shown[name] = value
+        elif value is not None:
+            turn = [fields.get(part) for part in ("backend", "persona", "turn_id")]
+            told = msgspec.json.encode([*turn, value])
+            shown["content"] = hmac.digest(key, told, "sha256").hex()[:_CONTENT_DIGITS]
+    return shown
+
+
+def _without_digest(webhook_id: str) -> str:
+    return re.sub(r"_[0-9a-f]{16}\Z", "", webhook_id)
 
 
 def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

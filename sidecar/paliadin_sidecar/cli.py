@@ -296,10 +296,11 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
     The beginning of an id is enough where no other id begins so.
     """
     from paliadin_sidecar import eventlog  # noqa: PLC0415 - structlog is slow to load
-    from paliadin_sidecar.audit import Audit  # noqa: PLC0415
+    from paliadin_sidecar.audit import Audit, unconfirmable  # noqa: PLC0415
 
     audit, missed = Audit(_stdout(), readable=True), False
-    with _opened(env_file) as (_, outbox):
+    with _opened(env_file) as (state_dir, outbox):
+        key = statedir.journal_key(state_dir)
         try:
             if follow:
                 signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
@@ -312,7 +313,7 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
                     eventlog.past(outbox, found.values()) if found or not turn_ids else iter(())
                 )
             for event in events:
-                audit.line(event.name, event.at, event.fields)
+                audit.line(event.name, event.at, unconfirmable(event.fields, key))
         except NoSuchTurn as exc:
             click.echo(exc, err=True)
             sys.exit(_NO)

@@ -19,7 +19,7 @@ import anyio
 
 from paliadin_sidecar import crash, statedir, turnfile
 from paliadin_sidecar import intake as finding
-from paliadin_sidecar.audit import Audit
+from paliadin_sidecar.audit import Audit, unconfirmable
 from paliadin_sidecar.committer import BLOCKED_S, Committer
 from paliadin_sidecar.deliver import Sender
 from paliadin_sidecar.dispatch import Dispatch
@@ -173,6 +173,7 @@ class _Service:
         )
         self._commit = Committer(outbox, self._wrote, self._blocked, self._unblocked)
         self.unknown: tuple[tuple[str, str], ...] = ()
+        self._journal_key = statedir.journal_key(settings.state_dir, create=True)
         self._blocked_why = ""
         self._budget_why = ""
         self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
@@ -481,7 +482,8 @@ class _Service:
             try:
                 await self._writable()
                 crash.point("before a line is printed")
-                self._audit.line(event.name, event.at, {"event_id": event.id, **event.fields})
+                told = unconfirmable(event.fields, self._journal_key)
+                self._audit.line(event.name, event.at, {"event_id": event.id, **told})
                 crash.point("after a line was printed")
             except OSError:
                 # Nobody reads, or the log's disk is full. The rows keep it; turns go on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ __all__ = [
     "NotNow",
     "StateDirError",
     "is_alive",
+    "journal_key",
     "lock",
     "prepare",
     "quarantine",
@@ -30,6 +31,7 @@ __all__ = [
 _LOCK = "sidecar.lock"
 #: A command that asks whether the daemon lives holds the lock for an instant.
 _TRIES, _TRY_S = 20, 0.05
+_JOURNAL_KEY, _JOURNAL_KEY_BYTES = "journal.key", 32
 _HELD_AN_OUTBOX = b"an outbox was made here\n"
 
 
@@ -111,6 +113,32 @@ def remember_outbox(path: Path) -> None:
                 os.fsync(file.fileno())
     except OSError as exc:
         raise _error(path / _LOCK, "written", exc) from None
+
+
+def journal_key(path: Path, *, create: bool = False) -> bytes:
+    """The key of what the journal shows of a content; it stays when the outbox is moved aside.
+
+    Where it can be neither read nor made, it is this process's own.
+
+    Args:
+        path: the state directory.
+        create: make one where there is none.
+    """
+    file = path / _JOURNAL_KEY
+    try:
+        key = file.read_bytes()
+    except OSError:
+        key = b""
+    if len(key) >= _JOURNAL_KEY_BYTES:
+        return key
+    key = os.urandom(_JOURNAL_KEY_BYTES)
+    if create:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)  # half of one, from when the disk was full
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as new:
+                new.write(key)
+    return key
 
 
 def is_alive(path: Path) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from paliadin_sidecar.audit import LEVELS, Audit
+from paliadin_contract.ids import webhook_id
+from paliadin_sidecar.audit import LEVELS, Audit, unconfirmable
 
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400.0
@@ -88,3 +90,39 @@ def test_a_stream_that_is_gone() -> None:
     finally:
         with suppress(BrokenPipeError):
             stream.close()
+
+
+# --- what nobody can confirm ----------------------------------------------------------------
+
+
+def shown(content: bytes, turn_id: str = "t", key: bytes = b"k" * 32) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    id_ = webhook_id("aichat", "paliadin", turn_id, 1, digest)
+    about = {"backend": "aichat", "persona": "paliadin", "turn_id": turn_id}
+    return unconfirmable({**about, "sha256": digest, "webhook_id": id_, "superseded": [id_]}, key)
+
+
+def test_a_small_answer_cannot_be_confirmed() -> None:
+    """Of its SHA-256, in whatever field, no part is left that somebody could compute."""
+    digest = hashlib.sha256(b"Ja.").hexdigest()
+    assert not any(digest[i : i + 6] in str(shown(b"Ja.")) for i in range(59))
+    assert "sha256" not in shown(b"Ja.")
+    assert shown(b"Ja.")["webhook_id"] == "aichat_paliadin_t_1"
+    assert shown(b"Ja.")["superseded"] == ["aichat_paliadin_t_1"]
+
+
+def test_two_contents_are_told_apart() -> None:
+    """Of one turn and one outbox; another turn's, or another outbox's, cannot be compared."""
+    assert shown(b"Ja.") == shown(b"Ja.")
+    assert len({
+        shown(b"Ja.")["content"],
+        shown(b"Nein.")["content"],
+        shown(b"Ja.", "other")["content"],
+        shown(b"Ja.", key=b"l" * 32)["content"],
+    }) == 4  # fmt: skip
+
+
+def test_what_tells_nothing_stays() -> None:
+    """A failure has no content, and its id says the reason."""
+    fields = {"sha256": None, "webhook_id": "aichat_paliadin_t_1_empty", "bytes": 3, "n": None}
+    assert unconfirmable(fields, b"k") == {k: fields[k] for k in ("webhook_id", "bytes", "n")}

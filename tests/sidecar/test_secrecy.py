@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import signal
@@ -154,3 +155,29 @@ def test_what_is_kept_is_readable_by_its_owner_alone(host: Sidecar, receiver: Re
     files = list(host.state.iterdir())
     assert {f.name for f in files} >= {"outbox.db", "outbox.db-wal", "sidecar.lock"}
     assert [f.name for f in files if f.stat().st_mode & 0o077] == []
+
+
+def test_the_journal_confirms_no_answer(host: Sidecar, receiver: Receiver) -> None:
+    """Not by the SHA-256 that the receiver gets; contents are told apart, also over a restart."""
+    host.start()
+    data = [host.answer("t1", "Ja.")]
+    host.wait_event("delivery.delivered", turn_id="t1")
+    host.kill()
+    host.start()
+    data.append(host.answer("t1", "Nein."))
+    host.wait_event("delivery.delivered", turn_id="t1", revision=2)
+    host.kill()
+    host.start()
+    data.append(host.answer("t1", "Ja."))
+    host.wait_event("delivery.delivered", turn_id="t1", revision=3)
+    output = host.output.decode() + host.command("log").stdout
+    for one in data:
+        digest = hashlib.sha256(one).hexdigest()
+        assert not any(digest[i : i + 12] in output for i in range(53))
+        assert digest in receiver.requests[data.index(one)].body.decode()
+    delivered = {e["revision"]: e for e in host.events("delivery.delivered")}
+    first, second, third = (delivered[n]["content"] for n in (1, 2, 3))
+    assert first == third != second
+    for request, revision in zip(receiver.turns, (1, 2, 3), strict=False):
+        assert request.id.startswith(delivered[revision]["webhook_id"] + "_")
+    assert delivered[1]["content"] in host.command("log", "t1").stdout

@@ -20,6 +20,7 @@ from paliadin_sidecar.statedir import (
     Locked,
     StateDirError,
     is_alive,
+    journal_key,
     lock,
     prepare,
     quarantine,
@@ -218,3 +219,18 @@ def test_two_in_a_row(tmp_path: Path) -> None:
         found.append(quarantine(tmp_path, OUTBOX))
     assert [path.read_text() for path in found if path] == [f"outbox {n}" for n in range(5)]
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_the_journal_s_key(tmp_path: Path) -> None:
+    """Made once, for us alone; half of one is replaced, and without room there is one anyway."""
+    assert len(journal_key(tmp_path)) == 32
+    assert not list(tmp_path.iterdir())
+    key = journal_key(tmp_path, create=True)
+    (file,) = tmp_path.iterdir()
+    assert journal_key(tmp_path) == journal_key(tmp_path, create=True) == key == file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(b"half")
+    assert journal_key(tmp_path, create=True) == file.read_bytes() != key
+    file.unlink()
+    file.mkdir()
+    assert len(journal_key(tmp_path, create=True)) == 32
