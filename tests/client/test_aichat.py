@@ -297,6 +297,57 @@ async def test_error_codes(aichat: AichatHost, code: str, *, nested: bool) -> No
     assert caught.value.detail == "words of the backend"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "bad_request", "message": "unsupported_streaming: paliadin", "retryable": False},
+        {
+            "type": "error",
+            "code": "bad_request",
+            "message": "unsupported_streaming",
+            "retryable": False,
+            "since": "later",
+        },
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False], ids=["under error", "at the top"])
+@pytest.mark.parametrize("status", [400, 500, 501])
+async def test_unsupported_streaming(
+    error: dict[str, object], status: int, *, nested: bool
+) -> None:
+    """An error of the streaming call keeps its code, whatever its message, status and shape."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = {"error": error, "elapsed": [1]} if nested else error
+        await JSONResponse(body, status)(scope, receive, send)
+
+    async with serving(app) as url:
+        environ = {"PALIADIN_BACKEND": "aichat", "AICHAT_URL": url, "AICHAT_TOKEN": "t"}
+        async with paliadin_client.connect(environ=environ) as paliadin:
+            with pytest.raises(BadRequest) as caught:
+                await paliadin.health()
+    assert (caught.value.code, caught.value.retryable) == ("bad_request", False)
+    assert caught.value.detail == error["message"]
+
+
+async def test_newer_answer(aichat: AichatHost) -> None:
+    """Fields that are new, and known ones of another form, cost the answer nothing."""
+    aichat.extra = {
+        "conversation_id": "c-3",
+        "resumed": True,
+        "used_tools": ["search", "read"],
+        "rows_seen": [3, 0],
+        "pane_spawned": "no",
+        "duration_ms": None,
+        "type": "done",
+        "code": None,
+        "error": None,
+        "usage": {"tokens": [1, 2, {"of": "them"}]},
+    }
+    result = await run(aichat, ask())
+    assert (result.text, result.via, result.conversation_id) == (TEXT, "response", "c-3")
+
+
 async def test_wrong_token(aichat: AichatHost) -> None:
     """A token that the backend does not take is `auth_failed`, and stands in no error."""
     aichat.environ["AICHAT_TOKEN"] = "wrong-token-marker"
