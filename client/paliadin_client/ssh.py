@@ -171,9 +171,8 @@ class Ssh:
     async def _read(self, command: Sequence[str], log: SshLog, slot: ExitStack) -> bytes:
         stdout, stderr = bytearray(), bytearray()
         with ExitStack() as kept:
-            log_read, log_write = os.pipe()
+            process, log_read = await self._start(command)
             kept.callback(os.close, log_read)
-            process = await self._start(command, log_write)
             assert process.stdout is not None
             assert process.stderr is not None
             try:
@@ -199,15 +198,20 @@ class Ssh:
             raise of_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
         return bytes(stdout)
 
-    async def _start(self, command: Sequence[str], log_write: int) -> Process:
-        try:
-            return await anyio.open_process(
-                [*self._command, *command], stdin=log_write, cwd=self._private.directory()
-            )
-        except OSError as exc:
-            raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
-        finally:
-            os.close(log_write)
+    async def _start(self, command: Sequence[str]) -> tuple[Process, int]:
+        with ExitStack() as failed:
+            try:
+                log_read, log_write = os.pipe()
+                failed.callback(os.close, log_read)
+                with ExitStack() as ours:
+                    ours.callback(os.close, log_write)
+                    process = await anyio.open_process(
+                        [*self._command, *command], stdin=log_write, cwd=self._private.directory()
+                    )
+            except OSError as exc:
+                raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
+            failed.pop_all()
+        return process, log_read
 
 
 async def _hold(slot: ExitStack, shaken: anyio.Event) -> None:
@@ -264,8 +268,8 @@ class _PrivateFiles:
     def _make(self) -> None:
         with ExitStack() as made:
             self._path = Path(tempfile.mkdtemp(prefix="paliadin-"))
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             made.callback(self._remove)
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             for name, contents in self._files.items():
@@ -275,8 +279,9 @@ class _PrivateFiles:
     def _remove(self) -> None:
         if self._is_ours():
             shutil.rmtree(self._path, ignore_errors=True)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _is_ours(self) -> bool:
         # A name in /tmp that got free may be anybody's by now, and so the known hosts in it.

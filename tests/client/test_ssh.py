@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import asyncssh
 import pytest
-from support.client_hosts import ANSWER, Drops
+from support.client_hosts import ANSWER, Drops, children, until
 from support.openssh import openssh_host
 
 import paliadin_client
@@ -65,8 +67,12 @@ async def test_lost_behind_a_banner(
     """A connection that is lost in the middle of a turn is that, whatever the banner says."""
     legacy.banner = f"{words}\r\n{LONG}{words}\r\n"
 
+    async def push_later(turn_id: str) -> None:
+        await until(lambda: not children())
+        await sidecar.push(turn_id)
+
     async def push_and_drop(seen: Seen) -> str:
-        pushes.start_soon(sidecar.push, seen.turn_id)
+        pushes.start_soon(push_later, seen.turn_id)
         raise Drops
 
     legacy.script = push_and_drop
@@ -354,3 +360,18 @@ async def test_no_room_for_the_directory(
         shutil.rmtree(tmp_path / "gone")
         with pytest.raises(Unreachable, match="No such file or directory"):
             await paliadin.health()
+
+
+async def test_no_more_files(legacy: LegacyHost) -> None:
+    """A process without a free descriptor cannot start ssh, and says so."""
+    async with paliadin_client.connect(environ=legacy.environ) as paliadin:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        opened = os.dup(0)
+        os.close(opened)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened, hard))
+        try:
+            with pytest.raises(Unreachable, match="ssh could not be started: Too many open files"):
+                await paliadin.health()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await paliadin.health()
