@@ -1,10 +1,15 @@
-"""A web app that asks, and is pushed to. Run it with `uvicorn app:app`; docs/client.md has more."""
+"""A web app that asks, and is pushed to. Run it with `uvicorn app:app`; docs/client.md has more.
+
+Its sign-in is missing: whatever does that puts `user_id` and `email` into the session.
+"""
 
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -16,7 +21,7 @@ answers: dict[str, TurnCallback] = {}  # stands in for the app's database
 
 
 async def store(turn: TurnCallback) -> None:
-    """Upsert: a turn may come again, and in a higher revision."""
+    """A turn may come again, and in a higher revision; what counts less does not come here."""
     answers[turn.data.submitted_turn_id or turn.data.turn_id] = turn
 
 
@@ -32,12 +37,13 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def ask(request: Request) -> JSONResponse:
     """Answer one question."""
-    form = await request.json()
-    user = User(form["user_id"], email=form.get("email"))
-    turn = TurnRequest(user=user, message=form["message"])
+    # Who asks is who is signed in, never who the browser says.
+    user = User(request.session["user_id"], email=request.session["email"])
+    turn = TurnRequest(user=user, message=(await request.json())["message"])
     result = await request.app.state.paliadin.run_turn(turn)
     return JSONResponse({"turn_id": result.turn_id, "via": result.via, "text": result.text})
 
 
 routes = [Route("/paliadin/callback", inbox), Route("/ask", ask, methods=["POST"])]
-app = Starlette(routes=routes, lifespan=lifespan)
+sessions = Middleware(SessionMiddleware, secret_key=os.environ["SESSION_SECRET"])
+app = Starlette(routes=routes, lifespan=lifespan, middleware=[sessions])

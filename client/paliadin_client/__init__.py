@@ -31,6 +31,8 @@ from paliadin_client.errors import (
 from paliadin_client.gate import connect
 from paliadin_client.inbox import Inbox, TurnCallback
 from paliadin_client.turn import Paliadin, Timings, TurnResult
+from paliadin_contract.callback import TurnCompleted, TurnFailed
+from paliadin_contract.trailer import Trailer, split
 
 __all__ = [
     "AnswerUnusable",
@@ -51,11 +53,15 @@ __all__ = [
     "ShimError",
     "SubmitLost",
     "Timings",
+    "Trailer",
     "TurnCallback",
+    "TurnCompleted",
+    "TurnFailed",
     "TurnRequest",
     "TurnResult",
     "TurnTimeout",
     "Unreachable",
     "User",
     "connect",
+    "split",
 ]

@@ -1,21 +1,29 @@
-"""The apps of `examples/app.py` and of the README, run as a newcomer runs them."""
+"""The example app and every snippet of README and docs, run as a newcomer runs them."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import re
+import secrets
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import anyio
 import httpx2
 import pytest
 from httpx2 import AsyncHTTPTransport
-from support.client_hosts import ANSWER, Sidecar
+from itsdangerous import TimestampSigner
+from support.client_hosts import ANSWER, Sidecar, serving
 
+from paliadin_client import Inbox
 from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
@@ -26,60 +34,129 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
+TEXT = split(ANSWER)[0]
+USER_ID = "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11"
 
 
-def readme_app() -> str:
-    """The README's app: its one block of Python."""
-    (block,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return str(block)
+class App(NamedTuple):
+    url: str
+    signed_in: dict[str, str]
 
 
-@pytest.fixture(params=["example", "readme"])
+def snippets(document: str) -> dict[str, str]:
+    """The blocks of Python of a document, by the comment before each."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall("(?:<!-- ([a-z-]+) -->\n)?```python\n(.*?)```", text, re.DOTALL)
+    return {name: str(code) for name, code in found}
+
+
+APPS = {
+    "example": (ROOT / "examples/app.py").read_text(encoding="utf-8"),
+    "readme": snippets("README.md")[""],
+    "client.md": snippets("docs/client.md")["app"],
+}
+
+
+def test_every_snippet_is_run() -> None:
+    """No document has a block of Python that no test here runs."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    found = {page.name: set(snippets(str(page.relative_to(ROOT)))) for page in pages}
+    wanted = {"README.md": {""}, "client.md": {"app", "calls", "fastapi"}}
+    assert {name: blocks for name, blocks in found.items() if blocks} == wanted
+
+
+@pytest.fixture(params=APPS)
 async def app(
     request: pytest.FixtureRequest, host: Host, secret: str, tmp_path: Path
-) -> AsyncIterator[str]:
-    """An app under uvicorn's own command, in a directory of its own."""
-    (tmp_path / "app.py").write_text(
-        readme_app() if request.param == "readme" else (ROOT / "examples/app.py").read_text()
-    )
+) -> AsyncIterator[App]:
+    """An app under uvicorn's own command, in a directory of its own, and who is signed in there."""
+    (tmp_path / "app.py").write_text(APPS[request.param], encoding="utf-8")
     listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     listener.close()
+    sessions = secrets.token_hex()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "--app-dir", str(tmp_path), "--port", str(port)),
         "app:app",
         cwd=tmp_path,
-        env={**os.environ, **host.environ, "PALIADIN_CALLBACK_SECRET": secret},
+        env={
+            **os.environ,
+            **host.environ,
+            "PALIADIN_CALLBACK_SECRET": secret,
+            "SESSION_SECRET": sessions,
+        },
         stdout=DEVNULL,
         stderr=DEVNULL,
     )
-    yield f"http://127.0.0.1:{port}"
+    session = json.dumps({"user_id": USER_ID, "email": "anna@example.org"}).encode()
+    cookie = TimestampSigner(sessions).sign(base64.b64encode(session)).decode()
+    yield App(f"http://127.0.0.1:{port}", {"cookie": f"session={cookie}"})
     process.terminate()
     assert await process.wait() in (0, -15)
 
 
-def test_fifteen_lines() -> None:
-    """The README's app is fifteen lines, as a newcomer counts them."""
-    assert len([line for line in readme_app().splitlines() if line]) == 15
+async def never(_: Seen) -> str:
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
-async def test_example(host: Host, app: str, secret: str, tmp_path: Path) -> None:
-    """A question to the app is answered by the push to its inbox."""
-
-    async def never(_: Seen) -> str:
-        await anyio.sleep_forever()
-        raise AssertionError
-
+async def test_app(host: Host, app: App, secret: str, tmp_path: Path) -> None:
+    """A question of who is signed in is answered by the push to the app's inbox."""
     host.script = never
-    question = {"user_id": "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "message": "Frage?"}
+    forged = {"user_id": "7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12", "message": "Frage?"}
     # Until uvicorn listens its port refuses: the transport tries again.
     transport = AsyncHTTPTransport(retries=8, trust_env=False)
-    async with httpx2.AsyncClient(transport=transport, timeout=30) as http:
-        answer = asyncio.ensure_future(http.post(f"{app}/ask", json=question))
+    async with httpx2.AsyncClient(transport=transport, headers=app.signed_in, timeout=30) as http:
+        answer = asyncio.ensure_future(http.post(f"{app.url}/ask", json=forged))
         seen = await host.next_turn()
-        sidecar = Sidecar(f"{app}/paliadin/callback", secret)
+        assert seen.pane in ("anna", "user-0f5c2a44", "paliad-paliadin-0f5c2a44")
+        sidecar = Sidecar(f"{app.url}/paliadin/callback", secret)
         async with sidecar.http:
             assert await sidecar.push(seen.turn_id) == 204
-        # The host never answers: this came with the push.
-        assert split(ANSWER)[0] in (await answer).text
+            # The host never answers: this came with the push.
+            assert TEXT in (await answer).text
+            if (database := tmp_path / "app.sqlite3").exists():
+                await _stored(sidecar, database, seen.turn_id)
     assert (tmp_path / "inbox.sqlite3").exists()
+
+
+async def _stored(sidecar: Sidecar, database: Path, turn_id: str) -> None:
+    # What `on_turn` of docs/client.md keeps: corrections of the file, and nothing else.
+    def answer() -> tuple[str, str | None]:
+        with closing(sqlite3.connect(database)) as db:
+            ((text, error),) = db.execute("SELECT answer, error FROM turns WHERE id = ?", [turn_id])
+            return text, error
+
+    assert answer() == (TEXT, None)
+    assert await sidecar.fail(turn_id, revision=2) == 204
+    assert await sidecar.push(turn_id, "Korrigiert.", revision=3) == 204
+    assert await sidecar.push(str(uuid4()), "Fremd.", submitted=turn_id, revision=4) == 204
+    assert await sidecar.push(str(uuid4()), "Einer anderen App.") == 204
+    assert answer() == ("Korrigiert.", None)
+
+
+async def test_calls(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three calls of docs/client.md are made as they stand there."""
+    for name, value in host.environ.items():
+        monkeypatch.setenv(name, value)
+    namespace: dict[str, Any] = {}
+    exec(snippets("docs/client.md")["calls"], namespace)  # as a reader pastes it
+    # The environment is the process's own, as in an app.
+    assert await namespace["everything"](USER_ID, "anna@example.org") == TEXT
+    assert len(host.resets) == 1
+
+
+async def test_fastapi(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In FastAPI the inbox is reached at its path; mounted, it would be behind a redirect."""
+    monkeypatch.setenv("PALIADIN_CALLBACK_SECRET", secret)
+    namespace: dict[str, Any] = {}
+    exec(snippets("docs/client.md")["fastapi"], namespace)
+    app = namespace["app"]
+    app.mount("/mounted", Inbox([secret]))
+    async with serving(app) as url:
+        statuses = []
+        for path in ("/paliadin/callback", "/mounted"):
+            sidecar = Sidecar(f"{url}{path}", secret)
+            async with sidecar.http:
+                statuses.append(await sidecar.push(str(uuid4())))
+    assert statuses == [204, 307]
