@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from paliadin_sidecar.outbox import Damaged, Older
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from paliadin_sidecar.outbox import OutboxError
 
 __all__ = ["Hosting", "in_container", "is_unit", "unit_name"]
@@ -66,6 +68,21 @@ class Hosting:
         if isinstance(exc, Damaged):
             return f"{exc.mend}: {self.begin_anew(exc.path.parent)}"
         return f"{exc.mend}: {self.restart}" if isinstance(exc, Older) else exc.mend
+
+    def fitted_settings(self, problems: Sequence[str]) -> list[str]:
+        """What is wrong with the configuration, for an operator beside a unit.
+
+        Who makes a second secret because a command knows none cuts the unit off from paliad.
+        """
+        if not self.unit:
+            return list(problems)
+        secret = (
+            f"PALIADIN_CALLBACK_SECRET is not set: systemd hands it to {self.unit} from the file of "
+            f"its LoadCredential= (systemctl cat {self.unit} | grep LoadCredential), and no other "
+            "command needs it. If that file is missing, put the secret there that paliad has"
+        )
+        found = [secret if "make one with" in problem else problem for problem in problems]
+        return [*found, f"{self.unit} runs it on this host: mend that, and {self.restart}"]
 
     def fitted(self, text: str) -> str:
         """A sentence whose `paliadin-sidecar` commands are those for this host and instance."""

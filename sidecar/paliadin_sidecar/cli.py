@@ -395,7 +395,7 @@ def _clear_errors(env_file: Path | None = None) -> Iterator[None]:
     try:
         yield
     except BadSettings as exc:
-        for problem in exc.problems:
+        for problem in _fitted(exc.problems, env_file):
             click.echo(problem, err=True)
         sys.exit(_CONFIG)
     except PermissionError as exc:
@@ -417,6 +417,18 @@ def _clear_errors(env_file: Path | None = None) -> Iterator[None]:
         mark = "." if isinstance(exc, (Damaged, DiskFails)) else ":"
         click.echo(f"{exc}{mark} {mend}", err=True)
         sys.exit(_NO)
+
+
+def _fitted(problems: Sequence[str], env_file: Path | None) -> list[str]:
+    # Of an operator's command, whose environment is not the unit's.
+    if is_unit():
+        return list(problems)
+    try:
+        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+    except (BadSettings, PermissionError):
+        return list(problems)
+    sidecar = daemon.look(state_dir, env_file)
+    return sidecar.hosting.fitted_settings(problems) + daemon.problems(sidecar)
 
 
 def _hosting(state_dir: Path, env_file: Path | None) -> Hosting:

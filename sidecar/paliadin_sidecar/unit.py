@@ -23,7 +23,7 @@ _PROPERTIES = (
     "PrivateTmp", "ProtectHome", "InaccessiblePaths",
 )  # fmt: skip
 #: Lines of the journal to look for the last words in, and how many of these are shown.
-_LINES, _WORDS, _WORD_CHARS = 60, 4, 300
+_LINES, _WORDS, _WORD_CHARS = 60, 4, 600
 _WARNING = 4  # of syslog(3): what systemd says as loudly as this is about a failure
 
 #: What systemd itself could not do before the program ran, by exit status (systemd.exec(5)).
@@ -125,12 +125,17 @@ def last_words(name: str, lines: Iterable[str]) -> tuple[str, ...]:
         except (ValueError, TypeError, KeyError):
             continue  # cut, or binary
         of_itself = entry.get("_SYSTEMD_UNIT") == name
-        if _tells_of_failure(text) if of_itself else priority <= _WARNING:
+        if _tells_of_failure(text) if of_itself else _is_reason(text, priority):
             run = entry.get("_SYSTEMD_INVOCATION_ID" if of_itself else "INVOCATION_ID", "")
             told.append((str(run), text.strip()[:_WORD_CHARS]))
     last_run = told[-1][0] if told else ""
     words = dict.fromkeys(text for run, text in told if run == last_run)
     return tuple(words)[-_WORDS:]
+
+
+def _is_reason(line: str, priority: int) -> bool:
+    # What systemd says last of any failure repeats its properties.
+    return priority <= _WARNING and not re.search(r"Failed with result|Failed to start ", line)
 
 
 def _tells_of_failure(line: str) -> bool:
@@ -141,7 +146,7 @@ def _tells_of_failure(line: str) -> bool:
 def explain(unit: Unit) -> str:
     """Why its daemon does not run, and what mends that, as one sentence without a full stop."""
     said = unit.properties
-    if said.get("LoadState") == "masked":
+    if "masked" in said.get("LoadState", "") + said.get("UnitFileState", ""):
         return f"{unit.name} is masked: systemctl unmask {unit.name} && systemctl start {unit.name}"
     if said["LoadState"] != "loaded":
         return f"{unit.name} cannot be loaded ({said.get('LoadError', said['LoadState'])}): {_SEE}"
@@ -155,6 +160,10 @@ def explain(unit: Unit) -> str:
     return ". ".join(filter(None, (_ended(unit), _said(unit), _cure(unit))))
 
 
+_MAKE_USER = (
+    "install -D -m 644 systemd/paliadin-sidecar.sysusers.conf "
+    "/etc/sysusers.d/paliadin-sidecar.conf && systemd-sysusers, in the checkout"
+)
 _SEE = "systemd-analyze verify shows why"
 
 
@@ -186,13 +195,14 @@ def _cure(unit: Unit) -> str:
         78: "Mend the configuration",
         203: f"{unit.program} is missing, or user {user} may not execute it, as where it was "
         f"installed under umask 077. Install it anew, or: chmod -R go+rX {program}",
-        216: f"There is no group for user {user}: systemd-sysusers",
-        217: f"There is no user {user} on this host: systemd-sysusers",
+        216: f"The group of the unit is not on this host: {_MAKE_USER}",
+        217: f"There is no user {user} on this host: {_MAKE_USER}",
         226: "A directory that the unit names cannot be had: mend that",
         243: "The secret's file, which LoadCredential= names, cannot be read: systemctl cat "
         f"{unit.name} | grep LoadCredential. Put the secret there, the same as paliad has",
     }
     cure = cures.get(status) if said.get("Result") == "exit-code" else None
     if said.get("Result") == "resources":
-        cure = "A file that the unit names cannot be read, as EnvironmentFile=: mend that"
+        files = ", ".join(unit.environment_files)
+        cure = f"What the unit needs cannot be had, as its EnvironmentFile= ({files}): mend that"
     return f"{cure}; then: systemctl restart {unit.name}" if cure else ""

@@ -61,6 +61,17 @@ def test_each_host_has_its_own_way_to_begin_anew() -> None:
     assert "docker compose run --rm --entrypoint sh sidecar -c" in IMAGE.mend(damaged)
 
 
+def test_nobody_is_told_to_make_a_second_secret() -> None:
+    """Beside a unit, whose secret systemd hands over; where there is none, it is what helps."""
+    problems = ["PALIADIN_CALLBACK_SECRET is not set: must be x; make one with echo", "B='': wrong"]
+    assert Hosting().fitted_settings(problems) == problems
+    secret, other, restart = UNIT.fitted_settings(problems)
+    assert "make one" not in secret
+    assert "LoadCredential=" in secret
+    assert other == problems[1]
+    assert restart.endswith(UNIT.restart)
+
+
 def test_other_errors_keep_their_cure() -> None:
     """Only what depends on the host is added."""
     assert UNIT.mend(Older(STATE / "outbox.db", "old")).endswith(UNIT.restart)

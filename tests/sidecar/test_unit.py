@@ -60,6 +60,7 @@ def test_a_unit_that_says_little() -> None:
             f"systemctl enable --now {NAME}",
         ),
         ({"LoadState": "masked"}, f"systemctl unmask {NAME} && systemctl start {NAME}"),
+        ({"UnitFileState": "masked-runtime"}, f"systemctl unmask {NAME}"),
         ({"LoadState": "bad-setting", "LoadError": "line 3"}, "systemd-analyze verify"),
         ({"ActiveState": "failed", "Result": "resources"}, RESTART),
         ({"ActiveState": "active"}, "PALIADIN_STATE_DIR"),
@@ -122,7 +123,9 @@ def test_the_last_words_are_the_last_run_s() -> None:
             line("PALIADIN_WATCH='nowhere': must be"),
             line("PALIADIN_WATCH='nowhere': must be"),
             of_systemd("Main process exited, status=78", "5"),
-            of_systemd("Failed with result 'exit-code'.", "4"),
+            of_systemd(f"{NAME}: Failed at step EXEC spawning /opt/x", "3"),
+            of_systemd(f"{NAME}: Failed with result 'exit-code'.", "4"),
+            of_systemd(f"Failed to start {NAME}.", "3"),
             "cut",
             json.dumps({"MESSAGE": [1, 2], "PRIORITY": "6"}),
             "[]",
@@ -131,6 +134,6 @@ def test_the_last_words_are_the_last_run_s() -> None:
     assert words == (
         '{"timestamp":"…","level":"error","event":"service.crashed"}',
         "PALIADIN_WATCH='nowhere': must be",
-        "Failed with result 'exit-code'.",
+        f"{NAME}: Failed at step EXEC spawning /opt/x",
     )
     assert last_words(NAME, []) == ()

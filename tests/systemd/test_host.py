@@ -141,6 +141,14 @@ class Host:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.journal().splitlines() if line.startswith("{")]
 
+    def check(self) -> dict[str, tuple[str, str]]:
+        """What `check --ping` finds: the worst of each subject."""
+        found: dict[str, tuple[str, str]] = {}
+        for one in json.loads(self.run("paliadin-sidecar check --ping --json", check=False).stdout):
+            if found.get(one["subject"], ("",))[0] != "wrong":
+                found[one["subject"]] = (one["level"], one["message"])
+        return found
+
     def accepted(self, turn_id: str) -> list[dict[str, Any]]:
         """The journal's lines about it: one, and another one from each outbox that met it anew."""
         return [
@@ -481,8 +489,78 @@ def test_the_way_back_is_from_the_last_upgrade(host: Host) -> None:
 
 
 def test_the_doctor_needs_no_daemon(host: Host) -> None:
-    """While it is down the secret is the file's, and the receiver can be asked all the same."""
-    host.run(f"systemctl stop {UNIT}; paliadin-sidecar check --ping; systemctl start {UNIT}")
+    """While it is down, which is wrong, the secret is the file's, and the receiver is asked."""
+    host.run(f"systemctl stop {UNIT}")
+    found = host.check()
+    host.run(f"systemctl start {UNIT}")
+    assert {subject for subject, (level, _) in found.items() if level == "wrong"} == {"daemon"}
+    assert found["daemon"][1].endswith(f"systemctl start {UNIT}.service")
+    assert found["ping"][0] == "ok"
+
+
+#: A mistake that an operator makes, what undoes it, and what leads to it.
+MISTAKES = {
+    "installed under umask 077": ("chmod 700 /opt/paliadin", "chmod 755 /opt/paliadin", "203/EXEC"),
+    "systemd-sysusers forgotten": (
+        f"mkdir -p /etc/systemd/system/{UNIT}.service.d; printf '[Service]\\nUser=nobody-here\\n'"
+        f" >/etc/systemd/system/{UNIT}.service.d/user.conf; systemctl daemon-reload",
+        f"rm /etc/systemd/system/{UNIT}.service.d/user.conf; systemctl daemon-reload",
+        "There is no user nobody-here on this host",
+    ),
+    "a comment behind a value": (
+        "echo 'PALIADIN_QUIET_S=7   # seconds' >>/etc/paliadin/sidecar.env",
+        "sed -i /QUIET_S=7/d /etc/paliadin/sidecar.env",
+        "PALIADIN_QUIET_S='7   # seconds': must be a number",
+    ),
+    "an authority that the unit does not see": (
+        "cp /etc/ssl/certs/ca-certificates.crt /root/ca.pem;"
+        "echo PALIADIN_CALLBACK_CA_FILE=/root/ca.pem >>/etc/paliadin/sidecar.env",
+        "sed -i /CA_FILE=.root/d /etc/paliadin/sidecar.env; rm /root/ca.pem",
+        "PALIADIN_CALLBACK_CA_FILE='/root/ca.pem'",
+    ),
+    "no secret": (
+        "mv /etc/paliadin/callback-secret /run/",
+        "mv /run/callback-secret /etc/paliadin/",
+        "LoadCredential=",
+    ),
+    "no environment file": (
+        "mv /etc/paliadin/sidecar.env /run/",
+        "mv /run/sidecar.env /etc/paliadin/",
+        "EnvironmentFile= (/etc/paliadin/sidecar.env)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_leads_to_its_cure(host: Host, mistake: str) -> None:
+    """`status` and `check` name it, while systemd starts the unit again or gave it up."""
+    make, undo, said = MISTAKES[mistake]
+    host.run(f"{make}; systemctl restart {UNIT}", check=False)
+    try:
+        for command in ("status", "check"):
+            done = host.run(f"paliadin-sidecar {command}", check=False)
+            assert done.returncode
+            assert said in done.stdout + done.stderr, command
+            assert f"systemctl restart {UNIT}.service" in done.stdout + done.stderr, command
+            assert "make one with" not in done.stdout + done.stderr
+    finally:
+        host.run(f"{undo}; systemctl restart {UNIT}")
+    assert host.run("paliadin-sidecar check").returncode == 0
+
+
+def test_a_correction_without_a_restart_is_named(host: Host) -> None:
+    """The variable, and the command; after it all is well."""
+    host.run(
+        "cp /etc/paliadin/sidecar.env /run; echo PALIADIN_QUIET_S=6 >>/etc/paliadin/sidecar.env"
+    )
+    level, message = host.check()["daemon"]
+    assert level == "wrong"
+    assert message == (
+        f"still runs with another value of PALIADIN_QUIET_S: systemctl restart {UNIT}.service"
+    )
+    host.run(message.rpartition(": ")[2])
+    assert host.check()["daemon"][0] == "ok"
+    host.run(f"cp /run/sidecar.env /etc/paliadin/; systemctl restart {UNIT}")
 
 
 def test_a_second_instance_serves_another_app(host: Host) -> None:
@@ -553,8 +631,13 @@ def test_a_damaged_outbox_is_moved_aside(host: Host) -> None:
     host.write("t20")
     host.run(f"printf damaged >/var/lib/{UNIT}/outbox.db")
     assert host.run(f"systemctl start {UNIT}", check=False).returncode
-    assert "run --quarantine" in host.run("paliadin-sidecar status", check=False).stderr
+    host.run(host.run("paliadin-sidecar status", check=False).stderr.rpartition("ids): ")[2])
+    host.wait_received("t20")
+    host.run(f"systemctl stop {UNIT}; printf damaged >/var/lib/{UNIT}/outbox.db")
+    host.run(f"rm -f /var/lib/{UNIT}/outbox.db-*; systemctl start {UNIT}", check=False)
+    host.write("t21")
     host.run(operate.block("damaged"))
+    host.wait_received("t21")
     host.wait_received("t20")
     assert not [event for event in host.events() if event["event"] == "turn.history"]
 
