@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -169,6 +169,8 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             if os.geteuid() and state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK):
                 # Most of what follows would look wrong to this user, and not be so.
                 raise PermissionError(errno.EACCES, "", str(state_dir))
+            sidecar = daemon.look(state_dir, env_file)
+            environ = _as_the_unit(environ, env_file or DEFAULT_ENV_FILE, sidecar)
             if not any(map(environ.get, _SECRET_FROM)):
                 # An operator's command signs with the service's secret.
                 found = doctor.credentials(state_dir, env_file or DEFAULT_ENV_FILE)
@@ -181,7 +183,6 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
             print_json([msgspec.to_builtins(finding) for finding in wrong])
             sys.exit(_CONFIG)
     settings_file = env_file or DEFAULT_ENV_FILE
-    sidecar = daemon.look(settings.state_dir, env_file)
     named = environ.get("PALIADIN_CALLBACK_SECRET_FILE") or settings_file.parent / "callback-secret"
     findings = doctor.examine(
         settings,
@@ -429,6 +430,19 @@ def _fitted(problems: Sequence[str], env_file: Path | None) -> list[str]:
         return list(problems)
     sidecar = daemon.look(state_dir, env_file)
     return sidecar.hosting.fitted_settings(problems) + daemon.problems(sidecar)
+
+
+def _as_the_unit(environ: Mapping[str, str], env_file: Path, sidecar: Daemon) -> dict[str, str]:
+    # Drop-ins may say more than the file, and later ones other things. A file that is not the
+    # unit's is an operator's trial.
+    unit = sidecar.unit
+    if unit is None or str(env_file) not in unit.environment_files:
+        return dict(environ)
+    said = dict(unit.environment)
+    for path in map(Path, unit.environment_files):
+        with suppress(BadSettings):
+            said |= merged_environment({}, path)
+    return dict(environ) | said | dict(os.environ)
 
 
 def _hosting(state_dir: Path, env_file: Path | None) -> Hosting:

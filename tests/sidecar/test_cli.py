@@ -108,6 +108,32 @@ def test_what_was_corrected_without_a_restart_is_named(host: Sidecar) -> None:
         assert "whsec_" not in done.stdout
 
 
+def test_check_has_what_the_unit_s_drop_ins_say(host: Sidecar, tmp_path: Path) -> None:
+    """Else each drop-in would look like a correction without a restart."""
+    files = [tmp_path / "sidecar.env", tmp_path / "drop-in.env"]
+    files[0].write_text("PALIADIN_QUIET_S=4\nPALIADIN_RESCAN_S=3\n")
+    files[1].write_text("PALIADIN_RESCAN_S=5\n")
+    listed = "".join(f"EnvironmentFiles={path} (ignore_errors=no)\\n" for path in files)
+    (tmp_path / "systemctl").write_text(
+        "#!/bin/sh\nprintf 'LoadState=loaded\\nActiveState=active\\n"
+        f"Environment=PALIADIN_EVENTS=inotify PALIADIN_QUIET_S=9\\n{listed}'\n"
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for name in ("PALIADIN_QUIET_S", "PALIADIN_RESCAN_S"):
+        del host.environ[name]
+    daemon_s = {"QUIET_S": "4", "RESCAN_S": "5", "EVENTS": "inotify"}
+    before = dict(host.environ)
+    host.environ |= {f"PALIADIN_{name}": value for name, value in daemon_s.items()}
+    host.start()
+    host.environ = before
+    done = host.command("check", f"--env-file={files[0]}", PATH=path)
+    assert "still runs" not in done.stdout
+    files[1].write_text("PALIADIN_RESCAN_S=6\n")
+    done = host.command("check", f"--env-file={files[0]}", PATH=path)
+    assert "another value of PALIADIN_RESCAN_S: systemctl restart state.service" in done.stdout
+
+
 def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
     """Exit 1: it is also the probe."""
     delivered.stop()

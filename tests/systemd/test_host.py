@@ -502,8 +502,11 @@ def test_the_doctor_needs_no_daemon(host: Host) -> None:
 MISTAKES = {
     "installed under umask 077": ("chmod 700 /opt/paliadin", "chmod 755 /opt/paliadin", "203/EXEC"),
     "systemd-sysusers forgotten": (
-        f"mkdir -p /etc/systemd/system/{UNIT}.service.d; printf '[Service]\\nUser=nobody-here\\n'"
-        f" >/etc/systemd/system/{UNIT}.service.d/user.conf; systemctl daemon-reload",
+        (
+            f"mkdir -p /etc/systemd/system/{UNIT}.service.d;"
+            "printf '[Service]\\nUser=nobody-here\\n'"
+            f" >/etc/systemd/system/{UNIT}.service.d/user.conf; systemctl daemon-reload"
+        ),
         f"rm /etc/systemd/system/{UNIT}.service.d/user.conf; systemctl daemon-reload",
         "There is no user nobody-here on this host",
     ),
@@ -513,8 +516,10 @@ MISTAKES = {
         "PALIADIN_QUIET_S='7   # seconds': must be a number",
     ),
     "an authority that the unit does not see": (
-        "cp /etc/ssl/certs/ca-certificates.crt /root/ca.pem;"
-        "echo PALIADIN_CALLBACK_CA_FILE=/root/ca.pem >>/etc/paliadin/sidecar.env",
+        (
+            "cp /etc/ssl/certs/ca-certificates.crt /root/ca.pem;"
+            "echo PALIADIN_CALLBACK_CA_FILE=/root/ca.pem >>/etc/paliadin/sidecar.env"
+        ),
         "sed -i /CA_FILE=.root/d /etc/paliadin/sidecar.env; rm /root/ca.pem",
         "PALIADIN_CALLBACK_CA_FILE='/root/ca.pem'",
     ),
