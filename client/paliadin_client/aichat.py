@@ -8,6 +8,7 @@ names `message` and `jwt` in `_turn`, the primer's form (the text that the agent
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 _TEXT = ("response", "answer", "text")
 _TRAILER = ("used_tools", "rows_seen", "classifier_tag")
+#: What of an address may be one: its query and fragment, and its user.
+_SECRETS = re.compile(r"[?#].*|(?<=//)[^/?#]*@")
 #: A turn's end is the caller's deadline; these bound what should be quick.
 _CONNECT_S = 10.0
 _HEALTH_S = 10.0
@@ -179,7 +182,7 @@ class Aichat:
             raise ShimError(
                 f"HTTP {response.status_code}: a redirect, which is not followed; AICHAT_URL must "
                 "name the place that it leads to",
-                detail=f"Location: {response.headers.get('location', '').partition('?')[0]}",
+                detail=f"Location: {_SECRETS.sub('', response.headers.get('location', ''))}",
             )
         if not response.is_success:
             raise _error(response.status_code, bytes(body) if plain else b"")

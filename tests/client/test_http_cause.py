@@ -189,7 +189,7 @@ async def test_redirect(status: int) -> None:
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(4096)
-        head = f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\nLocation: https://example.org/in?t=marker\r\n\r\n"
+        head = f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\nLocation: https://a:marker@example.org/in?t=marker#marker\r\n\r\n"
         writer.write(head.encode())
         await writer.drain()
         writer.close()

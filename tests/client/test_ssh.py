@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ import asyncssh
 import pytest
 from support.client_hosts import ANSWER, Drops, children, until
 from support.openssh import openssh_host
+from support.users import root_only
 
 import paliadin_client
 from paliadin_client import (
@@ -123,6 +127,64 @@ async def test_refused_behind_a_banner(legacy: LegacyHost, wrong: str) -> None:
         with pytest.raises(ShimAuthFailed) as caught:
             await paliadin.run_turn(ask())
     assert caught.value.detail.endswith(cause)
+    assert legacy.commands == []
+
+
+async def test_agents_key(
+    legacy: LegacyHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that an agent holds is not offered: we are who our own key says."""
+    ours = tmp_path / "ours"
+    ours.touch(0o600)
+    ours.write_text(legacy.environ["PALIADIN_SSH_PRIVATE_KEY"])
+    agent = await asyncio.create_subprocess_exec(
+        *("ssh-agent", "-D", "-a", str(tmp_path / "agent")), stdout=subprocess.DEVNULL
+    )
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        await until((tmp_path / "agent").exists)
+        await anyio.run_process(["ssh-add", "-q", str(ours)])
+        stranger = asyncssh.generate_private_key("ssh-ed25519")
+        legacy.environ["PALIADIN_SSH_PRIVATE_KEY"] = stranger.export_private_key().decode()
+        async with paliadin_client.connect(environ=legacy.environ) as paliadin:
+            with pytest.raises(ShimAuthFailed):
+                await paliadin.health()
+    finally:
+        agent.kill()
+        await agent.wait()
+
+
+IN_A_MACHINE = """
+import anyio, json, os, paliadin_client
+async def main():
+    async with paliadin_client.connect(environ=json.loads(os.environ["SETTINGS"])) as paliadin:
+        try:
+            await paliadin.health()
+        except paliadin_client.ShimAuthFailed as exc:
+            print(exc.detail)
+anyio.run(main)
+"""
+
+
+@root_only
+async def test_machines_known_hosts(legacy: LegacyHost, tmp_path: Path) -> None:
+    """A host key that only the machine's own file knows is not the pinned one."""
+    (tmp_path / "global").write_text(legacy.environ["PALIADIN_KNOWN_HOSTS"])
+    name = legacy.environ["PALIADIN_KNOWN_HOSTS"].partition(" ")[0]
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    settings = {**legacy.environ, "PALIADIN_KNOWN_HOSTS": f"{name} {other}"}
+    mounted = (
+        f"mount -t tmpfs tmpfs /etc/ssh && cp {tmp_path}/global /etc/ssh/ssh_known_hosts && "
+        'exec "$@"'
+    )
+    done = await anyio.run_process(
+        ["unshare", "--mount", "sh", "-c", mounted, "sh", sys.executable, "-c", IN_A_MACHINE],
+        env={**os.environ, "SETTINGS": json.dumps(settings)},
+        check=False,
+    )
+    if done.stderr.startswith((b"unshare:", b"mount:")):
+        pytest.skip(f"this root may not mount: {done.stderr.decode()}")
+    assert b"has changed and you have requested strict checking" in done.stdout
     assert legacy.commands == []
 
 
