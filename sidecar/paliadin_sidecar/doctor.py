@@ -75,7 +75,7 @@ def examine(
     daemon = daemon or look(settings.state_dir)
     return [
         Finding("ok", "configuration", "every variable can be read"),
-        *_daemon(settings, daemon),
+        *_daemon(settings, daemon, owner_named=owner_named),
         *(Finding("wrong", "variable", misspelt.sentence(*one)) for one in unknown),
         *_state_dir(settings.state_dir),
         *_outbox(settings, daemon.hosting),
@@ -96,13 +96,15 @@ def examine(
 def credentials(state_dir: Path, env_file: Path) -> Path | None:
     """The directory with the service's `callback-secret`, None where there is none.
 
-    It is what systemd gave the unit, or, while that is down, where the environment file lies.
+    It lies beside the environment file; where it is kept elsewhere, it is what systemd gave the
+    unit. In this order: a secret that was changed is the daemon's only after a restart, and that is
+    to be seen.
 
     Raises:
         PermissionError: it is there, and this user may not read it.
     """
     denied = None
-    for folder in (Path("/run/credentials") / unit_name(state_dir), env_file.parent):
+    for folder in (env_file.parent, Path("/run/credentials") / unit_name(state_dir)):
         try:
             (folder / "callback-secret").open("rb").close()
         except PermissionError as exc:
@@ -119,12 +121,15 @@ def credentials(state_dir: Path, env_file: Path) -> Path | None:
 # --- the daemon ---------------------------------------------------------------------------
 
 
-def _daemon(settings: Settings, daemon: Daemon) -> list[Finding]:
+def _daemon(settings: Settings, daemon: Daemon, *, owner_named: bool) -> list[Finding]:
     if daemon.alive is None:
         return []  # the state directory's finding says so
     if not daemon.alive and daemon.report is None and daemon.unit is None:
         return [Finding("note", "daemon", "has not run here yet")]
-    wrong = [*problems(daemon), *outdated(daemon, version("paliadin"), settings.variables())]
+    variables = settings.variables()
+    if not owner_named:
+        del variables["PALIADIN_OWNER"]  # the default is whoever runs it: another one here
+    wrong = [*problems(daemon), *outdated(daemon, version("paliadin"), variables)]
     found = [Finding("wrong", "daemon", text) for text in wrong]
     if not found:
         found = [Finding("ok", "daemon", "runs, with what this environment says")]

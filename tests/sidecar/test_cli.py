@@ -8,6 +8,8 @@ import random
 import resource
 import sqlite3
 import subprocess
+import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar, new_secret
 from support.waiting import until
 
+from paliadin_sidecar.outbox import FILENAME, Outbox
 from paliadin_sidecar.report import Reporter
 
 if TYPE_CHECKING:
@@ -106,6 +109,25 @@ def test_what_was_corrected_without_a_restart_is_named(host: Sidecar) -> None:
         assert done.returncode == 1
         assert f"still runs with another value of {name}: restart it" in done.stdout
         assert "whsec_" not in done.stdout
+
+
+def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
+    """As the alert says; a directory that is made a moment later is not."""
+    host.start()
+    host.stop()
+    root: dict[str, object] = {
+        "backend": "aichat",
+        "persona": "paliadin",
+        "path": str(host.aichat),
+        "why": "is gone",
+    }
+    root |= {"state": "missing", "turn_files": 0, "foreign_files": 0}
+    with Outbox(host.state / FILENAME) as outbox:
+        for missing_s, wrong in ((500.0, False), (700.0, True)):
+            roots = [root | {"since": time.time() - missing_s}]
+            outbox.transaction([partial(outbox.set_roots, roots)])
+            said = json.loads(host.command("status", "--json").stdout)["problems"]
+            assert any("is gone" in problem for problem in said) == wrong
 
 
 def test_check_has_what_the_unit_s_drop_ins_say(host: Sidecar, tmp_path: Path) -> None:

@@ -566,6 +566,13 @@ def test_a_correction_without_a_restart_is_named(host: Host) -> None:
     host.run(message.rpartition(": ")[2])
     assert host.check()["daemon"][0] == "ok"
     host.run(f"cp /run/sidecar.env /etc/paliadin/; systemctl restart {UNIT}")
+    # The secret as well, of which systemd gave the daemon a copy.
+    secret = "/etc/paliadin/callback-secret"
+    host.run(f"cp -a {secret} /run/; echo whsec_$(head -c 32 /dev/urandom | base64) >{secret}")
+    message = host.check()["daemon"][1]
+    assert message.startswith("still runs with another value of PALIADIN_CALLBACK_SECRET: ")
+    host.run(f"cp -a /run/callback-secret {secret}")
+    assert host.check()["daemon"][0] == "ok"
 
 
 def test_a_second_instance_serves_another_app(host: Host) -> None:
