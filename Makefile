@@ -21,9 +21,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m pytest
 
 # What it tries, and what its table says: docs/reliability.md. The long form takes its time.
 chaos: $(VENV)/.ready
@@ -59,11 +57,15 @@ lint: $(VENV)/.ready
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run bench/candidates/*.sh
 
-# Of the last `make test`.
+# The tests again, watched: twice as slow, since each process that they start is watched too. Each
+# writes a file of its own; none is left behind, also where a test fails or it is interrupted.
 coverage: $(VENV)/.ready
-	$(BIN)/python -m coverage report
+	@$(BIN)/python -m coverage erase
+	@trap 'rm -f .coverage.*' EXIT; trap 'exit 1' HUP INT TERM; \
+	    $(BIN)/python -m coverage run -m pytest && $(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
-check: lint test coverage
+check: lint coverage
 
 # As root; where something is missing, apt installs it.
 check-host: $(VENV)/.ready

@@ -253,7 +253,8 @@ async def _main() -> int:
     with anyio.CancelScope() as scope:
         # What is run by the loop cannot come in between: nothing is started and then forgotten.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as it is by `nohup`
+                asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
         stage = Stage()
         try:
             well = await _perform(console, stage, scope)

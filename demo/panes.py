@@ -58,7 +58,7 @@ class Agent(NamedTuple):
     """What runs in a pane."""
 
     command: list[str]
-    """Its argv, run without a shell, so that nothing is beneath it when it exits."""
+    """Arguments of `env`, so that no shell is beneath it when it exits."""
     process: str
     """The name that tmux shows while it is in the foreground."""
     prompt: str
@@ -69,7 +69,10 @@ class Agent(NamedTuple):
 def agent(command: list[str], process: str, prompt: str, answers: Path, cwd: str) -> Agent:
     """An agent, or the demo's own where there is no command."""
     if not command:
-        command = [sys.executable, str(Path(__file__).with_name("agent.py")), str(answers)]
+        python, script = Path(sys.executable), Path(__file__).with_name("agent.py")
+        # tmux shows a program's path up to the first blank or quote: this one has neither.
+        process = f"./{python.name}"
+        command = [f"--chdir={python.parent}", process, str(script), str(answers)]
         prompt = "^demo agent>$"
     return Agent(command, process or Path(command[0]).name, prompt, str(Path(cwd).absolute()))
 
@@ -183,7 +186,7 @@ class Panes:
 
     async def _spawn(self, session: str, window: str, agent: Agent) -> None:
         # `env` makes it two words at least: tmux hands a single one to a shell.
-        run = ("-c", agent.cwd, "env", *agent.command)
+        run = ("-c", agent.cwd.replace("#", "##"), "env", *agent.command)
         if old := await self._find(session, window):
             await self._tmux("respawn-pane", "-k", "-t", old.id, *run)
             return

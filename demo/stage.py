@@ -33,6 +33,8 @@ __all__ = ["Stage", "StageError"]
 _PROJECT = Path(__file__).parents[1]
 #: Agents end with their terminals.
 _END_S = 10.0
+#: Bytes of the base's path: the kernel takes 107 for a socket, which has a name and a lock there.
+_MAX_PATH = 80
 _OURS = ("PALIADIN_", "AICHAT_", "SUPABASE_")
 
 
@@ -52,7 +54,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        self.base = Path(tempfile.mkdtemp(prefix="paliadin-demo-")).resolve()
+        self.base = _directory()
         self.logs = self.base / "logs"
         self.roots = {name: self.base / name for name in ("aichat", "legacy")}
         for folder in (self.logs, self.base / "drafts", *self.roots.values()):
@@ -69,11 +71,10 @@ class Stage:
 
     def start_sidecar(self) -> None:
         """Start the real one, as it is shipped but for where it looks and keeps its state."""
-        command = str(Path(sys.executable).with_name("paliadin-sidecar"))
         self._daemons["sidecar"] = self._start(
             "sidecar",
             # No file: the settings of a sidecar that serves this very host are not the demo's.
-            [command, "run", "--env-file", os.devnull],
+            [*_module("paliadin_sidecar.cli"), "run", "--env-file", os.devnull],
             PALIADIN_CALLBACK_URL=self.receiver.url,
             PALIADIN_CALLBACK_SECRET=self._secret,
             PALIADIN_WATCH=":".join(f"{n}/paliadin={path}" for n, path in self.roots.items()),
@@ -83,7 +84,8 @@ class Stage:
     def start_aichat(self, deadline_s: float) -> None:
         """Start the stand-in, which names turns itself and gives them up after so long."""
         personas = self.base / "personas.toml"
-        personas.write_text(f'[paliadin]\nanswers = "{self.roots["aichat"]}"\n')
+        answers = json.dumps(str(self.roots["aichat"]), ensure_ascii=False)  # quoted as in TOML
+        personas.write_text(f"[paliadin]\nanswers = {answers}\n", encoding="utf-8")
         port = str(self._ports["aichat"].getsockname()[1])
         options = ("--port", port, "--deadline", str(deadline_s), "--own-ids")
         self._daemons["aichat"] = self._start(
@@ -219,6 +221,15 @@ class Stage:
             )
         self._started.append(process)
         return process
+
+
+def _directory() -> Path:
+    # In TMPDIR, where that suits: a socket's path is short, and a colon parts directories.
+    base = Path(tempfile.mkdtemp(prefix="paliadin-demo-")).resolve()
+    if len(os.fsencode(base)) > _MAX_PATH or ":" in str(base):
+        base.rmdir()
+        base = Path(tempfile.mkdtemp(prefix="paliadin-demo-", dir="/tmp")).resolve()
+    return base
 
 
 def _module(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# A busy machine is no fault of the code: how long one example takes decides nothing.
-settings.register_profile("paliadin", deadline=None)
+# The same examples in each run, whatever the last one left: `make chaos` searches at random. A
+# busy machine is no fault of the code: how long one example takes decides nothing.
+settings.register_profile("paliadin", deadline=None, derandomize=True, database=None)
 settings.load_profile("paliadin")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested, a line for each reason, which names what mends it."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{count:4} skipped, {' '.join(reason.split())}")
 
 
 @pytest.fixture

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import hypothesis
 import pytest
+from chaos import model
 from chaos.model import ENGINES, Promise
+from chaos.writers import TRAILER
 from hypothesis.stateful import run_state_machine_as_test
 
 from paliadin_sidecar import policy, turnfile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_whatever_happens(engine: str) -> None:
     """Written, renamed, removed, killed, refused, in any order: whole, in the end, once."""
-    play(engine, examples=150)
-
-
-@pytest.mark.parametrize(
-    ("module", "decision", "broken", "breach"),
-    [
-        (policy, "decide", lambda *_, **__: policy.Delivered(), "lost"),
-        (turnfile, "_being_written", lambda _: False, "cut"),
-    ],
-    ids=["tries once", "does not wait for writers"],
-)
-def test_a_daemon_that_breaks_it_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, module: object, decision: str, broken: object, breach: str
-) -> None:
-    """One that tries once, or that takes a file from under its writer's hands, does not pass."""
-    monkeypatch.setattr(module, decision, broken)
-    with pytest.raises(AssertionError, match=rf"{breach}=\['"):
-        play("told", examples=300, find_only=True)
-
-
-def play(engine: str, *, examples: int, find_only: bool = False) -> None:
     machine = type(f"Promise_{engine}", (Promise,), {"engine": engine})
-    settings = hypothesis.settings(max_examples=examples, stateful_step_count=40)
-    if find_only:
-        once = (hypothesis.Phase.generate,)
-        settings = hypothesis.settings(
-            settings, phases=once, database=None, report_multiple_bugs=False
-        )
+    settings = hypothesis.settings(max_examples=150, stateful_step_count=40)
     run_state_machine_as_test(machine, settings=settings)
+
+
+def test_a_daemon_that_tries_once_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came while the receiver was down is lost."""
+    monkeypatch.setattr(policy, "decide", lambda *_, **__: policy.Delivered())
+    monkeypatch.setattr(model, "_IN_THE_END_S", 60.0)  # it never comes
+    with breach("lost") as promise:
+        promise.receiver_is("down", ping_is_well=False)
+        promise.write("aichat", 0, "Anna", TRAILER, 0)
+        promise.passes(9.0)
+
+
+def test_a_daemon_that_does_not_wait_for_writers_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it takes from under their hands is cut."""
+    monkeypatch.setattr(turnfile, "_being_written", lambda _: False)
+    with breach("cut") as promise:
+        promise.open_and_write("aichat", 0, "Anna")
+        promise.passes(9.0)
+        promise.write_and_close("aichat", 0, b"mehr\n")
+
+
+@contextmanager
+def breach(kind: str) -> Iterator[Promise]:
+    """A history that is told step by step, and at whose end the accounts differ so."""
+    promise = Promise()
+    try:
+        promise.first_start(seed=0)
+        yield promise
+    finally:
+        with pytest.raises(AssertionError, match=rf"{kind}=\['"):
+            promise.teardown()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 COMMAND = str(Path(sys.executable).with_name("paliadin"))
+#: Becomes the command after it. What was started by `nohup` or in a shell's background ignores
+#: some signals, and so does what that starts.
+HEARS_SIGNALS = ("env", "--default-signal")
 USER_ID = "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11"
 HOSTILE = "# Titel\n\n\x1b]0;pwned\x07\x9b31m**fett** <https://example.org/%1b]0;pwned%07>\r\n"
 
@@ -247,7 +250,7 @@ async def test_no_key_stays(legacy: LegacyHost, tmp_path: Path, number: signal.S
 
     legacy.script = never
     process = await asyncio.create_subprocess_exec(
-        *(COMMAND, "ask", "?", "--user-id", USER_ID),
+        *(*HEARS_SIGNALS, COMMAND, "ask", "?", "--user-id", USER_ID),
         env={**os.environ, **legacy.environ, "TMPDIR": str(tmp_path)},
         stderr=PIPE,
     )
@@ -292,7 +295,7 @@ async def test_interrupted(aichat: AichatHost) -> None:
 
     aichat.script = never
     process = await asyncio.create_subprocess_exec(
-        *(COMMAND, "ask", "?", "--user-id", USER_ID),
+        *(*HEARS_SIGNALS, COMMAND, "ask", "?", "--user-id", USER_ID),
         env={**os.environ, **aichat.environ},
         stderr=PIPE,
     )

@@ -30,6 +30,7 @@ from support.example_receivers import (
     running,
     stored,
 )
+from support.needs import need
 from support.ranks import RANKS, RankCase
 from support.sidecar import new_secret
 from support.vectors import CALLBACKS, Vector
@@ -449,11 +450,9 @@ def test_bad_secret(command: list[str], store: Path, secret: str) -> None:
     assert SECRET not in done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("go") is None and "CI" not in os.environ, reason="go is not installed"
-)
 def test_go_is_tidy() -> None:
     """The Go programs are as gofmt wants them, and the receiver as go vet wants it."""
+    need("go")
     unformatted = subprocess.run(["gofmt", "-l", GO], check=True, capture_output=True)
     assert unformatted.stdout == b""
     subprocess.run(["go", "vet", "callback.go", "receiver.go"], cwd=GO, check=True)

@@ -24,8 +24,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def aichat(place: Place) -> Callable[..., Aichat]:
-    def start(*flags: str, persona: str = "") -> Aichat:
-        return Aichat(place, *flags, persona=persona)
+    def start(*flags: str, persona: str = "", python: str = "") -> Aichat:
+        return Aichat(place, *flags, persona=persona, python=python)
 
     return start
 

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from support.host import BEARER, MESSAGES, PATH, Aichat, Shim, told, until
+from support.needs import lacks, need
 
 import paliadin_client
 from paliadin_client import TurnRequest, User
@@ -55,11 +55,9 @@ TRICKY = {
 @pytest.fixture(scope="session")
 def claude() -> Path:
     """The program, installed once for all test runs, whoever of them needs it first."""
-    lacking = [tool for tool in ("npm", "unshare", "nsenter", "ip") if not shutil.which(tool)]
-    if lacking or os.geteuid():
-        reason = f"needs root for a network namespace, and {lacking or 'nothing else'}"
-        # Where everything is to be tested, what cannot be tested has failed.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    if os.geteuid():
+        lacks("needs root", "sudo make test")
+    need("npm", "unshare", "nsenter", "ip")
     prefix = Path.home() / ".cache/paliadin-test" / PACKAGE.replace("/", "-")
     program = prefix / "node_modules/.bin/claude"
     prefix.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,6 +218,15 @@ def test_what_is_typed_comes_as_a_paste(place: Place) -> None:
     until(lambda: place.windows("#{pane_current_command}") == ["cat"])
     assert anyio.run(type_to, place, "cat")
     until(lambda: "\n^[[200~echo > typed^[[201~\n" in place.screen("%0"))
+
+
+@pytest.mark.parametrize("name", ["my work dir", 'a "name"', "it's ${HOME}; 100% #{pane_id}"])
+def test_the_demo_agent_runs_wherever_the_checkout_lies(
+    place: Place, aichat: Start, name: str
+) -> None:
+    """Tmux shows a program's path up to the first blank or quote."""
+    (place.path / name).symlink_to(sys.prefix)
+    assert told(aichat(python=f"{place.path}/{name}/bin/python").answer("Wo?")["response"]) == "Wo?"
 
 
 def test_an_agent_that_cannot_start_fails_the_turn_at_once(aichat: Start) -> None:

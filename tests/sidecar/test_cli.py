@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar, new_secret
+from support.users import root_only
 from support.waiting import until
 
 from paliadin_sidecar.outbox import FILENAME, Outbox
@@ -332,7 +333,7 @@ def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
     assert "oldest undelivered" in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files")
+@root_only
 def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
     """The line to type stands in the message."""
     host.start()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.needs import need
 from support.sidecar import COMMAND
 
 PATH = f"{Path(COMMAND).parent}:{os.environ['PATH']}"
@@ -48,8 +48,7 @@ def test_each_shell_gets_its_script_and_its_words(shell: str) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_reads_its_script(shell: str, tmp_path: Path) -> None:
     """The real shell takes it without a word, and knows how to complete the command."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"no {shell} here")
+    need(shell)
     script = tmp_path / "completion"
     script.write_text(source(shell))
     ask = {

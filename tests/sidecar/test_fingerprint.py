@@ -6,6 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from support.needs import need
 from support.users import root_only
 
 from paliadin_sidecar.fingerprint import COARSE_S, TICK_S, Fingerprint, is_conclusive
@@ -123,8 +124,7 @@ def whole_seconds(tmp_path: Path) -> Iterator[Path]:
     make = ["mkfs.ext4", "-q", "-I", "128", str(image)]
     mount = ["mount", "-o", "loop", str(image), str(folder)]
     for command in (make, mount):
-        if shutil.which(command[0]) is None:
-            pytest.skip(f"no {command[0]} here")
+        need(command[0])
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"{command[0]}: {done.stderr}")

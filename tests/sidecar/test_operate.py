@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.needs import need
 from support.operate import block, blocks
 from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar
@@ -145,6 +146,7 @@ def test_flip(live: Sidecar) -> None:
 
 def test_audit(live: Sidecar) -> None:
     """The outbox and the journal tell the same, whatever else stands in the journal."""
+    need("jq")
     printed = run(live, "audit")
     assert printed.count('"delivery.delivered"') == 2
     assert f'"turn_id":"{TURN}"' in printed
@@ -152,6 +154,7 @@ def test_audit(live: Sidecar) -> None:
 
 def test_day(live: Sidecar) -> None:
     """Counts by event, and the slowest first."""
+    need("jq")
     printed = run(live, "day")
     assert "1 delivery.delivered" in printed
     assert printed.rstrip().endswith(TURN)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shutil
 import struct
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from support.needs import need
 from support.users import root_only
 
 from paliadin_sidecar import trust
@@ -90,8 +90,8 @@ def test_an_acl_lets_another_in(
     assert f"writable by {what}" in found
     command = found.rpartition(": ")[2]
     assert command == f"{mend} '{folder}'"
-    if command.startswith("setfacl") and not shutil.which("setfacl"):
-        pytest.skip("needs setfacl, to try what mends it")
+    if command.startswith("setfacl"):
+        need("setfacl")
     subprocess.run(["sh", "-ec", command], check=True)
     assert why(folder) is None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 
+from support.needs import need
 from support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -105,10 +104,7 @@ def command(language: str, build: Path) -> list[str]:
 
 def build_go(program: str, build: Path, **environ: str) -> str:
     """Build `program`.go with the callback's file in a directory; return where it is."""
-    if shutil.which("go") is None:
-        if "CI" in os.environ:
-            pytest.fail("go is not installed: apt-get install golang-go")
-        pytest.skip("go is not installed")
+    need("go")
     binary = build / program
     sources = ["callback.go", f"{program}.go"]
     environment = os.environ | environ

@@ -114,12 +114,12 @@ class Place:
 class Aichat:
     """The stand-in in a process of its own, asked over HTTP."""
 
-    def __init__(self, place: Place, *flags: str, persona: str = "") -> None:
+    def __init__(self, place: Place, *flags: str, persona: str = "", python: str = "") -> None:
         config = place.path / "personas.toml"
         config.write_text(f'[paliadin]\nanswers = "{place.answers}"\n{persona}')
         arguments = (str(config), "--tmux", str(place.socket), *flags)
         self.url, self.process = place.start(
-            *(sys.executable, "-m", "demo.aichat", *arguments), AICHAT_TOKEN=BEARER
+            *(python or sys.executable, "-m", "demo.aichat", *arguments), AICHAT_TOKEN=BEARER
         )
         self.http = httpx2.Client(
             base_url=self.url,

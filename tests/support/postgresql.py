@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
+from support.needs import lacks, need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,8 +97,8 @@ def postgresql() -> Iterator[PostgreSQL]:
         shutil.which(each, path=os.pathsep.join(places)) for each in ("initdb", "pg_ctl", "psql")
     )
     if not (initdb and pg_ctl and client):
-        # In CI there must be one, or nobody would see that this is never run.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no PostgreSQL here")
+        need("psql")
+        lacks("no PostgreSQL server installed", "apt install postgresql")
     # It refuses to run as root, which tests in a container are.
     account = pwd.getpwnam("nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name)
     # Not below pytest's directories, which are root's alone.

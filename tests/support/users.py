@@ -16,7 +16,7 @@ NOBODY = 65534
 #: Who the tests are `without_privilege`.
 ORDINARY = os.geteuid() or NOBODY
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make what it tests")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sudo make test")
 
 
 @contextmanager
