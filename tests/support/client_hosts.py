@@ -25,6 +25,7 @@ from starlette.routing import Route
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
 from paliadin_contract.signature import Keys
+from support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -100,7 +101,7 @@ class _Base:
         self._arrivals: asyncio.Queue[Seen] = asyncio.Queue()
 
     async def next_turn(self) -> Seen:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             return await self._arrivals.get()
 
     def _saw(self, seen: Seen) -> None:
@@ -423,7 +424,7 @@ def sockets() -> int:
     return sum(link.startswith("socket:") for link in links)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Return when `condition` holds, for what gives no event; fail if it never does."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for gives no event
