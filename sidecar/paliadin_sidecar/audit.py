@@ -23,6 +23,7 @@ LEVELS = {
     "root.missing": "warning",
     "root.untrusted": "warning",
     "root.unreadable": "warning",
+    "root.flooded": "warning",
     "watch.failed": "warning",
     "turn.failed": "warning",
     "turn.stalled": "warning",

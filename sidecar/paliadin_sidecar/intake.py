@@ -6,16 +6,15 @@ Synchronous and single-threaded: the service calls it from one task, in a worker
 from __future__ import annotations
 
 import hashlib
-import heapq
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import settle
+from paliadin_sidecar.fairness import Budget, DueQueue
 from paliadin_sidecar.filesystem import device_with_leases
 from paliadin_sidecar.fingerprint import COARSE_S
 from paliadin_sidecar.outbox import Arrival, TurnKey
@@ -37,7 +36,17 @@ if TYPE_CHECKING:
     from paliadin_sidecar.turnfile import Look
     from paliadin_sidecar.watch import Root
 
-__all__ = ["Finding", "Gone", "Hint", "Intake", "Settled", "Stalled", "Vanished", "is_ours"]
+__all__ = [
+    "Finding",
+    "Flooded",
+    "Gone",
+    "Hint",
+    "Intake",
+    "Settled",
+    "Stalled",
+    "Vanished",
+    "is_ours",
+]
 
 #: What one call of `look` may hold in memory, so that a backlog never is; and how many files it
 #: takes before deliveries have their turn.
@@ -56,6 +65,21 @@ _MAX_WAITING_NAMED = 10
 #: many files, those that were taken last, are looked at in every scan, for as long as a revision
 #: of them is sent; others once a minute.
 _RECENT_FILES, _RECENT_S = 1000, 600.0
+#: What one root may cost the journal, the outbox and the receiver with files that are no answer:
+#: so many at once, then so many a second. A flood of them waits, and is told by its number, at most
+#: this often.
+_NOISE_BURST, _NOISE_PER_S = 100, 10.0
+_FLOOD_EVERY_S = 60.0
+#: So many files that are no answer as they are, or not yet, are remembered for a root; more are
+#: found by later scans, when these are done.
+_MAX_DOUBTFUL = 10_000
+#: A scan looks at so many files under observation whether they changed without an event; with more,
+#: the next ones go on.
+_MAX_COMPARED = 1000
+#: And so many new names, where no more of them can be remembered.
+_MAX_NEW = 20_000
+#: One in so many places of a batch is for what is no answer yet, while answers wait too.
+_DOUBTFUL_TURN = 4
 #: Files older than this, in a root that was never watched, are history.
 _HISTORY_S = 900.0
 #: So many files with a second name are looked at whenever names move; more, once a minute.
@@ -101,14 +125,31 @@ class Gone:
     key: TurnKey
 
 
-Finding = Settled | Hint | Stalled | Vanished | Gone
+@dataclass(frozen=True)
+class Flooded:
+    """A root has so many files that are no answers that most are not told one by one.
+
+    Attributes:
+        spec: the root.
+        kinds: how many wait to be told, by what is wrong with them as they are.
+        untold: how many came and went, or stalled, without an event of their own.
+    """
+
+    spec: RootSpec
+    kinds: dict[str, int]
+    untold: int
 
 
-@dataclass
+Finding = Settled | Hint | Stalled | Vanished | Gone | Flooded
+
+
+@dataclass(eq=False)
 class _Under:
     # A file that is under observation under this name.
     name: str
-    due: float
+    #: What the name was when it was last looked at, and what is wrong with it as it is.
+    seen: Fingerprint | None = None
+    doubt: str = ""
     file: TurnFile | None = None
     progress: settle.Progress | None = None
     #: What the name was before it was given to another file: if that one turns out to be a
@@ -146,11 +187,18 @@ class _Place:
     recent: dict[str, tuple[float, Fingerprint]] = field(default_factory=dict)
     #: Files that failed for a second name: its removal moves no time but theirs.
     linked: set[str] = field(default_factory=set)
-    #: Tokens that were read.
-    hinted: set[str] = field(default_factory=set)
+    #: Tokens that were judged: "" for one that was read, else what it looked like.
+    tokens: dict[str, str] = field(default_factory=dict)
     under: dict[str, _Under] = field(default_factory=dict)
     #: Why files have waited for long, since when.
     waiting: dict[str, dict[str, object]] = field(default_factory=dict)
+    #: What may be an answer as it is, and what is none (yet): the second never holds the first.
+    plausible: DueQueue[_Under] = field(default_factory=DueQueue)
+    doubtful: DueQueue[_Under] = field(default_factory=DueQueue)
+    noise: Budget = field(default_factory=lambda: Budget(_NOISE_BURST, _NOISE_PER_S))
+    untold: int = 0
+    flood_told: float | None = None
+    turn: int = 0
     foreign: int = 0
     lying: int = 0
 
@@ -198,8 +246,7 @@ class Intake:
         self._most_held = most_held
         self._monotonic = monotonic
         self._wall = wall
-        self._queue: list[tuple[float, int, _Place, _Under]] = []
-        self._order = count()
+        self._in_turns = list(self._places.values())
 
     def remember(self, spec: RootSpec, lying: dict[str, str]) -> None:
         """Take over what the outbox knows of a root: signatures by turn id."""
@@ -241,25 +288,31 @@ class Intake:
     def _compare(self, place: _Place, names: list[str], *, every_file: bool) -> list[Finding]:
         findings: list[Finding] = []
         lying = foreign = 0
-        for name in names:
+        apart = 1 + len(place.under) // _MAX_COMPARED
+        full = len(place.doubtful) >= _MAX_DOUBTFUL
+        sparse = 1 + len(names) // _MAX_NEW if full else 1
+        for n, name in enumerate(names, self.scans):
             # What was taken has a turn's name: most names need not be parsed again.
             if name in place.taken or turn_id_of(name) is not None:
                 lying += 1
+                under = place.under.get(name)
                 if (
-                    name in place.under  # it may have changed without an event
-                    or name not in place.taken
+                    (name not in place.taken and under is None and n % sparse == 0)
+                    or (under is not None and (every_file or n % apart == 0))
                     or (every_file and self._moved(place, name))
-                ):
+                ) and self._is_new(place, name, under):
                     findings.extend(self._take_up(place, name))
             elif turn_id_of(name, ".jwt") is not None:
-                findings.extend(self._take_up(place, name))
+                if every_file or name not in place.tokens:
+                    findings.extend(self._take_up(place, name))
             else:
                 foreign += 1
         present = set(names)
         for name in place.taken.keys() - present:
             del place.taken[name]
             findings.append(Gone(place.key(name)))
-        place.hinted &= present
+        for name in place.tokens.keys() - present:
+            del place.tokens[name]
         place.linked &= present
         place.lying, place.foreign = lying, foreign
         return findings
@@ -317,9 +370,17 @@ class Intake:
 
     def due_in(self) -> float | None:
         """Seconds until something must be looked at, None where nothing waits."""
-        while self._queue and not self._is_current(self._queue[0]):
-            heapq.heappop(self._queue)
-        return max(0.0, self._queue[0][0] - self._monotonic()) if self._queue else None
+        now = self._monotonic()
+        waits = [
+            max(at - now, rest_s)
+            for place in self._in_turns
+            for at, rest_s in (
+                (place.plausible.next_at(), 0.0),
+                (place.doubtful.next_at(), place.noise.wait_s(now)),
+            )
+            if at is not None
+        ]
+        return max(0.0, min(waits)) if waits else None
 
     def look(self) -> list[Finding]:
         """Look at what is due, as much as one batch may hold.
@@ -329,22 +390,51 @@ class Intake:
         findings: list[Finding] = []
         size = 0
         for _ in range(_BATCH_FILES):
-            if self.due_in() != 0.0 or size >= _BATCH_BYTES:
+            found = self._next() if size < _BATCH_BYTES else None
+            if found is None:
                 break
-            _, _, place, under = heapq.heappop(self._queue)
-            under.due = float("inf")
-            for finding in self._look(place, under):
+            for finding in self._look(*found):
                 findings.append(finding)
                 if isinstance(finding, Settled):
                     size += finding.arrival.size
+        for place in self._in_turns:
+            findings.extend(self._tell_flood(place))
         return findings
+
+    def _next(self) -> tuple[_Place, _Under] | None:
+        # The roots take turns, so that one's flood holds no other's answers.
+        now = self._monotonic()
+        for _ in self._in_turns:
+            place = self._in_turns.pop(0)
+            self._in_turns.append(place)
+            queues = [place.plausible, place.doubtful]
+            place.turn += 1
+            if place.turn % _DOUBTFUL_TURN == 0:
+                queues.reverse()
+            for queue in queues:
+                at = queue.next_at()
+                held = queue is place.doubtful and place.noise.wait_s(now) > 0
+                if at is not None and at <= now and not held:
+                    return place, queue.pop()
+        return None
+
+    def _tell_flood(self, place: _Place) -> Iterator[Finding]:
+        now = self._monotonic()
+        told = place.flood_told
+        flooded = place.noise.wait_s(now) > 0 and (place.untold or len(place.doubtful) > 0)
+        if flooded and (told is None or now - told >= _FLOOD_EVERY_S):
+            kinds: dict[str, int] = {}
+            for under in place.under.values():
+                if under.doubt:
+                    kinds[under.doubt] = kinds.get(under.doubt, 0) + 1
+            yield Flooded(place.spec, kinds, place.untold)
+            place.flood_told, place.untold = now, 0
 
     def close(self) -> None:
         """Let go of every descriptor."""
         for place in self._places.values():
-            for under in place.under.values():
-                under.close()
-            place.under.clear()
+            for under in list(place.under.values()):
+                self._drop(place, under)
             place.root.close()
 
     # --- one file -------------------------------------------------------------------------
@@ -354,29 +444,61 @@ class Intake:
         if token_of is not None:
             yield from self._hint(place, token_of)
         elif turn_id_of(name) is not None:
+            seen = self._seen(place, name)
+            doubt = self._doubt(seen)
             under = place.under.get(name)
             if under is None:
-                under = place.under[name] = _Under(name, self._monotonic())
-                under.first_seen_at = self._wall()
+                if doubt and len(place.doubtful) >= _MAX_DOUBTFUL:
+                    return  # a later scan finds it
+                under = place.under[name] = _Under(name, first_seen_at=self._wall())
+            under.seen, under.doubt = seen, doubt
             self._again(place, under, 0.0)
+
+    def _is_new(self, place: _Place, name: str, under: _Under | None) -> bool:
+        # Whether the name is another file, or the file another, than when it was last looked at.
+        return under is None or self._seen(place, name) != under.seen
+
+    def _seen(self, place: _Place, name: str) -> Fingerprint | None:
+        try:
+            return None if place.root.fd is None else fingerprint_at(place.root.fd, name)
+        except Unreadable:
+            return None
+
+    def _doubt(self, seen: Fingerprint | None) -> str:
+        # What is wrong with it as it is: nothing is decided by that but who comes first.
+        if seen is None:
+            return "vanished"
+        if not seen.is_regular or seen.owner != self._owner or seen.names > 1:
+            return "untrusted"
+        if seen.size == 0:
+            return "empty"
+        return "too_large" if seen.size > self._max_bytes else ""
 
     def _hint(self, place: _Place, turn_id: str) -> Iterator[Finding]:
         name = f"{turn_id}.jwt"
-        if name in place.hinted or place.root.fd is None:
+        judged = place.tokens.get(name)
+        if judged == "" or place.root.fd is None:
             return
-        claims = read_claims(place.root.fd, name, self._owner)
-        if claims is not None:
-            place.hinted.add(name)
-            key = TurnKey(place.spec.backend, place.spec.persona, turn_id)
-            yield Hint(key, *claims)
+        try:
+            seen = fingerprint_at(place.root.fd, name)
+            if seen is None or str(seen) == judged:
+                return
+            claims = read_claims(place.root.fd, name, self._owner)
+        except (FileNotFoundError, Unreadable, Changed):
+            return
+        if claims is None:
+            # A young one is read again, but not by each scan.
+            place.tokens[name] = str(seen) if seen.is_conclusive(self._wall()) else "young"
+            return
+        place.tokens[name] = ""
+        yield Hint(TurnKey(place.spec.backend, place.spec.persona, turn_id), *claims)
 
     def _again(self, place: _Place, under: _Under, seconds: float) -> None:
-        under.due = self._monotonic() + seconds
-        heapq.heappush(self._queue, (under.due, next(self._order), place, under))
-
-    def _is_current(self, entry: tuple[float, int, _Place, _Under]) -> bool:
-        due, _, place, under = entry
-        return due == under.due and place.under.get(under.name) is under
+        queue, other = place.plausible, place.doubtful
+        if under.doubt:
+            queue, other = other, queue
+        other.remove(under)
+        queue.put(under, self._monotonic() + seconds)
 
     def _look(self, place: _Place, under: _Under) -> Iterator[Finding]:
         key = place.key(under.name)
@@ -385,7 +507,10 @@ class Intake:
             return
         try:
             if not self._open(place, under):
-                yield Gone(key) if place.taken.pop(under.name, None) is not None else Vanished(key)
+                if place.taken.pop(under.name, None) is not None:
+                    yield Gone(key)
+                elif self._may_tell(place):
+                    yield Vanished(key)
                 self._drop(place, under)
                 return
             yield from self._judge(place, under, key)
@@ -415,10 +540,18 @@ class Intake:
         # Once for a file, and in the status for as long as it waits.
         if not under.stalled:
             under.stalled = True
+            under.doubt = under.doubt or why
             key = place.key(under.name)
             about = {"turn_id": key.turn_id, "why": why, "detail": detail}
             place.waiting[under.name] = about | {"since": under.first_seen_at}
-            yield Stalled(key, why, detail)
+            if self._may_tell(place):
+                yield Stalled(key, why, detail)
+
+    def _may_tell(self, place: _Place) -> bool:
+        if place.noise.spend(self._monotonic()):
+            return True
+        place.untold += 1
+        return False
 
     def _open(self, place: _Place, under: _Under) -> bool:
         # Opens what the name is now; what it was before is kept while it may be needed.
@@ -459,6 +592,7 @@ class Intake:
         if file is None:
             return
         look = file.look()
+        under.seen, under.doubt = look.fingerprint, self._doubt(look.fingerprint)
         if self._is_taken(place, under.name, look.fingerprint):
             self._taken_as(place, under.name, look.fingerprint)
             self._drop(place, under)  # an event, but nothing new
@@ -467,6 +601,10 @@ class Intake:
         if isinstance(verdict, settle.Waiting):
             before = yield from self._judge_previous(under, key, now_or_never=False)
             yield from self._wait(place, under, verdict, before)
+            return
+        if isinstance(verdict, settle.Failed) and not place.noise.spend(self._monotonic()):
+            under.doubt = verdict.reason
+            self._again(place, under, 0.0)  # when there is room for it
             return
         arrival = self._arrival(key, file, look, verdict, under.progress)
         if arrival.reason is not None or not arrival.has_text:
@@ -626,6 +764,8 @@ class Intake:
     def _drop(self, place: _Place, under: _Under) -> None:
         under.close()
         place.under.pop(under.name, None)
+        place.plausible.remove(under)
+        place.doubtful.remove(under)
         place.waiting.pop(under.name, None)
 
 

@@ -235,22 +235,22 @@ def _why_not_ours(info: os.stat_result, owner: int) -> str:
 
 
 def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:
-    """`jti` and `sub` of the token in this file, or None where they cannot be had.
+    """`jti` and `sub` of the token in this file, or None where it has none as it is.
 
     They are hints for the receiver and nothing is decided by them, so the token's signature
     is not looked at. The token itself leaves this function in no way.
+
+    Raises:
+        FileNotFoundError: there is no such name (any more).
+        Unreadable: the system would not let us see it.
+        Changed: somebody writes it.
     """
-    try:
-        file = TurnFile(directory, name, owner)
-    except (FileNotFoundError, Unreadable):
-        return None
+    file = TurnFile(directory, name, owner)
     try:
         look = file.look()
         if not look.trusted or look.size > _MAX_TOKEN_BYTES or look.links > 1:
             return None
         return _claims(file.read(look))
-    except (Unreadable, Changed):
-        return None
     finally:
         file.close()
 

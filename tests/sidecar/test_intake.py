@@ -19,7 +19,7 @@ from support.writer import Writer
 
 from paliadin_sidecar import intake
 from paliadin_sidecar.fingerprint import COARSE_S, Fingerprint
-from paliadin_sidecar.intake import Finding, Gone, Hint, Intake, Settled, Stalled, Vanished
+from paliadin_sidecar.intake import Finding, Flooded, Gone, Hint, Intake, Settled, Stalled, Vanished
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
 from paliadin_sidecar.settle import EMPTY_S, HELD_S, LINKS_S, STALLED_S
@@ -982,6 +982,157 @@ def test_two_roots(tmp_path: Path) -> None:
     assert keys == [TurnKey("aichat", "hugo", "t"), TurnKey("legacy", "x", "t")]
     assert [place["turn_files"] for place in intake.found()] == [1, 1]
     intake.close()
+
+
+# --- floods ---------------------------------------------------------------------------------
+
+
+def two_places(base: Path) -> tuple[Place, Place]:
+    """Two roots of one intake."""
+    first, second = make(base / "a"), make(base / "b")
+    spec = RootSpec("legacy", "paliadin", second.path)
+    both = [(first.spec, first.root), (spec, second.root)]
+    two = Intake(
+        both,
+        owner=os.geteuid(),
+        quiet_s=QUIET_S,
+        max_bytes=MAX_BYTES,
+        most_held=256,
+        monotonic=lambda: first.now,
+        wall=lambda: first.wall,
+    )
+    first.intake = second.intake = two
+    second.spec = spec
+    return first, second
+
+
+def settled(findings: list[Finding]) -> list[str]:
+    """The turns that became answers."""
+    return [
+        f.arrival.key.turn_id
+        for f in findings
+        if isinstance(f, Settled) and f.arrival.reason is None
+    ]
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "untrusted": lambda path: path.symlink_to("nowhere"),
+    "empty": lambda path: path.touch(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_flood_holds_no_answer(tmp_path: Path, kind: str) -> None:
+    """Thousands of files that are no answers stand behind one that is, of whichever root."""
+    first, second = two_places(tmp_path)
+    for n in range(3000):
+        BAD[kind](first / f"x{n}.txt")
+    first.publish("own.txt")
+    second.publish("other.txt")
+    first.intake.scan(first.spec, every_file=True)
+    second.intake.scan(second.spec, every_file=True)
+    assert sorted(settled(first.look())) == ["other", "own"]
+    first.intake.close()
+
+
+def test_answers_of_one_root_hold_no_other_root(tmp_path: Path) -> None:
+    """Also of whole answers each root has its turn."""
+    first, second = two_places(tmp_path)
+    for n in range(200):
+        first.publish(f"x{n}.txt")
+    first.intake.scan(first.spec, every_file=True)
+    assert len(settled(first.look())) == 32
+    second.publish("other.txt")
+    second.notice("other.txt")
+    assert "other" in settled(first.look())
+    first.intake.close()
+
+
+def test_a_flood_is_told_by_its_number(place: Place) -> None:
+    """Most of a flood is not told one by one; each is in the end, if it lies there that long."""
+    for n in range(1000):
+        (place / f"x{n}.txt").symlink_to("nowhere")
+    place.intake.scan(place.spec, every_file=True)
+    found = place.wait(59)
+    flooded = [f for f in found if isinstance(f, Flooded)]
+    assert [f.kinds["untrusted"] for f in flooded] == [900]
+    failed = [f for f in found if isinstance(f, Settled)]
+    assert 100 + 59 * 10 - 10 <= len(failed) <= 100 + 59 * 10
+    found = place.wait(60)
+    assert len(failed) + len([f for f in found if isinstance(f, Settled)]) == 1000
+    assert place.every_file() == []  # what was judged is not judged again
+    assert place.intake.due_in() is None
+
+
+def test_names_that_come_and_go(place: Place) -> None:
+    """A flood of files that vanish is told by its number too, and leaves nothing behind."""
+    for n in range(500):
+        place.notice(f"x{n}.txt")
+    found = place.wait(1)
+    vanished = [f for f in found if isinstance(f, Vanished)]
+    assert len(vanished) <= 110
+    (flooded,) = [f for f in found if isinstance(f, Flooded)]
+    assert flooded.kinds == {"vanished": 400}
+    place.wait(120)
+    assert place.intake.due_in() is None
+
+
+def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: list[float]) -> None:
+    """Thousands of empty files and one name that moves: a scan compares, and opens none of them."""
+    for n in range(3000):
+        (place / f"x{n}.txt").touch()
+    place.intake.scan(place.spec, every_file=True)
+    place.wait(1)
+    del looks[:]
+    for n in range(50):
+        (place / f"{n}.moves").touch()
+        place.intake.scan(place.spec, every_file=False)
+        place.wait(2)
+    assert looks == []
+    assert len(place.intake._places[place.path].doubtful._heap) < 7000
+    (place / "x7.txt").write_text(WHOLE)
+    (place / "another.moves").touch()
+    found = []
+    for _ in range(4):  # each looks at a thousand of them
+        found += place.intake.scan(place.spec, every_file=False) + place.wait(2)
+        (place / "another.moves").rename(place / "another.moved")
+        (place / "another.moved").rename(place / "another.moves")
+    assert texts(found) == [WHOLE]
+
+
+def test_more_than_are_remembered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond the bound is found by later scans; an answer among it is found at once."""
+    monkeypatch.setattr(intake, "_MAX_DOUBTFUL", 50)
+    for n in range(200):
+        (place / f"x{n}.txt").symlink_to("nowhere")
+    place.publish("own.txt")
+    place.intake.scan(place.spec, every_file=True)
+    assert len(place.intake._places[place.path].under) == 51
+    assert settled(place.wait(1)) == ["own"]
+    reasons = set()
+    for _ in range(5):
+        found = [*place.intake.scan(place.spec, every_file=True), *place.wait(60)]
+        reasons |= {f.arrival.reason for f in found if isinstance(f, Settled)}
+    assert reasons == {"untrusted"}
+    assert len(place.intake._places[place.path].taken) == 201
+
+
+def test_a_bad_token_is_read_once(place: Place, looks: list[float]) -> None:
+    """Empty ones and rubbish are opened once, until they change; scans do not ask again."""
+    for n in range(50):
+        (place / f"x{n}.jwt").write_text("rubbish" * (n % 2))
+    place.every_file()
+    assert looks
+    del looks[:]
+    for _ in range(3):
+        (place / "a.moves").touch()
+        place.intake.scan(place.spec, every_file=False)
+        (place / "a.moves").unlink()
+        assert place.every_file() == []
+    assert looks == []
+    (place / "x7.jwt").write_text(TOKEN)
+    (hint,) = place.every_file()
+    assert isinstance(hint, Hint)
 
 
 # --- a root that goes -----------------------------------------------------------------------

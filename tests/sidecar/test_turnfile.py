@@ -162,7 +162,8 @@ def test_not_readable() -> None:
         with without_privilege():
             with pytest.raises(Unreadable) as caught:
                 TurnFile(folder.fd, "t.txt", ORDINARY)
-            assert read_claims(folder.fd, "t.txt", ORDINARY) is None
+            with pytest.raises(Unreadable):
+                read_claims(folder.fd, "t.txt", ORDINARY)
         assert caught.value.errno_name == "EACCES"
 
 
@@ -422,7 +423,8 @@ def test_a_disk_that_fails() -> None:
         assert caught.value.errno_name == "EIO"
         with pytest.raises(Unreadable):
             file.read(Look(Fingerprint(0, 0, 0, 0, 0, 0, 0), trusted=True))
-        assert read_claims(folder.fd, "mem", ME) is None
+        with pytest.raises(Unreadable):
+            read_claims(folder.fd, "mem", ME)
 
 
 def test_no_path_in_a_repr() -> None:
@@ -554,10 +556,11 @@ def test_a_token_of_8_kib(root: Folder) -> None:
 
 def test_a_token_that_cannot_be_had(root: Folder) -> None:
     """A token that is not there, has a second name or is being written tells nothing."""
-    assert read_claims(root.fd, "t.jwt", ME) is None
+    with pytest.raises(FileNotFoundError):
+        read_claims(root.fd, "t.jwt", ME)
     assert root.claims(unsigned_token(jti="t", sub="u").encode()) == ("t", "u")
-    with Writer(root / "t.jwt"):
-        assert read_claims(root.fd, "t.jwt", ME) is None
+    with Writer(root / "t.jwt"), pytest.raises(Changed):
+        read_claims(root.fd, "t.jwt", ME)
     os.link(root / "t.jwt", root / "other")
     assert read_claims(root.fd, "t.jwt", ME) is None
 
