@@ -200,6 +200,7 @@ class Daemon:
             (service, "changes", hearing.changes),
             (crash, "point", self._point),
             (anyio.to_thread, "run_sync", _at_once),
+            (service, "Threads", _AtOnce),
         ):
             self._stack.enter_context(patch.object(where, name, ours))
 
@@ -295,6 +296,18 @@ class _Network:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+class _AtOnce:
+    # In place of threads that are kept.
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def __call__(self, call: Callable[..., T], *args: object) -> T:
+        return await _at_once(call, *args)
+
+    def close(self) -> None:
         pass
 
 

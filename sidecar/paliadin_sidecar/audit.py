@@ -31,6 +31,7 @@ LEVELS = {
     "delivery.dead": "error",
     "receiver.paused": "warning",
     "outbox.blocked": "error",
+    "metrics.failed": "warning",
     "service.crashed": "error",
     "service.unknown_variable": "warning",
 }

@@ -13,6 +13,8 @@ from paliadin_sidecar.outbox import Blocked, Busy, Outbox
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from paliadin_sidecar.threads import Threads
+
 __all__ = ["BLOCKED_S", "Committer"]
 
 #: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
@@ -41,6 +43,7 @@ class Committer:
         on_event: called on the event loop after transactions that wrote events.
         on_blocked: called there each time that somebody must wait.
         on_unblocked: called there when somebody who had to wait need not any more.
+        in_thread: runs a call in a thread; anyio's where there is none of their own.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class Committer:
         on_event: Callable[[], None],
         on_blocked: Callable[[Blocked], None],
         on_unblocked: Callable[[], None] = lambda: None,
+        *,
+        in_thread: Threads | None = None,
     ) -> None:
+        self._in_thread = in_thread
         self._outbox = outbox
         self._on_event = on_event
         self._on_blocked = on_blocked
@@ -105,7 +111,8 @@ class Committer:
                 # A commit is not abandoned: whoever cancels waits for the few ms it takes.
                 with anyio.CancelScope(shield=True):
                     try:
-                        await anyio.to_thread.run_sync(self._commit, batch)
+                        in_thread = self._in_thread or anyio.to_thread.run_sync
+                        await in_thread(self._commit, batch)
                     except RuntimeError as exc:  # no thread could be started
                         for step in batch:
                             step.error = exc

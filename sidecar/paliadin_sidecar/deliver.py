@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import socket
 import ssl
@@ -9,9 +10,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from types import NoneType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiohttp
 import anyio
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from paliadin_sidecar.threads import Threads
+
 __all__ = ["Outcome", "Sender"]
 
 #: Read this much of an answer's body, so that the connection can be used again; a longer
@@ -30,6 +34,7 @@ _MAX_DRAINED = 4096
 _DRAIN_S = 1.0
 #: A proxy's policies and cookies can be long, and a 2xx is one whatever stands beside it.
 _MAX_HEADER = 64 * 1024
+_LARGE = 256 * 1024
 #: Connecting is part of an attempt's deadline; this only bounds how long a kept one is kept.
 _KEEPALIVE_S = 30.0
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
@@ -69,6 +74,7 @@ class Sender:
         timeout_s: the total time of an attempt, from connecting to the answer's head.
         ca_file: an authority to trust beside the system's.
         wall: the clock for signatures.
+        lookups: threads for the names' lookups; the loop's where there are none of their own.
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Sender:
         timeout_s: float,
         ca_file: Path | None = None,
         wall: Callable[[], float] = time.time,
+        lookups: Threads | None = None,
     ) -> None:
         self._url = url
+        self._lookups = lookups
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
@@ -90,7 +98,7 @@ class Sender:
             self._tls.load_verify_locations(ca_file)
 
     async def __aenter__(self) -> Self:
-        self._session = _session(tls=self._tls, timeout_s=self._timeout_s)
+        self._session = _session(tls=self._tls, timeout_s=self._timeout_s, lookups=self._lookups)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,12 +124,34 @@ class Sender:
     async def _post(self, webhook_id: str, body: bytes) -> aiohttp.ClientResponse:
         signed = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
         # No redirects: a body must not go where nobody configured it to.
+        # As a file a large one goes in pieces, and is not copied while it waits for the network.
+        large = len(body) > _LARGE
+        data = aiohttp.BytesIOPayload(io.BytesIO(body)) if large else body
         return await self._session.post(
-            self._url, data=body, headers=_HEADERS | signed, allow_redirects=False
+            self._url, data=data, headers=_HEADERS | signed, allow_redirects=False
         )
 
 
-def _session(*, tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientSession:
+class _Lookups:
+    # What aiohttp's resolver asks its loop for, in threads that are there already. One that
+    # hangs is left alone.
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - handed through
+        return await self._threads.abandonable(partial(socket.getaddrinfo, *args, **kwargs))
+
+    async def getnameinfo(self, *args: Any) -> Any:  # noqa: ANN401 - handed through
+        return await self._threads.abandonable(partial(socket.getnameinfo, *args))
+
+
+def _session(
+    *, tls: ssl.SSLContext | bool, timeout_s: float, lookups: Threads | None
+) -> aiohttp.ClientSession:
+    resolver: aiohttp.abc.AbstractResolver | None = None  # aiohttp's
+    if lookups is not None:
+        resolver = aiohttp.ThreadedResolver(cast("Any", _Lookups(lookups)))
+
     def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         # A connection is not closed while it has unsent bytes, and a peer that reads nothing
         # would keep it for ever: the kernel ends it.
@@ -133,7 +163,10 @@ def _session(*, tls: ssl.SSLContext | bool, timeout_s: float) -> aiohttp.ClientS
     # before: no cookie is kept.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            ssl=tls, keepalive_timeout=_KEEPALIVE_S, socket_factory=new_socket
+            ssl=tls,
+            keepalive_timeout=_KEEPALIVE_S,
+            socket_factory=new_socket,
+            resolver=resolver,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         # From connecting to the end, and not rounded to whole seconds.

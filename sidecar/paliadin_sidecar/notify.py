@@ -12,6 +12,8 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from paliadin_sidecar.threads import Threads
+
 __all__ = ["Notify"]
 
 #: systemd reads at once, or is in trouble that is not ours.
@@ -23,13 +25,15 @@ class Notify:
 
     Args:
         environ: the process's environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`.
+        in_thread: runs a call in a thread; anyio's where there is none of their own.
 
     Attributes:
         watchdog_s: seconds without `WATCHDOG=1` after which we are taken for hung; None where
             nobody looks.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], in_thread: Threads | None = None) -> None:
+        self._in_thread = in_thread
         address = environ.get("NOTIFY_SOCKET", "")
         # An "@" stands for the NUL that a name in the abstract namespace begins with.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
@@ -42,7 +46,8 @@ class Notify:
     async def __call__(self, *assignments: str) -> None:
         """Send these, such as `READY=1`; one that cannot be sent is let go."""
         if self._address:
-            await anyio.to_thread.run_sync(self._send, "\n".join(assignments).encode())
+            in_thread = self._in_thread or anyio.to_thread.run_sync
+            await in_thread(self._send, "\n".join(assignments).encode())
 
     def _send(self, message: bytes) -> None:
         # A ValueError: the address holds a NUL, or is longer than any socket's.

@@ -28,6 +28,7 @@ from paliadin_sidecar.intake import Intake
 from paliadin_sidecar.notify import Notify
 from paliadin_sidecar.outbox import FILENAME, Blocked, Busy, Full, Outbox, OverBudget
 from paliadin_sidecar.report import Reporter
+from paliadin_sidecar.threads import Threads
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ _EVERY_FILE_S = 60.0
 #: What an attempt in flight gets at the end, and what is left to print.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0
+#: Threads for scans, and for telling systemd meanwhile; and for names, of which one that does not
+#: resolve can hold its thread for half a minute.
+_WORKERS, _LOOKUPS = 3, 4
+#: A metrics address that cannot be had is tried again this often.
+_METRICS_AGAIN_S = 2.0
 #: Files that are kept open while they settle, where the system permits.
 _MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
@@ -97,15 +103,14 @@ async def run(
         service = _Service(settings, outbox, stream, most_held, on_stop)
         service.unknown = tuple(unknown)
         stack.callback(service.close)
-        if settings.metrics is not None:
-            from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
-
-            stack.enter_context(metrics.serve(settings, service.scanned))
+        lookups = Threads(_LOOKUPS, "lookup")
+        stack.callback(lookups.close)
         async with Sender(
             settings.callback_url,
             settings.secrets,
             timeout_s=settings.callback_timeout_s,
             ca_file=settings.callback_ca_file,
+            lookups=lookups,
         ) as sender:
             await service.serve(sender)
 
@@ -171,7 +176,16 @@ class _Service:
             monotonic=time.monotonic,
             wall=time.time,
         )
-        self._commit = Committer(outbox, self._wrote, self._blocked, self._unblocked)
+        # All that a turn's way needs: no flood of anything else can take them.
+        self._in_thread = Threads(_WORKERS, "work")
+        self._commit_thread = Threads(1, "commit")
+        self._commit = Committer(
+            outbox,
+            self._wrote,
+            self._blocked,
+            self._unblocked,
+            in_thread=self._commit_thread,
+        )
         self.unknown: tuple[tuple[str, str], ...] = ()
         self._journal_key = statedir.journal_key(settings.state_dir, create=True)
         self._blocked_why = ""
@@ -184,7 +198,7 @@ class _Service:
         self._intake_wake = anyio.Event()
         self._audit_wake = anyio.Event()
         self._stop = anyio.Event()
-        self._systemd = Notify(os.environ)
+        self._systemd = Notify(os.environ, self._in_thread)
         self._scan_done = anyio.Event()
         self._counts_moved = anyio.Event()
         self._armed = anyio.Event()
@@ -194,6 +208,8 @@ class _Service:
 
     def close(self) -> None:
         self._intake.close()
+        self._in_thread.close()
+        self._commit_thread.close()
 
     def scanned(self) -> tuple[int, int]:
         return self._intake.scans, self._intake.only_scanned
@@ -218,6 +234,8 @@ class _Service:
             base.start_soon(self._signals, name="signals")
             base.start_soon(self._feed_watchdog, name="watchdog")
             base.start_soon(self._say_counts, name="status")
+            if self._settings.metrics is not None:
+                base.start_soon(self._serve_metrics, self._settings.metrics, name="metrics")
             async with anyio.create_task_group() as work:
                 work.start_soon(self._dispatch.run, name="dispatch")
                 work.start_soon(self._take_in, name="intake")
@@ -337,7 +355,7 @@ class _Service:
         for spec, root in self._roots:
             # The old directory first: what it holds at this moment is not in the new one.
             await self._take_scanned(spec, every_file=every_file)
-            changed = await anyio.to_thread.run_sync(root.check)
+            changed = await self._in_thread(root.check)
             if changed is None:
                 continue
             rearm = True
@@ -368,7 +386,7 @@ class _Service:
                 return []  # it cannot be read, which is its state now: the next check tells
 
         # Apart from the outbox's thread: a large directory must not hold deliveries.
-        if found := await anyio.to_thread.run_sync(scan):
+        if found := await self._in_thread(scan):
             await self._take(lambda: found)
 
     async def _meet(self, spec: RootSpec) -> None:
@@ -376,7 +394,7 @@ class _Service:
         if await self._commit(Outbox.is_met, *root):
             return
         try:
-            history = await anyio.to_thread.run_sync(self._intake.history, spec)
+            history = await self._in_thread(self._intake.history, spec)
         except OSError:
             return  # it cannot be listed: it is met when it can be
         await self._commit(Outbox.meet, *root, history)
@@ -401,7 +419,7 @@ class _Service:
             # the room that comes first may be for one.
             self._blocked(exc)
             if not found:  # it never began: another process holds the lock
-                found += await anyio.to_thread.run_sync(lambda: list(find()))
+                found += await self._in_thread(lambda: list(find()))
             for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()
@@ -499,6 +517,28 @@ class _Service:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.
         if not select.select([], [self._stream], [], 0)[1]:
             await anyio.wait_writable(self._stream)
+
+    # --- metrics --------------------------------------------------------------------------
+
+    async def _serve_metrics(self, address: tuple[str, int]) -> None:
+        # Answers matter more: whatever is wrong with it is said, and tried again.
+        from paliadin_sidecar import metrics  # noqa: PLC0415 - only where it is wanted
+
+        roots = [(spec.backend, spec.persona) for spec in self._settings.roots]
+        path = self._settings.state_dir / FILENAME
+        said = ""
+        while True:
+            try:
+                async with metrics.serve(address, path, roots, self.scanned):
+                    said = ""
+                    self._suffers("metrics", None)
+                    await anyio.sleep_forever()
+            except metrics.NotServed as exc:
+                if said != str(exc):
+                    said = str(exc)
+                    self._suffers("metrics", said)
+                    self._say("metrics.failed", {"why": said})
+            await anyio.sleep(_METRICS_AGAIN_S)
 
     # --- systemd --------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import struct
 import threading
 import urllib.request
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,14 +146,111 @@ def test_a_scraper_that_says_nothing_holds_nobody(metered: Sidecar, receiver: Re
         assert metered.stop() == 0
 
 
-def test_an_address_that_is_taken(metered: Sidecar) -> None:
-    """Exit 78, and which variable it is."""
+@pytest.mark.parametrize("why", ["taken", "not there yet"])
+def test_an_address_that_cannot_be_had_yet(metered: Sidecar, receiver: Receiver, why: str) -> None:
+    """Answers matter more: it delivers, says so in one line and in `status`, and tries again."""
     host, _, port = metered.environ["PALIADIN_METRICS"].partition(":")
+    if why == "not there yet":
+        metered.environ["PALIADIN_METRICS"] = f"192.0.2.1:{port}"
     with closing(socket.create_server((host, int(port)))):
-        metered.start(wait=False)
-        assert metered.wait() == 78
-    assert f"PALIADIN_METRICS='{host}:{port}': cannot be listened at" in metered.output.decode()
+        metered.start()
+        metered.answer("t1")
+        receiver.wait("t1")
+        said = metered.wait_event("metrics.failed")["why"]
+        assert said.startswith(f"PALIADIN_METRICS='{metered.environ['PALIADIN_METRICS']}': ")
+        status = metered.command("status")
+        assert said in status.stdout
+        assert status.returncode == 1
+    if why == "taken":
+        until("a scrape", lambda: is_served(metered))
+        assert "PALIADIN_METRICS" not in metered.command("status").stdout
+        assert len(metered.events("metrics.failed")) == 1
+    assert metered.stop() == 0
     assert "Traceback" not in metered.output.decode()
+
+
+def is_served(host: Sidecar) -> bool:
+    try:
+        return scrape(host)("info") == 1
+    except OSError:
+        return False
+
+
+def address(host: Sidecar) -> tuple[str, int]:
+    name, _, port = host.environ["PALIADIN_METRICS"].partition(":")
+    return name, int(port)
+
+
+def asked(host: Sidecar, request: bytes) -> bytes:
+    """All that is answered to these bytes, up to the end of the connection."""
+    with socket.create_connection(address(host), PATIENCE_S) as one:
+        one.sendall(request)
+        one.shutdown(socket.SHUT_WR)
+        with one.makefile("rb") as answer:
+            return answer.read()
+
+
+def threads(host: Sidecar) -> int:
+    assert host.process is not None
+    return len(list(Path(f"/proc/{host.process.pid}/task").iterdir()))
+
+
+def test_whoever_connects_takes_no_thread_and_stops_nobody(
+    metered: Sidecar, receiver: Receiver
+) -> None:
+    """Silent ones, ones that ask and do not read, resets: delivery and scrapes go on."""
+    metered.start()
+    assert scrape(metered)("info") == 1
+    before = threads(metered)
+    with ExitStack() as stack:
+        for n in range(200):
+            one = stack.enter_context(socket.create_connection(address(metered), PATIENCE_S))
+            if n % 3 == 1:
+                one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            elif n % 3 == 2:
+                one.sendall(b"GET /metr")
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.close()
+        metered.answer("t1")
+        receiver.wait("t1")
+        until("a scrape among them", lambda: is_served(metered))
+        assert threads(metered) <= before
+        assert metered.process is not None
+        descriptors = list(Path(f"/proc/{metered.process.pid}/fd").iterdir())
+        assert len(descriptors) < 100
+        assert metered.stop() == 0
+    output = metered.output.decode()
+    assert "Traceback" not in output
+    assert not metered.events("unreadable")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", b"200"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", b"405"),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 2000, b"431"),
+    ],
+)
+def test_what_is_asked(metered: Sidecar, request_: bytes, status: bytes) -> None:
+    """One answer to each request, whatever it is, and then the end."""
+    metered.start()
+    head, _, body = asked(metered, request_).partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+    assert len(body) == (0 if request_.startswith(b"HEAD") else length)
+    assert (length > 0) == (status == b"200")
+
+
+def test_openmetrics(metered: Sidecar) -> None:
+    """Who asks for that form gets it, as before."""
+    metered.start()
+    accept = b"application/openmetrics-text; version=1.0.0"
+    found = asked(metered, b"GET /metrics HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n")
+    assert b"Content-Type: application/openmetrics-text" in found
+    assert found.endswith(b"# EOF\n")
 
 
 def test_off_by_default(host: Sidecar) -> None:

@@ -308,6 +308,40 @@ def test_a_stop_that_comes_while_process_1_is_still_being_loaded(host: Sidecar) 
     assert host.wait() == 128 + signal.SIGTERM
 
 
+#: Becomes argv[2] and what follows, and starts no thread any more once argv[1] is there.
+NO_MORE_THREADS = """
+import os, runpy, sys, threading
+full, sys.argv = sys.argv[1], sys.argv[2:]
+start = threading._start_new_thread
+def start_where_there_is_room(*args):
+    if os.path.exists(full):
+        raise RuntimeError("can't start new thread")
+    return start(*args)
+threading._start_new_thread = start_where_there_is_room
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_limit_of_threads_that_is_reached_holds_no_turn(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """Names are resolved, scans are made, and the end is in time: all have threads already."""
+    full = host.base / "full"
+    host.prefix = [sys.executable, "-c", NO_MORE_THREADS, str(full)]
+    host.environ["PALIADIN_CALLBACK_URL"] = receiver.url.replace("127.0.0.1", "localhost")
+    host.environ["NOTIFY_SOCKET"] = str(host.base / "no-systemd")
+    host.start()
+    full.touch()
+    host.answer("t1")
+    receiver.wait("t1")
+    shutil.rmtree(host.legacy)
+    host.wait_event("root.missing", backend="legacy")
+    host.answer("t2")
+    receiver.wait("t2")
+    assert host.stop() == 0
+    assert host.lines[-1]["event"] == "service.stopped"
+
+
 LATE = """
 import sys, threading
 from paliadin_sidecar.threads import Deadline
