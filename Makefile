@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint coverage check chaos chaos-quick bench bench-quick check-host check-image lock clean
+.PHONY: demo test lint coverage check chaos chaos-quick bench bench-quick check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -70,6 +70,10 @@ check: lint coverage
 # As root; where something is missing, apt installs it.
 check-host: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 0 -x --durations=0 -m host tests/systemd
+
+# The same. A clone of the last commit on a bare Debian, as an ordinary user: tests/newcomer/run.py.
+check-newcomer: $(VENV)/.ready
+	@$(BIN)/python tests/newcomer/run.py
 
 # The same.
 check-image: $(VENV)/.ready
