@@ -483,7 +483,9 @@ class Intake:
             seen = fingerprint_at(place.root.fd, name)
             if seen is None or str(seen) == judged:
                 return
-            claims = read_claims(place.root.fd, name, self._owner)
+            # What cannot be one is not opened: an empty one is cheap to make by the thousand.
+            doubt = self._doubt(seen)
+            claims = None if doubt else read_claims(place.root.fd, name, self._owner)
         except (FileNotFoundError, Unreadable, Changed):
             return
         if claims is None:
