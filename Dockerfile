@@ -30,6 +30,12 @@ RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheel
 # interpreter has the two that the job needs, and does not start where they were not granted.
 RUN cp "$(readlink -f /usr/bin/python3)" /opt/paliadin/bin/python-with-capabilities \
     && setcap cap_dac_read_search,cap_lease=ep /opt/paliadin/bin/python-with-capabilities
+# What `docker compose exec` and the health check type: it sees as the daemon sees. Where the two
+# were not granted, as for the agent's own user, any Python will do.
+# hadolint ignore=SC2016
+RUN printf '%s\n' '#!/bin/sh' 'python=python-with-capabilities' \
+    '"$python" -ISc 0 2>/dev/null || python=python' \
+    'exec "$python" -P -m paliadin_sidecar.cli "$@"' >/opt/paliadin/bin/paliadin-sidecar
 
 # --- what runs --------------------------------------------------------------------------------
 FROM ${BASE}
@@ -48,8 +54,9 @@ COPY --from=build /opt/paliadin /opt/paliadin
 ENV PATH=/opt/paliadin/bin:$PATH \
     PYTHONUNBUFFERED=1
 USER 65532:65532
-WORKDIR /var/lib/paliadin-sidecar
+# Not the state directory: Python would run what lies in the working directory, as -P forbids too.
+WORKDIR /
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=1m --timeout=10s --start-period=1m CMD ["paliadin-sidecar", "status", "--quiet"]
-ENTRYPOINT ["python-with-capabilities", "-m", "paliadin_sidecar.cli"]
+ENTRYPOINT ["python-with-capabilities", "-P", "-m", "paliadin_sidecar.cli"]
 CMD ["run"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,41 @@ _ON_CGROUP2 = """
 umount --recursive --lazy /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec "$@"
+"""
+
+
+#: Tries, by number where Python has no name for it, what must be refused, and two that must not.
+_FORBIDDEN = """
+import ctypes, errno, json, mmap, os, socket, threading
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*numbers):
+    if libc.syscall(*map(ctypes.c_long, numbers)) < 0:
+        raise OSError(ctypes.get_errno(), "")
+def start():
+    thread = threading.Thread(target=int); thread.start(); thread.join()
+number = {"x86_64": (304, 272, 101, 321, 135), "aarch64": (265, 97, 117, 280, 92)}
+by_handle, unshare, ptrace, bpf, personality = number[os.uname().machine]
+everything = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+tried = {
+    "open by handle": lambda: call(by_handle, -100, 0, 0),
+    "a user namespace": lambda: call(unshare, 0x10000000),
+    "trace another": lambda: call(ptrace, 16, 1, 0, 0),
+    "load a program": lambda: call(bpf, 0, 0, 0),
+    "another personality": lambda: call(personality, 0x0040000),
+    "written and executed memory": lambda: mmap.mmap(-1, 4096, prot=everything),
+    "a packet socket": lambda: socket.socket(socket.AF_PACKET).close(),
+    "set-user-ID": lambda: os.open("/var/lib/paliadin-sidecar/x", os.O_CREAT | os.O_WRONLY, 0o4700),
+    "an internet socket": lambda: socket.socket().close(),
+    "a thread": start,
+}
+found = {}
+for name, what in tried.items():
+    try:
+        what()
+        found[name] = "done"
+    except OSError as exc:
+        found[name] = errno.errorcode[exc.errno]
+print(json.dumps(found))
 """
 
 
@@ -186,6 +222,10 @@ class Host:
     def pid(self) -> int:
         return int(self.engine.inspect(self.name)["State"]["Pid"])
 
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """What `docker compose exec sidecar` runs."""
+        return self.engine.podman("exec", self.name, *command, check=False)
+
     def status(self) -> dict[str, str]:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -216,6 +256,7 @@ def _as_options(environ: dict[str, str], places: dict[str, Path]) -> list[str]:
         *("--read-only", "--read-only-tmpfs=false"),
         *(f"--cap-drop={name}" for name in service["cap_drop"]),
         *(f"--cap-add={name}" for name in service["cap_add"]),
+        *(f"--security-opt={option}" for option in service["security_opt"]),
         *(f"--env={name}={value}" for name, value in service["environment"].items()),
         *(f"--ulimit={name}={most}:{most}" for name, most in service["ulimits"].items()),
         f"--stop-timeout={service['stop_grace_period'].rstrip('s')}",
@@ -270,6 +311,87 @@ def test_a_turn_that_was_written_on_the_host_arrives(host: Host, receiver: Recei
     for place in ("/", "/tmp", "/etc", "/opt/paliadin"):
         touch = host.engine.podman("exec", host.name, "touch", f"{place}/x", check=False)
         assert "Read-only file system" in touch.stderr, place
+
+
+def test_an_operator_looks_in_as_compose_yaml_says(host: Host, receiver: Receiver) -> None:
+    """What is checked is what the daemon sees: all of it is well, and the advice is the host's."""
+    host.start()
+    done = host.inside("paliadin-sidecar", "check", "--ping", "--json")
+    found = {one["subject"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert found["daemon"]["level"] == "ok"
+    assert host.inside("paliadin-sidecar", "status").returncode == 0
+    other = ("env", "PALIADIN_QUIET_S=9", "paliadin-sidecar", "check")
+    assert "docker compose restart sidecar" in host.inside(*other).stdout
+
+
+def test_a_damaged_outbox_is_moved_aside_by_what_is_advised(host: Host, receiver: Receiver) -> None:
+    """The commands for inside, by the image's shell, as the container's user."""
+    host.start()
+    host.engine.podman("stop", host.name)
+    shell = ("run", "--rm", "--entrypoint=sh", f"--volume={host.state}:{STATE}", *host.options)
+    damage = "printf damaged >outbox.db; rm -f outbox.db-*"
+    host.engine.podman(*shell, IMAGE, "-c", f"cd {STATE}; {damage}")
+    look = ("run", "--rm", "--entrypoint=paliadin-sidecar", f"--volume={host.state}:{STATE}")
+    said = host.engine.podman(*look, *host.options, IMAGE, "status", check=False).stderr
+    _, _, inner = said.rpartition(" sidecar -c ")
+    command = shlex.split(inner.rpartition("; docker compose up -d")[0])
+    assert "docker compose stop sidecar; docker compose run --rm --entrypoint sh" in said
+    host.engine.podman(*shell, IMAGE, "-c", *command)
+    host.engine.podman("start", host.name)
+    host.answer("t1")
+    receiver.wait("t1")
+
+
+def test_what_lies_in_the_state_directory_is_not_run(host: Host, receiver: Receiver) -> None:
+    """A module of a name that the program imports, put where its outbox is."""
+    host.start()
+    host.inside("sh", "-c", f"echo 'raise SystemExit(\"ran\")' >{STATE}/click.py")
+    for where in ("/", STATE):
+        run = ("exec", f"--workdir={where}", host.name, "paliadin-sidecar", "status", "--quiet")
+        assert host.engine.podman(*run, check=False).returncode == 0
+    host.engine.podman("stop", host.name)
+    host.engine.podman("start", host.name)
+    host.answer("t1")
+    receiver.wait("t1")
+
+
+def test_the_profile_forbids_what_the_unit_forbids(host: Host, receiver: Receiver) -> None:
+    """From inside, and above all to open a file by its handle, past all that is mounted."""
+    host.start()
+    assert host.status()["Seccomp"] == "2"
+    done = host.inside("python-with-capabilities", "-Pc", _FORBIDDEN)
+    found = json.loads(done.stdout)
+    assert found.pop("an internet socket") == found.pop("a thread") == "done"
+    assert set(found.values()) == {"EPERM"}, found
+
+
+def test_the_profile_permits_no_more_than_the_unit() -> None:
+    """By systemd's own lists of system calls, but what an engine needs to start a process."""
+    rules = json.loads((REPOSITORY / "seccomp.json").read_text())
+    assert rules["defaultAction"] == "SCMP_ACT_ERRNO"
+    allowed = {
+        name
+        for rule in rules["syscalls"]
+        for name in rule["names"]
+        if rule["action"] == "SCMP_ACT_ALLOW"
+    }
+    unit = (REPOSITORY / "systemd/paliadin-sidecar.service").read_text()
+    included, excluded = re.findall(r"^SystemCallFilter=~?(.*)$", unit, re.MULTILINE)
+    permitted = _system_calls("@default", *included.split()) - _system_calls(*excluded.split())
+    engine = {"capset", "fchown", "setgroups", "setresuid", "setuid"}
+    later = {"fchmodat2"}  # than the lists of systemd 252
+    assert allowed - permitted - later <= engine
+
+
+def _system_calls(*groups: str) -> set[str]:
+    found: set[str] = set()
+    said = _run("systemd-analyze", "syscall-filter", *groups).stdout
+    for line in said.splitlines():
+        name = line.strip()
+        if line.startswith(" ") and not name.startswith("#"):
+            found |= _system_calls(name) if name.startswith("@") else {name}
+    return found
 
 
 @pytest.mark.parametrize("by", ["watchfiles", "inotify"])
