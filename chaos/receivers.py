@@ -9,6 +9,8 @@ from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import trustme
@@ -195,14 +197,103 @@ def receiver_429_for_a_year(world: World) -> None:
     world.behaviour = lambda _: Reply(429, {"retry-after": "31536000"})
     world.host.start()
     world.write("--count", "5", "--manner", "rename")
-    world.host.wait_event("delivery.retry_scheduled", count=5)
-    delays = [line["delay_ms"] for line in world.host.events("delivery.retry_scheduled")]
-    world.check(delays == [3_600_000.0] * 5, f"it waits {delays}")
+    world.accepted(5)
+    world.host.wait_event("delivery.retry_scheduled")
+    delays = {line["delay_ms"] for line in world.host.events("delivery.retry_scheduled")}
+    world.check(delays == {3_600_000.0}, f"it waits {delays}")
     world.check(world.host.stop() == 0, "it did not end well")
     with closing(sqlite3.connect(world.host.state / FILENAME)) as db, db:
         db.execute("UPDATE delivery SET next_attempt_at = next_attempt_at - 3600000")
     world.behaviour = lambda _: Reply()
     world.host.start()
+
+
+def limited(count: int, seconds: float, bad: Reply) -> Callable[[Request], Reply]:
+    """So many requests in so long; what is refused counts as well."""
+    came: list[float] = []
+
+    def behaviour(_: Request) -> Reply:
+        came.append(time.monotonic())
+        return bad if sum(at > came[-1] - seconds for at in came) > count else Reply()
+
+    return behaviour
+
+
+@scenario()
+def receiver_limits(world: World) -> None:
+    """Receiver: takes 10 requests in 2 s and counts those that it refuses."""
+    world.behaviour = limited(10, 2.0, Reply(429, {"retry-after": "2"}))
+    world.host.start()
+    world.write("--count", str(3 * _COUNT), "--manner", "rename")
+    world.delivered()
+    refused = sum(one.fault for one in world.arrived)
+    world.check(refused < _COUNT, f"{refused} were refused")
+
+
+@scenario()
+def receiver_limits_after_an_outage(world: World) -> None:
+    """Receiver: 500 to all, then a limit, and every second request fails: none is given up."""
+    world.behaviour = lambda _: Reply(500)
+    world.host.environ["PALIADIN_REFUSED_S"] = "0"
+    world.host.start()
+    world.write("--count", str(2 * _COUNT), "--manner", "rename")
+    world.host.wait_event("receiver.paused", why="status_500")
+    world.check(world.host.stop() == 0, "it did not end well")
+    with closing(sqlite3.connect(world.host.state / FILENAME)) as db, db:
+        db.execute(  # a day of it
+            "UPDATE delivery SET attempts = attempts + 1000,"
+            " first_attempt_at = first_attempt_at - 90000000 WHERE attempts > 0"
+        )
+    within, fails = limited(30, 2.0, Reply(429)), cycle([True, False])
+
+    def behaviour(request: Request) -> Reply:
+        reply = within(request)
+        return Reply(500) if reply.status == 204 and next(fails) else reply
+
+    world.behaviour = behaviour
+    world.host.start()
+    world.delivered()
+    world.check(not world.host.events("delivery.dead"), "a turn was given up")
+
+
+@scenario(quick=True, PALIADIN_REFUSED_S="0")
+def receiver_rolls(world: World) -> None:
+    """Receiver: 400 for all, then from every second instance: none is given up."""
+    all_meet(world, Reply(400), 2)
+    pods = cycle([Reply(400), Reply()])
+    world.behaviour = lambda _: next(pods)
+    world.write("--name", "rolling", "--count", str(_COUNT), "--manner", "rename")
+    world.delivered()
+    world.check(not world.host.events("delivery.dead"), "a turn was given up")
+
+
+@scenario(quick=True)
+def receiver_503_for_all(world: World) -> None:
+    """Receiver: 503 for all, which is an outage like any other."""
+    world.behaviour = lambda _: Reply(503)
+    world.host.start()
+    with world.fault("503 for all"):
+        world.write("--count", str(3 * _COUNT), "--manner", "rename")
+        world.host.wait_event("receiver.paused", why="status_503")
+        world.accepted(3 * _COUNT)
+        sent = turns(world)
+        time.sleep(3)
+        world.check(turns(world) == sent, "a turn was the probe")
+        world.check(sent < 3 * _COUNT, f"{sent} turns were sent to it")
+        world.behaviour = lambda _: Reply()
+    world.delivered()
+
+
+@scenario()
+def receiver_503_for_most(world: World) -> None:
+    """Receiver: 503 for nine of ten: all get through, and the journal says little."""
+    world.behaviour = lambda _: Reply(503 if world.rng.random() < 0.9 else 204)
+    world.host.start()
+    world.write("--count", str(_COUNT), "--manner", "rename")
+    world.delivered()
+    world.check(not world.host.events("delivery.dead"), "a turn was given up")
+    lines = len(world.host.events("delivery.attempted"))
+    world.check(lines <= 8 * _COUNT, f"{lines} lines tell of its attempts")
 
 
 @scenario()
@@ -227,6 +318,10 @@ def receiver_404_for_all(world: World) -> None:
     a_turn_is_never_the_probe(world)
 
 
+def _tried_or_dead(world: World, tried: int) -> bool:
+    return len(world.of("bad0")) > tried or bool(world.host.events("delivery.dead"))
+
+
 def one_is_refused(world: World, status: int) -> None:
     """One turn gets this until an operator has looked; no other is held by it."""
     mended = False
@@ -239,8 +334,13 @@ def one_is_refused(world: World, status: int) -> None:
     world.host.start()
     world.write("--name", "bad", "--count", "1", "--manner", "rename")
     world.host.wait_event("delivery.refused")
-    world.write("--count", str(_COUNT), "--manner", "rename")
-    world.until("the others", lambda: turns(world) > _COUNT)
+    # It is compared with those that pass between its attempts.
+    for n in range(60):
+        tried = len(world.of("bad0"))
+        world.write("--name", f"good{n}-", "--count", "10", "--manner", "rename")
+        world.until("its next attempt", partial(_tried_or_dead, world, tried))
+        if world.host.events("delivery.dead"):
+            break
     others = [one for one in world.arrived if one.turn and "bad" not in one.turn]
     world.check(not any(one.fault for one in others), "another turn was refused")
     world.host.wait_event("delivery.dead", turn_id="bad0")

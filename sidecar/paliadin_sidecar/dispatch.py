@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from random import random as _random
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ import anyio
 
 from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar import crash, policy
+from paliadin_sidecar.blame import Blame
 from paliadin_sidecar.outbox import Blocked, Outbox
+from paliadin_sidecar.pace import Pace
 from paliadin_sidecar.policy import Circuit, Verdict
 
 if TYPE_CHECKING:
@@ -79,7 +82,9 @@ class Dispatch:
         self._held: dict[int, int] = {}  # delivery → bytes of its body
         self._sending = 0
         self._again = 0  # of them, tried before
-        self._acknowledged_at: float | None = None
+        self._pace = Pace()
+        self._blame = Blame()
+        self._was_again = False  # the one that went out last
         self.looked = anyio.Event()
         self._wake = anyio.Event()
         self._idle = anyio.Event()
@@ -103,7 +108,8 @@ class Dispatch:
     async def run(self) -> None:
         """Send until cancelled."""
         service = await self._commit(Outbox.service)
-        self._acknowledged_at = await self._commit(Outbox.acknowledged_at)
+        rest_s = await self._commit(Outbox.asked_to_rest_s, policy.BACKOFF_MOST_S)
+        self._pace = Pace(anyio.current_time() + rest_s)
         async with anyio.create_task_group() as tasks:
             if service["paused_at"] is not None:
                 # It was not well when we stopped: a turn is never the probe.
@@ -124,32 +130,59 @@ class Dispatch:
         places = min(window - self._sending, _MOST_UNRECORDED - len(self._busy))
         if self._stopping or places <= 0:
             return _SLEEP_MOST_S
+        now = anyio.current_time()
+        if (wait_s := self._pace.wait_s(now)) > 0:
+            return min(wait_s, _SLEEP_MOST_S)
         # Turns that failed before get half of the places: a slow or poisonous one never keeps
         # a fresh one waiting.
-        again = min(places, window // 2 - self._again)
+        again = max(0, min(places, window // 2 - self._again))
+        if self._pace.is_limited:
+            places, again = min(places, 2), min(again, 1)  # one of each, to take turns
+        trickle_s = self._circuit.retry_in_s(now)
+        if self._circuit.trickles:
+            again = min(again, int(trickle_s <= 0))
         found, next_s = await self._commit(
             Outbox.due,
             list(self._busy.values()),
             places=places,
-            again=max(again, 0),
+            again=again,
             held=list(self._held.values()),
         )
-        for due in found:
+        sleep_s = _SLEEP_MOST_S if next_s is None else min(next_s, _SLEEP_MOST_S)
+        if trickle_s > 0:
+            sleep_s = min(sleep_s, trickle_s)
+        for due in self._in_turns(found):
+            now = anyio.current_time()
+            if (wait_s := self._pace.wait_s(now)) > 0:
+                return min(wait_s, sleep_s)
             if self._circuit.paused or self._stopping:
                 break
-            self._busy[due.id] = due.turn
-            self._held[due.id] = len(due.body)
-            self._sending += 1
-            self._again += due.attempts > 0
-            tasks.start_soon(self._carry, tasks, due, name=f"delivery {due.id}")
+            self._start(tasks, due, now)
         # One that is due and got no place is woken for when a place gets free.
-        return _SLEEP_MOST_S if next_s is None else min(next_s, _SLEEP_MOST_S)
+        return sleep_s
 
-    async def _carry(self, tasks: TaskGroup, due: Due) -> None:
+    def _in_turns(self, found: list[Due]) -> list[Due]:
+        # Where they go one by one, neither what failed before nor what is fresh goes first always.
+        if self._was_again:
+            return sorted(found, key=lambda due: due.attempts > 0)
+        return found
+
+    def _start(self, tasks: TaskGroup, due: Due, now: float) -> None:
+        self._was_again = due.attempts > 0
+        self._pace.started(now)
+        if self._was_again:
+            self._circuit.tried_again(now)
+        self._busy[due.id] = due.turn
+        self._held[due.id] = len(due.body)
+        self._sending += 1
+        self._again += self._was_again
+        tasks.start_soon(self._carry, tasks, due, now, name=f"delivery {due.id}")
+
+    async def _carry(self, tasks: TaskGroup, due: Due, began: float) -> None:
         try:
             started_at = self._wall()
             try:
-                outcome, verdict = await self._send(tasks, due)
+                outcome, verdict, evidence = await self._send(tasks, due, began)
             finally:
                 self._sending -= 1
                 due = replace(due, body=b"")  # it may take long to write down what came of it
@@ -163,6 +196,7 @@ class Dispatch:
                 first_attempt_at=due.first_attempt_at or started_at,
                 refusals=due.refusals + (verdict is Verdict.REFUSED),
                 refused_at=due.refused_at or (started_at if verdict is Verdict.REFUSED else None),
+                evidence=due.evidence + evidence,
             )
             await self._record(due, outcome, verdict)
         finally:
@@ -170,7 +204,10 @@ class Dispatch:
             self._idle.set()
             self.wake()
 
-    async def _send(self, tasks: TaskGroup, due: Due) -> tuple[Outcome, Verdict]:
+    async def _send(
+        self, tasks: TaskGroup, due: Due, began: float
+    ) -> tuple[Outcome, Verdict, float]:
+        # Its outcome, what that means, and how much it says against the turn.
         crash.point("before an attempt")
         outcome = await self._attempt(due.webhook_id, due.body)
         crash.point("after an attempt")
@@ -179,21 +216,46 @@ class Dispatch:
             self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
         elif self._circuit.unanswered():
             self._pause(tasks, outcome.error or "unreachable")
+        self._keep_pace(tasks, outcome, verdict, began)
         if verdict is Verdict.WHOSE_FAULT:
             well = await self._ask()
             verdict = Verdict.REFUSED if well else Verdict.RECEIVER
             if not well:
                 self._pause(tasks, f"status_{outcome.status}")
-        return outcome, verdict
+        return outcome, verdict, self._evidence(due, verdict)
+
+    def _keep_pace(
+        self, tasks: TaskGroup, outcome: Outcome, verdict: Verdict, began: float
+    ) -> None:
+        now = anyio.current_time()
+        if verdict is Verdict.ACKNOWLEDGED:
+            self._pace.acknowledged(now)
+        elif outcome.status is not None:
+            self._slow_down(outcome, verdict, began)
+            if self._circuit.later(now):
+                tasks.start_soon(self._doubt, tasks, outcome.status, name="doubt")
+
+    def _slow_down(self, outcome: Outcome, verdict: Verdict, began: float) -> None:
+        if verdict not in {Verdict.RETRY, Verdict.FAILED}:
+            return
+        asked_s = policy.retry_after_s(outcome.retry_after, self._wall())
+        if asked_s > 0 or outcome.status == HTTPStatus.TOO_MANY_REQUESTS:
+            now = anyio.current_time()
+            self._pace.later(now, started_at=began, retry_after_s=asked_s)
+
+    def _evidence(self, due: Due, verdict: Verdict) -> float:
+        if verdict is Verdict.ACKNOWLEDGED:
+            self._blame.acknowledged(due.turn)
+        elif verdict is Verdict.REFUSED or verdict is Verdict.FAILED:
+            return self._blame.failed(due.turn)
+        else:
+            self._blame.not_acknowledged(due.turn)
+        return 0.0
 
     async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
         now = self._wall()
         past = policy.Past(
-            tried.attempts,
-            tried.first_attempt_at or now,
-            tried.refusals,
-            tried.refused_at,
-            self._acknowledged_at,
+            tried.attempts, tried.first_attempt_at or now, tried.refused_at, tried.evidence
         )
         decision = policy.decide(
             verdict,
@@ -204,6 +266,8 @@ class Dispatch:
             floor_s=policy.retry_after_s(outcome.retry_after, now),
         )
 
+        in_full = tried.attempts <= policy.TOLD_IN_FULL or not isinstance(decision, policy.Retry)
+
         def transition(outbox: Outbox) -> None:
             outbox.attempted(
                 tried,
@@ -211,13 +275,15 @@ class Dispatch:
                 error=outcome.error,
                 detail=outcome.detail,
                 ms=outcome.ms,
+                told=in_full or policy.is_told(tried.told_at, now),
+                keep=None if in_full else policy.TOLD_IN_FULL,
             )
             match decision:
                 case policy.Delivered():
                     outbox.delivered(tried)
                 case policy.Retry(seconds):
                     refused = outcome.status if verdict is Verdict.REFUSED else None
-                    outbox.retry(tried, seconds, refused_with=refused)
+                    outbox.retry(tried, seconds, refused_with=refused, told=in_full)
                 case policy.Dead(cause):
                     outbox.bury(tried, cause)
 
@@ -231,7 +297,6 @@ class Dispatch:
             await self._commit(transition)  # not sent again meanwhile: it counts as under way
         if isinstance(decision, policy.Delivered):
             crash.point("after an acknowledgement was recorded")
-            self._acknowledged_at = now
 
     # --- is the receiver well? ------------------------------------------------------------
 
@@ -250,9 +315,18 @@ class Dispatch:
 
     async def _ping(self) -> bool:
         crash.point("before a ping")
+        began = anyio.current_time()
         outcome = await self._attempt(*ping_body(self._host, self._wall()))
         crash.point("after a ping")
-        return policy.classify(outcome.status) is Verdict.ACKNOWLEDGED
+        verdict = policy.classify(outcome.status)
+        self._slow_down(outcome, verdict, began)
+        return verdict is Verdict.ACKNOWLEDGED
+
+    async def _doubt(self, tasks: TaskGroup, status: int) -> None:
+        # It puts all turns off: is it the receiver?
+        await anyio.sleep(self._pace.rest_s(anyio.current_time()))
+        if not self._stopping and not await self._ask():
+            self._pause(tasks, f"status_{status}")
 
     def _pause(self, tasks: TaskGroup, why: str) -> None:
         if not self._circuit.paused:
@@ -266,7 +340,8 @@ class Dispatch:
                 if why is not None:
                     await self._commit.once(Outbox.pause, why)
                     why = None
-            await anyio.sleep(self._circuit.next_ping_s())
+            rest_s = self._pace.rest_s(anyio.current_time())
+            await anyio.sleep(max(self._circuit.next_ping_s(), rest_s))
             if not self._stopping and await self._ping():
                 self._circuit.resume()
                 self.wake()

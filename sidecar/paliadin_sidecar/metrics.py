@@ -349,7 +349,9 @@ class Numbers(Collector):
             self._deliveries.labels(*root, "superseded").inc(superseded)
         elif event.name == "delivery.attempted":
             result = fields["error"] if "error" in fields else f"{fields['status'] // 100}xx"
-            self._attempts.labels(result).observe(fields["duration_ms"] / 1000)
+            # Those before it that got no event of their own count as this one.
+            for _ in range(1 + fields.get("untold", 0)):
+                self._attempts.labels(result).observe(fields["duration_ms"] / 1000)
         elif subject == "delivery" and what in _DELIVERIES:
             self._deliveries.labels(fields["backend"], fields["persona"], what).inc()
             if what == "delivered":

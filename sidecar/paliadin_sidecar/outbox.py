@@ -228,6 +228,9 @@ class Due:
     first_attempt_at: float | None
     refusals: int
     refused_at: float | None
+    evidence: float = 0.0
+    told_at: float | None = None
+    told: int = 0
 
 
 @dataclass(frozen=True)
@@ -716,6 +719,9 @@ class Outbox:
                 first_attempt_at=_seconds(row["first_attempt_at"]),
                 refusals=row["refusals"],
                 refused_at=_seconds(row["refused_at"]),
+                evidence=row["evidence"],
+                told_at=_seconds(row["told_at"]),
+                told=row["told"],
             )
             for row in rows
         ]
@@ -746,9 +752,14 @@ class Outbox:
         except BadBody:
             raise Damaged(self.path, f"is damaged (the body of delivery {delivery})") from None
 
-    def acknowledged_at(self) -> float | None:
-        """When anything was last acknowledged, in epoch seconds."""
-        return _seconds(_sql.acknowledged_at(self._db))
+    def asked_to_rest_s(self, ours_s: float) -> float:
+        """For how many seconds the receiver still wants nothing.
+
+        Args:
+            ours_s: the longest pause between two attempts that it did not ask for.
+        """
+        until = _sql.asked_to_rest_until(self._db, ours=_ms(ours_s))
+        return 0.0 if until is None else max(0.0, (until - self._now()) / 1000)
 
     def attempted(
         self,
@@ -758,8 +769,21 @@ class Outbox:
         error: str | None,
         ms: float,
         detail: str | None = None,
+        told: bool = True,
+        keep: int | None = None,
     ) -> None:
-        """Record an attempt; what it led to follows in the same transaction."""
+        """Record an attempt; what it led to follows in the same transaction.
+
+        Args:
+            due: the delivery, this attempt counted.
+            status: what was answered.
+            error: why nothing was.
+            detail: more about that.
+            ms: how long it took.
+            told: False for one that is counted and gets no event. The next event says how many
+                were not told.
+            keep: the events of earlier attempts go, but for those of the first so many.
+        """
         _sql.attempted(
             self._db,
             delivery=due.id,
@@ -768,13 +792,23 @@ class Outbox:
             first_attempt_at=_ms_or_none(due.first_attempt_at),
             refusals=due.refusals,
             refused_at=_ms_or_none(due.refused_at),
+            evidence=due.evidence,
         )
-        outcome: dict[str, Any] = {"status": status} if error is None else {"error": error}
+        if not told:
+            return
+        fields: dict[str, Any] = {"status": status} if error is None else {"error": error}
+        if (untold := due.attempts - 1 - due.told) > 0:
+            fields["untold"] = untold
         if detail is not None:
-            outcome["detail"] = detail
+            fields["detail"] = detail
         self._tell(
-            "delivery.attempted", due.id, attempt=due.attempts, **outcome, duration_ms=_rounded(ms)
+            "delivery.attempted", due.id, attempt=due.attempts, **fields, duration_ms=_rounded(ms)
         )
+        _sql.told(self._db, delivery=due.id, now=self._now())
+        if keep is not None:
+            _sql.forget_attempts(
+                self._db, turn=due.turn, webhook_id=due.webhook_id, kept=keep, now=self._now()
+            )
 
     def delivered(self, due: Due) -> None:
         """The receiver has it."""
@@ -784,10 +818,14 @@ class Outbox:
             "delivery.delivered", due.id, attempts=due.attempts, since_accepted_ms=since_accepted_ms
         )
 
-    def retry(self, due: Due, seconds: float, *, refused_with: int | None = None) -> None:
+    def retry(
+        self, due: Due, seconds: float, *, refused_with: int | None = None, told: bool = True
+    ) -> None:
         """Again after so many seconds; it was refused, or it just failed."""
         if not _sql.retry(self._db, delivery=due.id, next_attempt_at=self._now() + _ms(seconds)):
             return  # superseded while it was under way
+        if not told:
+            return
         if refused_with is not None:
             self._tell("delivery.refused", due.id, status=refused_with, refusals=due.refusals)
         self._tell(

@@ -39,7 +39,10 @@ CREATE TABLE delivery (
     refusals INTEGER NOT NULL DEFAULT 0,
     refused_at INTEGER,               -- when it was first refused
     settled_at INTEGER,               -- when it was acknowledged, given up or superseded
-    let_go_at INTEGER                 -- when its body went
+    let_go_at INTEGER,                -- when its body went
+    evidence REAL NOT NULL DEFAULT 0, -- how much its failures say against it
+    told_at INTEGER,                  -- when an attempt was last told by an event
+    told INTEGER NOT NULL DEFAULT 0   -- which one that was
 );
 CREATE INDEX delivery_of_turn ON delivery (turn);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
@@ -96,6 +99,9 @@ CREATE INDEX event_of_service ON event (at) WHERE turn IS NULL;
 -- name: from_2#
 ALTER TABLE body ADD COLUMN size INTEGER;
 ALTER TABLE body ADD COLUMN deflated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE delivery ADD COLUMN evidence REAL NOT NULL DEFAULT 0;
+ALTER TABLE delivery ADD COLUMN told_at INTEGER;
+ALTER TABLE delivery ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
 
 -- name: create_service!
 INSERT INTO service (id, successor) VALUES (1, :successor);
@@ -184,15 +190,26 @@ UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
 SELECT min(next_attempt_at) FROM delivery INDEXED BY delivery_again
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now;
 
--- name: acknowledged_at$
-SELECT max(settled_at) FROM
-    (SELECT max(settled_at) AS settled_at FROM delivery WHERE state = 'delivered'
-     UNION ALL SELECT max(settled_at) FROM delivery WHERE state = 'failed');
+-- Until when the receiver asked to be left alone: longer than any pause of ours is its own wish.
+-- name: asked_to_rest_until$
+SELECT max(next_attempt_at) FROM delivery INDEXED BY delivery_again
+WHERE state = 'pending' AND attempts > 0 AND next_attempt_at - attempted_at > :ours;
 
 -- name: attempted!
 UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
-    attempted_at = :now, refusals = :refusals, refused_at = :refused_at
+    attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence
 WHERE id = :delivery;
+
+-- name: told!
+UPDATE delivery SET told_at = :now, told = attempts WHERE id = :delivery;
+
+-- One that was told after the first few takes the place of those before it: what an outage leaves
+-- does not grow. Whoever counts attempts has had five minutes to see the older ones.
+-- name: forget_attempts!
+DELETE FROM event WHERE turn = :turn AND at < :now - 300000
+  AND id <= (SELECT printed FROM service)
+  AND name = 'delivery.attempted' AND json_extract(fields, '$.webhook_id') = :webhook_id
+  AND json_extract(fields, '$.attempt') > :kept;
 
 -- name: retry!
 UPDATE delivery SET next_attempt_at = :next_attempt_at WHERE id = :delivery AND state = 'pending';
@@ -318,7 +335,7 @@ ORDER BY d.id;
 -- name: replay!
 UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
     attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
-    refusals = 0, refused_at = NULL, settled_at = NULL
+    refusals = 0, refused_at = NULL, evidence = 0, told_at = NULL, told = 0, settled_at = NULL
 WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
 
 -- What is over, for upkeep. A superseded body is never sent again, also not by a replay.

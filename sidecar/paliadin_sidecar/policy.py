@@ -12,11 +12,15 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar.blame import SURE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "BACKOFF_MOST_S",
     "PARALLEL",
+    "TOLD_IN_FULL",
     "Circuit",
     "Dead",
     "Decision",
@@ -26,23 +30,36 @@ __all__ = [
     "Verdict",
     "classify",
     "decide",
+    "is_told",
     "retry_after_s",
 ]
 
 #: Turns under way at once: enough to hide a slow receiver, few enough not to flood it.
 PARALLEL = 8
 #: A person waits, so the first tries come fast; an outage is met with patience, without end.
-_BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.25, 60.0
+_BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.25, 60.0
 #: A receiver may ask for more time, but not for a day: somebody waits.
 _RETRY_AFTER_MOST_S = 3600.0
-#: A refusal may be a bad deploy: it must be seen this often before a turn is given up.
-_REFUSALS_LEAST = 3
+#: A turn that fails in another way than by being refused is given up after this many attempts
+#: over this long.
 _POISON_ATTEMPTS, _POISON_S = 20, 86_400.0
+#: The first attempts of a turn are told in full. After that one line in so long tells of those
+#: that failed again: an outage has no end, and the journal's disk has one.
+TOLD_IN_FULL = 5
+_TOLD_EVERY_S = 60.0
 #: A receiver that comes back is not met by the whole backlog: two at first, one of them for a
 #: turn that failed before, and one more with each acknowledgement.
 _WINDOW_LEAST = 2
 #: Connection failures in a row, over all turns, after which only a ping goes out.
 _FAILURES_TO_PAUSE = 5
+#: Turns in a row that were answered "later" and none acknowledged, after which a ping asks: so
+#: many at once, or so many over so long. At a receiver that fails nine times in ten, and so still
+#: lets turns through, fifty in a row are rare.
+_LATER_TO_ASK = 50
+_LATER_TO_ASK_SLOWLY, _LATER_S = 10, 30.0
+#: Where the ping is well in spite of that, it is asked again after a while, and what failed
+#: before goes out at most this often: the receiver takes pings and no turns.
+_ASK_EVERY_S, _TRICKLE_S = 60.0, 1.0
 _PING_FIRST_S, _PING_MOST_S = 1.0, 60.0
 
 
@@ -50,14 +67,16 @@ class Verdict(Enum):
     """What an attempt's outcome says."""
 
     ACKNOWLEDGED = "acknowledged"  #: the receiver has it
-    RETRY = "retry"  #: it may well work the next time
+    RETRY = "retry"  #: it may well work the next time: this says nothing about the turn
+    FAILED = "failed"  #: the receiver's fault, or the turn's where others pass
     REFUSED = "refused"  #: the receiver does not want this turn
     WHOSE_FAULT = "whose_fault"  #: the turn's or the receiver's: only a ping can tell
     RECEIVER = "receiver"  #: the receiver's, as a ping told
 
 
-#: These say "later", not "no": request timeout, too early, too many requests.
-_LATER = frozenset({408, 425, 429})
+#: These say "later", not "no": request timeout, too early, too many requests, unavailable; and a
+#: proxy's that nobody answered behind it.
+_LATER = frozenset({408, 425, 429, 502, 503, 504})
 #: A rotated secret, a moved or missing route, a redirect that a body must not follow: usually
 #: the receiver is misconfigured, and then no turn is to blame.
 _WHOSE_FAULT = frozenset({401, 403, 404, 410})
@@ -73,6 +92,8 @@ def classify(status: int | None) -> Verdict:
         return Verdict.WHOSE_FAULT
     if 400 <= status < 500:  # noqa: PLR2004
         return Verdict.REFUSED
+    if 500 <= status < 600:  # noqa: PLR2004
+        return Verdict.FAILED
     return Verdict.RETRY
 
 
@@ -82,11 +103,10 @@ class Past:
 
     attempts: int
     first_attempt_at: float
-    refusals: int
     refused_at: float | None
     """When it was first refused; None if never."""
-    acknowledged_at: float | None
-    """When any other turn was last acknowledged; None if never."""
+    evidence: float
+    """How much its failures say against it, see `blame.SURE`."""
 
 
 @dataclass(frozen=True)
@@ -132,24 +152,29 @@ def decide(
     """
     if verdict is Verdict.ACKNOWLEDGED:
         return Delivered()
-    others_pass = past.acknowledged_at or 0.0
-    if (
-        verdict is Verdict.REFUSED
-        and past.refused_at is not None
-        and past.refusals >= _REFUSALS_LEAST
-        and now - past.refused_at >= refused_s
-        and others_pass > past.refused_at
-    ):
-        return Dead("refused")
-    if (
-        past.attempts >= _POISON_ATTEMPTS
-        and now - past.first_attempt_at >= _POISON_S
-        and others_pass > past.first_attempt_at
-    ):
-        return Dead("poison")
+    if verdict in {Verdict.REFUSED, Verdict.FAILED} and past.evidence >= SURE:
+        if (
+            verdict is Verdict.REFUSED
+            and past.refused_at is not None
+            and now - past.refused_at >= refused_s
+        ):
+            return Dead("refused")
+        if past.attempts >= _POISON_ATTEMPTS and now - past.first_attempt_at >= _POISON_S:
+            return Dead("poison")
     # Full jitter: many turns that failed together must not come back together.
-    ceiling = min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** min(past.attempts - 1, 16))
+    ceiling = min(BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** min(past.attempts - 1, 16))
     return Retry(max(floor_s, ceiling * random()))
+
+
+def is_told(told_at: float | None, now: float) -> bool:
+    """Whether one more failed attempt gets an event, and so a line.
+
+    Args:
+        told_at: when one of the turn's attempts was last told, in epoch seconds.
+        now: epoch seconds.
+    """
+    # A clock that was set back holds nothing.
+    return told_at is None or not 0 <= now - told_at < _TOLD_EVERY_S
 
 
 def retry_after_s(header: str | None, now: float) -> float:
@@ -168,13 +193,20 @@ def retry_after_s(header: str | None, now: float) -> float:
 
 
 class Circuit:
-    """Whether turns may go out, judged by how the receiver does over all of them."""
+    """Whether turns may go out, judged by how the receiver does over all of them.
+
+    Times are monotonic seconds.
+    """
 
     def __init__(self, *, paused: bool = False) -> None:
         self.paused = paused
         self._failures = 0
         self._ping_s = _PING_FIRST_S
         self._window = _WINDOW_LEAST if paused else PARALLEL
+        self._later = 0
+        self._later_since = 0.0
+        self._asked_at: float | None = None  # by a ping, since the last acknowledgement
+        self._tried_again_at = 0.0
 
     @property
     def window(self) -> int:
@@ -186,6 +218,33 @@ class Circuit:
         self._failures = 0
         if acknowledged:
             self._window = min(self._window + 1, PARALLEL)
+            self._later = 0
+            self._asked_at = None
+
+    def later(self, now: float) -> bool:
+        """Note that the receiver put a turn off. True if a ping should ask whether it is well."""
+        self._later_since = self._later_since if self._later else now
+        self._later += 1
+        slowly = self._later >= _LATER_TO_ASK_SLOWLY and now - self._later_since >= _LATER_S
+        if self.paused or not (slowly or self._later >= _LATER_TO_ASK):
+            return False
+        if self._asked_at is not None and now - self._asked_at < _ASK_EVERY_S:
+            return False
+        self._asked_at = now
+        return True
+
+    @property
+    def trickles(self) -> bool:
+        """Whether turns that failed before go out one by one, since only pings are well."""
+        return self._asked_at is not None
+
+    def retry_in_s(self, now: float) -> float:
+        """Seconds until one of those may go out."""
+        return max(0.0, self._tried_again_at + _TRICKLE_S - now) if self.trickles else 0.0
+
+    def tried_again(self, now: float) -> None:
+        """Note that a turn that failed before goes out."""
+        self._tried_again_at = now
 
     def unanswered(self) -> bool:
         """Note a connection failure. True if it is the one that calls for a pause."""
@@ -206,4 +265,6 @@ class Circuit:
         """A ping was acknowledged: the backlog may go, slowly at first."""
         self.paused = False
         self._failures = 0
+        self._later = 0
+        self._asked_at = None
         self._window = _WINDOW_LEAST

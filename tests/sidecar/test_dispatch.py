@@ -12,7 +12,7 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_contract.callback import Host, Ping, TurnCompleted, decode
-from paliadin_sidecar import committer, dispatch, policy
+from paliadin_sidecar import committer, dispatch, pace, policy
 from paliadin_sidecar.committer import Committer
 from paliadin_sidecar.deliver import Outcome
 from paliadin_sidecar.dispatch import Dispatch, ping_body
@@ -128,6 +128,9 @@ class Office:
         with closing(Outbox(self.path)) as outbox:
             return outbox.counts()
 
+    def has_dead(self) -> bool:
+        return "dead" in self.counts()
+
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until this is true; it is asked whenever something was sent or committed."""
         with anyio.fail_after(PATIENCE_S):
@@ -137,6 +140,14 @@ class Office:
     async def until_told(self, name: str, count: int) -> None:
         """Wait until there are so many events of this name."""
         await self.until(lambda: len(self.names(name)) >= count)
+
+    async def until_delivered(self, count: int) -> None:
+        """Wait until so many were delivered."""
+        await self.until(lambda: self.counts().get("delivered", 0) == count)
+
+    async def until_sent(self, what: str, count: int) -> None:
+        """Wait until this was sent so often, or something was given up."""
+        await self.until(lambda: self.sent.count(what) >= count or self.has_dead())
 
     async def until_under_way(self, count: int) -> None:
         """Wait until so many turns are under way."""
@@ -323,42 +334,158 @@ async def test_retry_after(office: Office) -> None:
     assert office.events("delivery.retry_scheduled")[0][1]["delay_ms"] == 7000
 
 
+async def try_again(office: Office, times: int, others: int) -> None:
+    """Let `bad` try again so often, a quarter of an hour apart; so many pass each time."""
+    for _ in range(times):
+        tried = office.sent.count("bad/1")
+        delivered = office.counts().get("delivered", 0)
+        office.accept(*(f"good-{delivered + n}" for n in range(others)))
+        await office.until_delivered(delivered + others)
+        office.pass_time(REFUSED_S)
+        await office.until_sent("bad/1", tried + 1)
+        await office.settle()
+
+
 async def test_refused(office: Office) -> None:
-    """A refused turn is dead after three tries over a while, once another was acknowledged."""
-    office.turn = lambda turn_id: REFUSED if turn_id == "bad" else OK
-    office.accept("good-0")
-    async with office.open():
-        await office.until(lambda: office.counts() == {"delivered": 1})
-        office.pass_time(1)
-        office.accept("bad")
-        for n in range(1, 5):
-            await office.until_told("delivery.refused", n)
-            office.pass_time(REFUSED_S)
-        await office.until_told("delivery.refused", 5)
-        assert "delivery.dead" not in office.names()
-        office.accept("good-1")
-        await office.until(lambda: office.counts() == {"delivered": 2, "pending": 1})
-        office.pass_time(60)
-        await office.until(lambda: office.counts() == {"delivered": 2, "dead": 1})
-    assert office.events("delivery.dead")[0][1]["cause"] == "refused"
-    assert office.pings == 0
-
-
-async def test_what_was_acknowledged_before_the_start(office: Office) -> None:
-    """Acknowledgements are remembered over a restart; so are attempts and refusals."""
+    """Refused whenever it comes while many others pass, a turn is dead in the end."""
     office.turn = lambda turn_id: REFUSED if turn_id == "bad" else OK
     office.accept("bad")
     async with office.open():
-        for n in (1, 2):
-            await office.until_told("delivery.refused", n)
-            office.pass_time(REFUSED_S)
+        await office.until_told("delivery.refused", 1)
+        await try_again(office, 4, others=0)
+        assert not office.has_dead()
+        await try_again(office, 6, others=10)
+    assert office.events("delivery.dead")[0][1]["cause"] == "refused"
+    assert office.counts() == {"delivered": 60, "dead": 1}
+    assert office.pings == 0
+
+
+async def test_one_acknowledgement_arms_nothing(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that comes back and takes one turn has not refused the others for good."""
+    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
+    office.turn = lambda turn_id: OK if turn_id == "good" else REFUSED
+    office.accept("bad", *ids("t", 7))
+    async with office.open():
+        await office.until_told("delivery.refused", 8)
+        await try_again(office, 30, others=0)
         office.accept("good")
-        await office.until(lambda: "delivered" in office.counts())
-        await office.until_told("delivery.refused", 3)
-    office.now += REFUSED_S
+        await try_again(office, 30, others=0)
+        assert office.counts() == {"delivered": 1, "pending": 8}
+
+
+@pytest.mark.parametrize("outcome", [LATER, Outcome(status=429), UNREACHABLE], ids=str)
+async def test_later_says_nothing_about_a_turn(
+    office: Office, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put off for a day while others pass, it is still tried."""
+    monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
+    monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
+    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
+    office.turn = lambda turn_id: outcome if turn_id == "slow" else OK
+    office.accept("slow")
+    async with office.open():
+        for n in range(25):
+            office.accept(*ids(f"good-{n}-", 5))
+            await office.until_delivered(5 * n + 5)
+            office.pass_time(3600)
+            await office.until_sent("slow/1", n + 2)
+        assert office.counts() == {"delivered": 125, "pending": 1}
+
+
+async def test_a_failure_of_its_own(office: Office) -> None:
+    """A turn that gets 500 whenever it comes, for a day, while others pass, is poison."""
+    office.turn = lambda turn_id: Outcome(status=500) if turn_id == "bad" else OK
+    office.accept("bad")
+    async with office.open():
+        n = 0
+        while not office.has_dead():
+            n += 1
+            assert n < 40
+            office.accept(*ids(f"good-{n}-", 5))
+            await office.until_delivered(5 * n)
+            office.pass_time(3600)
+            await office.until_sent("bad/1", n + 1)
+            await office.settle()
+    assert office.events("delivery.dead")[0][1]["cause"] == "poison"
+    assert n > 20
+
+
+async def test_what_is_known_of_a_turn_outlives_a_restart(office: Office) -> None:
+    """Attempts, refusals and what they say against a turn are remembered."""
+    office.turn = lambda turn_id: REFUSED if turn_id == "bad" else OK
+    office.accept("bad")
+    async with office.open():
+        await office.until_told("delivery.refused", 1)
+        await try_again(office, 5, others=10)
+    assert not office.has_dead()
     office.dispatch = office.make()
     async with office.open():
-        await office.until(lambda: office.counts() == {"delivered": 1, "dead": 1})
+        office.pass_time(REFUSED_S)
+        await office.until(lambda: office.sent.count("bad/1") == 7)
+        await try_again(office, 1, others=10)
+        await office.until(office.has_dead)
+
+
+# --- how fast -------------------------------------------------------------------------------
+
+
+async def test_the_whole_sender_rests(office: Office) -> None:
+    """What one turn is asked for holds for all, also for those that were never sent."""
+    office.turn = lambda _: Outcome(status=429, retry_after="3000")
+    office.accept("a")
+    async with office.open():
+        await office.until_told("delivery.retry_scheduled", 1)
+        office.turn = lambda _: OK
+        office.accept(*ids("t", 20))
+        await office.settle()
+        assert office.sent == ["a/1"]
+    office.dispatch = office.make()
+    async with office.open():
+        await office.settle()
+        assert office.sent == ["a/1"]
+    office.now += 3001
+    office.dispatch = office.make()
+    async with office.open():
+        await office.until(lambda: office.counts() == {"delivered": 21})
+
+
+async def test_a_limiter_that_counts_what_it_refuses(tmp_path: Path) -> None:
+    """Forty at once, and so many in each half second: all get through, and few are refused."""
+    office = Office(tmp_path / FILENAME, time.time)
+    came: list[float] = []
+
+    def limited(_: str) -> Outcome:
+        now = time.monotonic()
+        came.append(now)
+        many = sum(at > now - 0.5 for at in came) > 20
+        return Outcome(status=429, retry_after="1") if many else OK
+
+    office.turn = limited
+    office.accept(*ids("t", 50))
+    async with office.open():
+        await office.until(lambda: office.counts() == {"delivered": 50})
+    assert len(office.sent) < 70
+    office.outbox.close()
+
+
+async def test_retries_and_fresh_ones_take_turns(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they go one by one, a backlog of either holds none of the other."""
+    monkeypatch.setattr(pace, "_RATE_LEAST", 50.0)
+    office.turn = lambda _: Outcome(status=429)
+    office.accept(*ids("old", 8))
+    async with office.open():
+        await office.until_told("delivery.retry_scheduled", 8)
+        office.sent.clear()
+        office.turn = lambda _: OK
+        office.accept(*ids("new", 8))
+        office.pass_time(1)
+        await office.until(lambda: office.counts() == {"delivered": 16})
+    assert {one[:3] for one in office.sent[:2]} == {one[:3] for one in office.sent[2:4]}
+    assert {one[:3] for one in office.sent[:2]} == {"old", "new"}
 
 
 # --- is the receiver well? ------------------------------------------------------------------
@@ -434,6 +561,64 @@ async def test_the_receiver_s_fault(office: Office, status: int) -> None:
         await office.until(lambda: office.counts() == {"delivered": 2})
         await office.until_told("receiver", 2)
     assert office.events("receiver")[1] == ("receiver.resumed", {"paused_ms": 2500})
+
+
+async def test_an_outage_that_answers(office: Office) -> None:
+    """Fifty turns in a row that are put off, and the ping too: only pings go out."""
+    office.turn = lambda _: LATER
+    office.ping = lambda: LATER
+    office.accept(*ids("t", 100))
+    async with office.open():
+        await office.until(lambda: office.pings >= 4)
+        assert office.events("receiver") == [("receiver.paused", {"why": "status_503"})]
+        sent = len(office.sent)
+        assert 50 <= sent <= 50 + 2 * policy.PARALLEL
+        office.pass_time(100)
+        pings = office.pings
+        await office.until(lambda: office.pings >= pings + 3)
+        assert len(office.sent) == sent
+        office.turn, office.ping = (lambda _: OK), (lambda: OK)
+        await office.until(lambda: office.counts() == {"delivered": 100})
+
+
+async def test_a_receiver_that_takes_pings_and_no_turns(office: Office) -> None:
+    """It is not paused: what is fresh still goes out at once, what failed one by one."""
+    office.turn = lambda turn_id: OK if turn_id == "good" else LATER
+    office.accept(*ids("t", 60))
+    async with office.open():
+        await office.until(lambda: office.pings)
+        await office.settle()
+        sent = len(office.sent)
+        office.pass_time(100)
+        await office.until(lambda: len(office.sent) > sent)
+        await office.settle()
+        assert len(office.sent) == sent + 1
+        office.accept("fresh")
+        await office.until(lambda: "fresh/1" in office.sent)
+        assert office.names("receiver") == []
+        office.accept("good")
+        office.turn = lambda _: OK
+        await office.settle()
+        office.pass_time(100)
+        await office.until(lambda: office.counts() == {"delivered": 62})
+
+
+async def test_what_an_outage_leaves(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first attempts a turn has an event a minute, which says how many there were."""
+    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
+    monkeypatch.setattr(policy, "_LATER_S", 1e9)
+    monkeypatch.setattr(policy, "BACKOFF_MOST_S", 0.1)
+    office.turn = lambda _: LATER
+    office.accept("a")
+    async with office.open():
+        for n in range(1, 1001):
+            await office.until_sent("a/1", n)
+            await office.settle()
+            office.pass_time(0.6)
+    told = [fields for _, fields in office.events("delivery.attempted")]
+    assert 5 + 9 <= len(told) <= 5 + 11
+    assert sum(1 + fields.get("untold", 0) for fields in told) == told[-1]["attempt"]
+    assert len(office.names("delivery.retry_scheduled")) == 5
 
 
 async def test_five_failures(office: Office) -> None:

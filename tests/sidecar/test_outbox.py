@@ -657,7 +657,8 @@ def test_what_was_tried_is_kept(box: Box) -> None:
     box(Outbox.retry, tried, 0, refused_with=400)
     with closing(Box(box.path).outbox) as outbox:
         outbox._wall = lambda: NOW + 1
-        assert outbox.due((), places=9, again=9) == ([tried], None)
+        kept = replace(tried, told=3, told_at=NOW)
+        assert outbox.due((), places=9, again=9) == ([kept], None)
 
 
 # --- what becomes of it ---------------------------------------------------------------------
@@ -684,7 +685,6 @@ def test_delivered(box: Box) -> None:
     ]
     assert box.states() == [(1, "delivered")]
     assert box.due() == []
-    assert box(Outbox.acknowledged_at) == NOW + 2.5
 
 
 def test_delivered_before_it_was_accepted(box: Box) -> None:
@@ -709,7 +709,6 @@ def test_retry(box: Box) -> None:
         ("delivery.retry_scheduled", about(box) | {"attempt": 1, "delay_ms": 123.5}),
     ]
     assert box.states() == [(1, "pending")]
-    assert box(Outbox.acknowledged_at) is None
 
 
 def test_refused(box: Box) -> None:
@@ -768,14 +767,78 @@ def test_acknowledged_although_superseded(box: Box) -> None:
     assert box.states() == [(1, "delivered"), (2, "pending")]
 
 
-def test_acknowledged_at(box: Box) -> None:
-    """An acknowledged failure proves the receiver well too; the last one counts."""
+def test_what_the_receiver_asked_for_outlives_a_restart(box: Box) -> None:
+    """A pause that is longer than any of ours was its own wish, and holds all turns."""
+    assert box(Outbox.asked_to_rest_s, 60.0) == 0
     box(Outbox.accept, answer(key=key("a")))
-    box.deliver()
-    box.now += 5
-    box(Outbox.accept, failure("empty"))
-    box.deliver()
-    assert box(Outbox.acknowledged_at) == NOW + 5
+    box.settle(lambda outbox, due: outbox.retry(due, 60.0))
+    assert box(Outbox.asked_to_rest_s, 60.0) == 0
+    box(Outbox.accept, answer(key=key("b")))
+    box.settle(lambda outbox, due: outbox.retry(due, 1800.0))
+    assert box(Outbox.asked_to_rest_s, 60.0) == 1800
+    box.now += 1801
+    assert box(Outbox.asked_to_rest_s, 60.0) == 0
+
+
+def test_the_evidence_against_a_turn(box: Box) -> None:
+    """It is kept with the attempts, and a replay begins without it."""
+    box(Outbox.accept, answer())
+    (due,) = box.due()
+    assert due.evidence == 0
+    box(Outbox.retry, replace(box.attempt(due, status=400), evidence=1.5), 0.0)
+    box(Outbox.attempted, replace(due, attempts=1, evidence=1.5), status=400, error=None, ms=1.0)
+    (due,) = box.due()
+    assert due.evidence == 1.5
+    box(Outbox.bury, due, "refused")
+    box(Outbox.replay, turn_id="t")
+    (due,) = box.due()
+    assert (due.evidence, due.told, due.told_at) == (0, 0, None)
+
+
+def fail_again(box: Box, times: int, *, told: bool, keep: int | None = None) -> None:
+    for _ in range(times):
+        (due,) = box.due()
+        tried = replace(due, attempts=due.attempts + 1, first_attempt_at=NOW)
+        box(Outbox.attempted, tried, status=503, error=None, ms=1.0, told=told, keep=keep)
+        box(Outbox.retry, tried, 0.0, told=keep is None and told)
+
+
+def test_what_is_not_told_is_counted(box: Box) -> None:
+    """The next event says how many attempts got none."""
+    box(Outbox.accept, answer())
+    fail_again(box, 2, told=True)
+    box.events()
+    fail_again(box, 3, told=False)
+    assert box.events() == []
+    fail_again(box, 1, told=True, keep=2)
+    ((name, fields),) = box.events()
+    assert (name, fields["attempt"], fields["untold"]) == ("delivery.attempted", 6, 3)
+
+
+def test_an_outage_leaves_as_many_rows_however_long_it_lasts(box: Box) -> None:
+    """Events of attempts after the first few take each other's place, once they were printed."""
+    box(Outbox.accept, answer())
+    fail_again(box, 2, told=True)
+    rows = []
+    for _ in range(60):
+        box.now += 60
+        fail_again(box, 10, told=False)
+        fail_again(box, 1, told=True, keep=2)
+        box(Outbox.set_printed, box(Outbox.newest_event))
+        rows.append(len(box(Outbox.events, 0)))
+    assert rows[-1] == rows[10]
+    kept = [e.fields["attempt"] for e in box(Outbox.events, 0) if e.name == "delivery.attempted"]
+    assert kept[:2] == [1, 2]
+    assert kept[-1] == 2 + 60 * 11
+
+
+def test_an_event_that_was_not_printed_stays(box: Box) -> None:
+    """A line that nobody could read yet is not lost."""
+    box(Outbox.accept, answer())
+    for _ in range(20):
+        box.now += 60
+        fail_again(box, 1, told=True, keep=0)
+    assert len(box(Outbox.events, 0)) == 1 + 20
 
 
 def test_pause(box: Box) -> None:
@@ -819,7 +882,6 @@ def test_replay(box: Box) -> None:
     ]
     assert box.due() == [before]
     assert box(Outbox.replay, turn_id="t") == (0, 0)
-    assert box(Outbox.acknowledged_at) is None
 
 
 def test_replay_of_the_dead(box: Box) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from paliadin_sidecar.blame import SURE
 from paliadin_sidecar.policy import (
     PARALLEL,
     Circuit,
@@ -19,6 +20,7 @@ from paliadin_sidecar.policy import (
     Verdict,
     classify,
     decide,
+    is_told,
     retry_after_s,
 )
 
@@ -27,7 +29,7 @@ NOW = 1_795_334_400.0
 REFUSED_S = 900.0
 DAY_S = 86_400.0
 
-FIRST = Past(attempts=1, first_attempt_at=NOW, refusals=0, refused_at=None, acknowledged_at=None)
+FIRST = Past(attempts=1, first_attempt_at=NOW, refused_at=None, evidence=0.0)
 
 
 def judged(
@@ -45,10 +47,16 @@ def test_acknowledged(status: int) -> None:
     assert classify(status) is Verdict.ACKNOWLEDGED
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529, 599])
+@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504])
 def test_later(status: int) -> None:
-    """What says "later", and every 5xx, is tried again."""
+    """What says "later" says nothing about the turn."""
     assert classify(status) is Verdict.RETRY
+
+
+@pytest.mark.parametrize("status", [500, 501, 505, 529, 599])
+def test_failed(status: int) -> None:
+    """Any other 5xx may be the turn's fault, if it happens to no other."""
+    assert classify(status) is Verdict.FAILED
 
 
 @pytest.mark.parametrize("status", [None, 0, 1, 100, 101, 199, 600, 999])
@@ -74,8 +82,8 @@ def test_refused(status: int) -> None:
 
 def test_delivered() -> None:
     """What was acknowledged is delivered, however often it failed before."""
-    old = replace(FIRST, attempts=99, first_attempt_at=0, refusals=99, refused_at=0.0)
-    assert judged(Verdict.ACKNOWLEDGED, replace(old, acknowledged_at=NOW)) == Delivered()
+    old = replace(FIRST, attempts=99, first_attempt_at=0, refused_at=0.0, evidence=99.0)
+    assert judged(Verdict.ACKNOWLEDGED, old) == Delivered()
 
 
 @pytest.mark.parametrize(
@@ -97,13 +105,9 @@ def test_floor(verdict: Verdict) -> None:
     assert judged(verdict, jitter=0) == Retry(0)
 
 
-#: Refused three times over a quarter of an hour, and another turn passed meanwhile.
+#: Refused over a quarter of an hour, while so many others passed that chance is no explanation.
 REFUSED = Past(
-    attempts=3,
-    first_attempt_at=NOW - REFUSED_S,
-    refusals=3,
-    refused_at=NOW - REFUSED_S,
-    acknowledged_at=NOW - 1,
+    attempts=30, first_attempt_at=NOW - REFUSED_S, refused_at=NOW - REFUSED_S, evidence=SURE
 )
 
 
@@ -115,40 +119,37 @@ def test_dead_of_refusals() -> None:
 @pytest.mark.parametrize(
     "past",
     [
-        replace(REFUSED, refusals=2, attempts=9),
+        replace(REFUSED, evidence=SURE - 0.001, attempts=10_000),
         replace(REFUSED, refused_at=NOW - REFUSED_S + 0.5),
-        replace(REFUSED, acknowledged_at=None),
-        replace(REFUSED, acknowledged_at=NOW - REFUSED_S),
-        replace(REFUSED, acknowledged_at=NOW - REFUSED_S - 1),
         replace(REFUSED, refused_at=None),
     ],
-    ids=["too seldom", "too short", "none passed", "at once", "passed before", "never"],
+    ids=["perhaps by chance", "too short", "never"],
 )
 def test_not_dead_of_refusals(past: Past) -> None:
-    """One of the three conditions missing, a refused turn is tried again."""
+    """One of the conditions missing, a refused turn is tried again."""
     assert isinstance(judged(Verdict.REFUSED, past), Retry)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.RECEIVER])
+@pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.FAILED, Verdict.RECEIVER])
 def test_only_a_refusal_buries_the_refused(verdict: Verdict) -> None:
     """A turn that was refused before does not die of an outage."""
     assert isinstance(judged(verdict, REFUSED), Retry)
 
 
-#: Failed twenty times over a day, and another turn passed meanwhile.
-POISON = Past(
-    attempts=20,
-    first_attempt_at=NOW - DAY_S,
-    refusals=0,
-    refused_at=None,
-    acknowledged_at=NOW - DAY_S + 1,
-)
+#: Failed twenty times over a day, while so many others passed that chance is no explanation.
+POISON = Past(attempts=20, first_attempt_at=NOW - DAY_S, refused_at=None, evidence=SURE)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.REFUSED, Verdict.RECEIVER])
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.REFUSED])
 def test_poison(verdict: Verdict) -> None:
-    """What failed twenty times over a day while others passed is dead, whatever the outcome."""
+    """What failed twenty times over a day while others passed is dead."""
     assert judged(verdict, POISON) == Dead("poison")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.RECEIVER])
+def test_later_is_no_poison(verdict: Verdict) -> None:
+    """Too many requests, unavailable or no answer at all say nothing about a turn."""
+    assert isinstance(judged(verdict, POISON), Retry)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +157,24 @@ def test_poison(verdict: Verdict) -> None:
     [
         replace(POISON, attempts=19),
         replace(POISON, first_attempt_at=NOW - DAY_S + 0.5),
-        replace(POISON, acknowledged_at=None),
-        replace(POISON, acknowledged_at=NOW - DAY_S),
+        replace(POISON, evidence=SURE - 0.001),
     ],
-    ids=["too seldom", "too short", "none passed", "passed before"],
+    ids=["too seldom", "too short", "perhaps by chance"],
 )
 def test_not_poison(past: Past) -> None:
-    """In an outage no turn is poison: one of the three conditions missing, it is tried again."""
-    assert isinstance(judged(Verdict.RETRY, past), Retry)
+    """One of the three conditions missing, it is tried again."""
+    assert isinstance(judged(Verdict.FAILED, past), Retry)
+
+
+@pytest.mark.parametrize(
+    ("told_at", "is_due"),
+    [(None, True), (NOW, False), (NOW - 59, False), (NOW - 60, True), (NOW + 3600, True)],
+)
+def test_a_turn_that_fails_again_has_a_line_a_minute(
+    told_at: float | None, *, is_due: bool
+) -> None:
+    """However often it is tried; a clock that was set back holds no line."""
+    assert is_told(told_at, NOW) is is_due
 
 
 times = st.floats(0, 2 * NOW)
@@ -171,9 +182,8 @@ pasts = st.builds(
     Past,
     attempts=st.integers(1, 10**9),
     first_attempt_at=times,
-    refusals=st.integers(0, 10**6),
     refused_at=st.none() | times,
-    acknowledged_at=st.none() | times,
+    evidence=st.floats(0, 1e6),
 )
 
 
@@ -185,7 +195,7 @@ def test_whatever_is_past(verdict: Verdict, past: Past, jitter: float, floor_s: 
     if isinstance(decision, Retry):
         assert floor_s <= decision.seconds <= max(floor_s, 60)
     if isinstance(decision, Dead):
-        assert past.acknowledged_at is not None
+        assert past.evidence >= SURE
 
 
 # --- Retry-After ----------------------------------------------------------------------------
@@ -319,3 +329,48 @@ def test_a_pause_forgets_the_failures() -> None:
     circuit.pause()
     circuit.resume()
     assert [circuit.unanswered() for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_fifty_in_a_row_are_asked_about() -> None:
+    """Put off fifty times with nothing acknowledged, a ping asks; and again after a minute."""
+    circuit = Circuit()
+    assert [circuit.later(0.1) for _ in range(51)] == [False] * 49 + [True, False]
+    assert not circuit.later(60.0)
+    assert circuit.later(60.1)
+
+
+def test_ten_over_half_a_minute_are_asked_about() -> None:
+    """Where few turns wait, time counts."""
+    circuit = Circuit()
+    assert [circuit.later(3.0 * n) for n in range(12)] == [False] * 10 + [True, False]
+
+
+def test_an_acknowledgement_ends_the_row_of_later() -> None:
+    """A receiver that lets one turn of forty through is not asked whether it is well."""
+    circuit = Circuit()
+    for _ in range(9):
+        assert not any(circuit.later(9.0) for _ in range(40))
+        circuit.answered(acknowledged=True)
+
+
+def test_what_failed_trickles_where_only_pings_are_well() -> None:
+    """A receiver that takes pings and no turns gets one of those a second, until one passes."""
+    circuit = Circuit()
+    assert not circuit.trickles
+    assert circuit.retry_in_s(7.0) == 0
+    while not circuit.later(7.0):
+        pass
+    assert circuit.trickles
+    circuit.tried_again(8.0)
+    assert circuit.retry_in_s(8.25) == 0.75
+    circuit.answered(acknowledged=True)
+    assert not circuit.trickles
+    assert circuit.retry_in_s(8.25) == 0
+
+
+def test_nobody_is_asked_in_a_pause() -> None:
+    """The pause asks by itself."""
+    circuit = Circuit(paused=True)
+    assert not any(circuit.later(float(n)) for n in range(99))
+    circuit.resume()
+    assert not circuit.later(100.0)

@@ -6,6 +6,7 @@ import itertools
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 import trustme
 from support.receiver import Receiver, Reply, Request
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar import deliver
 
@@ -147,23 +148,71 @@ def test_five_connection_failures_pause_and_a_pause_outlives_a_restart(host: Sid
     assert len(host.events("delivery.attempted")) == attempts
 
 
+@pytest.mark.slow  # the pauses between its attempts are the shipped ones
 def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Receiver) -> None:
-    """Three refusals over the time are not enough while everything is refused."""
+    """No number of refusals is enough while everything is refused; then some between others are."""
     host.environ["PALIADIN_REFUSED_S"] = "0"
     receiver.behaviour = lambda _: Reply(400)
     host.start()
     host.answer("bad")
     until("4 refusals", lambda: len(host.events("delivery.refused", turn_id="bad")) >= 4)
-    assert not host.events("delivery.dead")
     receiver.behaviour = lambda r: Reply(400) if r.json["data"].get("turn_id") == "bad" else Reply()
     host.answer("good")
     host.wait_event("delivery.delivered", turn_id="good")
+    assert not host.events("delivery.dead")
+    for tried in range(len(receiver.of("bad")), 40):
+        for n in range(10):
+            host.answer(f"good-{tried}-{n}")
+            host.wait_event("delivery.delivered", turn_id=f"good-{tried}-{n}")
+        until(
+            "the next attempt",
+            partial(_tried_or_dead, host, receiver, tried),
+            2 * PATIENCE_S,
+        )
+        if host.events("delivery.dead"):
+            break
     assert host.wait_event("delivery.dead", turn_id="bad")["cause"] == "refused"
     assert host.command("status").returncode == 1
     receiver.behaviour = lambda _: Reply()
     assert host.command("replay", "--dead").stdout == "1 will be sent again\n"
     host.wait_event("delivery.delivered", turn_id="bad")
     assert host.command("status").returncode == 0
+
+
+def _tried_or_dead(host: Sidecar, receiver: Receiver, tried: int) -> bool:
+    return len(receiver.of("bad")) > tried or bool(host.events("delivery.dead"))
+
+
+@pytest.mark.slow  # eight seconds of a deployment, and what waited goes out
+def test_a_rolling_deploy_costs_no_turn(host: Sidecar, receiver: Receiver) -> None:
+    """400 from all for a while, then from every second pod: nothing is given up."""
+    host.environ["PALIADIN_REFUSED_S"] = "0"
+    receiver.behaviour = lambda _: Reply(400)
+    host.start()
+    for n in range(60):
+        host.answer(f"t{n}")
+    host.wait_event("receiver.paused", why="status_400")
+    pods = itertools.cycle([Reply(400), Reply()])
+    receiver.behaviour = lambda _: next(pods)
+    until("all", lambda: len(host.events("delivery.delivered")) == 60, 4 * PATIENCE_S)
+    assert not host.events("delivery.dead")
+
+
+def test_an_outage_that_answers_pauses(host: Sidecar, receiver: Receiver) -> None:
+    """503 to all: after fifty turns in a row only pings go out, and one well ping ends it."""
+    receiver.behaviour = lambda _: Reply(503)
+    host.start()
+    for n in range(80):
+        host.answer(f"t{n}")
+    host.wait_event("receiver.paused", why="status_503")
+    for n in range(80):
+        host.wait_event("turn.accepted", turn_id=f"t{n}")
+    sent, pings = len(receiver.turns), len(receiver.pings)
+    until("two more pings", lambda: len(receiver.pings) >= pings + 2)
+    assert len(receiver.turns) == sent < 70
+    receiver.behaviour = lambda _: Reply()
+    for n in range(80):
+        host.wait_event("delivery.delivered", turn_id=f"t{n}")
 
 
 @pytest.mark.parametrize("scheme", ["https", "HTTPS"])

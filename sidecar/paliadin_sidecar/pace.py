@@ -1,0 +1,106 @@
+"""How fast turns may go out to a receiver that limits them. Pure: no clock, no I/O.
+
+A limiter says "later", with or without `Retry-After`, and many count what they refuse as well:
+whoever goes on asking is never let through. So a "later" is about the receiver, not about the
+turn that met it. Nothing is sent while it asks for rest, and after that no more per second than
+it let through before, less a fifth; each acknowledgement raises that a little, until the limit
+is met again or was gone for a while. A turn that comes alone is never held by the rate, only by
+the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+__all__ = ["Pace"]
+
+#: The rest where the receiver names none, doubling for as long as nothing passes: that finds
+#: limits that are lower than the least rate.
+_REST_FIRST_S, _REST_MOST_S = 0.25, 60.0
+#: The rate that passes is taken from the acknowledgements of so many seconds.
+_MEASURED_S = 60.0
+#: Turns per second: at least this, and where nothing has passed yet; and above the other it is
+#: no limit any more.
+_RATE_LEAST, _RATE_MOST = 1.0, 100.0
+#: After a "later", this share of what passed. Slowly towards the limit that was met, so that it
+#: is met seldom, and fast beyond it, where it proves to be gone.
+_SLOWER, _FASTER, _MUCH_FASTER, _BEYOND = 0.8, 1.005, 1.05, 1.2
+#: A limit that was not met for so long is forgotten.
+_FORGOTTEN_S = 600.0
+
+
+class Pace:
+    """When the next turn may go out. All times are monotonic seconds."""
+
+    def __init__(self, resting_until: float = 0.0) -> None:
+        self.resting_until = resting_until  #: before, nothing goes out
+        self._rate = math.inf
+        self._limit = math.inf  # the rate at which "later" was said
+        self._next_at = 0.0
+        self._slowed_at = -math.inf
+        self._in_a_row = 0  # of "later", nothing having passed between
+        self._passed: deque[float] = deque(maxlen=int(_MEASURED_S * _RATE_MOST))
+
+    @property
+    def rate(self) -> float:
+        """Turns per second that may go out; infinite where no limit is known."""
+        return self._rate
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether turns go out one by one."""
+        return self._rate < math.inf
+
+    def rest_s(self, now: float) -> float:
+        """Seconds for which the receiver wants nothing, pings neither."""
+        return max(0.0, self.resting_until - now)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until a turn may go out; 0 for at once."""
+        if now - max(self._slowed_at, self.resting_until) > _FORGOTTEN_S:
+            self._rate = math.inf
+        paced_at = self._next_at if self.is_limited else 0.0
+        return max(self.rest_s(now), paced_at - now)
+
+    def started(self, now: float) -> None:
+        """Note that a turn goes out."""
+        self._next_at = now + 1 / self._rate
+
+    def acknowledged(self, now: float) -> None:
+        """Note that a turn got through."""
+        self._passed.append(now)
+        self._in_a_row = 0
+        near = self._rate <= self._limit * _BEYOND
+        self._rate *= _FASTER if near else _MUCH_FASTER
+        if self._rate > _RATE_MOST:
+            self._rate = math.inf
+
+    def later(self, now: float, *, started_at: float, retry_after_s: float) -> None:
+        """Note that the receiver asked for time.
+
+        Args:
+            now: when it did.
+            started_at: when the attempt that it answered began.
+            retry_after_s: what it asked for; 0 where it named nothing.
+        """
+        rest_s = retry_after_s
+        # Those that were under way already say the same once more.
+        if started_at >= self._slowed_at:
+            in_a_row = min(self._in_a_row, 16)
+            if not retry_after_s or in_a_row:
+                rest_s = max(rest_s, min(_REST_MOST_S, _REST_FIRST_S * 2.0**in_a_row))
+            self._slow_down(now, rest_s)
+            self._in_a_row += 1
+        self.resting_until = max(self.resting_until, now + rest_s)
+
+    def _slow_down(self, now: float, rest_s: float) -> None:
+        passed = [at for at in self._passed if at > now - _MEASURED_S]
+        self._passed.clear()
+        self._slowed_at = now
+        if passed:
+            # What passed in a burst is what passes in the rest that it led to.
+            self._limit = min(self._rate, len(passed) / max(now - passed[0], rest_s))
+        else:
+            self._limit = min(self._rate, _RATE_LEAST / _SLOWER)
+        self._rate = max(_RATE_LEAST, _SLOWER * self._limit)
