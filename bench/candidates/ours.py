@@ -3,7 +3,8 @@
     ours.py VARIANT...
 
 `no-commits`: the disk is never waited for, which a power cut would not forgive. `uvloop`: that
-event loop. `httpx`: that library instead of aiohttp. What it does is `paliadin-sidecar run`.
+event loop. `httpx`: that library, not connections of our own. What it does is
+`paliadin-sidecar run`.
 """
 
 from __future__ import annotations
@@ -42,22 +43,21 @@ def httpx() -> None:
 
     from paliadin_sidecar import deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
 
-    class Session:
-        def __init__(self) -> None:
+    class Connections:
+        def __init__(self, url: str, **_: object) -> None:
+            self._url = url
             self._transport = library.AsyncHTTPTransport(verify=False)
-            self.close = self._transport.aclose
 
-        async def post(
-            self, url: str, *, data: bytes, headers: dict[str, str], **_: object
-        ) -> SimpleNamespace:
-            request = library.Request("POST", url, content=data, headers=headers)
+        async def post(self, headers: dict[str, str], body: bytes) -> SimpleNamespace:
+            request = library.Request("POST", self._url, content=body, headers=headers)
             answer = await self._transport.handle_async_request(request)
             await answer.aread()
-            return SimpleNamespace(
-                status=answer.status_code, headers=answer.headers, release=lambda: None
-            )
+            return SimpleNamespace(status=answer.status_code, headers=answer.headers)
 
-    vars(deliver)["_session"] = lambda **_: Session()
+        def close(self) -> None:
+            pass  # the process ends
+
+    vars(deliver)["Connections"] = Connections
 
 
 for variant in sys.argv[1:]:

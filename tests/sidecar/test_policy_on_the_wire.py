@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 import trustme
 from support.receiver import Receiver, Reply, Request
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar import deliver
+from paliadin_sidecar.connections import ConnectionLost
 
 if TYPE_CHECKING:
     from support.sidecar import Sidecar
@@ -237,14 +237,12 @@ def test_tls_must_verify_and_an_authority_can_be_named(
 
 
 def test_a_receiver_that_asks_for_a_certificate_refuses_by_tls() -> None:
-    """It says so after our half of the handshake, and aiohttp tells of a lost connection.
+    """It says so after our half of the handshake.
 
     On the wire that alert races with the end of the connection, so this is what was seen there.
     """
-    exc = aiohttp.ClientOSError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
-    exc.__cause__ = ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
-    assert deliver._error(exc) == "tls"
-    assert deliver._error(aiohttp.ClientOSError(104, "reset by peer")) == "reset"
+    assert deliver._error(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")) == "tls"
+    assert deliver._error(ConnectionLost()) == "reset"
 
 
 def test_a_name_that_does_not_resolve_is_tried_again(host: Sidecar) -> None:
