@@ -109,9 +109,11 @@ def receiver_resets(world: World) -> None:
 
 @scenario()
 def receiver_resets_in_its_answer(world: World) -> None:
-    """Receiver: stores it and resets in the middle of its answer, once for each turn."""
+    """Receiver: stores it and resets in the middle of its status line, once for each turn."""
     once_each(world, lambda _: Reply(how="half"))
-    world.check(world.host.events("delivery.attempted", error="reset"), "half a head was enough")
+    world.check(
+        world.host.events("delivery.attempted", error="reset"), "half a status line was enough"
+    )
 
 
 @scenario()

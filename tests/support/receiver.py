@@ -182,7 +182,7 @@ class Receiver:
         )
         raw = head.encode("latin-1") + b"\r\n" + reply.body
         if reply.how == "half":
-            writer.write(raw[: len(head) // 2])
+            writer.write(raw[: head.index("\r") // 2])  # of its status line
             await writer.drain()
             _reset(writer)
             return False
