@@ -301,7 +301,8 @@ def test_check_of_a_bad_host(host: Sidecar, receiver: Receiver) -> None:
     """Each finding says what is wrong and what mends it."""
     host.aichat.chmod(0o777)
     host.legacy.rmdir()
-    host.state.mkdir(mode=0o755)
+    host.state.mkdir()
+    host.state.chmod(0o755)
     done = host.command("check")
     text = " ".join(done.stdout.split())
     assert done.returncode == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 import threading
@@ -28,11 +29,12 @@ NOW = 1_795_334_400.0
 ROOT = {"backend": "aichat", "persona": "paliadin"}
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_address() -> str:
+    """On an address of this process alone: a port that was free may be another's a moment later."""
+    number = os.getpid()
+    host = f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    with closing(socket.create_server((host, 0))) as probe:
+        return f"{host}:{probe.getsockname()[1]}"
 
 
 class Scraped:
@@ -54,13 +56,14 @@ class Scraped:
 
 @pytest.fixture
 def metered(host: Sidecar) -> Sidecar:
-    host.environ["PALIADIN_METRICS"] = f"127.0.0.1:{free_port()}"
+    host.environ["PALIADIN_METRICS"] = free_address()
     return host
 
 
 def scrape(host: Sidecar) -> Scraped:
     url = f"http://{host.environ['PALIADIN_METRICS']}/metrics"
-    with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=PATIENCE_S) as response:
         assert response.status == 200
         return Scraped(response.read().decode())
 

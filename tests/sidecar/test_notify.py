@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
-from support import sidecar
 from support.manager import Manager
 from support.waiting import until
 
@@ -203,14 +202,12 @@ def test_a_loop_that_hangs_starves_the_watchdog_though_the_rest_moves(
     host: Sidecar,
     watched: Manager,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     loop: str,
 ) -> None:
     """Either alone is enough, and both must move to feed it again."""
     program = tmp_path / "hanging"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsys.argv[1] = {str(tmp_path)!r}{_HANGING}")
-    program.chmod(0o700)
-    monkeypatch.setattr(sidecar, "COMMAND", str(program))
+    program.write_text(f"import sys\nsys.argv[1] = {str(tmp_path)!r}{_HANGING}")
+    host.prefix = [sys.executable, str(program)]
     host.start()
     watched.wait("WATCHDOG=1")
     (tmp_path / loop).touch()
