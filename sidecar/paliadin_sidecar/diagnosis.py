@@ -161,8 +161,8 @@ def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]
     detail = next((row["detail"] for row in rows if error and row["error"] == error), None)
     return (
         f"the receiver is not well since {since} ({answer_name(status, error, detail)}), and turns "
-        f"wait: {likely_cause(status, error, detail)}. It is asked again every minute at least; "
-        "paliadin-sidecar check --ping asks it now"
+        "wait until a ping is answered; paliadin-sidecar check --ping sends one now. Its likely "
+        f"cause: {likely_cause(status, error, detail)}"
     )
 
 

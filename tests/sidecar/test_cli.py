@@ -405,5 +405,5 @@ def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> No
     host.wait_event("receiver.paused")
     (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
     assert "the receiver is not well since " in problem
-    assert "(301), and turns wait: " in problem
+    assert "(301), and turns wait until a ping is answered" in problem
     assert "redirects are not followed" in problem
