@@ -25,7 +25,7 @@ from paliadin_sidecar.events import changes as real_changes
 from paliadin_sidecar.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -120,11 +120,13 @@ class Hearing:
         self._broken = True
         self._wake.set()
 
-    def changes(self, paths: list[Path], *, inotify: bool) -> AsyncGenerator[set[str], None]:
+    def changes(
+        self, paths: Mapping[Path, int], *, inotify: bool
+    ) -> AsyncGenerator[set[str], None]:
         """In place of `events.changes`."""
         return real_changes(paths, inotify=True) if inotify else self._changes(paths)
 
-    async def _changes(self, paths: list[Path]) -> AsyncGenerator[set[str], None]:
+    async def _changes(self, paths: Iterable[Path]) -> AsyncGenerator[set[str], None]:
         if self.how == "off":
             raise WatchFailed("off")
         self._watched = {str(path): _identity(path) for path in paths}

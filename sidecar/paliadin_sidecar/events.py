@@ -5,15 +5,16 @@ They only shorten the wait for the next scan.
 
 from __future__ import annotations
 
+import os
 import threading
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
 __all__ = ["WatchFailed", "changes", "why_no_events"]
@@ -32,23 +33,25 @@ class WatchFailed(Exception):
     watchfiles), a directory that went, the system's limit of watches."""  # noqa: D205, D209
 
 
-def changes(paths: list[Path], *, inotify: bool) -> AsyncGenerator[set[str], None]:
+def changes(directories: Mapping[Path, int], *, inotify: bool) -> AsyncGenerator[set[str], None]:
     """Paths that were touched, as they are, until it is closed.
 
     An empty set says: from here on events are seen, scan for what came before. Events may
     still be lost without notice.
 
     Args:
-        paths: directories; what lies below is not looked at.
+        directories: their paths, and a descriptor of each, which alone decides what is watched: the
+            path may lead elsewhere by now. What lies below is not looked at.
         inotify: by asyncinotify, which must be installed, and not by watchfiles.
 
     Raises:
         WatchFailed: the watch is of no more use.
     """
-    return _by_inotify(paths) if inotify else _by_watchfiles(paths)
+    watched = {f"/proc/self/fd/{fd}": str(path) for path, fd in directories.items()}
+    return _by_inotify(watched) if inotify else _by_watchfiles(watched)
 
 
-async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
+async def _by_watchfiles(watched: Mapping[str, str]) -> AsyncGenerator[set[str], None]:
     from watchfiles._rust_notify import (  # noqa: PLC0415 - 0.7 MB that inotify does without
         RustNotify,
         WatchfilesRustInternalError,
@@ -56,7 +59,7 @@ async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
 
     stop = threading.Event()
     try:
-        with RustNotify([str(p) for p in paths], False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
+        with RustNotify(list(watched), False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
             step_ms, timeout_ms = _RESTING_STEP_MS, 0
             yield set()
             while True:
@@ -69,14 +72,14 @@ async def _by_watchfiles(paths: list[Path]) -> AsyncGenerator[set[str], None]:
                     yield set()
                 else:
                     step_ms, timeout_ms = _STEP_MS, _FLIGHT_MS
-                    yield {path for _, path in found}
+                    yield {_named(path, watched) for _, path in found}
     except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
         raise WatchFailed(type(exc).__name__) from exc
     finally:
         stop.set()  # its thread waits on it
 
 
-async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
+async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], None]:
     from asyncinotify import Inotify, Mask  # noqa: PLC0415 - an extra, and Linux only
 
     # What may have made a file complete, readable or trusted, or took it away: written and closed,
@@ -84,7 +87,7 @@ async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
     at_once = Mask.CLOSE_WRITE | Mask.CREATE | Mask.MOVE | Mask.ATTRIB | Mask.DELETE
     try:
         with Inotify(cache_size=_MAX_EVENTS, sync_timeout=0) as notify:
-            for path in paths:
+            for path in watched:
                 # truncate(2) and utimensat(2) of the modification time tell of MODIFY alone.
                 notify.add_watch(path, at_once | Mask.MODIFY | Mask.ONLYDIR)
             yield set()
@@ -96,7 +99,9 @@ async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
                 more = len(events) == _MAX_EVENTS
                 if any(Mask.Q_OVERFLOW in event.mask for event in events):
                     yield set()
-                named = [(event.mask, str(at)) for event in events if (at := event.path)]
+                named = [
+                    (event.mask, _named(str(at), watched)) for event in events if (at := event.path)
+                ]
                 found = {path for mask, path in named if mask & at_once}
                 written.add({path for _, path in named} - found)
                 found |= written.take(found)
@@ -104,6 +109,11 @@ async def _by_inotify(paths: list[Path]) -> AsyncGenerator[set[str], None]:
                     yield found
     except OSError as exc:
         raise WatchFailed(type(exc).__name__) from exc
+
+
+def _named(path: str, watched: Mapping[str, str]) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{watched[folder]}/{name}" if folder in watched else watched.get(path, path)
 
 
 class _Written:
@@ -131,12 +141,16 @@ class _Written:
 def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
     """Why the system would tell of no change in these directories; None where it would."""
 
-    async def begin() -> None:
-        async with aclosing(changes(paths, inotify=inotify)) as found:
+    async def begin(directories: Mapping[Path, int]) -> None:
+        async with aclosing(changes(directories, inotify=inotify)) as found:
             await anext(found)
 
     try:
-        anyio.run(begin)
+        with ExitStack() as stack:
+            directories = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
+            for descriptor in directories.values():
+                stack.callback(os.close, descriptor)
+            anyio.run(begin, directories)
     except WatchFailed as exc:
         return str(exc.__cause__)
     return None

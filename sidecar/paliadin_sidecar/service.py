@@ -32,7 +32,7 @@ from paliadin_sidecar.threads import Threads
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from paliadin_sidecar.outbox import Event
@@ -431,15 +431,15 @@ class _Service:
         wait_s = _REARM_FIRST_S
         while True:
             self._armed = anyio.Event()
-            paths = [root.path for _, root in self._roots if root.state == "armed"]
-            if not paths:
+            armed = {root.path: root.fd for _, root in self._roots if root.fd is not None}
+            if not armed:
                 self._suffers("events", None)  # of what? Each root says what is wrong with it
                 await self._armed.wait()
                 continue
             began = time.monotonic()
             with anyio.CancelScope() as self._listening:
                 try:
-                    await self._hear(paths)
+                    await self._hear(armed)
                 except WatchFailed as exc:
                     if time.monotonic() - began > _REARM_MOST_S:
                         wait_s = _REARM_FIRST_S
@@ -449,9 +449,9 @@ class _Service:
                     await anyio.sleep(wait_s)
                     wait_s = min(2 * wait_s, _REARM_MOST_S)
 
-    async def _hear(self, paths: list[Path]) -> None:
+    async def _hear(self, directories: Mapping[Path, int]) -> None:
         by_inotify = self._settings.events == "inotify"
-        async with aclosing(changes(paths, inotify=by_inotify)) as events:
+        async with aclosing(changes(directories, inotify=by_inotify)) as events:
             async for touched in events:
                 self._suffers("events", None)
                 self._every_file |= not touched

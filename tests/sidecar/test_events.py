@@ -16,9 +16,12 @@ from paliadin_sidecar import events
 from paliadin_sidecar.events import WatchFailed, changes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
 MOST_QUEUED = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+
+#: No process may open so many files.
+NOT_OPEN = 2**30
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +38,24 @@ def inotify(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "inotify")
 
 
+async def watched(*paths: Path, inotify: bool) -> AsyncGenerator[set[str], None]:
+    """Events of these directories, as they are when this begins."""
+    directories = {path: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths}
+    try:
+        async with aclosing(changes(directories, inotify=inotify)) as found:
+            async for touched in found:
+                yield touched
+    finally:
+        for descriptor in directories.values():
+            os.close(descriptor)
+
+
 class Watch:
     """Events of one directory, until the block ends."""
 
     def __init__(self, path: Path, *, inotify: bool) -> None:
         self.path = path
-        self._events = changes([path], inotify=inotify)
+        self._events = watched(path, inotify=inotify)
 
     async def __aenter__(self) -> Self:
         assert await anext(self._events) == set()
@@ -159,7 +174,7 @@ async def test_below(path: Path, *, inotify: bool) -> None:
     elsewhere = path.with_name("elsewhere")
     elsewhere.mkdir()
     (path / "link").symlink_to(elsewhere)
-    async with aclosing(changes([path], inotify=inotify)) as found:
+    async with aclosing(watched(path, inotify=inotify)) as found:
         await anext(found)
         (path / "below" / "a.txt").touch()
         (elsewhere / "b.txt").touch()
@@ -172,17 +187,36 @@ async def test_two_roots(path: Path, *, inotify: bool) -> None:
     """Several directories are watched at once."""
     other = path.with_name("other")
     other.mkdir()
-    async with aclosing(changes([path, other], inotify=inotify)) as found:
+    async with aclosing(watched(path, other, inotify=inotify)) as found:
         await anext(found)
         (path / "a").touch()
         (other / "b").touch()
         await touched(found, {str(path / "a"), str(other / "b")})
 
 
+@pytest.fixture
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor of the directory, which is called `moved` since; another one has its path."""
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    path.rename(path.with_name("moved"))
+    path.mkdir()
+    yield opened
+    os.close(opened)
+
+
+async def test_the_directory_and_not_its_path(path: Path, opened: int, *, inotify: bool) -> None:
+    """What was opened is watched, whatever the path leads to, and its events have the path."""
+    async with aclosing(changes({path: opened}, inotify=inotify)) as found:
+        await anext(found)
+        (path / "other.txt").touch()
+        (path.with_name("moved") / "t.txt").touch()
+        assert str(path / "other.txt") not in await touched(found, {str(path / "t.txt")})
+
+
 async def test_no_directory(path: Path, *, inotify: bool) -> None:
     """What is not there cannot be watched."""
     with pytest.raises(WatchFailed, match=r"^FileNotFoundError$"):
-        await anext(changes([path / "missing"], inotify=inotify))
+        await anext(changes({path: NOT_OPEN}, inotify=inotify))
 
 
 async def test_leaving_early(path: Path, *, inotify: bool) -> None:
@@ -213,7 +247,7 @@ async def test_a_name_that_is_not_utf_8_costs_watchfiles_the_watch(path: Path) -
 
 async def test_a_name_that_is_not_utf_8_is_one_like_any_other_to_inotify(path: Path) -> None:
     """The name comes with surrogates, as Python lists it."""
-    async with aclosing(changes([path], inotify=True)) as found:
+    async with aclosing(watched(path, inotify=True)) as found:
         await anext(found)
         await touched(found, {touch_bytes(path)})
 
@@ -223,7 +257,7 @@ async def test_watchfiles_rests_after_the_flight(
 ) -> None:
     """It asks for a scan when it begins to look less often, and goes on seeing."""
     monkeypatch.setattr(events, "_FLIGHT_MS", 20)
-    async with aclosing(changes([path], inotify=False)) as found:
+    async with aclosing(watched(path, inotify=False)) as found:
         await anext(found)
         (path / "a").touch()
         await touched(found, {str(path / "a")})
@@ -236,7 +270,7 @@ async def test_watchfiles_rests_after_the_flight(
 
 async def test_inotify_asks_for_a_scan_after_an_overflow(path: Path) -> None:
     """The kernel's queue has an end, and says when it was reached."""
-    async with aclosing(changes([path], inotify=True)) as found:
+    async with aclosing(watched(path, inotify=True)) as found:
         await anext(found)
         for name in "ab":
             (path / name).touch()
