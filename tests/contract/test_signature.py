@@ -206,6 +206,17 @@ def test_secrets_raise_their_own_error(prefix: str, text: str) -> None:
         assert repr(Keys([prefix + text])) == "Keys(<1 masked>)"
 
 
+def test_a_large_body() -> None:
+    """It is signed without copies of it, as the reference library signs it; also not UTF-8."""
+    body = ("ä" * 700_000).encode()
+    keys = Keys([SECRET])
+    signed = keys.sign("id", b"x" + body, NOW)
+    assert signed["webhook-signature"] == Webhook(SECRET).sign("id", NOW, (b"x" + body).decode())
+    for bad in (body[:-1], body + b"\xff", b"\xff" + body):
+        with pytest.raises(UnicodeDecodeError):
+            keys.sign("id", bad, NOW)
+
+
 def test_masked() -> None:
     """A representation of the keys holds none of them."""
     assert repr(Keys([SECRET, SECRET])) == "Keys(<2 masked>)"
