@@ -52,7 +52,8 @@ RUN apt-get update \
     && install -d -m 700 -o 65532 -g 65532 /var/lib/paliadin-sidecar
 COPY --from=build /opt/paliadin /opt/paliadin
 ENV PATH=/opt/paliadin/bin:$PATH \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    MALLOC_MMAP_THRESHOLD_=1048576
 USER 65532:65532
 # Not the state directory: Python would run what lies in the working directory, as -P forbids too.
 WORKDIR /
