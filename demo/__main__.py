@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import anyio
-from rich.cells import set_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -47,6 +47,13 @@ _PLAN = {
     # A token that comes and goes while the sidecar is dead is seen by nobody.
     _KILLED: ["slow", "replaced", "lines", "rename", "in-place", "redirect", "move"],
 }
+#: Cells of the longest question, and of all columns: a terminal of 80 has room for them.
+_WIDEST, _WIDTH = 42, 80
+_LEGEND = (
+    "Response, push: what answered who asked, whichever came first; empty where",
+    "nobody asked. Twice: came again, with the same id.",
+    "Pushed, median, worst: from the complete file to the acknowledged callback.",
+)
 
 
 async def play(demo: Demo) -> None:
@@ -113,10 +120,11 @@ class Demo:
         self.progress = console.status("")
         self._tasks = tasks
 
-    def title(self, text: str) -> None:
-        """Say which step begins."""
+    def title(self, text: str, column: str = "how the file is written", by: str = "") -> None:
+        """Say which step begins, and what stands in the columns of its turns."""
         self.stage.events.clear()
         self._print(f"\n[bold]{text}[/bold]")
+        self._print(f"[dim]{_line('turn', 'backend', column, by, 'pushed')}[/dim]")
 
     def note(self, text: str) -> None:
         """Say what happens beside the turns."""
@@ -189,12 +197,13 @@ class Demo:
     def _has_arrived(self, turn: Turn) -> bool:
         if not turn.has_ended() or (seconds := turn.latency()) is None:
             return False
-        title, time = escape(set_cell_size(turn.title, 40)), _duration(seconds)
-        self._print(f"  {turn.id[:8]}  {turn.root.name}  {title} {turn.via:8} {time:>7}")
+        line = _line(turn.id[:8], turn.root.name, turn.title, turn.via, _duration(seconds))
+        self._print(escape(line))
         return True
 
     def _print(self, line: str) -> None:
-        self._console.print(line, no_wrap=True, overflow="ellipsis")
+        # Nothing is cut: where a terminal is narrow, it breaks the line itself.
+        self._console.print(line, soft_wrap=True)
 
 
 def show(console: Console, demo: Demo) -> None:
@@ -213,18 +222,24 @@ def show(console: Console, demo: Demo) -> None:
         lost = len(turns) - len(times)
         counts.append((len(turns), *answered, len(times), len(ids) - len(set(ids)), lost))
         shown = [_duration(median(times)), _duration(max(times))] if times else []
-        table.add_row(name, *map(str, counts[-1]), *shown)
+        cells = [*map(str, counts[-1]), *shown]
+        if name in _PLAN:
+            cells[1:3] = "", ""  # nobody asked
+        table.add_row(name, *cells)
     # The sum has no times: a median over rows that differ so much would say nothing.
     table.add_row("together", *(str(sum(column)) for column in zip(*counts, strict=True)))
-    console.print("", table, "", sep="\n")
-    console.print(
-        "Response, push: what answered who asked. Twice: came again, same id.", style="dim"
-    )
-    console.print("Times: from the complete file to the acknowledged callback.", style="dim")
+    console.print("", table, "", sep="\n", width=max(console.width, _WIDTH), crop=False)
+    for line in _LEGEND:
+        console.print(line, style="dim", soft_wrap=True)
     for line in demo.wrong:
         console.print(f"[red]wrong:[/red] {escape(line)}", soft_wrap=True)
     if not demo.wrong:
         console.print("[green]Nothing was lost: each answer came whole, signed, to its user.[/]")
+
+
+def _line(turn: str, backend: str, what: str, by: str, time: str) -> str:
+    fill = " " * (_WIDEST - cell_len(what))
+    return f"  {turn:8} {backend:7}  {what}{fill}  {by:8} {time:>7}"
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,8 @@ ROWS = _OVER_AICHAT, _OVER_LEGACY, _KILLED, _OUTLIVED = (
     "aichat killed",
     "submit outlived",
 )
+#: What stands over the columns of these turns.
+_ASKED = ("who asks what", "by")
 _USERS = {
     name: User(str(uuid.uuid4()), email=f"{name.lower()}@example.org") for name in ("Anna", "Bao")
 }
@@ -32,7 +34,7 @@ _PATIENT_S, _IMPATIENT_S = 60.0, 4.0
 async def play(demo: Demo) -> None:
     """Go through the circle's steps."""
     stage, ask = demo.stage, partial(_asked, demo)
-    demo.title("Two users ask through the client, over aichat's HTTP and legacy's SSH")
+    demo.title("Two users ask through the client, over aichat's HTTP and legacy's SSH", *_ASKED)
     stage.start_aichat(_PATIENT_S)
     stage.start_sshd()
     await demo.until("aichat and sshd", lambda: stage.are_listening("aichat", "sshd"))
@@ -41,7 +43,7 @@ async def play(demo: Demo) -> None:
             demo.ask(backend, *(ask(row, backend, name, question) for question in _QUESTIONS))
     await demo.until_answered()
 
-    demo.title("aichat is killed in the middle of a turn, and comes back")
+    demo.title("aichat is killed in the middle of a turn, and comes back", *_ASKED)
     panes = _panes(demo)
     demo.ask("aichat", ask(_KILLED, "aichat", "Anna", "Bitte (think 3)!", late=True))
     screen = ("capture-pane", "-p", "-t", "=aichat-paliadin:=anna")
@@ -58,7 +60,7 @@ async def play(demo: Demo) -> None:
     if _panes(demo) != panes:
         demo.wrong.append("aichat did not find its windows again")
 
-    demo.title(f"Turns outlive their submit: aichat gives up after {_IMPATIENT_S:g} s")
+    demo.title(f"Turns outlive their submit: aichat gives up after {_IMPATIENT_S:g} s", *_ASKED)
     for name in _USERS:
         demo.ask("aichat", ask(_OUTLIVED, "aichat", name, "Gründlich (think 5)!", late=True))
     await demo.until_answered()
