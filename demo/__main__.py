@@ -228,7 +228,7 @@ def show(console: Console, demo: Demo) -> None:
         table.add_row(name, *cells)
     # The sum has no times: a median over rows that differ so much would say nothing.
     table.add_row("together", *(str(sum(column)) for column in zip(*counts, strict=True)))
-    console.print("", table, "", sep="\n", width=max(console.width, _WIDTH), crop=False)
+    console.print("", table, "", sep="\n")
     for line in _LEGEND:
         console.print(line, style="dim", soft_wrap=True)
     for line in demo.wrong:
@@ -265,6 +265,7 @@ async def _perform(console: Console, stage: Stage, scope: anyio.CancelScope) -> 
 
 async def _main() -> int:
     console, well = Console(highlight=False), False
+    console.width = max(console.width, _WIDTH)  # a narrower terminal breaks lines, cuts no words
     with anyio.CancelScope() as scope:
         # What is run by the loop cannot come in between: nothing is started and then forgotten.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
