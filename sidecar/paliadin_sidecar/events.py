@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -147,9 +147,11 @@ def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
 
     try:
         with ExitStack() as stack:
-            directories = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
-            for descriptor in directories.values():
-                stack.callback(os.close, descriptor)
+            directories = {}
+            for path in paths:
+                with suppress(OSError):  # gone, or no directory: of that its root's state tells
+                    directories[path] = os.open(path, os.O_PATH | os.O_DIRECTORY)
+                    stack.callback(os.close, directories[path])
             anyio.run(begin, directories)
     except WatchFailed as exc:
         return str(exc.__cause__)
