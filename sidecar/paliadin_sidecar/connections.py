@@ -198,6 +198,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._response: Response | None = None  # of the request that is under way
         self._answered: asyncio.Future[None] = self._loop.create_future()
+        self._deadline = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_sent = self._is_early = self._is_over = False
@@ -212,6 +213,7 @@ class _Connection(asyncio.Protocol):
             raise self._why_lost()
         self._response = response = Response()
         self._answered = self._loop.create_future()
+        self._deadline = anyio.current_effective_deadline()
         await self._send(head, body)
         await self._answered
         if self._is_early:
@@ -283,6 +285,7 @@ class _Connection(asyncio.Protocol):
             self._answer()  # its status line is there, which is enough
 
     def _answer(self) -> None:
+        self._writable.set()  # the rest of the request is not waited for
         if not self._answered.done():
             self._answered.set_result(None)
 
@@ -307,7 +310,9 @@ class _Connection(asyncio.Protocol):
         response.feed(data)
         if is_first and response.status is not None:
             self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004
-            self._set_timer(_REST_OF_ANSWER_S)
+            # One that is late is not lost while its rest is waited for.
+            left_s = max(0.0, self._deadline - self._loop.time())
+            self._set_timer(min(_REST_OF_ANSWER_S, left_s / 2))
         if self._answered.done():
             self._settle(response)
         elif response.has_ended or self._is_early:
@@ -319,7 +324,6 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
         self._lost = exc
-        self._writable.set()
         self._answer()
 
     def pause_writing(self) -> None:

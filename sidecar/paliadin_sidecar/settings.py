@@ -347,14 +347,14 @@ class _Reader:
             return ""
         try:
             url = urlsplit(value)
-            host, _ = url.hostname, url.port
+            host = url.hostname if url.port != 0 else None
         except ValueError:
             host = None
         # What is no printable ASCII would fail at each attempt only (RFC 3986, section 2).
         if not host or url.scheme not in {"http", "https"} or not re.fullmatch("[!-~]+", value):
             self._wrong(name, _without_secrets(value), right)
-        elif url.username is not None or url.query or url.fragment:
-            # They would end in logs here and in access logs there.
+        elif url.username is not None or set(value) & set("?#"):
+            # They would end in logs here and in access logs there; an empty one would not be sent.
             self._wrong(name, _without_secrets(value), "must hold no user, password or query")
         elif url.scheme == "http" and not insecure and not _is_loopback(host):
             self._wrong(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -318,6 +319,40 @@ async def test_a_status_line_is_enough(sending: Callable[..., Awaitable[Sender]]
     for status in (204, 503):
         sender = await sending(Server(partial(stops, f"HTTP/1.1 {status} x\r\n".encode())))
         assert await push(sender) == status
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_status_line_that_comes_late_is_enough(
+    monkeypatch: pytest.MonkeyPatch, *, reads: bool
+) -> None:
+    """Also where its rest would come when the attempt has ended, and the request is not read."""
+
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            head = connection.recv(64 * 1024)
+            while reads and not head.endswith(b"}"):
+                head = connection.recv(64 * 1024)
+            connection.sendall(b"HTTP/1.1 %d x\r\n" % (204 if reads else 429))
+            done.wait(PATIENCE_S)
+
+    monkeypatch.setattr(connections, "_REST_OF_ANSWER_S", PATIENCE_S)
+    done = threading.Event()
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/callback"
+        try:
+            async with Sender(url, [new_secret()], timeout_s=2.0) as sender:
+                assert await push(sender, b"{%s}" % bytes(0 if reads else 8 * 1024 * 1024)) == (
+                    204 if reads else 429
+                )
+        finally:
+            done.set()
+            thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 204 No Con", b"SSH-2.0-x\r\n", b"\0" * 100])

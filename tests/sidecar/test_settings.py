@@ -448,6 +448,12 @@ def test_secrets_in_a_url(url: str) -> None:
     assert "hunter2" not in found
 
 
+@pytest.mark.parametrize("end", ["/callback?", "/callback#", "?", ":0/callback"])
+def test_a_url_that_would_be_sent_as_another(end: str) -> None:
+    """An empty query, and a port that stands for the scheme's own in other programs."""
+    assert "must " in problem("PALIADIN_CALLBACK_URL", f"https://paliad.example.org{end}")
+
+
 # --- the callback's secret ------------------------------------------------------------------
 
 
