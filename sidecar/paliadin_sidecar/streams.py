@@ -25,9 +25,20 @@ def prepare() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    sys.stdout = _buffered(sys.stdout)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _buffered(stream: TextIO) -> TextIO:
+    # With PYTHONUNBUFFERED what could not be written is forgotten, and `has_failed` finds nothing.
+    if not (isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.FileIO)):
+        return stream
+    encoding, errors = stream.encoding, stream.errors
+    return io.TextIOWrapper(
+        io.BufferedWriter(stream.detach()), encoding, errors, write_through=True
+    )
 
 
 def as_utf8(stream: TextIO | None) -> None:

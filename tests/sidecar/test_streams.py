@@ -34,10 +34,12 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
     return host
 
 
-def test_a_full_output(delivered: Sidecar) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_output(delivered: Sidecar, unbuffered: str) -> None:
     """One sentence and exit 1 for each command, `--help` as well."""
     for command in COMMANDS:
-        done = shell(delivered, f"{COMMAND} {command} > /dev/full")
+        line = f"{COMMAND} {command} > /dev/full"
+        done = shell(delivered, line, PYTHONUNBUFFERED=unbuffered)
         assert done.returncode == 1, command
         assert done.stderr == (
             "paliadin-sidecar: the output cannot be written: No space left on device\n"
