@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -62,6 +63,8 @@ __all__ = ["main"]
 _NO, _CONFIG = 1, 78  # 78 is EX_CONFIG of sysexits.h: systemd is told not to restart on it
 #: The whole stop stays within 10 s.
 _STOP_S = 9.0
+#: So many names of a root are looked through for those that are ignored.
+_MAX_LISTED = 10_000
 #: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.
 _OVERDUE_S = 300.0
 #: A directory that is missing for longer than this is wrong; the alert has the same limit.
@@ -569,8 +572,11 @@ def _print_status(found: Mapping[str, Any]) -> None:
 
 def _print_strays(roots: Sequence[Mapping[str, Any]]) -> None:
     for root in roots:
+        if root["state"] != "armed" or not root["foreign_files"]:
+            continue  # one that does not answer is not asked
         try:
-            found = strays(path.name for path in Path(root["path"]).iterdir())
+            with os.scandir(root["path"]) as names:
+                found = strays(entry.name for entry in islice(names, _MAX_LISTED))
         except OSError:
             continue  # its state says so
         if found:

@@ -7,10 +7,13 @@ import os
 import re
 import shlex
 import stat
+import threading
 from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import misspelt
@@ -18,7 +21,7 @@ from paliadin_sidecar.advice import unit_name
 from paliadin_sidecar.daemon import look, outdated, problems
 from paliadin_sidecar.diagnosis import Finding
 from paliadin_sidecar.events import why_no_events
-from paliadin_sidecar.filesystem import LOCAL, device_with_leases, type_of
+from paliadin_sidecar.filesystem import LOCAL, type_of
 from paliadin_sidecar.lookup import ID_RULE, listed, strays
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
@@ -26,7 +29,7 @@ from paliadin_sidecar.users import user_name
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from paliadin_sidecar.advice import Hosting
     from paliadin_sidecar.daemon import Daemon
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from paliadin_sidecar.unit import Unit
 
 __all__ = ["credentials", "examine"]
+
+T = TypeVar("T")
 
 #: Not as the daemon's user, who without the unit's capabilities is told what is not so.
 _AS_ROOT = "sudo paliadin-sidecar check"
@@ -73,17 +78,15 @@ def examine(
     """
     ignore_lease_breaks()
     daemon = daemon or look(settings.state_dir)
+    roots, answering = _roots(settings, named=owner_named)
+    settings = replace(settings, roots=answering)
     return [
         Finding("ok", "configuration", "every variable can be read"),
         *_daemon(settings, daemon, owner_named=owner_named),
         *(Finding("wrong", "variable", misspelt.sentence(*one)) for one in unknown),
         *_state_dir(settings.state_dir),
         *_outbox(settings, daemon.hosting),
-        *(
-            finding
-            for spec in settings.roots
-            for finding in _root(spec, settings.owner, named=owner_named)
-        ),
+        *roots,
         *_hides(settings, daemon.unit),
         _events(settings),
         *_leases(settings),
@@ -219,8 +222,40 @@ def _outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
 # --- the roots ----------------------------------------------------------------------------
 
 
+def _roots(settings: Settings, *, named: bool) -> tuple[list[Finding], tuple[RootSpec, ...]]:
+    # What is found, and the roots that answer: nothing else is asked of one that does not.
+    found: list[Finding] = []
+    answering = []
+    for spec in settings.roots:
+        said = _within(_READ_S, partial(_root, spec, settings.owner, named=named))
+        if said is None:
+            hangs = (
+                f"{spec.path} does not answer: its disk hangs, or what serves its mount, which "
+                f"findmnt -T {shlex.quote(str(spec.path))} names; the kernel says more: dmesg | "
+                "tail. Answers are taken again as soon as it does"
+            )
+            found.append(Finding("wrong", _subject(spec), hangs))
+        else:
+            found += said
+            answering.append(spec)
+    return found, tuple(answering)
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T | None:
+    # In a thread, which is left alone where it hangs; None then.
+    done: list[T] = []
+    thread = threading.Thread(target=lambda: done.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return done[0] if done else None
+
+
+def _subject(spec: RootSpec) -> str:
+    return f"root {spec.backend}/{spec.persona} {spec.path}"
+
+
 def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
-    subject = f"root {spec.backend}/{spec.persona} {spec.path}"
+    subject = _subject(spec)
     root = Root(spec.path, owner)
     root.check()
     names = None
@@ -339,13 +374,14 @@ def _hides(settings: Settings, unit: Unit | None) -> list[Finding]:
 def _events(settings: Settings) -> Finding:
     roots = [spec.path for spec in settings.roots if os.access(spec.path, os.R_OK)]
     why = why_no_events(roots, inotify=settings.events == "inotify")
+    count = len(settings.roots)
     if why is None:
         return Finding("ok", "file events", f"come by {settings.events}: an answer is seen at once")
     return Finding(
         "wrong",
         "file events",
-        f"cannot be had ({why}), so an answer is only seen by the next scan. 1 instance of inotify "
-        f"and {len(settings.roots)} watches are needed, the rest of {_limit('instances')} and "
+        f"cannot be had ({why}), so an answer is only seen by the next scan. {count} instances of "
+        f"inotify and {count} watches are needed, the rest of {_limit('instances')} and "
         f"{_limit('watches')} is other programs': printf 'fs.inotify.max_user_instances=512\\n"
         "fs.inotify.max_user_watches=524288\\n' > /etc/sysctl.d/inotify.conf && sysctl --system",
     )
@@ -414,8 +450,7 @@ def _lease_given(settings: Settings) -> bool | None:
             names = root.names(always=True) or []
             for name in filter(turn_id_of, names):
                 fd = cast("int", root.fd)
-                leases_on = device_with_leases(fd)
-                file = TurnFile(fd, name, settings.owner, leases_on=leases_on)
+                file = TurnFile(fd, name, settings.owner, leases_on=root.leases_on)
                 with closing(file):
                     look = file.look()
                 if look.trusted:

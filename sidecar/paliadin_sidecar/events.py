@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack, aclosing, suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,9 @@ async def _by_watchfiles(watched: Mapping[str, str]) -> AsyncGenerator[set[str],
 
     stop = threading.Event()
     try:
-        with RustNotify(list(watched), False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
+        # In a thread, as below: it asks the file system, whose server may hang.
+        begin = partial(RustNotify, list(watched), False, False, 0, False, False)  # noqa: FBT003 - the library takes them by place
+        with await anyio.to_thread.run_sync(begin, abandon_on_cancel=True) as notify:
             step_ms, timeout_ms = _RESTING_STEP_MS, 0
             yield set()
             while True:
@@ -89,7 +92,8 @@ async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], No
         with Inotify(cache_size=_MAX_EVENTS, sync_timeout=0) as notify:
             for path in watched:
                 # truncate(2) and utimensat(2) of the modification time tell of MODIFY alone.
-                notify.add_watch(path, at_once | Mask.MODIFY | Mask.ONLYDIR)
+                add = partial(notify.add_watch, path, at_once | Mask.MODIFY | Mask.ONLYDIR)
+                await anyio.to_thread.run_sync(add, abandon_on_cancel=True)
             yield set()
             written, more = _Written(), False
             while True:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import settle
 from paliadin_sidecar.fairness import Budget, DueQueue
-from paliadin_sidecar.filesystem import device_with_leases
 from paliadin_sidecar.fingerprint import COARSE_S
 from paliadin_sidecar.outbox import Arrival, TurnKey
 from paliadin_sidecar.turnfile import (
@@ -180,9 +179,6 @@ class _Place:
     #: Fingerprints of files that were taken, with the reason where one is no answer; "" where it
     #: is too young to be believed.
     taken: dict[str, str] = field(default_factory=dict)
-    #: Which directory it was asked of, and where a lease there proves that nobody writes.
-    asked: tuple[int, int] | None = None
-    leases_on: int | None = None
     #: What was taken last, when and as what: it is looked at in every scan.
     recent: dict[str, tuple[float, Fingerprint]] = field(default_factory=dict)
     #: Files that failed for a second name: its removal moves no time but theirs.
@@ -237,6 +233,7 @@ class Intake:
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
+        self.steps = 0  #: how far it got: whoever waits for it sees that it moves
         self.scans = 0  #: how often a root was scanned
         self.only_scanned = 0  #: files that settled before any event told of them
         self._places = {root.path: _Place(spec, root) for spec, root in places}
@@ -257,6 +254,7 @@ class Intake:
         """Take up paths that an event named. Returns what their tokens told."""
         findings: list[Finding] = []
         for path in touched:
+            self.steps += 1
             folder, _, name = path.rpartition("/")
             for place in self._places.values():
                 if str(place.root.path) == folder:
@@ -292,6 +290,7 @@ class Intake:
         full = len(place.doubtful) >= _MAX_DOUBTFUL
         sparse = 1 + len(names) // _MAX_NEW if full else 1
         for n, name in enumerate(names, self.scans):
+            self.steps += 1
             # What was taken has a turn's name: most names need not be parsed again.
             if name in place.taken or turn_id_of(name) is not None:
                 lying += 1
@@ -324,6 +323,7 @@ class Intake:
             del place.recent[next(iter(place.recent))]
         changed = {name for name in place.linked if self._moved(place, name)}
         for name, (_, fingerprint) in place.recent.items():
+            self.steps += 1
             with suppress(Unreadable):  # when each file is looked at, that is told
                 if fingerprint_at(directory, name) not in (None, fingerprint):
                     changed.add(name)
@@ -342,6 +342,7 @@ class Intake:
             return []
         found = []
         for name in names:
+            self.steps += 1
             if turn_id_of(name) is None:
                 continue
             arrival = self._old(place, place.root.fd, name)
@@ -390,6 +391,7 @@ class Intake:
         findings: list[Finding] = []
         size = 0
         for _ in range(_BATCH_FILES):
+            self.steps += 1
             found = self._next() if size < _BATCH_BYTES else None
             if found is None:
                 break
@@ -569,7 +571,9 @@ class Intake:
             if (info.st_dev, info.st_ino) == under.file.inode:
                 return True
         try:
-            opened = self._turn_file(place, place.root.fd, under.name)
+            opened = TurnFile(
+                place.root.fd, under.name, self._owner, leases_on=place.root.leases_on
+            )
         except FileNotFoundError:
             return under.file is not None
         if under.file is not None:
@@ -578,16 +582,6 @@ class Intake:
             under.progress = None
         under.file = opened
         return True
-
-    def _turn_file(self, place: _Place, directory: int, name: str) -> TurnFile:
-        try:
-            info = os.fstat(directory)
-        except OSError as exc:
-            raise Unreadable(name, exc) from None
-        if (info.st_dev, info.st_ino) != place.asked:
-            place.asked = (info.st_dev, info.st_ino)
-            place.leases_on = device_with_leases(directory)
-        return TurnFile(directory, name, self._owner, leases_on=place.leases_on)
 
     def _judge(self, place: _Place, under: _Under, key: TurnKey) -> Iterator[Finding]:
         file = under.file
@@ -717,7 +711,7 @@ class Intake:
     def _old(self, place: _Place, directory: int, name: str) -> Arrival | None:
         # A file of a root's past, unless it is young or somebody still writes it.
         try:
-            file = self._turn_file(place, directory, name)
+            file = TurnFile(directory, name, self._owner, leases_on=place.root.leases_on)
         except (FileNotFoundError, Unreadable):
             return None
         try:

@@ -5,6 +5,7 @@ One group of named tasks; one that dies takes the daemon down, for whoever resta
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import select
@@ -13,7 +14,7 @@ import time
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -32,13 +33,15 @@ from paliadin_sidecar.threads import Threads
 from paliadin_sidecar.watch import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from paliadin_sidecar.outbox import Event
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["run"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _VERSION = version("paliadin")
 
@@ -47,9 +50,12 @@ _EVERY_FILE_S = 60.0
 #: What an attempt in flight gets at the end, and what is left to print.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0
-#: Threads for scans, and for telling systemd meanwhile; and for names, of which one that does not
-#: resolve can hold its thread for half a minute.
-_WORKERS, _LOOKUPS = 3, 4
+#: A root that got no further for this long does not answer: the server of its mount hangs, say.
+_ANSWER_S = 5.0
+#: So many changed names of a root are remembered; with more, every file is looked at.
+_MAX_TOUCHED = 10_000
+#: Threads for names, of which one that does not resolve can hold its thread for half a minute.
+_LOOKUPS = 4
 #: A metrics address that cannot be had is tried again this often.
 _METRICS_AGAIN_S = 2.0
 #: Files that are kept open while they settle, where the system permits.
@@ -166,18 +172,11 @@ class _Service:
         self._outbox = outbox
         self._audit = Audit(stream, settings.log_level)
         self._stream = stream
-        self._roots = [(spec, Root(spec.path, settings.owner)) for spec in settings.roots]
-        self._intake = Intake(
-            list(self._roots),
-            owner=settings.owner,
-            quiet_s=settings.quiet_s,
-            max_bytes=settings.max_bytes,
-            most_held=most_held,
-            monotonic=time.monotonic,
-            wall=time.time,
-        )
+        self._watched = [
+            _Watched(spec, settings, most_held // len(settings.roots)) for spec in settings.roots
+        ]
         # All that a turn's way needs: no flood of anything else can take them.
-        self._in_thread = Threads(_WORKERS, "work")
+        self._notify_thread = Threads(1, "notify")
         self._commit_thread = Threads(1, "commit")
         self._commit = Committer(
             outbox,
@@ -193,26 +192,22 @@ class _Service:
         self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
         (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
-        self._touched: set[str] = set()
-        self._every_file = True
-        self._intake_wake = anyio.Event()
+        self._held_back = 0
         self._audit_wake = anyio.Event()
         self._stop = anyio.Event()
-        self._systemd = Notify(os.environ, self._in_thread)
-        self._scan_done = anyio.Event()
+        self._systemd = Notify(os.environ, self._notify_thread)
         self._counts_moved = anyio.Event()
-        self._armed = anyio.Event()
-        self._listening = anyio.CancelScope()
         self._found: list[dict[str, object]] = []
-        self._elsewhere: int | None = None
 
     def close(self) -> None:
-        self._intake.close()
-        self._in_thread.close()
+        for watched in self._watched:
+            watched.close()
+        self._notify_thread.close()
         self._commit_thread.close()
 
     def scanned(self) -> tuple[int, int]:
-        return self._intake.scans, self._intake.only_scanned
+        intakes = [watched.intake for watched in self._watched]
+        return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
 
     async def serve(self, sender: Sender) -> None:
         settings = self._settings
@@ -238,8 +233,11 @@ class _Service:
                 base.start_soon(self._serve_metrics, self._settings.metrics, name="metrics")
             async with anyio.create_task_group() as work:
                 work.start_soon(self._dispatch.run, name="dispatch")
-                work.start_soon(self._take_in, name="intake")
-                work.start_soon(self._listen, name="listen")
+                for watched in self._watched:
+                    work.start_soon(self._take_in, watched, name="intake")
+                    work.start_soon(self._listen, watched, name="listen")
+                work.start_soon(self._started, name="started")
+                work.start_soon(self._follow_commands, name="commands")
                 work.start_soon(self._tidy, name="upkeep")
                 await self._stop.wait()
                 await self._systemd("STOPPING=1")
@@ -267,7 +265,8 @@ class _Service:
                     os._exit(128 + number)
                 self._on_stop()
                 self._stop.set()
-                self._intake_wake.set()
+                for watched in self._watched:
+                    watched.wake.set()
 
     async def _happened(self, name: str, **fields: object) -> None:
         try:
@@ -296,39 +295,42 @@ class _Service:
         if exc.detail != said:
             self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
-        self._scan_done.set()
+        for watched in self._watched:
+            watched.scanned.set()
         self._dispatch.looked.set()
 
     # --- intake ---------------------------------------------------------------------------
 
-    async def _take_in(self) -> None:
-        for spec in self._settings.roots:
-            lying = await self._commit(Outbox.lying, spec.backend, spec.persona)
-            self._intake.remember(spec, lying)
-        started = False
+    async def _take_in(self, watched: _Watched) -> None:
+        spec, intake = watched.spec, watched.intake
+        intake.remember(spec, await self._commit(Outbox.lying, spec.backend, spec.persona))
         next_scan = next_every_file = 0.0
         while not self._stop.is_set():
-            self._intake_wake = anyio.Event()
+            watched.wake = anyio.Event()
             now = time.monotonic()
-            every_file = self._every_file or now >= next_every_file
+            every_file = watched.every_file or now >= next_every_file
             if every_file or now >= next_scan:
-                self._every_file = False
-                await self._scan(every_file=every_file)
-                self._scan_done.set()
+                watched.every_file = False
+                await self._scan(watched, every_file=every_file)
+                watched.scanned.set()
                 now = time.monotonic()
                 next_scan = now + self._settings.rescan_s
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
-            touched, self._touched = self._touched, set()
-            await self._take(partial(self._look, touched))
-            if not started:
-                started = True
-                await self._started()
-            due_in = self._intake.due_in()
+            if watched.root.leases_on is None:
+                found = await self._ask(watched, watched.look)
+                await self._take(watched, partial(list, found))
+            else:
+                # Of a disk of this machine: in the outbox's thread, one change of thread less.
+                await self._take(watched, watched.look)
+            watched.began.set()
+            due_in = intake.due_in()
             rest = max(0.0, next_scan - time.monotonic())
             with anyio.move_on_after(rest if due_in is None else min(rest, due_in)):
-                await self._intake_wake.wait()
+                await watched.wake.wait()
 
     async def _started(self) -> None:
+        for watched in self._watched:
+            await watched.began.wait()
         self._reporter.ready()  # before its line: who has read that asks how it does
         await self._happened(
             "service.started",
@@ -341,65 +343,84 @@ class _Service:
             await self._happened("service.unknown_variable", variable=name, nearest=nearest)
         await self._systemd("READY=1")
 
-    def _look(self, touched: set[str]) -> Iterator[finding.Finding]:
-        yield from self._intake.notice(touched)
-        yield from self._intake.look()
+    async def _follow_commands(self) -> None:
+        # What `replay` wrote, from another process.
+        seen: int | None = None
+        while True:
+            elsewhere = await self._commit(Outbox.changed_elsewhere)
+            if elsewhere != seen:
+                seen = elsewhere
+                self._dispatch.wake()
+                self._wake_audit()
+            await anyio.sleep(self._settings.rescan_s)
 
-    async def _scan(self, *, every_file: bool) -> None:
-        elsewhere = await self._commit(Outbox.changed_elsewhere)
-        if elsewhere != self._elsewhere:
-            self._elsewhere = elsewhere
-            self._dispatch.wake()
-            self._wake_audit()
-        rearm = False
-        for spec, root in self._roots:
-            # The old directory first: what it holds at this moment is not in the new one.
-            await self._take_scanned(spec, every_file=every_file)
-            changed = await self._in_thread(root.check)
-            if changed is None:
-                continue
-            rearm = True
-            why = {"why": root.why} if root.why else {}
-            await self._happened(
-                f"root.{changed}",
-                backend=spec.backend,
-                persona=spec.persona,
-                path=str(spec.path),
-                **why,
-            )
-            if root.state == "armed":
-                await self._meet(spec)
-                await self._take_scanned(spec, every_file=True)
-        if rearm:
-            self._armed.set()
-            self._listening.cancel()
-        found = self._intake.found()
+    async def _scan(self, watched: _Watched, *, every_file: bool) -> None:
+        # The old directory first: what it holds at this moment is not in the new one.
+        await self._take_scanned(watched, every_file=every_file)
+        changed = await self._ask(watched, watched.root.check)
+        if changed is not None:
+            await self._tell_root(watched, changed)
+            if watched.root.state == "armed":
+                await self._meet(watched)
+                await self._take_scanned(watched, every_file=True)
+            watched.armed.set()
+            watched.listening.cancel()
+        await self._tell_found()
+
+    async def _tell_root(self, watched: _Watched, changed: str) -> None:
+        why = {"why": watched.root.why} if watched.root.why else {}
+        about = {"backend": watched.spec.backend, "persona": watched.spec.persona}
+        await self._happened(f"root.{changed}", **about, path=str(watched.spec.path), **why)
+
+    async def _tell_found(self) -> None:
+        found = [one for watched in self._watched for one in watched.intake.found()]
         if found != self._found:
             self._found = found
             await self._commit(Outbox.set_roots, found)
 
-    async def _take_scanned(self, spec: RootSpec, *, every_file: bool) -> None:
+    async def _take_scanned(self, watched: _Watched, *, every_file: bool) -> None:
         def scan() -> list[finding.Finding]:
             try:
-                return self._intake.scan(spec, every_file=every_file)
+                return watched.intake.scan(watched.spec, every_file=every_file)
             except OSError:
                 return []  # it cannot be read, which is its state now: the next check tells
 
-        # Apart from the outbox's thread: a large directory must not hold deliveries.
-        if found := await self._in_thread(scan):
-            await self._take(lambda: found)
+        if found := await self._ask(watched, scan):
+            await self._take(watched, partial(list, found))
 
-    async def _meet(self, spec: RootSpec) -> None:
+    async def _meet(self, watched: _Watched) -> None:
+        spec = watched.spec
         root = (spec.backend, spec.persona, str(spec.path))
         if await self._commit(Outbox.is_met, *root):
             return
         try:
-            history = await self._in_thread(self._intake.history, spec)
+            history = await self._ask(watched, watched.intake.history, spec)
         except OSError:
             return  # it cannot be listed: it is met when it can be
         await self._commit(Outbox.meet, *root, history)
 
-    async def _take(self, find: Callable[[], Iterable[finding.Finding]]) -> None:
+    async def _ask(self, watched: _Watched, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        # All that its file system is asked, which may never answer: that costs this root alone,
+        # until it does.
+        answer = watched.thread.begin(call, *args)
+        # Who is cancelled waits for its end: it uses what is closed then.
+        with anyio.CancelScope(shield=True):
+            steps = None
+            while not answer.done() and steps != watched.intake.steps:
+                steps = watched.intake.steps
+                await asyncio.wait([answer], timeout=_ANSWER_S)
+        if not answer.done():
+            watched.hangs = True
+            watched.root.does_not_answer()
+            await self._tell_root(watched, watched.root.state)
+            await self._tell_found()
+            watched.began.set()
+            watched.scanned.set()
+            await asyncio.wait([answer])
+            watched.hangs = False
+        return answer.result()
+
+    async def _take(self, watched: _Watched, find: Callable[[], list[finding.Finding]]) -> None:
         # Finds, and takes what was found, in one step of the outbox's thread.
         found: list[finding.Finding] = []
 
@@ -413,51 +434,64 @@ class _Service:
         self._dispatch.wake()
         try:
             await self._commit.once(take)
-            self._budget_why = ""
         except Blocked as exc:
-            # Intake waits here, holding one batch, while delivery goes on. One by one, since
-            # the room that comes first may be for one.
+            # This root's intake waits here, holding one batch, while delivery goes on. One by
+            # one, since the room that comes first may be for one.
+            self._held_back += 1
             self._blocked(exc)
             if not found:  # it never began: another process holds the lock
-                found += await self._in_thread(lambda: list(find()))
+                found += await self._ask(watched, find)
             for one in found:
                 await self._commit(_take_one, one)
                 self._dispatch.wake()
-            self._suffers("intake", None)
+            self._held_back -= 1
+            if not self._held_back:
+                self._budget_why = ""
+                self._suffers("intake", None)
 
     # --- events ---------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
+    async def _listen(self, watched: _Watched) -> None:
+        # Each root has a watch of its own: what one of them cannot bear costs no other's.
         wait_s = _REARM_FIRST_S
         while True:
-            self._armed = anyio.Event()
-            armed = {root.path: root.fd for _, root in self._roots if root.fd is not None}
-            if not armed:
-                self._suffers("events", None)  # of what? Each root says what is wrong with it
-                await self._armed.wait()
+            watched.armed = anyio.Event()
+            if watched.root.fd is None or watched.root.state != "armed":
+                self._misses_events(watched, None)  # of what? The root says what is wrong
+                await watched.armed.wait()
                 continue
             began = time.monotonic()
-            with anyio.CancelScope() as self._listening:
+            with anyio.CancelScope() as watched.listening:
                 try:
-                    await self._hear(armed)
+                    await self._hear(watched, watched.root.fd)
                 except WatchFailed as exc:
                     if time.monotonic() - began > _REARM_MOST_S:
                         wait_s = _REARM_FIRST_S
-                    self._suffers("events", str(exc))
+                    self._misses_events(watched, str(exc))
                     if wait_s == _REARM_FIRST_S:
-                        await self._happened("watch.failed", error=str(exc))
+                        path = str(watched.spec.path)
+                        await self._happened("watch.failed", path=path, error=str(exc))
                     await anyio.sleep(wait_s)
                     wait_s = min(2 * wait_s, _REARM_MOST_S)
 
-    async def _hear(self, directories: Mapping[Path, int]) -> None:
+    def _misses_events(self, watched: _Watched, why: str | None) -> None:
+        watched.no_events = why
+        failed = [f"{w.spec.path} ({w.no_events})" for w in self._watched if w.no_events]
+        self._suffers("events", ", ".join(failed) or None)
+
+    async def _hear(self, watched: _Watched, directory: int) -> None:
         by_inotify = self._settings.events == "inotify"
-        async with aclosing(changes(directories, inotify=by_inotify)) as events:
+        heard = changes({watched.root.path: directory}, inotify=by_inotify)
+        async with aclosing(heard) as events:
             async for touched in events:
-                self._suffers("events", None)
-                self._every_file |= not touched
-                self._touched |= (ours := set(filter(finding.is_ours, touched)))
+                self._misses_events(watched, None)
+                watched.every_file |= not touched
+                watched.touched |= (ours := set(filter(finding.is_ours, touched)))
+                if len(watched.touched) > _MAX_TOUCHED:
+                    watched.touched.clear()
+                    watched.every_file = True
                 if ours or not touched:
-                    self._intake_wake.set()
+                    watched.wake.set()
 
     # --- audit ----------------------------------------------------------------------------
 
@@ -546,11 +580,14 @@ class _Service:
         # From the start: systemd begins to look at it when we are ready, and until then its
         # limit for the start holds. A receiver that is down is none of this.
         while self._systemd.watchdog_s is not None:
-            self._scan_done = anyio.Event()
+            for watched in self._watched:
+                if not watched.hangs:
+                    watched.scanned = anyio.Event()
             self._dispatch.looked = anyio.Event()
             await anyio.sleep(self._systemd.watchdog_s / 3)
             self._dispatch.wake()  # idle, it would look once a minute
-            await self._scan_done.wait()
+            for watched in self._watched:
+                await watched.scanned.wait()
             await self._dispatch.looked.wait()
             await self._systemd("WATCHDOG=1")
 
@@ -566,6 +603,42 @@ class _Service:
                 await self._systemd(f"STATUS={text}")
             await self._counts_moved.wait()
             await anyio.sleep(_STATUS_LAG_S)
+
+
+class _Watched:
+    # One root on its way in, with a thread of its own: its file system may hold that for ever.
+    def __init__(self, spec: RootSpec, settings: Settings, most_held: int) -> None:
+        self.spec = spec
+        self.root = Root(spec.path, settings.owner)
+        self.intake = Intake(
+            [(spec, self.root)],
+            owner=settings.owner,
+            quiet_s=settings.quiet_s,
+            max_bytes=settings.max_bytes,
+            most_held=most_held,
+            monotonic=time.monotonic,
+            wall=time.time,
+        )
+        self.thread = Threads(1, "root")
+        self.hangs = False
+        self.touched: set[str] = set()  #: paths that events named
+        self.every_file = True  #: at the next scan
+        self.wake = anyio.Event()
+        self.began = anyio.Event()  #: it was looked through once, or does not answer
+        self.scanned = anyio.Event()  #: since the watchdog was fed
+        self.no_events: str | None = None  #: why there are none
+        self.armed = anyio.Event()
+        self.listening = anyio.CancelScope()
+
+    def look(self) -> list[finding.Finding]:
+        touched, self.touched = self.touched, set()
+        return [*self.intake.notice(touched), *self.intake.look()]
+
+    def close(self) -> None:
+        # Closing asks the file system too.
+        if not self.hangs:
+            self.intake.close()
+        self.thread.close()
 
 
 def _since_boot_s() -> float:

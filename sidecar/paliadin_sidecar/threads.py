@@ -93,7 +93,11 @@ class Threads:
 
     async def abandonable(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """The same; who is cancelled leaves it to its thread, which may be held for long."""
-        return await asyncio.wrap_future(self._executor.submit(partial(call, *args)))
+        return await self.begin(call, *args)
+
+    def begin(self, call: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Begin it, for who does something else meanwhile."""
+        return asyncio.wrap_future(self._executor.submit(partial(call, *args)))
 
     def close(self) -> None:
         """Let the threads end; nothing is waited for."""

@@ -5,6 +5,7 @@ Scans are authoritative; events are hints.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from paliadin_sidecar.filesystem import server_of
+from paliadin_sidecar.filesystem import device_with_leases, server_of
 from paliadin_sidecar.fingerprint import is_conclusive
 from paliadin_sidecar.trust import why_untrusted
 from paliadin_sidecar.users import user_name
@@ -51,6 +52,8 @@ class Root:
         self.step = path  #: the directory on the way that `why` is about
         self.error: int | None = None  #: the system's error number, where it is `unreadable`
         self.since = time.time()  #: epoch seconds at which it came into this state
+        #: The device on which a lease proves that nobody writes; None elsewhere.
+        self.leases_on: int | None = None
         self._owner = owner
         self._told: tuple[State, str] = ("missing", "")
         self._identity: tuple[int, int] | None = None
@@ -73,6 +76,15 @@ class Root:
         if self.state != "armed" or before is None or before == self._identity:
             return self.state if changed else None
         return "replaced"
+
+    def does_not_answer(self) -> None:
+        """Somebody waits in one of its calls: `unreadable`, until a check comes to its end.
+
+        The one call that may be made meanwhile, by another thread.
+        """
+        self._become("unreadable", f"{self.path} does not answer")
+        self.step, self.error = self.path, errno.ETIMEDOUT
+        self._told = (self.state, self.why)
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -126,6 +138,7 @@ class Root:
         # By the descriptor that was judged: the path may lead elsewhere by now.
         self.close()
         self.fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=found)
+        self.leases_on = device_with_leases(self.fd)
         if self.state == "unreadable":
             try:
                 os.listdir(self.fd)  # noqa: PTH208 - as in `names`

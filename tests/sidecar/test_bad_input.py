@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from support.receiver import Receiver
 
@@ -63,6 +63,19 @@ def test_a_name_that_is_not_utf_8_costs_no_turn(host: Sidecar, receiver: Receive
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_name_that_is_not_utf_8_costs_no_other_root_its_events(
+    host: Sidecar, receiver: Receiver
+) -> None:
+    """Each root has a watch of its own: an answer in the other is there long before a scan."""
+    host.environ["PALIADIN_RESCAN_S"] = "60"
+    host.start()
+    strange = Path(os.fsdecode(os.fsencode(host.aichat) + b"/\xff\xfe.txt"))
+    strange.touch()
+    host.wait_event("watch.failed", path=str(host.aichat))
+    host.answer("t1", root=host.legacy)
+    receiver.wait("t1")
 
 
 def test_content_that_is_not_utf_8_is_marked_lossy(host: Sidecar, receiver: Receiver) -> None:

@@ -128,6 +128,41 @@ def test_a_root_whose_server_dies(host: Sidecar, receiver: Receiver, mount: Fuse
     assert host.process.poll() is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["watchfiles", "inotify"])
+def test_a_root_that_hangs(
+    host: Sidecar, receiver: Receiver, mount: FuseMount, engine: str
+) -> None:
+    """It is told, the other root and the commands go on, and what it holds is taken later.
+
+    Also where it hangs at the start, and with a file that is looked at.
+    """
+    host.environ["PALIADIN_EVENTS"] = engine
+    mount.hang()
+    host.start()
+    event = host.wait_event("root.unreadable", backend="aichat")
+    assert event["why"] == f"{host.aichat} does not answer"
+    host.answer("t1", root=host.legacy)
+    receiver.wait("t1")
+    mount.resume()
+    host.wait_event("root.armed", backend="aichat")
+    (mount.files / "t2.txt").write_text("half")
+    mount.hang()
+    host.wait_event("root.unreadable", count=2, backend="aichat")
+    host.answer("t3", root=host.legacy)
+    receiver.wait("t3")
+    code, root = status(host)
+    assert (code, root["state"]) == (1, "unreadable")
+    level, message = check(host)
+    assert level == "wrong"
+    assert message.startswith(event["why"])
+    assert f"findmnt -T {host.aichat}" in message
+    (mount.files / "t2.txt").write_text(ANSWER)
+    mount.resume()
+    receiver.wait("t2")
+    assert status(host)[0] == 0
+
+
 def test_history_of_a_root_that_could_not_be_listed(
     host: Sidecar, receiver: Receiver, mount: FuseMount
 ) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from support.sidecar import new_secret
 
-from paliadin_sidecar.intake import Hint
+from paliadin_sidecar.intake import Finding, Hint
 from paliadin_sidecar.outbox import FILENAME, Outbox, TurnKey
 from paliadin_sidecar.service import _Service
 from paliadin_sidecar.settings import Settings
@@ -36,11 +36,13 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(tmp_path: P
         service = _Service(settings, outbox, lines, 1)
         service._dispatch = SimpleNamespace(wake=lambda: None, looked=anyio.Event())  # type: ignore[assignment]  # nothing is sent here
         other.execute("BEGIN IMMEDIATE")
-        scanned = [Hint(TurnKey("aichat", "paliadin", "t1"), "submitted-1", "user-1")]
+        scanned: list[Finding] = [
+            Hint(TurnKey("aichat", "paliadin", "t1"), "submitted-1", "user-1")
+        ]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service._commit.run)
             async with anyio.create_task_group() as taking:
-                taking.start_soon(service._take, lambda: scanned)
+                taking.start_soon(service._take, service._watched[0], lambda: scanned)
                 await service._dispatch.looked.wait()  # it has said that it is blocked
                 assert "outbox.blocked" in lines.getvalue()
                 other.rollback()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -96,6 +97,16 @@ class FuseMount:
         if self._server is not None:
             self._server.kill()
             self._server.communicate()
+
+    def hang(self) -> None:
+        """Answer nothing from now on, until `resume`."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Answer again, also what was asked meanwhile."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
 
     def unmount(self) -> None:
         """Take the mount away; what was below it shows again."""
