@@ -8,6 +8,7 @@ found by comparing, and then the answer is shown as it is.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,14 @@ __all__ = ["Answer"]
 #: These hide what was written: an HTML tag, an address behind its text, a definition.
 _HIDING = ("html_block", "html_inline", "link", "image", "autolink", "reference", "entity")
 #: What Markdown's own marks are made of: these may go, nothing else.
-_MARKS = frozenset("\\`*_#|~-[]()!>+.=:")
+_MARKS = frozenset("`*_#|~-:")
 _EMPHASIS = ("em_open", "strong_open")
+#: Between other characters emphasis is a sign of a formula: `(a)*(b)*(c)` would become (a)(b)(c).
+#: Before it and behind it may be a blank, or one of these or of these categories of Unicode.
+_BEFORE, _BEHIND = "\t\"'/", "\t\"'/.,;:!?…"
+_BEGIN, _END, _QUOTE, _BLANK = "Ps", "Pe", ("Pi", "Pf"), "Zs"
+#: Characters. These may take seconds to render, and more of them minutes.
+_MOST_RENDERED = 128 * 1024
 
 
 class Answer:
@@ -39,15 +46,16 @@ class Answer:
         self._text = harmless(text)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # What is rendered is cleaned too: no renderer's promise is needed then.
-        segments = [
-            Segment(harmless(segment.text), segment.style)
-            for segment in console.render(_Lossless(self._text), options)
-        ]
-        if _all_there(self._text, "".join(segment.text for segment in segments)):
-            yield from segments
-        else:
-            yield Segment(f"{self._text}\n")  # the terminal breaks its lines
+        if len(self._text) <= _MOST_RENDERED:
+            # What is rendered is cleaned too: no renderer's promise is needed then.
+            segments = [
+                Segment(harmless(segment.text), segment.style)
+                for segment in console.render(_Lossless(self._text), options)
+            ]
+            if _all_there(self._text, "".join(segment.text for segment in segments)):
+                yield from segments
+                return
+        yield Segment(f"{self._text}\n")  # the terminal breaks its lines
 
 
 def _all_there(written: str, shown: str) -> bool:
@@ -139,15 +147,17 @@ class _Lossless(Markdown):
     def __init__(self, text: str) -> None:
         super().__init__("")
         # Struck-out text would look like any other where a terminal cannot strike it out.
-        parser = MarkdownIt().enable("table").disable(_HIDING).disable("text_join")
+        # A line of equal signs may be one of a formula.
+        parser = MarkdownIt().enable("table").disable((*_HIDING, "lheading", "text_join"))
         self.parsed = parser.parse(text)
         for block in self.parsed:
             _keep_what_was_typed(block.children or [])
 
 
 def _keep_what_was_typed(tokens: list[Token]) -> None:
-    # An escaped character keeps its backslash. Emphasis inside a word is no emphasis: of `2*3*4`
-    # it would leave 234.
+    # An escaped character keeps its backslash. Emphasis inside a word or a formula is none: of
+    # `2*3*4` it would leave 234.
+    before, after = _beside(tokens, -1), _beside(tokens[::-1], 0)[::-1]
     opened: list[int] = []
     for place, token in enumerate(tokens):
         if token.type == "text_special":
@@ -155,12 +165,29 @@ def _keep_what_was_typed(tokens: list[Token]) -> None:
         elif token.type in _EMPHASIS:
             opened.append(place)
         elif token.type in ("em_close", "strong_close"):
-            opening = tokens[start := opened.pop()]
-            before = tokens[start - 1].content[-1:] if start else ""
-            after = tokens[place + 1].content[:1] if place + 1 < len(tokens) else ""
-            if before.isalnum() or after.isalnum():
-                _type(opening, opening.markup)
+            start = opened.pop()
+            if not (
+                _is(before[start], _BEFORE, _BLANK, _BEGIN, *_QUOTE)
+                and not _is(after[start], "", _END)
+                and not _is(before[place], "", _BEGIN)
+                and _is(after[place], _BEHIND, _BLANK, _END, *_QUOTE)
+            ):
+                _type(tokens[start], tokens[start].markup)
                 _type(token, token.markup)
+
+
+def _is(character: str, these: str, *categories: str) -> bool:
+    return character in these or unicodedata.category(character) in categories
+
+
+def _beside(tokens: list[Token], end: int) -> list[str]:
+    # For each the last character of the text before it: marks may stand in a row.
+    found, last = [], " "
+    for token in tokens:
+        found.append(last)
+        if token.content or token.tag == "br":
+            last = token.content[end] if token.content else " "
+    return found
 
 
 def _type(token: Token, text: str) -> None:

@@ -25,14 +25,25 @@ _CLOSE = re.compile(r"^\[/paliadin-meta\][ \t]*\r?$", re.MULTILINE)
 _NAMES = ("used_tools", "rows_seen", "classifier_tag")
 #: Where a value begins: behind a known name anywhere in an object, or any name that begins a line.
 _KEY = re.compile(
-    rf"(?:^|(?<=[{{,]))[ \t]*[\"']?({'|'.join(_NAMES)})[\"']?[ \t]*[:=]"
+    rf"(?:^|(?<=[{{,]))[ \t]*(?:[-*][ \t]+)?[\"']?({'|'.join(_NAMES)})[\"']?[ \t]*[:=]"
     r"|^[ \t]*[\"']?([\w-]+)[\"']?[ \t]*[:=]",
     re.MULTILINE,
 )
 #: What an unclosed block may hold: blank lines, `key: value`, list items. Prose is none of it.
-_ENTRY = re.compile(r"[ \t\r]*(?:$|-[ \t]|[\"']?[\w-]+[\"']?[ \t]*[:=])")
+_ENTRY = re.compile(r"[ \t\r]*(?:$|[-*][ \t]|[\"']?[\w-]+[\"']?[ \t]*[:=])")
+#: A last line after which no more of its value can come: none is empty, in open brackets, a list's.
+_LAST = re.compile(
+    r"(?:[-*][ \t]+)?([\"'])?[\w-]+[\"']?[ \t]*[:=][ \t]*"
+    r"(?:\[.*\]|\{.*\}|[^\s\[{>|].*?)(?(1),?|(?<!,))"
+)
+#: A line of text, the first one or behind a blank one: words, and no value's name before them.
+_PROSE = re.compile(
+    r"^[ \t\r]*\n[ \t]*(?![\"']?([a-z]|\w+_)[\w-]*[\"']?[ \t]*[:=])[^\s\"'\[\]{}`~*-]\S*[ \t]+\S",
+    re.MULTILINE,
+)
+_ITEM = re.compile(r"\A[-*][ \t]+")
 #: A line that opens or closes a block of code (CommonMark 0.31, 4.5).
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)\n?", re.MULTILINE)
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^`\n]*)$\n?", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -52,7 +63,7 @@ def split(answer: str) -> tuple[str, Trailer | None]:
     block = _block(answer)
     if block is None:
         return answer, None
-    values = _values(block.inner)
+    values = _values(block.inner[:TAIL_BYTES])
     rows = _counts(values.get("rows_seen"))
     trailer = Trailer(
         used_tools=_words(values.get("used_tools")),
@@ -69,8 +80,9 @@ def is_whole(tail: bytes) -> bool:
     Whole is the opening line, the three names, and then the closing tag or a final newline. A code
     fence that was opened before it or in it must have been closed.
     """
-    block = _block(tail.decode(errors="replace"))
-    if block is None or block.in_fence:
+    text = tail.decode(errors="replace")
+    block = _block(text)
+    if block is None or _open_fence(text):
         return False
     if block.closed:
         return all(name in block.inner for name in _NAMES)
@@ -80,7 +92,8 @@ def is_whole(tail: bytes) -> bool:
     values = _json(inner)
     if values is None:
         # Half an object, or an answer that quotes an opening line and has not ended yet.
-        if not all(_ENTRY.match(line) for line in inner.split("\n")):
+        lines = inner.rstrip().split("\n")
+        if not (all(map(_ENTRY.match, lines)) and _LAST.fullmatch(lines[-1].strip())):
             return False
         values = _lines(inner)
     return all(name in values for name in _NAMES)
@@ -97,8 +110,6 @@ class _Block(NamedTuple):
     before: str
     inner: str
     closed: bool
-    in_fence: bool
-    """A fence that was opened has not been closed: more is to come."""
 
 
 def _block(text: str) -> _Block | None:
@@ -109,14 +120,20 @@ def _block(text: str) -> _Block | None:
     closing = _CLOSE.search(rest)
     inner = rest if closing is None else rest[: closing.start()]
     after = "" if closing is None else rest[closing.end() :]
-    # Text after the closing line belongs to the answer, so the block was a quote as well.
-    if _FENCE.sub("", after, count=1).strip():
-        return None
     fence = _open_fence(before)
-    fences = len(_FENCE.findall(inner)) + len(_FENCE.findall(after)) + (fence is not None)
+    # Text after the block belongs to the answer, so the block was a quote as well.
+    if _FENCE.sub("", after, count=1).strip() or (closing is None and _goes_on(inner, fence)):
+        return None
     if fence is not None and not before[fence.end() :].strip():
         before = before[: fence.start()]  # it was opened for the trailer, and goes with it
-    return _Block(before, inner, closed=closing is not None, in_fence=fences % 2 == 1)
+    return _Block(before, inner, closed=closing is not None)
+
+
+def _goes_on(inner: str, fence: re.Match[str] | None) -> bool:
+    # Without a closing tag a block ends where the code does that it stands in, or text begins.
+    ends = (each.end() for each in _FENCE.finditer(inner) if fence and _closes(each, fence))
+    end = next(ends, len(inner))
+    return bool(_FENCE.sub("", inner[end:]).strip() or _PROSE.search(inner))
 
 
 def _last_opening(text: str) -> re.Match[str] | None:
@@ -133,9 +150,13 @@ def _open_fence(text: str) -> re.Match[str] | None:
     for fence in _FENCE.finditer(text):
         if opened is None:
             opened = fence
-        elif fence[1].startswith(opened[1]) and not fence[2].strip():
+        elif _closes(fence, opened):
             opened = None
     return opened
+
+
+def _closes(fence: re.Match[str], opened: re.Match[str]) -> bool:
+    return fence[1].startswith(opened[1]) and not fence[2].strip()
 
 
 def _values(inner: str) -> dict[str, object]:
@@ -163,8 +184,8 @@ def _value(text: str) -> object:
     text = text.strip(" \t\r\n,").removesuffix("}").rstrip(" \t\r\n,")
     bare = text.removeprefix("[").removesuffix("]")
     if bare == text and not re.search(r"[,\n]", text):
-        return _unquoted(text.removeprefix("- "))
-    items = (item.strip().removeprefix("- ") for item in re.split(r"[,\n]", bare))
+        return _unquoted(_ITEM.sub("", text))
+    items = (_ITEM.sub("", item.strip()) for item in re.split(r"[,\n]", bare))
     return [_unquoted(item) for item in items if item]
 
 

@@ -62,7 +62,10 @@ var (
 	opening = regexp.MustCompile(`(?m)^\[paliadin-meta\][ \t]*\r?$`)
 	closing = regexp.MustCompile(`(?m)^\[/paliadin-meta\][ \t]*\r?$`)
 	// A line that opens or closes a block of code, as Markdown has it.
-	fence = regexp.MustCompile("(?m)^ {0,3}(`{3,}|~{3,})([^\n]*)\n?")
+	fence = regexp.MustCompile("(?m)^ {0,3}(`{3,}|~{3,})([^`\n]*)$\n?")
+	// What a line of text has and no line of a trailer: words, and no value's name before them.
+	words = regexp.MustCompile("^[ \\t]*[^\\s\"'\\[\\]{}`~*-]\\S*[ \\t]+\\S").MatchString
+	named = regexp.MustCompile(`^[ \t]*([a-z]|\w+_)[\w-]*["']?[ \t]*[:=]`).MatchString
 )
 
 func main() {
@@ -188,33 +191,63 @@ func withoutTrailer(response string) string {
 		return response
 	}
 	last := blocks[len(blocks)-1]
-	if end := closing.FindStringIndex(response[last[1]:]); end != nil {
-		after := response[last[1]+end[1]:]
+	before, inner := response[:last[0]], response[last[1]:]
+	opened := openFence(before)
+	if end := closing.FindStringIndex(inner); end != nil {
+		after := inner[end[1]:]
 		if first := fence.FindStringIndex(after); first != nil {
 			after = after[:first[0]] + after[first[1]:] // the end of a block of code around it
 		}
 		if strings.TrimSpace(after) != "" {
 			return response // the answer goes on: it quotes a trailer
 		}
+	} else if goesOn(inner, before, opened) {
+		return response
 	}
-	before := response[:last[0]]
-	if opened := openFence(before); opened != nil && strings.TrimSpace(before[opened[1]:]) == "" {
+	if opened != nil && strings.TrimSpace(before[opened[1]:]) == "" {
 		before = before[:opened[0]]
 	}
 	return strings.TrimRightFunc(before, unicode.IsSpace)
 }
 
+// goesOn tells whether text follows a block without its closing line: behind the end of the code that
+// it stands in, as its first line or behind a blank one.
+func goesOn(inner, before string, opened []int) bool {
+	if opened != nil {
+		for _, at := range fence.FindAllStringSubmatchIndex(inner, -1) {
+			if closes(inner, at, before, opened) {
+				if strings.TrimSpace(fence.ReplaceAllString(inner[at[1]:], "")) != "" {
+					return true
+				}
+				break
+			}
+		}
+	}
+	blank := false
+	for _, line := range strings.Split(inner, "\n") {
+		if blank && words(line) && !named(line) {
+			return true
+		}
+		blank = strings.TrimSpace(line) == "" // and so is what is left of the opening line
+	}
+	return false
+}
+
 // openFence tells where a block of code begins that does not end in the text.
 func openFence(text string) (opened []int) {
 	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
-		marks, info := text[at[2]:at[3]], text[at[4]:at[5]]
 		if opened == nil {
 			opened = at
-		} else if strings.HasPrefix(marks, text[opened[2]:opened[3]]) && strings.TrimSpace(info) == "" {
+		} else if closes(text, at, text, opened) {
 			opened = nil
 		}
 	}
 	return opened
+}
+
+func closes(text string, at []int, openedIn string, opened []int) bool {
+	marks, info := text[at[2]:at[3]], text[at[4]:at[5]]
+	return strings.HasPrefix(marks, openedIn[opened[2]:opened[3]]) && strings.TrimSpace(info) == ""
 }
 
 // tell hands the news to the open pages. With several processes, this would be a NOTIFY.

@@ -37,6 +37,9 @@ VERBATIM = [
     "Vgl. <EP1234567> und <https://example.org/ü?a=b&c=d>, <a:b>.",
     "3<a und b>5, a<b>c, <b>fett</b>, x<!-- y -->z",
     "2*3*4=24 und a*b, x**2**y, 2 *3*4",
+    "(a)*(b)*(c), [0-9]*x*[1-2], {x}*{y}*{z}, $*$*$, %*x*%, (*)(*), x=*y*, a***b***c",
+    "a\n=\nb, c\n===\nd\n-\ne",
+    "D:\\Akten\\\nund D:\\",
     "&lt; &amp; &nbsp; &#65;",
     r"\<EP\> \* \[1\] \(x\)",
     "[1]: EP1234567 Die Entgegenhaltung",
@@ -108,6 +111,16 @@ def test_any_markdown(text: str, width: int) -> None:
     """Whatever the Markdown, letters and digits are all there, and nothing is raised."""
     written, there = Counter(text), Counter(shown(text, width))
     assert all(there[each] >= written[each] for each in "EP1ßa期<&;")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [*("*a ", "**a", "***a** b* ", "`a``b", "> a\n", "- a\n", "| a | b |\n|---|---|\n", "[a](")],
+)
+def test_huge(piece: str) -> None:
+    """What is too long to be rendered in good time is shown as it is."""
+    text = piece * (2**20 // len(piece))
+    assert shown(text) == f"{text}\n"
 
 
 def test_rendered() -> None:

@@ -72,6 +72,8 @@ LISTED = Trailer(
         "used_tools:\n- search\n- read\nrows_seen:\n  - 3\n  - 4\nclassifier_tag:\n  - deadlines\n",
         "rows_seen: [3, 4]\nclassifier_tag: deadlines\nmodel: x, y\nused_tools: [search, read]\n",
         'used_tools: [\n  "search",\n  "read"\n]\nrows_seen: [3,\n4]\nclassifier_tag: deadlines\n',
+        "* used_tools: search, read\n* rows_seen: 3, 4\n* classifier_tag: deadlines\n",
+        "used_tools:\n* search\n* read\nrows_seen:\n* 3\n* 4\nclassifier_tag: deadlines\n",
     ],
 )
 def test_lists(inner: str) -> None:
@@ -131,6 +133,31 @@ def test_code_before_a_trailer() -> None:
     assert split(f"```markdown\nYes.\n\n{closed(LINES, before='')}```\n")[0] == "```markdown\nYes."
 
 
+def test_code_within_a_line() -> None:
+    """Backticks that open and close in one line open no block of code: the line is text."""
+    for line in ("```x = 1``` ist Code", "```nur dies```"):
+        for content in (closed(LINES, before=f"{line}\n\n"), unclosed(LINES, before=f"{line}\n")):
+            assert split(content) == (line, FULL)
+            assert is_whole(content.encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"So:\n```\n[paliadin-meta]\n{LINES}```\nUnd weiter.\n",
+        f"So:\n~~~~yaml\n[paliadin-meta]\n{LINES}~~~~\n\n- Und weiter: so\n",
+        f"So:\n\n[paliadin-meta]\n{LINES}\nUnd weiter im Text.\n",
+        f"So:\n\n[paliadin-meta]\n{LINES}\nFazit: es geht weiter.\n",
+        "So beginnt es:\n[paliadin-meta]\nund dann folgen die Namen, zum Beispiel used_tools: x\n",
+    ],
+)
+def test_a_quote_without_its_end(content: str) -> None:
+    """Text behind a block without its closing tag is text: nothing of it is lost."""
+    for spelt in (content, content.replace("\n", "\r\n")):
+        assert split(spelt) == (spelt, None)
+        assert not is_whole(spelt.encode())
+
+
 def test_a_tag_with_a_comma() -> None:
     """A single value may hold a comma: nothing of it is lost."""
     assert split(closed("classifier_tag: a, b\n"))[1] == Trailer(classifier_tag="a, b")
@@ -156,6 +183,35 @@ def test_no_unfinished_line_is_whole() -> None:
     """Without a closing tag, the last line must have ended."""
     content = unclosed(LINES)
     assert not any(is_whole(content[:length].encode()) for length in range(len(content)))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        *("rows_seen:", "rows_seen: [", "rows_seen: [3,", "rows_seen: [3", "rows_seen: {", "x: |"),
+        *("rows_seen: >", "rows_seen=3,", "rows_seen:\n- 3", "rows_seen:\n  * 3", "rows_seen ="),
+    ],
+)
+@pytest.mark.parametrize("fence", ["", "```\n", "~~~ yaml\n"])
+def test_no_unfinished_list_is_whole(begun: str, fence: str) -> None:
+    """Without a closing tag, a value that more lines may belong to has not ended."""
+    content = f"{fence}{unclosed(f'used_tools: a{chr(10)}classifier_tag: x{chr(10)}{begun}', '')}\n"
+    if "rows_seen" not in begun:
+        content = content.replace("used_tools: a", "used_tools: a\nrows_seen: 3")
+    assert not is_whole(content.encode())
+    assert not is_whole(content.replace("\n", "\r\n").encode())
+
+
+def test_code_in_code_is_not_whole_before_its_end() -> None:
+    """An object in a block of code in another one: both must have ended."""
+    content = f"Yes.\n\n```\n[paliadin-meta]\n```json\n{JSON}```\n"
+    assert not any(is_whole(content[:length].encode()) for length in range(content.index("}") + 3))
+
+
+def test_a_huge_block() -> None:
+    """Of a block that is longer than any trailer, the beginning is read."""
+    text, trailer = split(closed(LINES + "x: y\n" * 100_000))
+    assert (text, trailer) == ("Yes.", FULL)
 
 
 def test_no_unfinished_json_is_whole() -> None:

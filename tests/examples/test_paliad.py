@@ -263,6 +263,12 @@ def test_unknown(paliad: Paliad) -> None:
         f"So:\n```python\nprint()\n```{TRAILER}",
         f"So:\n```python\nprint()\n```\n~~~ text\n{TRAILER.lstrip()}~~~\n",
         f"```markdown\nAlles darin.\n{TRAILER}```\n",
+        f"Ja:\n```x = 1``` ist Code\n{TRAILER}",
+        f"So:\n```\n{TRAILER.lstrip()}```\nUnd weiter.\n",
+        f"So:\n{TRAILER}\nUnd weiter im Text.\n",
+        f"So:\n{TRAILER}\nFazit: es geht weiter.\n",
+        f"So:\n{TRAILER}\nmodel: x\n\nOther_Name: y z\n",
+        "So:\n[paliadin-meta]\nund dann die Namen.\n",
         "'; DROP TABLE turns; --\\ %s $1",
     ],
 )
