@@ -87,8 +87,12 @@ class Host:
     def start_receiver(self, of: str = "paliadin", port: int = 0) -> None:
         """The example, with the service's secret: the new one while two are in use."""
         port = port or self.port
+        self.run(f"systemctl stop of-{of}", check=False)
+        # systemd lets go of its name once it has heard that the last of its processes is gone.
+        gone = f"systemctl show --value -p LoadState of-{of}"
+        until("the last one's end", lambda: self.run(gone).stdout == "not-found\n")
         self.run(
-            f"umask 077; mkdir -p /run/receiver; systemctl stop of-{of} 2>/dev/null || true;"
+            "umask 077; mkdir -p /run/receiver;"
             f'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/{of}/callback-secret)"'
             f" >/run/receiver/{of}.env;"
             f"systemd-run --unit=of-{of} -p EnvironmentFile=/run/receiver/{of}.env"
