@@ -156,7 +156,12 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
 
 @main.command()
 @_env_file
-@click.option("--ping", "send_ping", is_flag=True, help="Also send a signed ping.")
+@click.option(
+    "--ping",
+    "send_ping",
+    is_flag=True,
+    help="Also ping the receiver: signed well, then with a wrong signature.",
+)
 @_json
 def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     """Say whether everything is as it must be, and what mends it where not."""

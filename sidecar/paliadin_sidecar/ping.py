@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import ssl
 import time
 from email.utils import parsedate_to_datetime
@@ -17,6 +19,8 @@ from paliadin_sidecar.dispatch import ping_body
 from paliadin_sidecar.terminal import printable, utc_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from paliadin_sidecar.deliver import Outcome
     from paliadin_sidecar.settings import Settings
 
@@ -31,23 +35,51 @@ _MAYBE_PROTOCOL = {"tls", "timeout", "reset", 400}
 
 
 async def ping(settings: Settings) -> list[Finding]:
-    """Ask the receiver whether it is well, and how its clock stands."""
+    """Ask the receiver whether it is well and verifies signatures, and how its clock stands."""
+    outcome = await _attempt(settings, settings.secrets)
+    clock = _clock(outcome, time.time())
+    if _is_acknowledged(outcome):
+        answer = Finding("ok", "ping", f"{outcome.status} after {outcome.ms:.0f} ms")
+        forged = await _attempt(settings, (_unknown_secret(),))
+        return [answer, _verification(forged), *clock]
+    cause = await _other_protocol(settings.callback_url, outcome)
+    cause = cause or _cause(settings.callback_url, outcome)
+    what = answer_name(outcome.status, outcome.error, outcome.detail)
+    what = f"status {what}" if outcome.status is not None else what
+    answer = Finding("wrong", "ping", f"{what}, so answers wait here; {cause}")
+    return [answer, *clock]
+
+
+async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:
     async with Sender(
         settings.callback_url,
-        settings.secrets,
+        signed_with,
         timeout_s=settings.callback_timeout_s,
         ca_file=settings.callback_ca_file,
     ) as sender:
-        outcome = await sender.attempt(*ping_body(settings.host_label, time.time()))
-    if policy.classify(outcome.status) is policy.Verdict.ACKNOWLEDGED:
-        answer = Finding("ok", "ping", f"{outcome.status} after {outcome.ms:.0f} ms")
-    else:
-        cause = await _other_protocol(settings.callback_url, outcome)
-        cause = cause or _cause(settings.callback_url, outcome)
-        what = answer_name(outcome.status, outcome.error, outcome.detail)
-        what = f"status {what}" if outcome.status is not None else what
-        answer = Finding("wrong", "ping", f"{what}, so answers wait here; {cause}")
-    return [answer, *_clock(outcome, time.time())]
+        return await sender.attempt(*ping_body(settings.host_label, time.time()))
+
+
+def _is_acknowledged(outcome: Outcome) -> bool:
+    return policy.classify(outcome.status) is policy.Verdict.ACKNOWLEDGED
+
+
+def _unknown_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _verification(forged: Outcome) -> Finding:
+    # What acknowledges whatever comes acknowledges answers as well, and they are not sent again.
+    gets = answer_name(forged.status, forged.error, forged.detail)
+    if not _is_acknowledged(forged):
+        return Finding("ok", "signature check", f"a ping with a wrong signature gets {gets}")
+    wrong = (
+        f"a ping with a wrong signature gets {gets} as well, so what answers there is not paliad's "
+        "route but something that takes all, such as a login page or a proxy's own, and then every "
+        "answer that it acknowledges is lost: see the path in PALIADIN_CALLBACK_URL and what is "
+        "before paliad. Or the route verifies no signatures, and anybody can forge answers there"
+    )
+    return Finding("wrong", "signature check", wrong)
 
 
 def _cause(url: str, outcome: Outcome) -> str:

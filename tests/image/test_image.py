@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.packages import apt_install
+from support.receiver import Receiver, verifying
 from support.sidecar import TRAILER, new_secret
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.receiver import Receiver
 
 pytestmark = [
     pytest.mark.image,
@@ -315,6 +315,7 @@ def test_a_turn_that_was_written_on_the_host_arrives(host: Host, receiver: Recei
 
 def test_an_operator_looks_in_as_compose_yaml_says(host: Host, receiver: Receiver) -> None:
     """What is checked is what the daemon sees: all of it is well, and the advice is the host's."""
+    receiver.behaviour = verifying(host.secret)
     host.start()
     done = host.inside("paliadin-sidecar", "check", "--ping", "--json")
     found = {one["subject"]: one for one in json.loads(done.stdout)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from support.receiver import Receiver, Reply
+from support.receiver import Receiver, Reply, verifying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def pinged(host: Sidecar, url: str, **environ: str) -> dict[str, tuple[str, str]
     done = host.command("check", "--ping", "--json", PALIADIN_CALLBACK_URL=url, **environ)
     assert "Traceback" not in done.stderr, done.stderr
     found = {f["subject"]: (f["level"], f["message"]) for f in json.loads(done.stdout)}
-    assert done.returncode == (found["ping"][0] == "wrong")
+    assert done.returncode == any(level == "wrong" for level, _ in found.values())
     return found
 
 
@@ -58,7 +58,7 @@ def test_certificates(host: Sidecar, name: str, days: int, what: str, says: str)
     ca = trustme.CA()
     pem = host.base / "ca.pem"
     ca.cert_pem.write_to_path(str(pem))
-    with Receiver(tls=issued(ca, name, days)) as receiver:
+    with Receiver(verifying(host.secret), tls=issued(ca, name, days)) as receiver:
         found = pinged(host, receiver.url, PALIADIN_CALLBACK_CA_FILE=str(pem))
     level, message = found["ping"]
     assert level == ("wrong" if what else "ok")
@@ -166,3 +166,28 @@ def test_a_401_without_a_date_may_be_the_clocks(host: Sidecar, receiver: Receive
 def test_a_204_without_a_date_says_nothing_of_clocks(host: Sidecar, receiver: Receiver) -> None:
     """What was accepted was lately signed."""
     assert "clock" not in pinged(host, receiver.url)
+
+
+def test_a_wrong_signature_is_refused(host: Sidecar, receiver: Receiver) -> None:
+    """A good receiver is asked both ways, and shows that it verifies."""
+    receiver.behaviour = verifying(host.secret)
+    assert pinged(host, receiver.url)["signature check"] == (
+        "ok", "a ping with a wrong signature gets 401",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [200, 204])
+def test_a_page_that_takes_everything(host: Sidecar, receiver: Receiver, status: int) -> None:
+    """A proxy's login page, or a route that verifies nothing: its 2xx would lose each answer."""
+    receiver.behaviour = lambda _: Reply(status, body=b"" if status == 204 else b"<html>Login")
+    level, message = pinged(host, receiver.url)["signature check"]
+    assert level == "wrong"
+    assert message.startswith(f"a ping with a wrong signature gets {status} as well")
+    assert "PALIADIN_CALLBACK_URL" in message
+
+
+def test_who_is_not_well_is_not_asked_again(host: Sidecar, receiver: Receiver) -> None:
+    """Where the good ping is refused, a wrong one would say nothing."""
+    receiver.behaviour = lambda _: Reply(503)
+    assert "signature check" not in pinged(host, receiver.url)
+    assert len(receiver.pings) == 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from support.waiting import PATIENCE_S, until
 
@@ -59,6 +59,19 @@ class Reply:
 
 
 Behaviour = Callable[[Request], Reply]
+
+
+def verifying(secret: str, good: Reply | None = None) -> Behaviour:
+    """What a receiver that knows this secret answers: 401 to a wrong signature."""
+
+    def behaviour(request: Request) -> Reply:
+        try:
+            Webhook(secret).verify(request.body, request.headers)
+        except WebhookVerificationError:
+            return Reply(401)
+        return good or Reply()
+
+    return behaviour
 
 
 class Receiver:
