@@ -383,20 +383,6 @@ def test_a_turn_that_does_not_get_through_is_wrong_at_once(
     assert any(one.startswith(f"{status}: ") and says in one for one in rest)
 
 
-def test_a_turn_that_was_given_up_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> None:
-    """A replay is advised after the mending, not before."""
-    host.environ["PALIADIN_REFUSED_S"] = "0"
-    receiver.behaviour = lambda request: Reply(413 if b'"t1"' in request.body else 204)
-    host.start()
-    host.answer("t1")
-    host.wait_event("delivery.refused", 3, turn_id="t1")
-    host.answer("t2")
-    host.wait_event("delivery.dead", turn_id="t1")
-    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
-    assert problem.startswith("1 given up within a day (1 with 413: the body is larger than")
-    assert problem.endswith("and then: paliadin-sidecar replay --dead")
-
-
 def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> None:
     """Since when, why, and what mends it; once, and not again for each turn."""
     receiver.behaviour = lambda _: Reply(301, {"location": "/elsewhere"})

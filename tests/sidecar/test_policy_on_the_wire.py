@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import ssl
 from contextlib import suppress
@@ -150,7 +151,10 @@ def test_five_connection_failures_pause_and_a_pause_outlives_a_restart(host: Sid
 
 @pytest.mark.slow  # the pauses between its attempts are the shipped ones
 def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Receiver) -> None:
-    """No number of refusals is enough while everything is refused; then some between others are."""
+    """No number of refusals is enough while everything is refused; then some between others are.
+
+    Its cause is told, and a replay is advised after the mending, not before.
+    """
     host.environ["PALIADIN_REFUSED_S"] = "0"
     receiver.behaviour = lambda _: Reply(400)
     host.start()
@@ -172,7 +176,9 @@ def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Rec
         if host.events("delivery.dead"):
             break
     assert host.wait_event("delivery.dead", turn_id="bad")["cause"] == "refused"
-    assert host.command("status").returncode == 1
+    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
+    assert problem.startswith("1 given up within a day (1 with 400: ")
+    assert problem.endswith("and then: paliadin-sidecar replay --dead")
     receiver.behaviour = lambda _: Reply()
     assert host.command("replay", "--dead").stdout == "1 will be sent again\n"
     host.wait_event("delivery.delivered", turn_id="bad")
