@@ -62,14 +62,23 @@ def unpack(packed: Packed) -> bytes:
         BadBody: it is damaged.
     """
     body = packed.data
-    try:
-        for _ in range(packed.deflated):
-            body = zlib.decompress(body, bufsize=packed.size)
-    except zlib.error:
-        raise BadBody from None
+    for _ in range(packed.deflated):
+        body = _inflate(body, max(packed.size, 0))
     if len(body) != packed.size:
         raise BadBody
     return body
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    # One that is damaged takes no more memory than a whole one.
+    inflating = zlib.decompressobj()
+    try:
+        inflated = inflating.decompress(data, most + 1)
+    except zlib.error:
+        raise BadBody from None
+    if not inflating.eof or inflating.unused_data:
+        raise BadBody
+    return inflated
 
 
 def most_beside(held: Collection[int]) -> int | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given
@@ -54,6 +56,22 @@ def test_a_packed_body_that_is_damaged() -> None:
     ):
         with pytest.raises(BadBody):
             unpack(bad)
+
+
+@pytest.mark.parametrize("deflated", [1, 2])
+def test_a_row_that_would_grow(deflated: int) -> None:
+    """What inflates to more than its size says is damaged, and takes no more than that."""
+    data = bytes(64 * MIB)
+    for _ in range(deflated):
+        data = zlib.compress(data)
+    for size in (4096, 0, -1):
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadBody):
+                unpack(Packed(data, size, deflated))
+            assert tracemalloc.get_traced_memory()[1] < MIB
+        finally:
+            tracemalloc.stop()
 
 
 def test_no_body_in_a_repr() -> None:
