@@ -35,12 +35,12 @@ class Blame:
     def __init__(self) -> None:
         self._attempts: deque[tuple[int, int, bool]] = deque(maxlen=_REMEMBERED)
         self._count = 0
-        self._failed_at: dict[int, int] = {}  # turn → which attempt
+        self._failed: dict[int, tuple[int, float]] = {}  # turn → which attempt, and evidence
 
     def acknowledged(self, turn: int) -> None:
         """Note that a turn got through."""
         self._note(turn, acknowledged=True)
-        self._failed_at.pop(turn, None)
+        self._failed.pop(turn, None)
 
     def not_acknowledged(self, turn: int) -> None:
         """Note a failure that says nothing about the turn."""
@@ -53,7 +53,7 @@ class Blame:
             How much it says against the turn, to be added up and compared with `SURE`: the
             natural logarithm of how unlikely it was. 0 for a turn's first failure.
         """
-        since = self._failed_at.get(turn)
+        since, before = self._failed.get(turn, (None, 0.0))
         evidence = 0.0
         if since is not None:
             others = [passed for n, who, passed in self._attempts if n > since and who != turn]
@@ -61,11 +61,15 @@ class Blame:
                 others = others[:_NEXT_TO] + others[-_NEXT_TO:]
             evidence = math.log((len(others) + 1) / (others.count(False) + 1))
         self._note(turn, acknowledged=False)
-        self._failed_at[turn] = self._count
-        if len(self._failed_at) > _REMEMBERED:  # of turns that were superseded, or fail no more
+        self._failed[turn] = self._count, before + evidence
+        if len(self._failed) > _REMEMBERED:  # of turns that were superseded, or fail no more
             oldest = self._attempts[0][0]
-            self._failed_at = {t: n for t, n in self._failed_at.items() if n >= oldest}
+            self._failed = {t: known for t, known in self._failed.items() if known[0] >= oldest}
         return evidence
+
+    def against(self, turn: int) -> float:
+        """What all failures of a turn say against it that are remembered."""
+        return self._failed.get(turn, (0, 0.0))[1]
 
     def _note(self, turn: int, *, acknowledged: bool) -> None:
         self._count += 1

@@ -28,6 +28,9 @@ _RATE_LEAST, _RATE_MOST = 1.0, 100.0
 _SLOWER, _FASTER, _MUCH_FASTER, _BEYOND = 0.8, 1.005, 1.05, 1.2
 #: A limit that was not met for so long is forgotten.
 _FORGOTTEN_S = 600.0
+#: So many turns in a row that were put off without a word of a limit, with some that passed before
+#: and one after it, are a limit as well. At a receiver that fails eight times in ten it is rare.
+_ROW = 30
 
 
 class Pace:
@@ -40,6 +43,7 @@ class Pace:
         self._next_at = 0.0
         self._slowed_at = -math.inf
         self._in_a_row = 0  # of "later", nothing having passed between
+        self._put_off = 0  # in a row, by answers that name no limit
         self._passed: deque[float] = deque(maxlen=int(_MEASURED_S * _RATE_MOST))
 
     @property
@@ -69,12 +73,19 @@ class Pace:
 
     def acknowledged(self, now: float) -> None:
         """Note that a turn got through."""
+        if self._put_off >= _ROW and self._passed and self._passed[-1] > now - _MEASURED_S:
+            self._slow_down(now, _REST_FIRST_S)
+        self._put_off = 0
         self._passed.append(now)
         self._in_a_row = 0
         near = self._rate <= self._limit * _BEYOND
         self._rate *= _FASTER if near else _MUCH_FASTER
         if self._rate > _RATE_MOST:
             self._rate = math.inf
+
+    def put_off(self) -> None:
+        """Note that a turn was put off by an answer that names no limit, as in an outage."""
+        self._put_off += 1
 
     def later(self, now: float, *, started_at: float, retry_after_s: float) -> None:
         """Note that the receiver asked for time.

@@ -45,6 +45,10 @@ def test_how_much_a_failure_says(others: list[bool], one_in: float) -> None:
     blame = Blame()
     blame.failed(1)
     assert against(blame, others) == pytest.approx(math.log(one_in))
+    assert against(blame, others) == pytest.approx(math.log(one_in))
+    assert blame.against(1) == pytest.approx(2 * math.log(one_in))
+    blame.acknowledged(1)
+    assert blame.against(1) == 0
 
 
 def test_a_turn_is_not_compared_with_itself() -> None:
@@ -120,4 +124,4 @@ def test_its_memory_is_bounded() -> None:
     blame = Blame()
     for turn in range(10_000):
         blame.failed(turn)
-    assert len(blame._failed_at) <= 1025
+    assert len(blame._failed) <= 1025

@@ -470,6 +470,23 @@ async def test_a_limiter_that_counts_what_it_refuses(tmp_path: Path) -> None:
     office.outbox.close()
 
 
+async def test_a_limit_of_one_turn_s_own(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put off again and again while others pass, as where each user has a limit: it alone rests."""
+    monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
+    monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
+    limited = Outcome(status=429)
+    office.turn = lambda turn_id: limited if turn_id == "bad" else OK
+    office.accept("bad")
+    async with office.open():
+        await office.until_told("delivery.retry_scheduled", 1)
+        await try_again(office, 3, others=10)
+        limited = Outcome(status=429, retry_after="3000")
+        await try_again(office, 1, others=10)
+        office.accept("last")
+        await office.until(lambda: "last/1" in office.sent)
+    assert office.counts()["pending"] == 1
+
+
 async def test_retries_and_fresh_ones_take_turns(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,22 @@ def test_a_row_of_later_doubles_the_rest() -> None:
     assert pace.wait_s(now) == 0.25
 
 
+@pytest.mark.parametrize(
+    ("row", "passed_s_ago", "rate"), [(29, 10, math.inf), (30, 10, 1.6), (30, 70, math.inf)]
+)
+def test_a_limit_that_nobody_names(row: int, passed_s_ago: int, rate: float) -> None:
+    """A long row that ends is one where turns passed a short while ago; else it was an outage."""
+    pace = Pace()
+    for _ in range(20):
+        pace.acknowledged(100.0 - passed_s_ago)
+    for _ in range(row):
+        pace.put_off()
+    assert pace.wait_s(100.0) == 0
+    pace.acknowledged(100.0)
+    assert pace.rate == pytest.approx(rate, rel=0.05)
+    assert pace.wait_s(100.0) == 0
+
+
 def test_a_turn_that_comes_alone_is_not_held_by_the_rate() -> None:
     """Only the next one waits."""
     pace = Pace()
