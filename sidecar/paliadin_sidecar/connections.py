@@ -25,7 +25,7 @@ import anyio
 from paliadin_sidecar.response import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from paliadin_sidecar.threads import Threads
 
@@ -81,6 +81,7 @@ class Connections:
         self._unsent_s = unsent_s
         self._lookups = lookups
         self._resting: list[_Connection] = []
+        self._keeps = True
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> Response:
         """Send one request, on a connection that rests or a new one.
@@ -97,17 +98,26 @@ class Connections:
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection = await self._rested() or await self._open()
         try:
-            return await connection.exchange(f"{head}\r\n".encode("latin-1"), body)
+            response = await connection.exchange(f"{head}\r\n".encode("latin-1"), body)
         except BaseException:
             connection.abort()
             # The others lead to the same place.
             self.close()
             raise
+        if not self._keeps:
+            self.close()
+        return response
 
     def close(self) -> None:
         """Close those that rest."""
         for connection in self._resting.copy():
             connection.abort()
+
+    def _distrust(self) -> None:
+        # A receiver that acknowledges what nobody sent may do so in time for the next request,
+        # which looks like its answer: from here on each request has a connection of its own.
+        self._keeps = False
+        self.close()
 
     async def _rested(self) -> _Connection | None:
         while self._resting:
@@ -124,7 +134,7 @@ class Connections:
         connected = await _connect(await self._addresses())
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._resting, self._unsent_s),
+                lambda: _Connection(self._resting, self._unsent_s, self._distrust),
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
@@ -192,8 +202,11 @@ async def _connect(addresses: Sequence[_Address]) -> socket.socket:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, resting: list[_Connection], unsent_s: float) -> None:
+    def __init__(
+        self, resting: list[_Connection], unsent_s: float, on_unasked: Callable[[], None]
+    ) -> None:
         self._resting = resting
+        self._on_unasked = on_unasked  # called for a 2xx that nobody asked for
         self._unsent_s = unsent_s
         self._loop = asyncio.get_running_loop()
         self._response: Response | None = None  # of the request that is under way
@@ -305,6 +318,10 @@ class _Connection(asyncio.Protocol):
         response = self._response
         if response is None:
             self.abort()  # nobody asked
+            unasked = Response()
+            unasked.feed(data)
+            if (unasked.status or 0) // 100 == 2:  # noqa: PLR2004
+                self._on_unasked()
             return
         is_first = response.status is None
         response.feed(data)

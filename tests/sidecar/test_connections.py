@@ -199,6 +199,33 @@ async def say_after_reading(data: bytes, peer: Peer) -> None:
     await peer.say(data)
 
 
+async def test_who_answers_twice_gets_one_request_a_connection(
+    sending: Callable[..., Awaitable[Sender]],
+) -> None:
+    """The second answer may come in time for the next request; a 408 at rest is no such sign."""
+
+    async def says(unasked: bytes, peer: Peer) -> None:
+        await peer.read()
+        await peer.say(OK)
+        await sent.wait()
+        await peer.say(unasked)
+        await peer.reader.read()
+        ended.set()
+
+    for unasked, kept in ((OK, 3), (b"HTTP/1.1 408 x\r\n\r\n", 1)):
+        sent, ended = anyio.Event(), anyio.Event()
+        server = Server()
+        server.scripts = [partial(says, unasked), server.well]
+        sender = await sending(server)
+        assert await push(sender) == 204
+        sent.set()
+        with anyio.fail_after(PATIENCE_S):
+            await ended.wait()
+        for _ in range(3):
+            assert await push(sender) == 204
+        assert server.connections == 1 + kept
+
+
 async def test_bytes_that_the_loop_has_not_read_yet(
     sending: Callable[..., Awaitable[Sender]],
 ) -> None:
