@@ -276,7 +276,7 @@ def _root(spec: RootSpec, owner: int, *, named: bool) -> list[Finding]:
         make = f"install -d -m 700 -o {user_name(owner)} {shlex.quote(str(spec.path))}"
         return [Finding("note", subject, f"{root.why}; watched as soon as it is there: {make}")]
     found = [_hidden(subject, spec.path) or Finding("ok", subject, "is there and can be trusted")]
-    if others := strays(names or []):
+    if others := strays(names.names if names else []):
         ignored = f"holds what is no turn's and is ignored: {listed(others)}; {ID_RULE}"
         found.append(Finding("note", f"names in {spec.path}", ignored))
     return found
@@ -447,8 +447,8 @@ def _lease_given(settings: Settings) -> bool | None:
         root = Root(spec.path, settings.owner)
         root.check()
         try:
-            names = root.names(always=True) or []
-            for name in filter(turn_id_of, names):
+            names = root.names(always=True)
+            for name in filter(turn_id_of, names.names if names else ()):
                 fd = cast("int", root.fd)
                 file = TurnFile(fd, name, settings.owner, leases_on=root.leases_on)
                 with closing(file):

@@ -25,6 +25,7 @@ from paliadin_sidecar.turnfile import (
     fingerprint_at,
     read_claims,
 )
+from paliadin_sidecar.watch import MAX_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from paliadin_sidecar.fingerprint import Fingerprint
     from paliadin_sidecar.settings import RootSpec
     from paliadin_sidecar.turnfile import Look
-    from paliadin_sidecar.watch import Root
+    from paliadin_sidecar.watch import Listed, Root
 
 __all__ = [
     "Finding",
@@ -72,6 +73,9 @@ _FLOOD_EVERY_S = 60.0
 #: So many files that are no answer as they are, or not yet, are remembered for a root; more are
 #: found by later scans, when these are done.
 _MAX_DOUBTFUL = 10_000
+#: So many files are under observation in a root, also of those that may be answers; and so many
+#: tokens are remembered. Without its token a turn is taken too, and reads it when it is.
+_MAX_TRACKED, _MAX_TOKENS = 50_000, 50_000
 #: A scan looks at so many files under observation whether they changed without an event; with more,
 #: the next ones go on.
 _MAX_COMPARED = 1000
@@ -132,11 +136,13 @@ class Flooded:
         spec: the root.
         kinds: how many wait to be told, by what is wrong with them as they are.
         untold: how many came and went, or stalled, without an event of their own.
+        names: how many names there are, as far as it was listed.
     """
 
     spec: RootSpec
     kinds: dict[str, int]
     untold: int
+    names: int
 
 
 Finding = Settled | Hint | Stalled | Vanished | Gone | Flooded
@@ -173,6 +179,17 @@ class _Under:
 
 
 @dataclass
+class _Listing:
+    # What was found so far by a listing, which may take several scans.
+    every_file: bool = False
+    #: Names that were known when it began, and were not in it yet.
+    absent: set[str] = field(default_factory=set)
+    names: int = 0
+    turn_files: int = 0
+    foreign: int = 0
+
+
+@dataclass
 class _Place:
     spec: RootSpec
     root: Root
@@ -197,6 +214,8 @@ class _Place:
     turn: int = 0
     foreign: int = 0
     lying: int = 0
+    listing: _Listing = field(default_factory=_Listing)
+    names: int = 0  #: all of them, as far as it was listed
 
     def key(self, name: str) -> TurnKey:
         return TurnKey(self.spec.backend, self.spec.persona, turn_id_of(name) or name)
@@ -275,17 +294,20 @@ class Intake:
         """
         self.scans += 1
         place = self._places[spec.path]
-        names = place.root.names(always=every_file)
+        listed = place.root.names(always=every_file)
         if place.root.fd is None:
             return []
-        findings = [] if names is None else self._compare(place, names, every_file=every_file)
+        findings = [] if listed is None else self._compare(place, listed, every_file=every_file)
         if not every_file:
             findings += self._look_again(place, place.root.fd)
         return findings
 
-    def _compare(self, place: _Place, names: list[str], *, every_file: bool) -> list[Finding]:
+    def _compare(self, place: _Place, listed: Listed, *, every_file: bool) -> list[Finding]:
         findings: list[Finding] = []
-        lying = foreign = 0
+        if listed.is_first:
+            place.listing = _Listing(every_file, {*place.taken, *place.tokens})
+        listing, names = place.listing, listed.names
+        every_file = listing.every_file = listing.every_file or every_file
         apart = 1 + len(place.under) // _MAX_COMPARED
         full = len(place.doubtful) >= _MAX_DOUBTFUL
         sparse = 1 + len(names) // _MAX_NEW if full else 1
@@ -293,7 +315,7 @@ class Intake:
             self.steps += 1
             # What was taken has a turn's name: most names need not be parsed again.
             if name in place.taken or turn_id_of(name) is not None:
-                lying += 1
+                listing.turn_files += 1
                 under = place.under.get(name)
                 if (
                     (name not in place.taken and under is None and n % sparse == 0)
@@ -302,19 +324,39 @@ class Intake:
                 ) and self._is_new(place, name, under):
                     findings.extend(self._take_up(place, name))
             elif turn_id_of(name, ".jwt") is not None:
-                if every_file or name not in place.tokens:
+                known = name in place.tokens
+                if every_file if known else len(place.tokens) < _MAX_TOKENS:
                     findings.extend(self._take_up(place, name))
             else:
-                foreign += 1
-        present = set(names)
-        for name in place.taken.keys() - present:
-            del place.taken[name]
-            findings.append(Gone(place.key(name)))
-        for name in place.tokens.keys() - present:
-            del place.tokens[name]
-        place.linked &= present
-        place.lying, place.foreign = lying, foreign
+                listing.foreign += 1
+        listing.absent.difference_update(names)
+        listing.names += len(names)
+        place.names = max(place.names, listing.names)
+        if listed.is_last:
+            findings += self._end_listing(place, listing)
+        else:
+            place.lying = max(place.lying, listing.turn_files)
+            place.foreign = max(place.foreign, listing.foreign)
         return findings
+
+    def _end_listing(self, place: _Place, listing: _Listing) -> Iterator[Finding]:
+        for name in listing.absent & place.taken.keys():
+            self.steps += 1
+            # A listing is none of one moment: a name that was given again may not be in it.
+            if not self._is_there(place, name):
+                del place.taken[name]
+                place.linked.discard(name)
+                yield Gone(place.key(name))
+        for name in listing.absent & place.tokens.keys():
+            del place.tokens[name]
+        place.lying, place.foreign = listing.turn_files, listing.foreign
+        place.names = listing.names
+
+    def _is_there(self, place: _Place, name: str) -> bool:
+        try:
+            return place.root.fd is not None and fingerprint_at(place.root.fd, name) is not None
+        except Unreadable:
+            return True
 
     def _look_again(self, place: _Place, directory: int) -> Iterator[Finding]:
         # At files whose next change may move no name, and raise no event.
@@ -337,18 +379,16 @@ class Intake:
             OSError: the directory cannot be read.
         """
         place = self._places[spec.path]
-        names = place.root.names(always=True)
-        if names is None or place.root.fd is None:
-            return []
         found = []
-        for name in names:
-            self.steps += 1
-            if turn_id_of(name) is None:
-                continue
-            arrival = self._old(place, place.root.fd, name)
-            if arrival is not None:
-                place.taken[name] = arrival.signature
-                found.append(arrival)
+        listed = place.root.names(always=True)
+        while listed is not None and place.root.fd is not None:
+            for name in filter(turn_id_of, listed.names):
+                self.steps += 1
+                arrival = self._old(place, place.root.fd, name)
+                if arrival is not None:
+                    place.taken[name] = arrival.signature
+                    found.append(arrival)
+            listed = None if listed.is_last else place.root.names(always=True)
         return found
 
     def found(self) -> list[dict[str, object]]:
@@ -423,13 +463,14 @@ class Intake:
     def _tell_flood(self, place: _Place) -> Iterator[Finding]:
         now = self._monotonic()
         told = place.flood_told
-        flooded = place.noise.wait_s(now) > 0 and (place.untold or len(place.doubtful) > 0)
+        noisy = place.noise.wait_s(now) > 0 and (place.untold or len(place.doubtful) > 0)
+        flooded = noisy or place.names > MAX_NAMES
         if flooded and (told is None or now - told >= _FLOOD_EVERY_S):
             kinds: dict[str, int] = {}
             for under in place.under.values():
                 if under.doubt:
                     kinds[under.doubt] = kinds.get(under.doubt, 0) + 1
-            yield Flooded(place.spec, kinds, place.untold)
+            yield Flooded(place.spec, kinds, place.untold, place.names)
             place.flood_told, place.untold = now, 0
 
     def close(self) -> None:
@@ -450,7 +491,8 @@ class Intake:
             doubt = self._doubt(seen)
             under = place.under.get(name)
             if under is None:
-                if doubt and len(place.doubtful) >= _MAX_DOUBTFUL:
+                full = doubt and len(place.doubtful) >= _MAX_DOUBTFUL
+                if full or len(place.under) >= _MAX_TRACKED:
                     return  # a later scan finds it
                 under = place.under[name] = _Under(name, first_seen_at=self._wall())
             under.seen, under.doubt = seen, doubt
@@ -490,12 +532,15 @@ class Intake:
             claims = None if doubt else read_claims(place.root.fd, name, self._owner)
         except (FileNotFoundError, Unreadable, Changed):
             return
-        if claims is None:
+        if name not in place.tokens and len(place.tokens) >= _MAX_TOKENS:
+            pass
+        elif claims is None:
             # A young one is read again, but not by each scan.
             place.tokens[name] = str(seen) if seen.is_conclusive(self._wall()) else "young"
-            return
-        place.tokens[name] = ""
-        yield Hint(TurnKey(place.spec.backend, place.spec.persona, turn_id), *claims)
+        else:
+            place.tokens[name] = ""
+        if claims is not None:
+            yield Hint(TurnKey(place.spec.backend, place.spec.persona, turn_id), *claims)
 
     def _again(self, place: _Place, under: _Under, seconds: float) -> None:
         queue, other = place.plausible, place.doubtful

@@ -665,9 +665,11 @@ def _take_one(outbox: Outbox, one: finding.Finding) -> None:
             outbox.hint(key, submitted_turn_id, user_id)
         case finding.Stalled(key, why, detail):
             outbox.note("turn.stalled", key, why=why, detail=detail)
-        case finding.Flooded(spec, kinds, untold):
+        case finding.Flooded(spec, kinds, untold, names):
             about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
-            outbox.happened("root.flooded", about | {"waiting": kinds, "untold": untold})
+            outbox.happened(
+                "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
+            )
         case finding.Vanished(key):
             outbox.vanished(key)
         case finding.Gone(key):

@@ -11,15 +11,19 @@ import shlex
 import stat
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from paliadin_sidecar.filesystem import device_with_leases, server_of
 from paliadin_sidecar.fingerprint import is_conclusive
 from paliadin_sidecar.trust import why_untrusted
 from paliadin_sidecar.users import user_name
 
-__all__ = ["Root", "State"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["MAX_NAMES", "Listed", "Root", "State"]
 
 #: `unreadable`: the system answers with an error, such as that of a disk or of a mount whose
 #: server died.
@@ -28,6 +32,18 @@ State = Literal["armed", "missing", "untrusted", "unreadable"]
 #: A step of the way: its name is looked up in the directory that was judged before, and what is
 #: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+#: So many names are read at once: millions must not be held together, nor take a scan's time.
+MAX_NAMES = 200_000
+
+
+class Listed(NamedTuple):
+    """A part of a listing."""
+
+    names: list[str]
+    is_first: bool
+    is_last: bool
 
 
 class _NotArmed(Exception):
@@ -58,6 +74,7 @@ class Root:
         self._told: tuple[State, str] = ("missing", "")
         self._identity: tuple[int, int] | None = None
         self._listed_mtime: int | None = None
+        self._listing: Generator[str, None, None] | None = None
 
     def check(self) -> Literal["armed", "missing", "untrusted", "unreadable", "replaced"] | None:
         """Look whether it is there and can be trusted; what changed, or None.
@@ -92,31 +109,45 @@ class Root:
             with suppress(OSError):  # Linux has let go of it, whatever its file system says
                 os.close(self.fd)
             self.fd = None
+        self._end_listing()
         self._listed_mtime = None
 
-    def names(self, *, always: bool) -> list[str] | None:
-        """Every name in it, one that is no UTF-8 with surrogates, if any came or went.
+    def names(self, *, always: bool) -> Listed | None:
+        """The next of its names, one that is no UTF-8 with surrogates.
 
-        None where nothing did since the last time.
+        A listing begins if a name came or went; until it has ended, the next call goes on with it.
+        None where nothing did since the last one.
 
         Args:
-            always: list it in any case.
+            always: begin one in any case.
 
         Raises:
             OSError: the directory cannot be read; it is `unreadable` from here on.
         """
         if self.fd is None:
             return None
+        is_first = self._listing is None
         try:
-            mtime = os.fstat(self.fd).st_mtime_ns
-            if mtime == self._listed_mtime and not always:
-                return None
-            names = os.listdir(self.fd)  # noqa: PTH208 - of a descriptor, not of a path
+            if self._listing is None:
+                mtime = os.fstat(self.fd).st_mtime_ns
+                if mtime == self._listed_mtime and not always:
+                    return None
+                # Judged before names are read: what comes meanwhile may have the same time.
+                self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
+                self._listing = _names_in(self.fd)
+            names = list(islice(self._listing, MAX_NAMES))
         except OSError as exc:
             self._fail(_unreadable(self.path, "listed", exc))
             raise
-        self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
-        return names
+        is_last = len(names) < MAX_NAMES
+        if is_last:
+            self._end_listing()
+        return Listed(names, is_first=is_first, is_last=is_last)
+
+    def _end_listing(self) -> None:
+        if self._listing is not None:
+            self._listing.close()
+            self._listing = None
 
     def _arm(self) -> None:
         found = _open_trusted(self.path, self._owner)
@@ -156,6 +187,12 @@ class Root:
         if state != self.state:
             self.since = time.time()
         self.state, self.why, self.error = state, why, None
+
+
+def _names_in(directory: int) -> Generator[str, None, None]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            yield entry.name
 
 
 def _open_trusted(path: Path, owner: int) -> int:

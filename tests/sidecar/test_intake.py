@@ -17,7 +17,7 @@ from support.tokens import unsigned_token
 from support.users import ORDINARY, without_privilege
 from support.writer import Writer
 
-from paliadin_sidecar import intake
+from paliadin_sidecar import intake, watch
 from paliadin_sidecar.fingerprint import COARSE_S, Fingerprint
 from paliadin_sidecar.intake import Finding, Flooded, Gone, Hint, Intake, Settled, Stalled, Vanished
 from paliadin_sidecar.outbox import Arrival, TurnKey
@@ -1075,6 +1075,66 @@ def test_names_that_come_and_go(place: Place) -> None:
     assert flooded.kinds == {"vanished": 400}
     place.wait(120)
     assert place.intake.due_in() is None
+
+
+@pytest.fixture
+def ten_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan lists no more than ten names."""
+    monkeypatch.setattr(watch, "MAX_NAMES", 10)
+    monkeypatch.setattr(intake, "MAX_NAMES", 10)
+
+
+@pytest.mark.usefixtures("ten_names")
+def test_more_names_than_a_scan_lists(place: Place) -> None:
+    """The next scans go on, nothing is gone that was not listed yet, and it is told."""
+    for n in range(35):
+        place.publish(f"x{n}.txt")
+    (place / "foreign").touch()
+    scanned = [f for _ in range(4) for f in place.every_file() + place.wait(1)]
+    assert len(settled(scanned)) == 35
+    assert {f.names for f in scanned if isinstance(f, Flooded)} <= {20, 30, 36}
+    (place / "x7.txt").unlink()
+    (place / "x8.txt").rename(place / "x9.txt")
+    found = [f for _ in range(8) for f in place.every_file()]
+    gone = [f.key.turn_id for f in found if isinstance(f, Gone)]
+    assert sorted(gone) == ["x7", "x8"]
+    (told,) = place.intake.found()
+    assert (told["turn_files"], told["foreign_files"]) == (33, 1)
+    assert [f.names for f in place.wait(120) + place.look() if isinstance(f, Flooded)] == [34]
+
+
+@pytest.mark.usefixtures("ten_names")
+def test_a_name_that_is_given_again_while_it_is_listed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing may miss such a name: it is looked for before it is called gone."""
+    place.publish("t.txt")
+    assert texts(place.every_file()) == [WHOLE]
+    monkeypatch.setattr(watch, "_names_in", lambda _: (name for name in ""))
+    assert place.every_file() == []
+    (place / "t.txt").unlink()
+    assert place.every_file() == [Gone(KEY)]
+
+
+def test_what_is_remembered_of_a_flood_is_bounded(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More tokens and files than may be remembered are taken nevertheless, later."""
+    monkeypatch.setattr(intake, "_MAX_TOKENS", 5)
+    monkeypatch.setattr(intake, "_MAX_TRACKED", 5)
+    for n in range(20):
+        (place / f"x{n}.jwt").write_text(unsigned_token(jti=f"j{n}", sub="u"))
+        (place / f"x{n}.txt").write_text("half")
+    found: list[Finding] = []
+    most = 0
+    for _ in range(5):
+        found += place.every_file()
+        kept = place.intake._places[place.path]
+        most = max(most, len(kept.under), len(kept.tokens))
+        found += place.wait(QUIET_S)
+    assert most == 5
+    assert len(settled(found)) == 20
+    assert {f.key.turn_id for f in found if isinstance(f, Hint)} == {f"x{n}" for n in range(20)}
 
 
 def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: list[float]) -> None:

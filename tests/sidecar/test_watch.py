@@ -14,6 +14,7 @@ import pytest
 from support.attack import exchanging
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 
+from paliadin_sidecar import watch
 from paliadin_sidecar.users import user_name
 from paliadin_sidecar.watch import Root
 
@@ -43,6 +44,13 @@ def root(path: Path) -> Iterator[Root]:
 
 
 # --- is it there, and ours? -----------------------------------------------------------------
+
+
+def listed(root: Root, *, always: bool) -> list[str] | None:
+    """The names of a directory that one call lists."""
+    found = root.names(always=always)
+    assert found is None or (found.is_first and found.is_last)
+    return None if found is None else found.names
 
 
 def test_armed(root: Root, path: Path) -> None:
@@ -84,7 +92,7 @@ def test_replaced(root: Root, path: Path) -> None:
     (path / "new").touch()
     assert root.check() == "replaced"
     assert root.state == "armed"
-    assert root.names(always=False) == ["new"]
+    assert listed(root, always=False) == ["new"]
     assert root.check() is None
 
 
@@ -109,7 +117,7 @@ def before_call(n: int, act: Callable[[], object]) -> Iterator[list[str]]:
         return call
 
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("open", "stat", "lstat", "fstat", "listdir", "getxattr"):
+        for name in ("open", "stat", "lstat", "fstat", "scandir", "getxattr"):
             patched.setattr(os, name, wrap(name))
         yield calls
 
@@ -118,7 +126,7 @@ def moments(path: Path) -> range:
     """Every moment at which something may happen while a root is looked at and listed."""
     with closing(Root(path, ME)) as root, before_call(0, lambda: None) as calls:
         root.check()
-        root.names(always=True)
+        listed(root, always=True)
     return range(1, len(calls) + 1)
 
 
@@ -151,7 +159,7 @@ def test_exchanged_for_a_link_at_any_moment(path: Path, secret: Path, tmp_path: 
                 with before_call(first, swap), before_call(second, swap) as calls:
                     root.check()
                     try:
-                        names = root.names(always=True)
+                        names = listed(root, always=True)
                     finally:
                         done = len(calls) >= second
                 assert names in (None, ["mine"])
@@ -167,7 +175,7 @@ def test_exchanged_for_a_link_all_the_time(path: Path, secret: Path, tmp_path: P
         for _ in range(3000):
             with closing(Root(path, ME)) as root:
                 root.check()
-                assert root.names(always=True) in (None, ["mine"])
+                assert listed(root, always=True) in (None, ["mine"])
                 assert root.state in ("armed", "untrusted")
 
 
@@ -177,7 +185,7 @@ def test_gone_while_it_was_looked_at(path: Path, tmp_path: Path) -> None:
         with closing(Root(path, ME)) as root:
             with before_call(n, path.rmdir):
                 root.check()
-                assert root.names(always=True) in (None, [])
+                assert listed(root, always=True) in (None, [])
             root.check()
             assert (root.state, root.why) == ("missing", f"{path} does not exist")
         path.mkdir(mode=0o700)
@@ -252,7 +260,7 @@ def test_untrusted(root: Root, path: Path, harm: Callable[[Path], None], why: st
     harm(path)
     assert root.check() == "untrusted"
     assert (root.state, root.why, root.fd) == ("untrusted", why.format(path), None)
-    assert root.names(always=True) is None
+    assert listed(root, always=True) is None
     assert root.check() is None
 
 
@@ -395,17 +403,17 @@ def rest(path: Path) -> None:
 
 def test_names(root: Root, path: Path) -> None:
     """A directory is listed when something came or went, and not otherwise."""
-    assert root.names(always=True) is None
+    assert listed(root, always=True) is None
     (path / "a").touch()
     rest(path)
     root.check()
-    assert root.names(always=False) == ["a"]
-    assert root.names(always=False) is None
+    assert listed(root, always=False) == ["a"]
+    assert listed(root, always=False) is None
     (path / "a").write_text("in place")
-    assert root.names(always=False) is None
-    assert root.names(always=True) == ["a"]
+    assert listed(root, always=False) is None
+    assert listed(root, always=True) == ["a"]
     (path / "a").rename(path / "b")
-    assert root.names(always=False) == ["b"]
+    assert listed(root, always=False) == ["b"]
 
 
 def test_names_within_a_tick(root: Root, path: Path) -> None:
@@ -413,23 +421,23 @@ def test_names_within_a_tick(root: Root, path: Path) -> None:
     root.check()
     path.chmod(0o700)
     (path / "a").touch()
-    assert root.names(always=False) == ["a"]
-    assert root.names(always=False) == ["a"]
+    assert listed(root, always=False) == ["a"]
+    assert listed(root, always=False) == ["a"]
     rest(path)
-    assert root.names(always=False) == ["a"]
-    assert root.names(always=False) is None
+    assert listed(root, always=False) == ["a"]
+    assert listed(root, always=False) is None
 
 
 def test_names_anew(root: Root, path: Path) -> None:
     """Another directory is listed, although its time is the old one's."""
     rest(path)
     root.check()
-    root.names(always=False)
+    listed(root, always=False)
     path.rename(path.with_name("old"))
     path.mkdir(mode=0o700)
     rest(path)
     root.check()
-    assert root.names(always=False) == []
+    assert listed(root, always=False) == []
 
 
 def test_names_any_name(root: Root, path: Path) -> None:
@@ -437,7 +445,7 @@ def test_names_any_name(root: Root, path: Path) -> None:
     os.close(os.open(os.fsencode(path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
     (path / ".hidden~").touch()
     root.check()
-    assert sorted(root.names(always=False) or []) == [".hidden~", "\udcff.txt"]
+    assert sorted(listed(root, always=False) or []) == [".hidden~", "\udcff.txt"]
 
 
 def test_names_of_what_was_opened(root: Root, path: Path) -> None:
@@ -446,11 +454,30 @@ def test_names_of_what_was_opened(root: Root, path: Path) -> None:
     root.check()
     path.rename(path.with_name("old"))
     path.mkdir()
-    assert root.names(always=True) == ["a"]
+    assert listed(root, always=True) == ["a"]
 
 
 def test_names_of_what_is_gone(root: Root, path: Path) -> None:
     """A directory that was removed while it was open holds nothing."""
     root.check()
     path.rmdir()
-    assert root.names(always=True) == []
+    assert listed(root, always=True) == []
+
+
+def test_names_in_parts(root: Root, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many names are listed by several calls, and those of another directory from the start."""
+    monkeypatch.setattr(watch, "MAX_NAMES", 2)
+    root.check()
+    for name in "abcde":
+        (path / name).touch()
+    parts = [root.names(always=False) for _ in range(3)]
+    assert [(p.is_first, p.is_last) for p in parts if p] == [
+        (True, False), (False, False), (False, True),
+    ]  # fmt: skip
+    assert sorted(name for p in parts if p for name in p.names) == [*"abcde"]
+    assert root.names(always=True) is not None
+    path.rename(path.with_name("old"))
+    path.mkdir(mode=0o700)
+    (path / "new").touch()
+    assert root.check() == "replaced"
+    assert listed(root, always=False) == ["new"]
