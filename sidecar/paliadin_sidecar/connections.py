@@ -137,7 +137,8 @@ class Connections:
                 lambda: _Connection(self._resting, self._unsent_s, self._distrust),
                 sock=connected,
                 ssl=self._tls,
-                server_hostname=self._host if self._tls else None,
+                # A name that is told to be whole is so in DNS alone (RFC 6066, 3).
+                server_hostname=self._host.rstrip(".") if self._tls else None,
             )
         except BaseException:
             connected.close()

@@ -348,6 +348,7 @@ class _Reader:
         try:
             url = urlsplit(value)
             host = url.hostname if url.port != 0 else None
+            (host or "").encode("idna")  # as its lookup does: no label is empty, or too long
         except ValueError:
             host = None
         # What is no printable ASCII would fail at each attempt only (RFC 3986, section 2).

@@ -473,6 +473,28 @@ def test_the_host_is_named(url: str, host: str) -> None:
     assert made._start.endswith(f"\r\nhost: {host}\r\n")
 
 
+async def test_a_name_that_ends_in_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same host, and its certificate's name has no dot at the end."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("paliad.example.org").configure_cert(tls)
+    server = Server()
+    server.scripts = [server.well]
+
+    async def addresses(_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+
+    monkeypatch.setattr(connections.Connections, "_addresses", addresses)
+    async with serving(server, tls):
+        for dot in ("", "."):
+            url = f"https://paliad.example.org{dot}/callback"
+            async with Sender(
+                url, [new_secret()], timeout_s=PATIENCE_S, ca_file=tmp_path / "ca.pem"
+            ) as sender:
+                assert await push(sender) == 204
+
+
 # --- the ways there ---------------------------------------------------------------------------
 
 

@@ -454,6 +454,12 @@ def test_a_url_that_would_be_sent_as_another(end: str) -> None:
     assert "must " in problem("PALIADIN_CALLBACK_URL", f"https://paliad.example.org{end}")
 
 
+@pytest.mark.parametrize("host", ["a..example.org", ".example.org", f"{'a' * 64}.example.org"])
+def test_a_host_that_no_lookup_takes(host: str) -> None:
+    """It would fail at each attempt."""
+    assert "must be the https://" in problem("PALIADIN_CALLBACK_URL", f"https://{host}/callback")
+
+
 # --- the callback's secret ------------------------------------------------------------------
 
 
