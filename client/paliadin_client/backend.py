@@ -67,7 +67,7 @@ class TurnRequest:
         user: who asks.
         message: the question. Line breaks and control characters do not reach the agent.
         primer: what was said before, oldest first; sent to an agent that does not know it.
-        conversation_id: passed on to a backend that knows conversations.
+        conversation_id: passed on to a backend that knows conversations; a UUID is taken too.
         turn_id: a UUID of the caller's, or its text, where it stores the turn before it asks.
     """
 
@@ -78,8 +78,9 @@ class TurnRequest:
     turn_id: str = field(default_factory=lambda: str(uuid4()))
 
     def __post_init__(self) -> None:
-        if isinstance(self.turn_id, UUID):
-            object.__setattr__(self, "turn_id", str(self.turn_id))
+        for name in ("turn_id", "conversation_id"):
+            if isinstance(value := getattr(self, name), UUID):
+                object.__setattr__(self, name, str(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

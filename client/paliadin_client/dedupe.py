@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from paliadin_client.errors import ConfigError
-from paliadin_contract.rank import Rank
+from paliadin_contract.rank import Rank, outranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,13 +137,13 @@ class Sqlite:
             raise ConfigError(
                 [f"dedupe={str(path)!r} names no file: a path, or None to remember in memory"]
             )
-        self._path = Path(path)
-        self._locks = self._path.with_name(f"{self._path.name}.locks")
         self._threads = anyio.CapacityLimiter(_THREADS)
         try:
+            self._path = Path(path)
+            self._locks = self._path.with_name(f"{self._path.name}.locks")
             self._make()
-        except (OSError, sqlite3.Error) as exc:
-            raise ConfigError([f"the dedupe database {self._path}: {exc}"]) from None
+        except (OSError, sqlite3.Error, TypeError, ValueError) as exc:
+            raise ConfigError([f"the dedupe database {path!r}: {exc}"]) from None
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -181,8 +182,14 @@ class Sqlite:
             stored = db.execute("SELECT 1 FROM stored WHERE webhook_id = ?", (webhook_id,))
             known = stored.fetchone() is not None
             ranks = db.execute("SELECT file, answered, revision FROM ranks WHERE turn = ?", (turn,))
-            row = ranks.fetchone()
-            return known, row and Rank(row[0], bool(row[1]), row[2])
+            if row := ranks.fetchone():
+                return known, Rank(row[0], bool(row[1]), row[2])
+            # Stored when there were no ranks yet.
+            before = db.execute("SELECT webhook_id, revision FROM stored WHERE turn = ?", (turn,))
+            standing = None
+            for rank in (_rank_of_id(*stored) for stored in before):
+                standing = rank if outranks(rank, standing) else standing
+            return known, standing
 
     def _remember(self, webhook_id: str, turn: str, rank: Rank, now: float) -> None:
         with self._open() as db, db:
@@ -230,6 +237,12 @@ class Sqlite:
             os.close(made)
         with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as db:
             db.executescript(_SCHEMA)
+
+
+def _rank_of_id(webhook_id: str, revision: int) -> Rank:
+    # The file, the revision, and 16 digits of an answer's hash or a failure's reason.
+    file, _, mark = webhook_id.rpartition(f"_{revision}_")
+    return Rank(file, re.fullmatch("[0-9a-f]{16}", mark) is not None, revision)
 
 
 def _locked(lock: int, path: Path) -> bool:

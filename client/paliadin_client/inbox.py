@@ -41,8 +41,16 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 #: Pushes that came before their waiter. They are few, and soon asked for or never.
 _HELD = 64
 _HOLD = timedelta(seconds=60)
-#: How long the next bytes of a body may take. A sidecar gives a whole attempt twice that.
+#: How long the next bytes of a body may take, and the whole of it: a sidecar gives a whole attempt
+#: 10 s, and 60 s at most.
 _IDLE_S = 5.0
+_BODY_S = 60.0
+#: Bodies that are being read are in memory before it is known who sent them: eight at once may have
+#: their full size, as a sidecar sends no more.
+_MOST_READ_BYTES = 8 * MAX_BODY_BYTES
+
+
+_TOO_LONG = f"the body has more than {MAX_BODY_BYTES} bytes"
 
 
 def _nothing() -> None:
@@ -71,8 +79,8 @@ class Inbox:
 
     It answers 204 to what is stored, known already or none of its business; 400 to what is
     malformed, 401 to what is not signed or stale, 405 to another method than POST, 408 to a body
-    that does not come, 413 to more than 32 MiB, and 503 where the app could not store it: the
-    sidecar comes again.
+    that does not come, 413 to more than 32 MiB, and 503 where the app could not store it, or too
+    much is being sent at once: the sidecar comes again.
 
     Args:
         secrets: the callback's, each `whsec_<base64>`; several while they are being rotated.
@@ -105,6 +113,7 @@ class Inbox:
         self._now = now
         self._waiters: dict[str, Waiter] = {}
         self._held: dict[str, tuple[datetime, TurnCallback]] = {}
+        self._read_bytes = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI app. It needs no lifespan of its own, and lets a server's pass."""
@@ -156,7 +165,7 @@ class Inbox:
         }
         try:
             verification = self._keys.begin(headers, self._now())
-            body = await _read(receive, verification, _length(headers))
+            body = await self._read(receive, verification, _length(headers))
             webhook_id = verification.finish()
             callback = decode(body)
         except BadSignature as exc:
@@ -175,6 +184,36 @@ class Inbox:
         # The answer is here, and whoever waits need not wait for the app's database.
         self._hand_over(turn, callback)
         return await self._store(webhook_id, turn, callback)
+
+    async def _read(
+        self, receive: Receive, verification: Verification, length: int | None
+    ) -> bytearray:
+        body = bytearray()
+        if length is not None and length > MAX_BODY_BYTES:
+            raise _NoBody(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
+        until = anyio.current_time() + _BODY_S
+        try:
+            more = True
+            while more:
+                deadline = min(until, anyio.current_time() + _IDLE_S)
+                with anyio.CancelScope(deadline=deadline) as waiting:
+                    message = await receive()
+                if waiting.cancelled_caught or message["type"] != "http.request":
+                    raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+                chunk = message.get("body", b"")
+                verification.update(chunk)
+                body += chunk
+                self._read_bytes += len(chunk)
+                if len(body) > MAX_BODY_BYTES:
+                    raise _NoBody(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
+                if self._read_bytes > _MOST_READ_BYTES:
+                    raise _NoBody(HTTPStatus.SERVICE_UNAVAILABLE, "too much is being sent at once")
+                more = message.get("more_body", False)
+        finally:
+            self._read_bytes -= len(body)
+        if length is not None and length > len(body):
+            raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+        return body
 
     async def _store(
         self, webhook_id: str, turn: str, callback: TurnCallback
@@ -220,8 +259,9 @@ def _counts_more(new: TurnCallback, old: TurnCallback | None) -> bool:
 
 
 def _check_on_turn(on_turn: Callable[[TurnCallback], Awaitable[object]]) -> None:
-    plain = inspect.unwrap(on_turn)
-    if not any(map(inspect.iscoroutinefunction, (on_turn, plain, type(plain).__call__))):
+    # A partial or a wrapper may hold a function, or an object that can be called.
+    held = [on_turn, inspect.unwrap(on_turn), getattr(on_turn, "func", None)]
+    if not any(map(inspect.iscoroutinefunction, (*held, *(type(each).__call__ for each in held)))):
         raise ConfigError(["on_turn is no async function: write `async def`"])
     try:
         inspect.signature(on_turn).bind(None)
@@ -240,30 +280,6 @@ class _NoBody(Exception):
 def _length(headers: dict[str, str]) -> int | None:
     text = headers.get("content-length", "")
     return int(text[:18]) if text.isdecimal() else None
-
-
-async def _read(receive: Receive, verification: Verification, length: int | None) -> bytearray:
-    body = bytearray()
-    too_long = _NoBody(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes"
-    )
-    if length is not None and length > MAX_BODY_BYTES:
-        raise too_long
-    more = True
-    while more:
-        with anyio.move_on_after(_IDLE_S) as idle:
-            message = await receive()
-        if idle.cancelled_caught or message["type"] != "http.request":
-            raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
-        chunk = message.get("body", b"")
-        verification.update(chunk)
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_long
-        more = message.get("more_body", False)
-    if length is not None and length > len(body):
-        raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
-    return body
 
 
 def _what_is_missing(read: int, length: int | None) -> str:

@@ -315,6 +315,13 @@ class Paliadin:
 def _check_request(request: TurnRequest) -> None:
     _check_id(request.turn_id, "turn")
     _check_id(request.user.user_id, "user")
+    for what, text in (
+        ("message", request.message),
+        ("user's e-mail address", request.user.email or ""),
+        ("conversation id", request.conversation_id or ""),
+    ):
+        if not isinstance(text, str):
+            raise BadRequest(f"the {what} is a {type(text).__name__}, and must be a str")
     if not one_line(request.message):
         raise BadRequest("the message is empty")
 

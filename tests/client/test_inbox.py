@@ -185,7 +185,12 @@ def test_on_turn_is_async(secret: str) -> None:
     def wrapped(turn: TurnCallback) -> Awaitable[None]:
         return store(turn)
 
+    by_attribute = functools.update_wrapper(
+        _Wrapped(), print
+    )  # as libraries for plain functions do
     for good in (
+        by_attribute,
+        functools.partial(_Wrapped()),
         store,
         functools.partial(store, table="x"),
         _Wrapped(),
@@ -286,6 +291,19 @@ async def test_no_whole_body(
     (record,) = caplog.records
     assert record.getMessage().startswith("push.no_body error=")
     assert why in record.getMessage()
+
+
+async def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being read is bounded in all and in time, since anybody can send it."""
+    monkeypatch.setattr(module, "_MOST_READ_BYTES", 8)
+    inbox = Inbox([SECRET])
+    headers = Keys([SECRET]).sign("push_1", b"x" * 9, datetime.now(UTC))
+    chunk: dict[str, object] = {"type": "http.request", "body": b"xxx", "more_body": True}
+    assert (await _post(inbox, headers, [chunk, chunk, chunk]))[0] == 503
+    chunks: list[dict[str, object]] = [chunk, {"type": "http.request", "body": b"xxx"}]
+    assert (await _post(inbox, headers, chunks))[0] == 401  # nothing is left of the others
+    monkeypatch.setattr(module, "_BODY_S", 0.05)
+    assert (await _post(inbox, headers, [chunk]))[0] == 408
 
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature", None])

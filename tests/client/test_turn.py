@@ -315,6 +315,12 @@ async def test_one_waiter_per_turn(host: Host, inbox: Inbox) -> None:
         (ask(user=User("0192c5d2-0000-7000-c000-000000000000")), "version 7"),
         (ask(user=User("1ec9414c-232a-6b00-f3c8-9e6bdeced846")), "version 6"),
         (ask(user=User("customer-1")), "no UUID"),
+        (ask(None), "the message is a NoneType"),  # type: ignore[arg-type]  # as an app without types has it
+        (ask(user=User(ANNA.user_id, email=b"a@b")), "address is a bytes"),  # type: ignore[arg-type]  # the same
+        (
+            TurnRequest(user=ANNA, message="?", conversation_id=7),  # type: ignore[arg-type]  # the same
+            "the conversation id is a int",
+        ),
         (ask(user=User(7)), "the user id is a int: a str or a uuid.UUID"),  # type: ignore[arg-type]  # as an app without types has it
     ],
 )
@@ -329,7 +335,7 @@ async def test_refused_unsent(host: Host, request_: TurnRequest, why: str) -> No
 async def test_uuids(host: Host) -> None:
     """Ids may be UUIDs, as a database hands them out."""
     user, turn = uuid4(), uuid4()
-    request = TurnRequest(user=User(user), message="?", turn_id=turn)  # type: ignore[arg-type]  # taken, not wanted
+    request = TurnRequest(user=User(user), message="?", turn_id=turn, conversation_id=turn)  # type: ignore[arg-type]  # taken, not wanted
     async with paliadin_client.connect(environ=host.environ) as paliadin:
         assert (await paliadin.run_turn(request)).turn_id == str(turn)
         await paliadin.reset_session(User(user))  # type: ignore[arg-type]  # the same
