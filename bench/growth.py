@@ -25,9 +25,11 @@ _COPY = """
 INSERT INTO turn SELECT id + :by, backend, persona, printf('%08x', :n) || substr(turn_id, 9),
     submitted_turn_id, user_id, revision, answered_at, seen_mark, sent_mark, signature, gone_at,
     seen_at FROM turn WHERE id <= :real;
-INSERT INTO delivery SELECT id + :by, turn + :by, revision, webhook_id || '_' || :n, state, reason,
-    bytes, sha256, accepted_at, attempts, first_attempt_at, attempted_at, next_attempt_at,
-    refusals, refused_at, settled_at, let_go_at FROM delivery WHERE id <= :real;
+INSERT INTO delivery (id, turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at,
+        attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at, let_go_at, root)
+    SELECT id + :by, turn + :by, revision, webhook_id || '_' || :n, state, reason, bytes, sha256,
+        accepted_at, attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at,
+        let_go_at, root FROM delivery WHERE id <= :real;
 INSERT INTO event (at, name, turn, fields) SELECT at, name, turn + :by, fields
     FROM event WHERE turn <= :real;
 """

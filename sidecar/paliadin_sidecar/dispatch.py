@@ -17,6 +17,7 @@ import anyio
 from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar import crash, policy
 from paliadin_sidecar.blame import Blame
+from paliadin_sidecar.fairness import Shares
 from paliadin_sidecar.outbox import Blocked, Outbox
 from paliadin_sidecar.pace import Pace
 from paliadin_sidecar.policy import Circuit, Verdict
@@ -86,6 +87,7 @@ class Dispatch:
         self._held: dict[int, int] = {}  # delivery → bytes of its body
         self._sending = 0
         self._again = 0  # of them, tried before
+        self._shares = Shares()
         self._pace = Pace()
         self._blame = Blame()
         self._put_off = Blame()  # by answers of any kind
@@ -152,6 +154,7 @@ class Dispatch:
             places=places,
             again=again,
             held=list(self._held.values()),
+            shares=self._shares.copy(),  # it is read in another thread
         )
         sleep_s = _SLEEP_MOST_S if next_s is None else min(next_s, _SLEEP_MOST_S)
         if trickle_s > 0:
@@ -181,6 +184,7 @@ class Dispatch:
         self._held[due.id] = len(due.body)
         self._sending += 1
         self._again += self._was_again
+        self._shares.of(due.attempts).started(due.root)
         tasks.start_soon(self._carry, tasks, due, now, name=f"delivery {due.id}")
 
     async def _carry(self, tasks: TaskGroup, due: Due, began: float) -> None:
@@ -193,6 +197,7 @@ class Dispatch:
                 due = replace(due, body=b"")  # it may take long to write down what came of it
                 del self._held[due.id]
                 self._again -= due.attempts > 0
+                self._shares.of(due.attempts).finished(due.root)
             # Its place is free: what comes next is asked for while this is written down.
             self.wake()
             due = replace(

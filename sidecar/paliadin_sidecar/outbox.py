@@ -21,6 +21,7 @@ from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFaile
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar import crash, storage
 from paliadin_sidecar.bodies import BadBody, Packed, most_beside, pack, take_fitting, unpack
+from paliadin_sidecar.fairness import FairShare, Shares
 from paliadin_sidecar.users import user_name
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ LATE_S = 600.0
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
 #: One step of upkeep: some 10 ms that a delivery may have to wait, and the disk's time.
 _TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
+#: Beside a large body, a smaller one is looked for among so many of a root's oldest, and newest.
+_LOOK_AHEAD = 100
 #: Later than every stored time.
 _ANY_TIME = 2**62
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
@@ -231,6 +234,7 @@ class Due:
     evidence: float = 0.0
     told_at: float | None = None
     told: int = 0
+    root: str = ""  #: backend and persona
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,7 @@ class Outbox:
         self._steady = steady
         self._offset_s = self._clock_offset_s()
         self._set_forward_ms = 0
+        self._last_attempt_at = _ANY_TIME  # not earlier than that of any delivery
         if not create and not path.exists():
             raise FileNotFoundError(path)
         mode = "rwc" if create else "rw"
@@ -367,6 +372,7 @@ class Outbox:
                 crash.point("after a commit")
             except BaseException:
                 self.last_event = last_event  # the next one will get the number again
+                self._last_attempt_at = _ANY_TIME  # a clamp is undone as well
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -375,6 +381,7 @@ class Outbox:
         if offset_s != self._offset_s:
             self._set_forward_ms += max(0, _ms(offset_s - self._offset_s))
             self._offset_s = offset_s
+            self._last_attempt_at = _ANY_TIME
         self.check_identity()
         return results
 
@@ -693,7 +700,13 @@ class Outbox:
     # --- delivery -------------------------------------------------------------------------
 
     def due(
-        self, busy: Iterable[int], *, places: int, again: int, held: Iterable[int] = ()
+        self,
+        busy: Iterable[int],
+        *,
+        places: int,
+        again: int,
+        held: Iterable[int] = (),
+        shares: Shares | None = None,
     ) -> tuple[list[Due], float | None]:
         """Deliveries whose time has come, and the seconds until the next one's will.
 
@@ -702,12 +715,17 @@ class Outbox:
             places: at most so many.
             again: at most so many of them that were tried before; they come first.
             held: sizes of the bodies under way, in bytes: no more than may be in memory beside.
+            shares: which root's turn it is, among both kinds.
         """
         now = self._now()
-        _sql.clamp(self._db, now=now)
+        if now < self._last_attempt_at:
+            _sql.clamp(self._db, now=now)
+            self._last_attempt_at = now
         busy, held = list(busy), list(held)
-        rows = self._fitting(partial(_sql.again, now=now), busy, held, again)
-        rows += self._fitting(_sql.fresh, busy, held, places - len(rows))
+        shares = Shares() if shares is None else shares.copy()
+        retries = partial(_sql.again, now=now)
+        rows = self._fitting(retries, shares.retries, busy, held, again)
+        rows += self._fitting(_sql.fresh, shares.first_attempts, busy, held, places - len(rows))
         found = [
             Due(
                 id=row["id"],
@@ -722,6 +740,7 @@ class Outbox:
                 evidence=row["evidence"],
                 told_at=_seconds(row["told_at"]),
                 told=row["told"],
+                root=row["root"],
             )
             for row in rows
         ]
@@ -730,20 +749,35 @@ class Outbox:
         return found, None if next_at is None else (next_at - now) / 1000
 
     def _fitting(
-        self, query: Callable[..., Iterable[_Row]], busy: list[int], held: list[int], limit: int
+        self,
+        query: Callable[..., Iterable[_Row]],
+        share: FairShare,
+        busy: list[int],
+        held: list[int],
+        limit: int,
     ) -> list[_Row]:
-        # Adds to `busy` and `held` what it finds.
-        def ask(most: int | None, limit: int) -> list[_Row]:
-            known = msgspec.json.encode(busy).decode()
-            rows = list(query(self._db, busy=known, limit=limit, most=most))
+        # Adds to `share`, `busy` and `held` what it finds.
+        found: list[_Row] = []
+        while (room := limit - len(found)) > 0:
+            most = most_beside(held)
+            queues: dict[str, list[_Row]] = {}
+            for row in query(
+                self._db,
+                busy=msgspec.json.encode(busy).decode(),
+                most=most,
+                within=room if most is None else max(room, _LOOK_AHEAD),
+            ):
+                queues.setdefault(row["root"], []).append(row)
+            rows = share.order(queues, room)
             fit = [rows[place] for place in take_fitting([row["size"] for row in rows], held)]
-            busy.extend(row["turn"] for row in fit)
-            held.extend(row["size"] for row in fit)
-            return (
-                fit if len(fit) == len(rows) else [*fit, *ask(most_beside(held), limit - len(fit))]
-            )
-
-        return ask(None, limit)
+            for row in fit:
+                share.started(row["root"])
+                busy.append(row["turn"])
+                held.append(row["size"])
+            found += fit
+            if len(fit) == len(rows):
+                break
+        return found
 
     def _unpacked(self, delivery: int) -> bytes:
         row = _sql.body(self._db, delivery=delivery)
@@ -784,10 +818,12 @@ class Outbox:
                 were not told.
             keep: the events of earlier attempts go, but for those of the first so many.
         """
+        now = self._now()
+        self._last_attempt_at = max(self._last_attempt_at, now)
         _sql.attempted(
             self._db,
             delivery=due.id,
-            now=self._now(),
+            now=now,
             attempts=due.attempts,
             first_attempt_at=_ms_or_none(due.first_attempt_at),
             refusals=due.refusals,

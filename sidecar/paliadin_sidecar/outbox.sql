@@ -42,13 +42,15 @@ CREATE TABLE delivery (
     let_go_at INTEGER,                -- when its body went
     evidence REAL NOT NULL DEFAULT 0, -- how much its failures say against it
     told_at INTEGER,                  -- when an attempt was last told by an event
-    told INTEGER NOT NULL DEFAULT 0   -- which one that was
+    told INTEGER NOT NULL DEFAULT 0,  -- which one that was
+    root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn, while it is pending
 );
 CREATE INDEX delivery_of_turn ON delivery (turn);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
 CREATE INDEX delivery_by_age ON delivery (accepted_at);
-CREATE INDEX delivery_fresh ON delivery (id) WHERE state = 'pending' AND attempts = 0;
-CREATE INDEX delivery_again ON delivery (next_attempt_at) WHERE state = 'pending' AND attempts > 0;
+CREATE INDEX delivery_fresh ON delivery (root) WHERE state = 'pending' AND attempts = 0;
+CREATE INDEX delivery_again ON delivery (root, next_attempt_at)
+    WHERE state = 'pending' AND attempts > 0;
 CREATE INDEX delivery_over ON delivery (settled_at)
     WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
 
@@ -102,6 +104,14 @@ ALTER TABLE body ADD COLUMN deflated INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE delivery ADD COLUMN evidence REAL NOT NULL DEFAULT 0;
 ALTER TABLE delivery ADD COLUMN told_at INTEGER;
 ALTER TABLE delivery ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE delivery ADD COLUMN root TEXT NOT NULL DEFAULT '';
+UPDATE delivery SET root = (SELECT backend || '/' || persona FROM turn WHERE id = turn)
+WHERE state = 'pending';
+DROP INDEX delivery_fresh;
+DROP INDEX delivery_again;
+CREATE INDEX delivery_fresh ON delivery (root) WHERE state = 'pending' AND attempts = 0;
+CREATE INDEX delivery_again ON delivery (root, next_attempt_at)
+    WHERE state = 'pending' AND attempts > 0;
 
 -- name: create_service!
 INSERT INTO service (id, successor) VALUES (1, :successor);
@@ -144,8 +154,9 @@ WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
 
 -- name: add_delivery<!
 INSERT INTO delivery
-    (turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at, next_attempt_at)
-VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now);
+    (turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at, next_attempt_at, root)
+SELECT :turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now,
+    backend || '/' || persona FROM turn WHERE id = :turn;
 
 -- name: add_body!
 INSERT INTO body (delivery, bytes, size, deflated) VALUES (:delivery, :bytes, :size, :deflated);
@@ -153,22 +164,53 @@ INSERT INTO body (delivery, bytes, size, deflated) VALUES (:delivery, :bytes, :s
 -- name: body^
 SELECT bytes, coalesce(size, length(bytes)) AS size, deflated FROM body WHERE delivery = :delivery;
 
--- The indexes are named: the planner would read the whole backlog for each delivery.
+-- Of each root the oldest and the newest that were never tried, so many of either. The roots are
+-- found by skipping from one to the next in the index. The indexes are named: the planner would read
+-- the whole backlog for each delivery.
 -- name: fresh
+WITH RECURSIVE roots (root) AS (
+    SELECT min(root) FROM delivery INDEXED BY delivery_fresh
+    WHERE state = 'pending' AND attempts = 0
+    UNION ALL
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_fresh
+            WHERE d.state = 'pending' AND d.attempts = 0 AND d.root > r.root)
+    FROM roots r WHERE r.root IS NOT NULL)
 SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
-FROM delivery d INDEXED BY delivery_fresh JOIN body b ON b.delivery = d.id
-WHERE d.state = 'pending' AND d.attempts = 0
-  AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
+WHERE d.id IN (
+    SELECT * FROM (
+        SELECT f.id FROM delivery f INDEXED BY delivery_fresh
+        WHERE f.state = 'pending' AND f.attempts = 0 AND f.root = r.root
+          AND f.turn NOT IN (SELECT value FROM json_each(:busy))
+        ORDER BY f.id LIMIT :within)
+    UNION ALL
+    SELECT * FROM (
+        SELECT f.id FROM delivery f INDEXED BY delivery_fresh
+        WHERE f.state = 'pending' AND f.attempts = 0 AND f.root = r.root
+          AND f.turn NOT IN (SELECT value FROM json_each(:busy))
+        ORDER BY f.id DESC LIMIT :within))
   AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
-ORDER BY d.id LIMIT :limit;
+ORDER BY d.id;
 
+-- Of each root those that were tried before and are due for longest, so many.
 -- name: again
+WITH RECURSIVE roots (root) AS (
+    SELECT min(root) FROM delivery INDEXED BY delivery_again
+    WHERE state = 'pending' AND attempts > 0
+    UNION ALL
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_again
+            WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
+    FROM roots r WHERE r.root IS NOT NULL)
 SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
-FROM delivery d INDEXED BY delivery_again JOIN body b ON b.delivery = d.id
-WHERE d.state = 'pending' AND d.attempts > 0 AND d.next_attempt_at <= :now
-  AND d.turn NOT IN (SELECT value FROM json_each(:busy))
+FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
+WHERE d.id IN (
+    SELECT f.id FROM delivery f INDEXED BY delivery_again
+    WHERE f.state = 'pending' AND f.attempts > 0 AND f.root = r.root
+      AND f.next_attempt_at <= :now
+      AND f.turn NOT IN (SELECT value FROM json_each(:busy))
+    ORDER BY f.next_attempt_at LIMIT :within)
   AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
-ORDER BY d.next_attempt_at LIMIT :limit;
+ORDER BY d.next_attempt_at;
 
 -- A clock that was set back must not hold a turn for longer than its own delay.
 -- name: clamp!
@@ -187,8 +229,17 @@ WHERE state = 'pending';
 UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
 
 -- name: next_attempt_at$
-SELECT min(next_attempt_at) FROM delivery INDEXED BY delivery_again
-WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now;
+WITH RECURSIVE roots (root) AS (
+    SELECT min(root) FROM delivery INDEXED BY delivery_again
+    WHERE state = 'pending' AND attempts > 0
+    UNION ALL
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_again
+            WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
+    FROM roots r WHERE r.root IS NOT NULL)
+SELECT min((
+    SELECT min(d.next_attempt_at) FROM delivery d INDEXED BY delivery_again
+    WHERE d.state = 'pending' AND d.attempts > 0 AND d.root = r.root AND d.next_attempt_at > :now))
+FROM roots r;
 
 -- Until when the receiver asked to be left alone: longer than any pause of ours is its own wish.
 -- name: asked_to_rest_until$
@@ -334,7 +385,7 @@ ORDER BY d.id;
 
 -- name: replay!
 UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
-    attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
+    root = (SELECT backend || '/' || persona FROM turn WHERE id = turn), attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
     refusals = 0, refused_at = NULL, evidence = 0, told_at = NULL, told = 0, settled_at = NULL
 WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
 

@@ -7,13 +7,14 @@ import resource
 import signal
 import sqlite3
 import subprocess
-from contextlib import closing, contextmanager
+import threading
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support.noise import noise
-from support.receiver import Receiver, Reply
+from support.receiver import Receiver, Reply, Request
 from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.users import root_only
 from support.waiting import until
@@ -238,3 +239,35 @@ def test_a_log_of_the_database_that_is_removed_stops_the_daemon(
     assert host.wait() == 1
     host.start()
     receiver.wait("t1")
+
+
+# --- floods ---------------------------------------------------------------------------------
+
+
+def test_a_flood_of_whole_answers(host: Sidecar, receiver: Receiver) -> None:
+    """Beside a receiver that is slow it holds neither another root's answer nor a new one."""
+    go_on = threading.Event()
+
+    def slow(_: Request) -> Reply:
+        go_on.wait()
+        return Reply()
+
+    receiver.behaviour = slow
+    host.environ["PALIADIN_CALLBACK_TIMEOUT_S"] = "60"
+    for n in range(300):
+        host.answer(f"flood{n}")
+    with ExitStack() as stack:
+        stack.callback(go_on.set)
+        host.start()
+        host.wait_event("turn.accepted", count=300)
+        host.answer("other", root=host.legacy)
+        host.answer("own")
+        for turn_id in ("other", "own"):
+            host.wait_event("turn.accepted", turn_id=turn_id)
+    for turn_id in ("other", "own"):
+        receiver.wait(turn_id)
+    came = [request.json["data"]["turn_id"] for request in receiver.turns]
+    # Eight are under way, and some eight go out as these are answered.
+    assert came.index("other") < 16
+    assert came.index("own") < 24
+    host.wait_event("delivery.delivered", count=302)

@@ -35,8 +35,8 @@ NOT_FOUND = Outcome(status=404, ms=1.0)
 UNREACHABLE = Outcome(error="connect", ms=1.0)
 
 
-def arrival(turn_id: str, content: bytes) -> Arrival:
-    key, at = TurnKey("aichat", "paliadin", turn_id), datetime.fromtimestamp(NOW, UTC)
+def arrival(turn_id: str, content: bytes, backend: str = "aichat") -> Arrival:
+    key, at = TurnKey(backend, "paliadin", turn_id), datetime.fromtimestamp(NOW, UTC)
     digest = sha256(content).hexdigest()
     return Arrival(key, "", at, len(content), data=content, sha256=digest)
 
@@ -105,11 +105,11 @@ class Office:
 
     # --- what the test does -----------------------------------------------------------------
 
-    def accept(self, *turn_ids: str, content: bytes = b"Yes.") -> None:
+    def accept(self, *turn_ids: str, content: bytes = b"Yes.", backend: str = "aichat") -> None:
         """Take answers, as intake does from a connection of its own."""
         with closing(Outbox(self.path, wall=self.wall)) as outbox:
             for turn_id in turn_ids:
-                outbox.accept(arrival(turn_id, content))
+                outbox.accept(arrival(turn_id, content, backend))
         self.dispatch.wake()
 
     def pass_time(self, seconds: float) -> None:
@@ -220,7 +220,7 @@ async def test_window(office: Office) -> None:
     async with office.open():
         await office.until_under_way(8)
         await office.settle()
-        assert office.under_way == ids("t", 8)
+        assert sorted(office.under_way) == ["t0", "t1", "t16", "t17", "t18", "t19", "t2", "t3"]
         office.turn = lambda _: OK
         go_on.set()
         await office.until(lambda: office.counts() == {"delivered": 20})
@@ -255,7 +255,77 @@ async def test_half_of_the_places(office: Office) -> None:
     async with office.open():
         await office.until_under_way(8)
         await office.settle()
-        assert sorted(office.under_way) == [*ids("new", 4), *ids("old", 4)]
+        fresh = [one for one in office.under_way if one.startswith("new")]
+        assert len(fresh) == 4
+        assert sorted(set(office.under_way) - set(fresh)) == ids("old", 4)
+
+
+class Gate:
+    """A receiver that answers one turn, the one that came first, each time that it is told."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._waiting: list[anyio.Event] = []
+        office.turn = self._hold
+
+    async def _hold(self, _: str) -> Outcome:
+        self._waiting.append(event := anyio.Event())
+        await event.wait()
+        return OK
+
+    async def answer_one(self) -> None:
+        sent = len(self._office.sent)
+        self._waiting.pop(0).set()
+        await self._office.until(lambda: len(self._office.sent) > sent)
+
+
+async def test_a_flood_in_another_root(office: Office) -> None:
+    """Another root's answer takes the next free place, a new one of the same root the one after."""
+    gate = Gate(office)
+    office.accept(*ids("flood", 100))
+    async with office.open():
+        await office.until_under_way(8)
+        office.accept("other", backend="legacy")
+        await gate.answer_one()
+        assert office.sent[-1] == "other/1"
+        office.accept("own")
+        for _ in range(2):
+            await gate.answer_one()
+        assert "own/1" in office.sent[-2:]
+        office.accept(*ids("more", 20), backend="legacy")
+        for _ in range(20):
+            await gate.answer_one()
+        from_other = [one for one in office.sent[-20:] if one.startswith("more")]
+        assert 9 <= len(from_other) <= 11 + 4  # until it has as many places as the flood
+
+
+async def test_a_flood_of_another_roots_retries(office: Office) -> None:
+    """What failed before takes turns by roots as well, within its half of the places."""
+    office.turn = lambda _: LATER
+    office.accept(*ids("flood", 40))
+    office.accept("other", backend="legacy")
+    async with office.open():
+        await office.until_told("delivery.retry_scheduled", 41)
+    office.sent.clear()
+    office.dispatch = office.make()
+    office.now += 1
+    office.turn = never
+    async with office.open():
+        await office.until_under_way(4)
+        assert "other/1" in office.sent
+
+
+async def test_a_flood_over_a_restart(office: Office) -> None:
+    """Whose an answer is, is in the outbox: a new start shares the places as well."""
+    office.turn = never
+    office.accept(*ids("flood", 100))
+    office.accept("other", backend="legacy")
+    for _ in range(2):
+        office.sent.clear()
+        async with office.open():
+            await office.until_under_way(8)
+            assert "other/1" in office.sent
+        office.dispatch = office.make()
 
 
 async def test_the_failed_leave_room(office: Office) -> None:
@@ -749,12 +819,12 @@ async def test_what_is_written_down_takes_no_place(office: Office) -> None:
 
     office.turn = gated
     office.accept(*answered)
-    first, *_, last = answered
     statements: list[str] = []
     async with office.open():
         await office.until_under_way(policy.PARALLEL)
+        (last,) = set(answered) - set(office.under_way)
         office.outbox._db.set_trace_callback(statements.append)
-        answered[first].set()
+        answered[office.under_way[0]].set()
         await office.until(lambda: last in office.under_way)
         office.outbox._db.set_trace_callback(None)
         assert statements.count("COMMIT") == 1

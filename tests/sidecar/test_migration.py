@@ -87,6 +87,19 @@ def test_an_old_outbox_still_delivers(host: Sidecar, receiver: Receiver, version
     receiver.verify_all(host.secret)
 
 
+@pytest.mark.parametrize("version", OLD)
+def test_what_waits_knows_its_root(tmp_path: Path, version: int) -> None:
+    """Roots take turns at what an earlier version left, and at what is sent again of it."""
+    with Outbox(restore(version, tmp_path / FILENAME), create=True) as outbox:
+        outbox.replay(dead=True)
+        due, _ = outbox.due((), places=9, again=9)
+    assert {one.webhook_id.split("_")[2]: one.root for one in due} == {
+        "pending": "legacy/paliadin",
+        "revised": "aichat/paliadin",
+        "dead": "legacy/paliadin",
+    }
+
+
 def test_only_the_daemon_migrates(host: Sidecar) -> None:
     """A command that comes before its restart says so, and changes nothing under the old one."""
     host.state.mkdir(mode=0o700)
