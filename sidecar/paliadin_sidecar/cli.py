@@ -477,7 +477,7 @@ def _opened(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
             with path.open("rb"):
                 pass
             outbox = Outbox(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             click.echo(
                 f"There is no outbox in {state_dir}: the daemon makes one when it starts. Is "
                 "PALIADIN_STATE_DIR the daemon's?",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from paliadin_sidecar import report as reports
 from paliadin_sidecar import statedir, unit
 from paliadin_sidecar.advice import Hosting, in_container, unit_name
+from paliadin_sidecar.settings import DEFAULT_ENV_FILE
 from paliadin_sidecar.terminal import local_time
 
 if TYPE_CHECKING:
@@ -51,12 +52,19 @@ def look(state_dir: Path, env_file: Path | None = None) -> Daemon:
         state_dir: where its outbox is.
         env_file: what the operator named by `--env-file`.
     """
-    found = unit.read(unit_name(state_dir))
+    found = unit.read(unit_name(state_dir)) or _unit_of(env_file or DEFAULT_ENV_FILE)
     hosting = Hosting(found.name if found else None, in_container(), env_file)
     try:
         return Daemon(statedir.is_alive(state_dir), reports.read(state_dir), found, hosting)
     except PermissionError:
         return Daemon(alive=None, report=None, unit=found, hosting=hosting)
+
+
+def _unit_of(env_file: Path) -> unit.Unit | None:
+    # Where PALIADIN_STATE_DIR names no unit's: the one that reads this file, if it is called so.
+    name = "paliadin-sidecar" if env_file == DEFAULT_ENV_FILE else env_file.parent.name
+    found = unit.read(f"{name}.service")
+    return found if found and str(env_file) in found.environment_files else None
 
 
 def problems(daemon: Daemon) -> list[str]:

@@ -87,6 +87,7 @@ def examine(
         *_state_dir(settings.state_dir),
         *_outbox(settings, daemon.hosting),
         *roots,
+        *_room_for_answers(settings),
         *_hides(settings, daemon.unit),
         _events(settings),
         *_leases(settings),
@@ -150,6 +151,10 @@ def _state_dir(path: Path) -> list[Finding]:
     if not os.access(path, os.F_OK):
         return [Finding("note", subject, "does not exist yet; `run` makes it"), _room(path)]
     info = path.stat()
+    if not stat.S_ISDIR(info.st_mode):
+        place = shlex.quote(str(path))
+        wrong = f"is no directory, so no answer can be kept: mv {place} {place}.aside"
+        return [Finding("wrong", subject, wrong)]
     user, of = user_name(os.geteuid()), user_name(info.st_uid)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         wrong = (
@@ -167,6 +172,12 @@ def _state_dir(path: Path) -> list[Finding]:
     if info.st_mode & 0o077:
         open_ = f"is open to others, its files are not: chmod 700 {path}"
         found = [Finding("note", subject, open_)]
+    if others := _of_others(path, info.st_uid):
+        wrong = (
+            f"{listed(others)} in it: not of user {of}, as whom the daemon runs, so that it cannot "
+            f"write there: chown -R {of} {shlex.quote(str(path))}"
+        )
+        found.append(Finding("wrong", subject, wrong))
     way = Root(path.resolve(), info.st_uid)
     way.check()
     way.close()
@@ -174,6 +185,14 @@ def _state_dir(path: Path) -> list[Finding]:
         wrong = f"whoever may change it can take the outbox away: {way.why}"
         found.append(Finding("wrong", subject, wrong))
     return [*found, _room(path)]
+
+
+def _of_others(path: Path, owner: int) -> list[str]:
+    # As a copy that was made, or a command that was tried, as root leaves them.
+    found = [(entry.name, entry.lstat()) for entry in path.iterdir()]
+    return sorted(
+        name for name, info in found if stat.S_ISREG(info.st_mode) and info.st_uid != owner
+    )
 
 
 def _room(path: Path) -> Finding:
@@ -190,14 +209,31 @@ def _room(path: Path) -> Finding:
     return Finding("ok", "disk", f"{free // 2**20} MiB are free where the outbox is")
 
 
+def _room_for_answers(settings: Settings) -> Iterator[Finding]:
+    # A writer that meets a full disk leaves an answer that is empty or cut, and nobody sees that.
+    seen = set()
+    for spec in settings.roots:
+        with suppress(OSError):
+            disk, device = os.statvfs(spec.path), spec.path.stat().st_dev
+            free = disk.f_bavail * disk.f_frsize
+            if free < settings.max_bytes and device not in seen:
+                wrong = (
+                    f"{free // 2**10} KiB are free in {spec.path}, so that the agent's answers are "
+                    f"cut or empty: make room; du -xh {spec.path.parent} | sort -h | tail shows "
+                    "where it went"
+                )
+                yield Finding("wrong", "disk", wrong)
+            seen.add(device)
+
+
 def _outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
     path = settings.state_dir / FILENAME
     try:
         with Outbox(path) as outbox:
             whole = outbox.check_pages(_READ_S)
             (service,) = outbox.transaction([outbox.service])
-    except FileNotFoundError:
-        return []  # `run` makes it
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # `run` makes it, or the state directory's finding says why not
     except PermissionError:
         return []  # the state directory's finding says so
     except OutboxError as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["assignments", "is_name"]
+__all__ = ["assignments"]
 
 #: A comment, or all up to the "=" or to the end of a line that has none.
 _NAME = re.compile(r"[ \t\r\n]*(?:[#;][^\r\n]*|([^\r\n][^=\r\n]*)?)(=|[\r\n]|\Z)")
@@ -28,7 +28,8 @@ _PART = re.compile(
 def assignments(text: str) -> list[tuple[str, str]]:
     """Each name and its value, in their order: of a name that comes twice, the last counts.
 
-    systemd ignores a line whose name `is_name` does not take.
+    What systemd ignores is here too, so that a program can say so, under a name that no variable
+    can have: `export A`, or of a line without `=` its first word, with that said behind it.
 
     Args:
         text: the file's, its line ends as they are.
@@ -37,7 +38,11 @@ def assignments(text: str) -> list[tuple[str, str]]:
     at = 0
     while at < len(text) and (name := _NAME.match(text, at)):
         at = name.end()
-        if name[1] is None or name[2] != "=":
+        if not (name[1] or "").strip("\ufeff \t") or name[1].startswith("\ufeff#"):
+            continue  # a comment, also behind an editor's byte order mark, or nothing
+        if name[2] != "=":
+            # Not all of the line: it may hold a secret.
+            found.append((f"{name[1].split()[0]} without =", ""))
             continue
         value = ""
         while part := _PART.match(text, at):
@@ -45,11 +50,6 @@ def assignments(text: str) -> list[tuple[str, str]]:
             value += _unescaped(part)
         found.append((name[1].strip(" \t"), value))
     return found
-
-
-def is_name(name: str) -> bool:
-    """Whether a variable can be called so."""
-    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) is not None
 
 
 def _unescaped(part: re.Match[str]) -> str:

@@ -41,7 +41,7 @@ def unknown_variables(names: Iterable[str], known: Iterable[str]) -> list[tuple[
     ours = sorted(name for name in known if name.startswith("PALIADIN_"))
     found = []
     for name in sorted({*names} - known):
-        shape = name.upper().replace("-", "_")
+        shape = name.upper().replace("-", "_").removeprefix("EXPORT ")
         if shape.startswith("_PALIADIN"):
             continue  # of the shell's completion
         begins = shape.startswith("PALIADIN_")

@@ -188,6 +188,8 @@ class Older(OutboxError):
 class Unwritable(OutboxError):
     """It may not be written."""
 
+    mend = "all that lies there must be that user's (chown -R); or see PALIADIN_STATE_DIR"
+
 
 @dataclass(frozen=True)
 class TurnKey:

@@ -176,6 +176,8 @@ class Settings:
 def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
     """The environment, and from the file what the environment does not say.
 
+    What systemd ignores in the file is here under a name that no variable has, to be told of.
+
     Args:
         environ: the process's environment.
         env_file: a file as systemd reads one for a unit; None for the default one, which may be
@@ -200,7 +202,7 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
     if any(name.startswith(_BOM) for name, _ in said):
         mend = "a byte order mark, which makes systemd ignore its first variable"
         raise BadSettings([f"{path} begins with {mend}: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"])
-    return {name: value for name, value in said if envfile.is_name(name)} | dict(environ)
+    return dict(said) | dict(environ)
 
 
 class _Reader:

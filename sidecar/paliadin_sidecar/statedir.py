@@ -149,7 +149,7 @@ def is_alive(path: Path) -> bool:
     """
     try:
         fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -26,6 +26,9 @@ _PROPERTIES = (
 _LINES, _WORDS, _WORD_CHARS = 60, 4, 600
 _WARNING = 4  # of syslog(3): what systemd says as loudly as this is about a failure
 
+#: What it says when `StartLimitBurst=` is met; `Result` may still be that of the last failure.
+_GAVE_UP = "Start request repeated too quickly"
+
 #: What systemd itself could not do before the program ran, by exit status (systemd.exec(5)).
 _STEPS = {
     200: "CHDIR", 202: "FDS", 203: "EXEC", 205: "LIMITS", 209: "STDOUT", 216: "GROUP", 217: "USER",
@@ -134,8 +137,11 @@ def last_words(name: str, lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_reason(line: str, priority: int) -> bool:
-    # What systemd says last of any failure repeats its properties.
-    return priority <= _WARNING and not re.search(r"Failed with result|Failed to start ", line)
+    # What systemd says last of any failure repeats its properties; what it goes on without, and
+    # that it gave up, is no reason. That a command beside the program failed is said less loudly.
+    if re.search(r"Failed with result|Failed to start |, ignoring|" + _GAVE_UP, line):
+        return False
+    return priority <= _WARNING or "Control process exited" in line
 
 
 def _tells_of_failure(line: str) -> bool:
@@ -171,7 +177,9 @@ def _ended(unit: Unit) -> str:
     said = unit.properties
     status = int(said.get("ExecMainStatus") or 0)
     how = said.get("Result", "")
-    if how == "exit-code":
+    if how == "exit-code" and not status:
+        how = "a command of its ExecStartPre= or ExecStartPost=, which failed"
+    elif how == "exit-code":
         step = f"/{_STEPS[status]}" if status in _STEPS else ""
         how = f"exit status {status}{step}"
     elif how == "signal":
@@ -198,6 +206,8 @@ def _cure(unit: Unit) -> str:
         216: f"The group of the unit is not on this host: {_MAKE_USER}",
         217: f"There is no user {user} on this host: {_MAKE_USER}",
         226: "A directory that the unit names cannot be had: mend that",
+        238: "What StateDirectory= names is no directory of the unit's user: see what lies there "
+        "(ls -ld /var/lib/*), and move it away",
         243: "The secret's file, which LoadCredential= names, cannot be read: systemctl cat "
         f"{unit.name} | grep LoadCredential. Put the secret there, the same as paliad has",
     }
@@ -205,4 +215,8 @@ def _cure(unit: Unit) -> str:
     if said.get("Result") == "resources":
         files = ", ".join(unit.environment_files)
         cure = f"What the unit needs cannot be had, as its EnvironmentFile= ({files}): mend that"
-    return f"{cure}; then: systemctl restart {unit.name}" if cure else ""
+    # Where systemd gave up after too many starts, it refuses one more until it is told to forget.
+    restart = f"systemctl reset-failed {unit.name}; systemctl restart {unit.name}"
+    if said.get("ActiveState") != "failed" or cure:
+        restart = f"systemctl restart {unit.name}"
+    return f"{cure or 'Mend that'}; then: {restart}"

@@ -84,6 +84,44 @@ def test_open_to_others(host: Sidecar) -> None:
     assert findings(host)["state directory"][0] == "ok"
 
 
+@root_only
+def test_a_file_of_the_outbox_that_is_another_user_s(host: Sidecar) -> None:
+    """As root leaves one that put a copy back: the daemon could not write it."""
+    host.start()
+    host.stop()
+    os.chown(host.state, NOBODY, NOBODY)
+    for name in ("daemon.json", "journal.key", "sidecar.lock"):
+        os.chown(host.state / name, NOBODY, NOBODY)
+    (host.state / "aside.x").mkdir()  # what was moved away may be root's
+    level, message = findings(host)["state directory"]
+    assert level == "wrong"
+    assert "'outbox.db' in it: not of user nobody" in message
+    mend(message)
+    assert findings(host)["state directory"][0] == "note"
+
+
+def test_a_state_directory_that_is_none(host: Sidecar) -> None:
+    """Each command says so, and what lies in its place is kept."""
+    host.state.write_text("somebody's")
+    for command in ("status", "turns"):
+        done = host.command(command)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert f"There is no outbox in {host.state}" in done.stderr
+    level, message = findings(host)["state directory"]
+    assert level == "wrong"
+    mend(message)
+    assert host.state.with_name("state.aside").read_text() == "somebody's"
+
+
+@root_only
+def test_no_room_where_the_answers_are(host: Sidecar) -> None:
+    """An agent that meets a full disk leaves an answer that is cut."""
+    shell = f"mount -t tmpfs -o size=1M,mode=700 none {host.aichat}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["disk"]
+    assert level == "wrong"
+    assert f"KiB are free in {host.aichat}" in message
+
+
 def test_a_way_that_others_may_change(host: Sidecar) -> None:
     """An ancestor that anybody may write lets anybody take the outbox away."""
     (host.base / "open").mkdir()
@@ -369,11 +407,12 @@ def test_no_unit(host: Sidecar, text: str) -> None:
 
 def test_each_instance_is_asked_about_its_own_unit(host: Sidecar) -> None:
     """Unit and state directory have one name."""
-    path = systemctl(host, 'echo "$*" >"$0.asked"')
+    path = systemctl(host, 'echo "$*" >>"$0.asked"')
     findings(host, PATH=path, PALIADIN_STATE_DIR=str(host.base / "paliadin-hugo"))
-    asked = (host.base / "bin/systemctl.asked").read_text()
+    asked, _, other = (host.base / "bin/systemctl.asked").read_text().partition("\n")
     assert asked.startswith("show ")
-    assert asked.endswith(" -- paliadin-hugo.service\n")
+    assert asked.endswith(" -- paliadin-hugo.service")
+    assert other.endswith(" -- paliadin-sidecar.service\n")  # which may read this environment file
 
 
 def test_no_systemd(host: Sidecar) -> None:

@@ -26,6 +26,8 @@ KNOWN = {"PALIADIN_QUIET_S", "PALIADIN_OWNER", "PALIADIN_CALLBACK_URL", "STATE_D
         ("PALIADIN-OWNER", "PALIADIN_OWNER"),
         ("PALIADIN_CALBACK_URL", "PALIADIN_CALLBACK_URL"),
         ("PALIADIN_CALLBACK_URI", "PALIADIN_CALLBACK_URL"),
+        ("export PALIADIN_QUIET_S", "PALIADIN_QUIET_S"),
+        ("PALIADIN_OWNER: without =", "PALIADIN_OWNER"),
     ],
 )
 def test_the_nearest_is_named(name: str, nearest: str) -> None:

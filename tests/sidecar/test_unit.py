@@ -80,6 +80,7 @@ def test_each_state_leads_to_a_command(properties: dict[str, str], cure: str) ->
         (217, "USER", "systemd-sysusers"),
         (216, "GROUP", "systemd-sysusers"),
         (226, "NAMESPACE", "directory"),
+        (238, "STATE_DIRECTORY", "no directory"),
         (243, "CREDENTIALS", "LoadCredential"),
         (78, "", "Mend the configuration"),
     ],
@@ -137,3 +138,20 @@ def test_the_last_words_are_the_last_run_s() -> None:
         f"{NAME}: Failed at step EXEC spawning /opt/x",
     )
     assert last_words(NAME, []) == ()
+
+
+def test_a_unit_that_systemd_gave_up() -> None:
+    """The reason of the last start is told, and what makes systemd forget the others."""
+    words = last_words(
+        NAME,
+        [
+            of_systemd(f"{NAME}: Control process exited, code=exited, status=1/FAILURE", "5"),
+            of_systemd(f"{NAME}: Failed to kill control group /x, ignoring: EIO", "4"),
+            of_systemd(f"{NAME}: Start request repeated too quickly.", "4", run=""),
+            of_systemd(f"{NAME}: Failed with result 'exit-code'.", "4", run=""),
+        ],
+    )
+    assert words == (f"{NAME}: Control process exited, code=exited, status=1/FAILURE",)
+    said = failed(0)
+    assert "a command of its ExecStartPre=" in said
+    assert said.endswith(f"systemctl reset-failed {NAME}; {RESTART}")

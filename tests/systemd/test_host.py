@@ -95,7 +95,7 @@ class Host:
             "umask 077; mkdir -p /run/receiver;"
             f'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/{of}/callback-secret)"'
             f" >/run/receiver/{of}.env;"
-            f"systemd-run --unit=of-{of} -p EnvironmentFile=/run/receiver/{of}.env"
+            f"systemd-run --collect --unit=of-{of} -p EnvironmentFile=/run/receiver/{of}.env"
             " /usr/bin/python3 /src/examples/receiver.py"
             f" 127.0.0.1:{port} /run/receiver/turns.sqlite"
         )
