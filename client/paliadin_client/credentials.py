@@ -123,6 +123,7 @@ _ENCRYPTED = (
 #: In this order: what a key looks like that OpenSSH does not read, and what to do.
 _LOOKS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_matches(r"\\r"), _WINDOWS),
+    (_matches(r"\A[\"']"), "begins with a quotation mark: it takes the key without any"),
     (
         _matches(r"\APuTTY-User-Key-File"),
         "is a key of PuTTY's: puttygen FILE.ppk -O private-openssh -o FILE makes it OpenSSH's",

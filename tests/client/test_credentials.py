@@ -93,13 +93,15 @@ async def test_keys_that_will_do(change: Callable[[str], str]) -> None:
         ("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n", "is a key of ssh.com's"),
         ("/run/secrets/key", "is the name of a file: it takes the file's contents"),
         ("~/.ssh/id_ed25519", "is the name of a file"),
+        (f'"{KEY}"', "begins with a quotation mark"),
+        ("'" + KEY.replace("\n", "\\n") + "'", "begins with a quotation mark"),
         (KEY.replace("\n", " "), "is one line: its line ends were lost"),
         (base64.b64encode(KEY.encode()).decode(), "is base64 of a key"),
         ("\n".join(KEY.splitlines()[:3]), "has no last line -----END"),
         (KEY.replace(KEY.splitlines()[2], "AAAA"), "is no private key that OpenSSH can read"),
         ("key-marker", "is no private key that OpenSSH can read"),
     ],
-    ids=lambda value: value if value.startswith(("is ", "has ", "holds ")) else "",
+    ids=lambda value: value if value.startswith(("is ", "has ", "holds ", "begins ")) else "",
 )
 async def test_keys_that_will_not(key: str, said: str) -> None:
     """A key that OpenSSH does not read is told with what it is instead, and never shown."""
