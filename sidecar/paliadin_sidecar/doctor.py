@@ -265,10 +265,12 @@ def _roots(settings: Settings, *, named: bool) -> tuple[list[Finding], tuple[Roo
     for spec in settings.roots:
         said = _within(_READ_S, partial(_root, spec, settings.owner, named=named))
         if said is None:
+            path = shlex.quote(str(spec.path))
             hangs = (
                 f"{spec.path} does not answer: its disk hangs, or what serves its mount, which "
-                f"findmnt -T {shlex.quote(str(spec.path))} names; the kernel says more: dmesg | "
-                "tail. Answers are taken again as soon as it does"
+                f"findmnt -T {path} names; the kernel says more: dmesg | tail. Answers are taken "
+                "again as soon as it does; if it never will, this ends what waits for it: "
+                f"umount -f {path}; umount -l {path}"
             )
             found.append(Finding("wrong", _subject(spec), hangs))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +158,17 @@ def test_a_root_that_hangs(
     assert level == "wrong"
     assert message.startswith(event["why"])
     assert f"findmnt -T {host.aichat}" in message
+    assert message.endswith(f"umount -f {host.aichat}; umount -l {host.aichat}")
     (mount.files / "t2.txt").write_text(ANSWER)
     mount.resume()
     receiver.wait("t2")
     assert status(host)[0] == 0
+    mount.hang()
+    host.wait_event("root.unreadable", count=3, backend="aichat")
+    command = message.rpartition(": ")[2]
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+    host.answer("t4")
+    receiver.wait("t4")
 
 
 def test_history_of_a_root_that_could_not_be_listed(
