@@ -79,7 +79,8 @@ class Hosting:
         secret = (
             f"PALIADIN_CALLBACK_SECRET is not set: systemd hands it to {self.unit} from the file "
             f"of its LoadCredential= (systemctl cat {self.unit} | grep LoadCredential), and no "
-            "other command needs it. If that file is missing, put the secret there that paliad has"
+            "other command needs it. If that file is missing or empty, put the secret there that "
+            "paliad has"
         )
         found = [secret if "make one with" in problem else problem for problem in problems]
         return [*found, f"{self.unit} runs it on this host: mend that, and {self.restart}"]

@@ -25,6 +25,7 @@ from paliadin_sidecar.filesystem import LOCAL, type_of
 from paliadin_sidecar.lookup import ID_RULE, listed, strays
 from paliadin_sidecar.outbox import FILENAME, Outbox, OutboxError
 from paliadin_sidecar.turnfile import TurnFile, Unreadable, ignore_lease_breaks
+from paliadin_sidecar.unit import complaints
 from paliadin_sidecar.users import user_name
 from paliadin_sidecar.watch import Root
 
@@ -403,6 +404,13 @@ def _hides(settings: Settings, unit: Unit | None) -> list[Finding]:
                     f"since that place may hold secrets, then: systemctl restart {unit.name}"
                 )
                 found.append(Finding("wrong", f"unit {unit.name}", wrong))
+    for line in complaints(unit):
+        wrong = (
+            f"has what systemd does not take, so it is not as somebody meant it ({line}): "
+            f"systemctl cat {unit.name} shows where. Mend it, then: "
+            f"systemctl daemon-reload && systemctl restart {unit.name}"
+        )
+        found.append(Finding("wrong", f"unit {unit.name}", wrong))
     return found or [Finding("ok", f"unit {unit.name}", "sees the real directories")]
 
 

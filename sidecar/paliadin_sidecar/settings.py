@@ -373,7 +373,8 @@ class _Reader:
         if not value:
             if source:
                 self.problems.append(
-                    f"{source} is not set: must be whsec_<base64>; make one with "
+                    f"{source} is not set: must be whsec_<base64>, the one that paliad has; where "
+                    "there is none yet, make one with "
                     """echo "whsec_$(head -c 32 /dev/urandom | base64)" """.rstrip()
                 )
             return ()

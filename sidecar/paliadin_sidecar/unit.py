@@ -1,4 +1,7 @@
-"""What systemd knows of the daemon's unit, for an operator's commands. Pure, apart from `read`."""
+"""What systemd knows of the daemon's unit, for an operator's commands.
+
+Pure, apart from `read` and `complaints`, which ask it.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Unit", "explain", "last_words", "parse", "read"]
+__all__ = ["Unit", "complaints", "explain", "last_words", "parse", "read"]
 
 #: Nobody who looks waits longer for an answer.
 _READ_S = 5.0
 _PROPERTIES = (
     "LoadState", "LoadError", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus",
     "UnitFileState", "NeedDaemonReload", "User", "Environment", "EnvironmentFiles", "ExecStart",
-    "PrivateTmp", "ProtectHome", "InaccessiblePaths",
+    "PrivateTmp", "ProtectHome", "InaccessiblePaths", "FragmentPath",
 )  # fmt: skip
 #: Lines of the journal to look for the last words in, and how many of these are shown.
 _LINES, _WORDS, _WORD_CHARS = 60, 4, 600
@@ -28,6 +31,9 @@ _WARNING = 4  # of syslog(3): what systemd says as loudly as this is about a fai
 
 #: What it says when `StartLimitBurst=` is met; `Result` may still be that of the last failure.
 _GAVE_UP = "Start request repeated too quickly"
+
+#: What backoff.conf says to a systemd that is older than it is known to be.
+_LATER = re.compile(r"RestartSteps|RestartMaxDelaySec")
 
 #: What systemd itself could not do before the program ran, by exit status (systemd.exec(5)).
 _STEPS = {
@@ -87,7 +93,15 @@ def read(name: str) -> Unit | None:
     return Unit(name, unit.properties, last_words(name, lines.splitlines()))
 
 
-def _output(program: str, *args: str) -> str:
+def complaints(unit: Unit) -> list[str]:
+    """What systemd ignores or refuses in the unit's file and its drop-ins: its own lines."""
+    path = unit.properties.get("FragmentPath")
+    said = _output("systemd-analyze", "verify", path, stream="stderr") if path else ""
+    # Of others, which this one needs, it complains as well.
+    return [line for line in said.splitlines() if unit.name in line and not _LATER.search(line)]
+
+
+def _output(program: str, *args: str, stream: str = "stdout") -> str:
     command = shutil.which(program)
     if command is None:
         return ""
@@ -98,7 +112,8 @@ def _output(program: str, *args: str) -> str:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.decode(errors="replace")
+    told: bytes = getattr(done, stream)
+    return told.decode(errors="replace")
 
 
 def parse(name: str, said: str) -> Unit | None:
@@ -155,7 +170,11 @@ def explain(unit: Unit) -> str:
     if "masked" in said.get("LoadState", "") + said.get("UnitFileState", ""):
         return f"{unit.name} is masked: systemctl unmask {unit.name} && systemctl start {unit.name}"
     if said["LoadState"] != "loaded":
-        return f"{unit.name} cannot be loaded ({said.get('LoadError', said['LoadState'])}): {_SEE}"
+        why = said.get("LoadError", said["LoadState"])
+        return (
+            f"{unit.name} cannot be loaded ({why}): systemd-analyze verify {unit.name} shows why. "
+            f"Mend it; then: systemctl daemon-reload && systemctl restart {unit.name}"
+        )
     state = said.get("ActiveState", "")
     if state == "active":
         return f"{unit.name} is active and holds no outbox: does PALIADIN_STATE_DIR name its own?"
@@ -170,7 +189,6 @@ _MAKE_USER = (
     "install -D -m 644 systemd/paliadin-sidecar.sysusers.conf "
     "/etc/sysusers.d/paliadin-sidecar.conf && systemd-sysusers, in the checkout"
 )
-_SEE = "systemd-analyze verify shows why"
 
 
 def _ended(unit: Unit) -> str:
@@ -178,7 +196,7 @@ def _ended(unit: Unit) -> str:
     status = int(said.get("ExecMainStatus") or 0)
     how = said.get("Result", "")
     if how == "exit-code" and not status:
-        how = "a command of its ExecStartPre= or ExecStartPost=, which failed"
+        how = "a command of its ExecStartPre= or the like"  # the program itself did not fail
     elif how == "exit-code":
         step = f"/{_STEPS[status]}" if status in _STEPS else ""
         how = f"exit status {status}{step}"

@@ -399,6 +399,23 @@ def test_a_unit_that_hides_home(host: Sidecar) -> None:
         assert found["unit state.service"][0] == level
 
 
+def test_what_systemd_does_not_take_of_a_unit(host: Sidecar) -> None:
+    """A typing error in a drop-in is named; what is of another unit, or of a later systemd, not."""
+    file = "/etc/systemd/system/state.service"
+    path = systemctl(host, f"printf 'LoadState=loaded\\nFragmentPath={file}\\n'")
+    program = host.base / "bin/systemd-analyze"
+    program.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"{file}.d/o.conf:2: Unknown key 'Enviroment', ignoring.\" "
+        f"\"{file}.d/backoff.conf:6: Unknown key 'RestartSteps', ignoring.\" "
+        '"/etc/systemd/system/other.service:1: Unknown key" >&2; exit 1\n'
+    )
+    program.chmod(0o755)
+    level, message = findings(host, PATH=path)["unit state.service"]
+    assert (level, "Unknown key 'Enviroment'" in message) == ("wrong", True)
+    assert "RestartSteps" not in message
+    assert message.endswith("systemctl daemon-reload && systemctl restart state.service")
+
+
 @pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$", "#!/none"])
 def test_no_unit(host: Sidecar, text: str) -> None:
     """Where systemd knows none there is nothing to say."""

@@ -490,7 +490,8 @@ def test_no_secret(tmp_path: Path) -> None:
             Settings.from_environment(environ)
         (found,) = caught.value.problems
         assert found == (
-            "PALIADIN_CALLBACK_SECRET is not set: must be whsec_<base64>; make one with "
+            "PALIADIN_CALLBACK_SECRET is not set: must be whsec_<base64>, the one that paliad has; "
+            "where there is none yet, make one with "
             'echo "whsec_$(head -c 32 /dev/urandom | base64)"'
         )
 

@@ -532,6 +532,37 @@ MISTAKES = {
         "mv /run/callback-secret /etc/paliadin/",
         "LoadCredential=",
     ),
+    "a typing error in a drop-in": (
+        (
+            f"mkdir -p /etc/systemd/system/{UNIT}.service.d;"
+            "printf '[Servce]\\nEnvironment=A=1\\n[Service]\\nExecStart=/bin/true\\n'"
+            f" >/etc/systemd/system/{UNIT}.service.d/typo.conf; systemctl daemon-reload;"
+            f"systemctl stop {UNIT}"
+        ),
+        f"rm /etc/systemd/system/{UNIT}.service.d/typo.conf; systemctl daemon-reload",
+        "cannot be loaded",
+    ),
+    "started too often": (
+        (
+            f"mkdir -p /etc/systemd/system/{UNIT}.service.d;"
+            "printf '[Unit]\\nStartLimitIntervalSec=60\\nStartLimitBurst=1\\n[Service]\\n"
+            "ExecStartPre=/bin/false\\n'"
+            f" >/etc/systemd/system/{UNIT}.service.d/limit.conf; systemctl daemon-reload;"
+            f"systemctl restart {UNIT} || true"
+        ),
+        f"rm /etc/systemd/system/{UNIT}.service.d/limit.conf; systemctl daemon-reload",
+        f"systemctl reset-failed {UNIT}.service; ",
+    ),
+    "a file of root's in the state directory": (
+        f"systemctl stop {UNIT}; chown root /var/lib/{UNIT}/outbox.db",
+        f"chown {UNIT} /var/lib/{UNIT}/outbox.db",
+        "chown -R",
+    ),
+    "a state directory where the unit may not write": (
+        "echo PALIADIN_STATE_DIR=/var/lib/other >>/etc/paliadin/sidecar.env",
+        "sed -i /STATE_DIR=.var.lib.other/d /etc/paliadin/sidecar.env",
+        "/var/lib/other cannot be made (its file system is read-only)",
+    ),
     "no environment file": (
         "mv /etc/paliadin/sidecar.env /run/",
         "mv /run/sidecar.env /etc/paliadin/",
