@@ -218,10 +218,10 @@ def _room_for_answers(settings: Settings) -> Iterator[Finding]:
             disk, device = os.statvfs(spec.path), spec.path.stat().st_dev
             free = disk.f_bavail * disk.f_frsize
             if free < settings.max_bytes and device not in seen:
+                mount = f"$(df --output=target {shlex.quote(str(spec.path))} | tail -n 1)"
                 wrong = (
                     f"{free // 2**10} KiB are free in {spec.path}, so that the agent's answers are "
-                    f"cut or empty: make room; du -xh {spec.path.parent} | sort -h | tail shows "
-                    "where it went"
+                    f"cut or empty: make room; du -xh {mount} | sort -h | tail shows where it went"
                 )
                 yield Finding("wrong", "disk", wrong)
             seen.add(device)
@@ -325,7 +325,8 @@ def _mend_owner(step: Path, owner: int, *, named: bool) -> str:
     if named and owner != 0:
         name = user_name(owner)
         chown = f"chown {name} {shlex.quote(str(step))}"
-        return f": name that user there, or, if it is the agent's: {chown}"
+        boot = "and in /etc/tmpfiles.d/, where that makes it at each boot"
+        return f": name that user there, or, if it is the agent's ({boot}): {chown}"
     # The directory is right: given to root, or to the sidecar's user, it would shut the agent out.
     found = "the agent's user"
     with suppress(OSError):

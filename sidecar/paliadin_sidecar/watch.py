@@ -225,7 +225,7 @@ def _open_step(name: str, above: int | None, step: Path) -> int:
             info = None
         if info is not None and stat.S_ISLNK(info.st_mode):
             find = f"readlink -f {shlex.quote(str(step))}"
-            what = f"is a symbolic link: name the real directory ({find})"
+            what = f"is a symbolic link: name the real directory in PALIADIN_WATCH ({find})"
             raise _NotArmed("untrusted", step, what) from None
         raise _NotArmed("untrusted", step, "is no directory") from None
     except OSError as exc:

@@ -303,7 +303,7 @@ def test_a_root_of_another_owner(host: Sidecar) -> None:
     step = next((path for path in above if path.stat().st_uid != 0), host.aichat)
     level, message = findings(host, PALIADIN_OWNER="4711")["root aichat/paliadin"]
     assert level == "wrong"
-    assert "(PALIADIN_OWNER): name that user there, or, if it is the agent's: " in message
+    assert "(PALIADIN_OWNER): name that user there, or, if it is the agent's (" in message
     assert message.endswith(f": chown 4711 {step}")
 
 

@@ -233,7 +233,7 @@ def for_a_group_above(path: Path) -> None:
     for_a_group(path.parent)
 
 
-LINK = "{0} is a symbolic link: name the real directory (readlink -f {0})"
+LINK = "{0} is a symbolic link: name the real directory in PALIADIN_WATCH (readlink -f {0})"
 NO_DIRECTORY = "{} is no directory"
 FOREIGN = f"{{}} belongs to user {user_name(NOBODY)}, not to {user_name(ME)} (PALIADIN_OWNER)"
 BY_OTHERS = "{0} is writable by others: chmod o-w {0}"
