@@ -24,7 +24,8 @@ class Paliad:
 
     def __call__(self, request: Request) -> Reply:
         if not any(_is_signed(request, secret) for secret in self.secrets):
-            self.refused += 1
+            # `check --ping` asks once with a wrong signature, and wants to be refused.
+            self.refused += not request.is_ping
             return Reply(401)
         if not request.is_ping:
             self.stored[request.id] = request.body
