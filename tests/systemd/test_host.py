@@ -83,19 +83,20 @@ class Host:
         self.root = container.root
         self.port = free_port()
         self.pushed: list[str] = []
+        self.receivers = 0  # that were started
 
     def start_receiver(self, of: str = "paliadin", port: int = 0) -> None:
         """The example, with the service's secret: the new one while two are in use."""
         port = port or self.port
-        self.run(f"systemctl stop of-{of}", check=False)
-        # systemd lets go of its name once it has heard that the last of its processes is gone.
-        gone = f"systemctl show --value -p LoadState of-{of}"
-        until("the last one's end", lambda: self.run(gone).stdout == "not-found\n")
+        # A name of its own each time: systemd lets go of one some time after its end.
+        self.receivers += 1
+        self.run(f"systemctl stop 'of-{of}-*'")
         self.run(
             "umask 077; mkdir -p /run/receiver;"
             f'echo "PALIADIN_CALLBACK_SECRET=$(cut -d " " -f 1 /etc/{of}/callback-secret)"'
             f" >/run/receiver/{of}.env;"
-            f"systemd-run --collect --unit=of-{of} -p EnvironmentFile=/run/receiver/{of}.env"
+            f"systemd-run --collect --unit=of-{of}-{self.receivers}"
+            f" -p EnvironmentFile=/run/receiver/{of}.env"
             " /usr/bin/python3 /src/examples/receiver.py"
             f" 127.0.0.1:{port} /run/receiver/turns.sqlite"
         )
