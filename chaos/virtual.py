@@ -309,6 +309,9 @@ class _AtOnce:
     async def __call__(self, call: Callable[..., T], *args: object) -> T:
         return await _at_once(call, *args)
 
+    def begin(self, call: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        return asyncio.ensure_future(_at_once(call, *args))
+
     def close(self) -> None:
         pass
 
