@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.needs import need
 from support.operate import block, blocks
-from support.receiver import Receiver, Reply
+from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar
 
 from paliadin_sidecar.metrics import Numbers
@@ -41,6 +41,7 @@ RUN_ELSEWHERE = {"rotate: both", "rotate: drop", "second: upgrade", "second: rem
 @pytest.fixture
 def live(host: Sidecar, receiver: Receiver) -> Iterator[Sidecar]:
     """A daemon that delivered the turn of the document's examples."""
+    receiver.behaviour = verifying(host.secret)
     host.start()
     host.answer(TURN)
     host.wait_event("delivery.delivered", turn_id=TURN)

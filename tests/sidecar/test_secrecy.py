@@ -39,7 +39,7 @@ COMMANDS = (
 class Odd:
     """Every kind of answer, with an echo of what it got in its body.
 
-    Each turn meets three of them, and is well received then.
+    Each turn meets one of them, and is well received then: all are met by some turn.
     """
 
     hows = (
@@ -57,7 +57,7 @@ class Odd:
         self.tries[turn_id] += 1
         first = int(turn_id[1:]) if turn_id[1:].isdecimal() else 0
         status, how = self.hows[(first + self.tries[turn_id]) % len(self.hows)]
-        if self.tries[turn_id] > 3:
+        if self.tries[turn_id] > 1:
             status, how = 200, "answer"
         return Reply(status, {"x-echo": TEXT, "retry-after": TEXT}, request.body[:3000], how)
 

@@ -141,7 +141,7 @@ def test_what_sqlite_reports(
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
         found = outbox.translated(Refused(name))
     assert type(found) is error
-    assert ("--quarantine" in found.mend) == (error is Damaged)
+    assert ("Move it aside" in found.mend) == (error is Damaged)
     assert str(tmp_path / FILENAME) in str(found)
 
 
