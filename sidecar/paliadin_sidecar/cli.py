@@ -174,7 +174,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
         environ = merged_environment(os.environ, env_file)
         try:
             state_dir = Settings.find_state_dir(environ)
-            if os.geteuid() and state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK):
+            if os.geteuid() and state_dir.is_dir() and not os.access(state_dir, os.R_OK | os.X_OK):
                 # Most of what follows would look wrong to this user, and not be so.
                 raise PermissionError(errno.EACCES, "", str(state_dir))
             sidecar = daemon.look(state_dir, env_file)

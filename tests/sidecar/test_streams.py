@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 COMMANDS = ["status", "turns", "show t1", "log", "check", "--help", "--version", "status --json"]
 
 
+#: Whatever started the tests may ignore a signal, and its children then do so too.
+HEARS_SIGNALS = ["env", "--default-signal"]
+
+
 def shell(host: Sidecar, line: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A shell's line, in which `$0` is the command."""
     return subprocess.run(
-        ["sh", "-c", line], env=host.environ | environ, capture_output=True, text=True, check=False
-    )
+        ["sh", "-c", line, COMMAND],
+        env=host.environ | environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
 def test_a_full_output(delivered: Sidecar, unbuffered: str) -> None:
     """One sentence and exit 1 for each command, `--help` as well."""
     for command in COMMANDS:
-        line = f"{COMMAND} {command} > /dev/full"
+        line = f'"$0" {command} > /dev/full'
         done = shell(delivered, line, PYTHONUNBUFFERED=unbuffered)
         assert done.returncode == 1, command
         assert done.stderr == (
@@ -50,10 +56,10 @@ def test_a_closed_output(delivered: Sidecar) -> None:
     """The exit code tells, as with --quiet, and nothing else is written to the outbox's file."""
     for command in COMMANDS:
         for closed in (">&-", "<&- >&- 2>&-", "2>&-"):
-            done = shell(delivered, f"{COMMAND} {command} {closed}")
+            done = shell(delivered, f'"$0" {command} {closed}')
             assert (done.returncode, done.stderr) == (0, ""), command
     delivered.stop()
-    assert shell(delivered, f"{COMMAND} status >&-").returncode == 1
+    assert shell(delivered, '"$0" status >&-').returncode == 1
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -113,6 +119,7 @@ def test_a_plain_terminal(
 
 def test_a_terminal_that_is_closed(host: Sidecar, receiver: Receiver) -> None:
     """SIGHUP ends the daemon in order, as SIGTERM does."""
+    host.prefix = HEARS_SIGNALS
     host.start()
     assert host.stop(signal.SIGHUP) == 0
     assert host.events("service.stopped")
@@ -133,8 +140,8 @@ def test_a_terminal_that_goes_away(host: Sidecar, receiver: Receiver) -> None:
     """Its lines cannot be written any more, and it ends in time all the same."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [COMMAND, "run"], env=host.environ, stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True,
+        [*HEARS_SIGNALS, COMMAND, "run"], env=host.environ,
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
     try:
