@@ -45,6 +45,8 @@ _ERRORS = {
     "tls": "TLS with it fails: paliadin-sidecar check --ping says why",
     "timeout": "it did not answer in time: see PALIADIN_CALLBACK_TIMEOUT_S and its load; a "
     "firewall that drops packets, and a port that speaks something else, look the same",
+    "early": "it said 2xx before it had the whole request, so it cannot have stored it: a proxy or "
+    "a page that takes everything stands before the receiver; see PALIADIN_CALLBACK_URL",
     "reset": "the connection ended without an answer: the receiver or a proxy died or closed it, "
     "or that port speaks TLS where PALIADIN_CALLBACK_URL says http",
 }

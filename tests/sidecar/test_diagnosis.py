@@ -28,6 +28,7 @@ from paliadin_sidecar.diagnosis import (
         (418, None, None, "receiver's own log"),
         (599, None, None, "receiver's own log"),
         (None, "dns", None, "does not resolve"),
+        (None, "early", None, "before it had the whole request"),
         (None, "tls", None, "check --ping says why"),
         (None, "tls", "expired", "has expired"),
         (None, "tls", "wrong_name", "for another name"),
