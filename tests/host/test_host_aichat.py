@@ -257,7 +257,7 @@ def test_two_users_are_answered_at_once(
     turns = [
         pool.submit(standin.answer, f"{name}? think 1", username=name, jwt=TOKEN) for name in names
     ]
-    until(lambda: len([*place.answers.glob("*.jwt")]) == 2)
+    until(lambda: len([*place.answers.glob("[!.]*.jwt")]) == 2)
     assert [told(turn.result()["response"]) for turn in turns] == [
         "alice? think 1",
         "bob? think 1",
@@ -371,7 +371,7 @@ def test_the_token_goes_with_a_stand_in_that_is_stopped(
     """Told to stop, it gives its open turns up and removes their tokens."""
     standin = aichat()
     turn = pool.submit(standin.ask, "Wer? think 30", jwt=TOKEN)
-    until(lambda: [*place.answers.glob("*.jwt")])
+    until(lambda: [*place.answers.glob("[!.]*.jwt")])
     standin.process.terminate()
     standin.process.wait(timeout=20)
     assert [*place.answers.iterdir()] == []
@@ -410,7 +410,8 @@ def test_its_own_turn_ids(place: Place, aichat: Start, pool: ThreadPoolExecutor)
     turn_id = str(uuid4())
     standin = aichat("--own-ids")
     turn = pool.submit(standin.answer, "Hallo? think 1", turn_id=turn_id, jwt=TOKEN)
-    [token] = until(lambda: [*place.answers.glob("*.jwt")])
+    # Without the dot of the name under which it is written first.
+    [token] = until(lambda: [*place.answers.glob("[!.]*.jwt")])
     assert token.read_text() == TOKEN
     assert turn.result()["turn_id"] == token.stem != turn_id
     assert [file.name for file in place.answers.iterdir()] == [f"{token.stem}.txt"]
