@@ -286,6 +286,7 @@ class Outbox:
         self._steady = steady
         self._offset_s = self._clock_offset_s()
         self._set_forward_ms = 0
+        self._transaction_at: int | None = None  # one reading for all of its times
         self._last_attempt_at = _ANY_TIME  # not earlier than that of any delivery
         if not create and not path.exists():
             raise FileNotFoundError(path)
@@ -368,6 +369,7 @@ class Outbox:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 offset_s = self._follow_clock()
+                self._transaction_at = self._now()
                 results = [step() for step in steps]
                 crash.point("before a commit")
                 self._db.execute("COMMIT")
@@ -378,6 +380,8 @@ class Outbox:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._transaction_at = None
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
         if offset_s != self._offset_s:
@@ -499,7 +503,8 @@ class Outbox:
         return [self.path.with_name(f"{self.path.name}{part}") for part in ("", "-wal", "-shm")]
 
     def _now(self) -> int:
-        return _ms(self._wall())
+        # A clock that is set within a transaction must not part an attempt from its delay.
+        return _ms(self._wall()) if self._transaction_at is None else self._transaction_at
 
     # --- intake ---------------------------------------------------------------------------
 

@@ -721,6 +721,23 @@ def test_a_clock_that_was_set_back_while_the_disk_was_full(box: Box) -> None:
     assert len(box.due()) == 1
 
 
+def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
+    """An attempt and its delay are dated alike, so that no turn waits for the hour between them."""
+    box(Outbox.accept, answer())
+    (due,) = box.due()
+    tried = replace(due, attempts=1, first_attempt_at=box.now)
+
+    def put_off(outbox: Outbox) -> None:
+        outbox.attempted(tried, status=503, error=None, ms=1.0)
+        box.set_date(3600)
+        outbox.retry(tried, 1)
+
+    box(put_off)
+    box.set_date(-3600)
+    box.now += 2
+    assert len(box.due()) == 1
+
+
 def test_what_was_tried_is_kept(box: Box) -> None:
     """Attempts and refusals outlive a restart: the policy sees them all."""
     box(Outbox.accept, answer())
