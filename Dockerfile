@@ -35,7 +35,7 @@ RUN cp "$(readlink -f /usr/bin/python3)" /opt/paliadin/bin/python-with-capabilit
 # hadolint ignore=SC2016
 RUN printf '%s\n' '#!/bin/sh' 'python=python-with-capabilities' \
     '"$python" -ISc 0 2>/dev/null || python=python' \
-    'exec "$python" -P -m paliadin_sidecar.cli "$@"' >/opt/paliadin/bin/paliadin-sidecar
+    'exec "$python" -P -m paliadin_sidecar.operator.cli "$@"' >/opt/paliadin/bin/paliadin-sidecar
 
 # --- what runs --------------------------------------------------------------------------------
 FROM ${BASE}
@@ -59,5 +59,5 @@ USER 65532:65532
 WORKDIR /
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=1m --timeout=10s --start-period=1m CMD ["paliadin-sidecar", "status", "--quiet"]
-ENTRYPOINT ["python-with-capabilities", "-P", "-m", "paliadin_sidecar.cli"]
+ENTRYPOINT ["python-with-capabilities", "-P", "-m", "paliadin_sidecar.operator.cli"]
 CMD ["run"]

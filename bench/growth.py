@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,10 @@ from support.receiver import Reply, Request
 from chaos.verdict import in_effect
 from chaos.world import scenario
 from chaos.writers import TRAILER
-from paliadin_sidecar.committer import Committer
-from paliadin_sidecar.deliver import Sender
-from paliadin_sidecar.dispatch import Dispatch
-from paliadin_sidecar.outbox import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.delivery.dispatcher import Dispatch
+from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.group_commit import Committer
 
 if TYPE_CHECKING:
     from chaos.world import World

@@ -14,7 +14,7 @@ from support.receiver import Reply
 
 from chaos.verdict import Fault, append
 from chaos.world import MOUNTS, scenario
-from paliadin_sidecar.outbox import FILENAME
+from paliadin_sidecar.outbox.database import FILENAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

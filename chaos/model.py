@@ -34,8 +34,8 @@ from chaos.virtual import Clock, Daemon, Hearing
 from chaos.world import scenario
 from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
-from paliadin_sidecar.deliver import Outcome
-from paliadin_sidecar.outbox import FILENAME, Outbox
+from paliadin_sidecar.delivery.sender import Outcome
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

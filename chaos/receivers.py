@@ -17,7 +17,7 @@ import trustme
 from support.receiver import Reply, Request
 
 from chaos.world import scenario
-from paliadin_sidecar.outbox import FILENAME
+from paliadin_sidecar.outbox.database import FILENAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,17 +19,20 @@ from unittest.mock import patch
 import anyio.lowlevel
 import anyio.to_thread
 
-from paliadin_sidecar import crash, dispatch, service, watch
-from paliadin_sidecar.events import WatchFailed
-from paliadin_sidecar.events import changes as real_changes
-from paliadin_sidecar.outbox import Outbox
+from paliadin_sidecar import daemon as service
+from paliadin_sidecar import failpoints as crash
+from paliadin_sidecar.delivery import dispatcher as dispatch
+from paliadin_sidecar.intake import roots as watch
+from paliadin_sidecar.intake.notifications import WatchFailed
+from paliadin_sidecar.intake.notifications import changes as real_changes
+from paliadin_sidecar.outbox.database import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import TextIO
 
-    from paliadin_sidecar.deliver import Outcome
+    from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.settings import Settings
 
 __all__ = ["Clock", "Daemon", "Hearing"]

@@ -74,7 +74,7 @@ class Stage:
         self._daemons["sidecar"] = self._start(
             "sidecar",
             # No file: the settings of a sidecar that serves this very host are not the demo's.
-            [*_module("paliadin_sidecar.cli"), "run", "--env-file", os.devnull],
+            [*_module("paliadin_sidecar.operator.cli"), "run", "--env-file", os.devnull],
             PALIADIN_CALLBACK_URL=self.receiver.url,
             PALIADIN_CALLBACK_SECRET=self._secret,
             PALIADIN_WATCH=":".join(f"{n}/paliadin={path}" for n, path in self.roots.items()),

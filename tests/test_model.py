@@ -12,7 +12,8 @@ from chaos.model import ENGINES, Promise
 from chaos.writers import TRAILER
 from hypothesis.stateful import run_state_machine_as_test
 
-from paliadin_sidecar import policy, turnfile
+from paliadin_sidecar.delivery import policy
+from paliadin_sidecar.intake import turnfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,8 @@ from typing import Any
 
 import anyio
 
-from paliadin_sidecar import cli, outbox
+from paliadin_sidecar.operator import cli
+from paliadin_sidecar.outbox import database as outbox
 
 
 def no_commits() -> None:
@@ -41,7 +42,7 @@ def httpx() -> None:
     """Send with httpx."""
     import httpx as library  # noqa: PLC0415 - the others do not load it
 
-    from paliadin_sidecar import deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
+    from paliadin_sidecar.delivery import sender as deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
 
     class Connections:
         def __init__(self, url: str, **_: object) -> None:

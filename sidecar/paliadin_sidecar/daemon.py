@@ -1,115 +1,678 @@
-"""The daemon as an operator's commands see it: its lock, its own report, and its systemd unit."""
+"""The daemon: the tasks that carry turns from stage to stage, and their end.
+
+One group of named tasks; one that dies takes the daemon down, for whoever restarts it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+import os
+import resource
+import select
+import signal
+import time
+from contextlib import ExitStack, aclosing, suppress
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TextIO, TypeVar, TypeVarTuple
 
-from paliadin_sidecar import report as reports
-from paliadin_sidecar import statedir, unit
-from paliadin_sidecar.advice import Hosting, in_container, unit_name
-from paliadin_sidecar.settings import DEFAULT_ENV_FILE
-from paliadin_sidecar.terminal import local_time
+import anyio
+
+from paliadin_sidecar import failpoints as crash
+from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.delivery.dispatcher import Dispatch
+from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.host import state_directory as statedir
+from paliadin_sidecar.host.report import Reporter
+from paliadin_sidecar.host.systemd import Notify
+from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.intake import intake as finding
+from paliadin_sidecar.intake import turnfile
+from paliadin_sidecar.intake.intake import Intake
+from paliadin_sidecar.intake.notifications import WatchFailed, changes
+from paliadin_sidecar.intake.roots import Root
+from paliadin_sidecar.outbox.database import FILENAME, Blocked, Busy, Full, Outbox, OverBudget
+from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
-    from paliadin_sidecar.report import Report
-    from paliadin_sidecar.unit import Unit
+    from paliadin_sidecar.outbox.database import Event
+    from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["Daemon", "look", "outdated", "problems"]
+__all__ = ["run"]
 
-_TROUBLE = {
-    "outbox": "no answer is accepted, since the outbox cannot be written",
-    "intake": "new answers wait in their directories",
-    "metrics": "no metrics are served, and no answer waits for that",
-    "events": "file events cannot be had, so that an answer is only seen by the next scan",
-}
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_VERSION = version("paliadin")
+
+#: Every so often each file is looked at, whatever the directory's time says.
+_EVERY_FILE_S = 60.0
+#: What an attempt in flight gets at the end, and what is left to print.
+_GRACE_S = 5.0
+_FLUSH_S = 1.0
+#: A root that got no further for this long does not answer: the server of its mount hangs, say.
+_ANSWER_S = 5.0
+#: So many changed names of a root are remembered; with more, every file is looked at.
+_MAX_TOUCHED = 10_000
+#: Threads for names, of which one that does not resolve can hold its thread for half a minute.
+_LOOKUPS = 4
+#: A metrics address that cannot be had is tried again this often.
+_METRICS_AGAIN_S = 2.0
+#: Files that are kept open while they settle, where the system permits.
+_MOST_HELD = 2048
+#: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
+_REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
+#: Upkeep comes this often, and rests this long between two of its steps: delivery has the disk.
+_TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
+#: How far the memory of what was printed may lag: so many seconds of lines may be repeated
+#: after a crash, and none is missing.
+_PRINTED_LAG_S = 1.0
+#: A turn's lines follow each other within this time: read together, and out of its way.
+_GATHER_S = 0.05
+#: systemd is told the counts at most this often.
+_STATUS_LAG_S = 1.0
+#: These are told also when there is none.
+_TOLD = ("pending", "delivered", "dead")
 
 
-@dataclass(frozen=True)
-class Daemon:
-    """What can be known of it from outside.
-
-    Attributes:
-        alive: whether it holds the lock of its state directory; None where this user may not see.
-        report: its own word; None where it left none.
-        unit: None where systemd has none of its name.
-        hosting: how it is run, for the commands in an advice.
-    """
-
-    alive: bool | None
-    report: Report | None
-    unit: Unit | None
-    hosting: Hosting
-
-
-def look(state_dir: Path, env_file: Path | None = None) -> Daemon:
-    """See how the daemon of this state directory does.
+async def run(
+    settings: Settings,
+    stream: TextIO,
+    *,
+    quarantine: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
+    unknown: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one ends the process at once.
 
     Args:
-        state_dir: where its outbox is.
-        env_file: what the operator named by `--env-file`.
+        settings: what to do.
+        stream: where the event lines go.
+        quarantine: move the outbox aside first.
+        on_stop: called when it was told to end.
+        unknown: variables that are misspelt, each with the nearest that is right.
+
+    Raises:
+        OutboxError, StateDirError, Locked: it cannot begin, or go on.
     """
-    found = unit.read(unit_name(state_dir)) or _unit_of(env_file or DEFAULT_ENV_FILE)
-    hosting = Hosting(found.name if found else None, in_container(), env_file)
-    try:
-        return Daemon(statedir.is_alive(state_dir), reports.read(state_dir), found, hosting)
-    except PermissionError:
-        return Daemon(alive=None, report=None, unit=found, hosting=hosting)
+    os.umask(0o077)
+    turnfile.ignore_lease_breaks()
+    most_held = _raise_descriptor_limit()
+    with ExitStack() as stack:
+        if quarantine:
+            statedir.prepare(settings.state_dir)
+            with statedir.lock(settings.state_dir):
+                # Before it goes: what was undelivered in it must never become history.
+                statedir.remember_outbox(settings.state_dir)
+                statedir.quarantine(settings.state_dir, FILENAME)
+        outbox = await _open_outbox(stack, settings, Audit(stream, settings.log_level))
+        service = _Service(settings, outbox, stream, most_held, on_stop)
+        service.unknown = tuple(unknown)
+        stack.callback(service.close)
+        lookups = Threads(_LOOKUPS, "lookup")
+        stack.callback(lookups.close)
+        async with Sender(
+            settings.callback_url,
+            settings.secrets,
+            timeout_s=settings.callback_timeout_s,
+            ca_file=settings.callback_ca_file,
+            lookups=lookups,
+        ) as sender:
+            await service.serve(sender)
 
 
-def _unit_of(env_file: Path) -> unit.Unit | None:
-    # Where PALIADIN_STATE_DIR names no unit's: the one that reads this file, if it is called so.
-    name = "paliadin-sidecar" if env_file == DEFAULT_ENV_FILE else env_file.parent.name
-    found = unit.read(f"{name}.service")
-    return found if found and str(env_file) in found.environment_files else None
+async def _open_outbox(stack: ExitStack, settings: Settings, audit: Audit) -> Outbox:
+    """The outbox and its lock, made where there is none; lack of room is waited for."""
+    said = ""
+    while True:
+        try:
+            with ExitStack() as opened:
+                outbox = _outbox(opened, settings)
+                stack.push(opened.pop_all())
+                return outbox
+        except (Full, Busy, statedir.NotNow) as exc:
+            if isinstance(exc, statedir.NotNow) and not exc.no_room:
+                raise
+            if said != str(exc):
+                said = str(exc)
+                with suppress(OSError):  # a log that takes nothing ends nothing
+                    fields = {"path": str(settings.state_dir), "why": said}
+                    audit.line("outbox.blocked", time.time(), fields)
+        await anyio.sleep(BLOCKED_S)
 
 
-def problems(daemon: Daemon) -> list[str]:
-    """What keeps it from its work, and what mends that: a sentence each."""
-    if daemon.alive is None:
-        return []
-    if not daemon.alive:
-        why = f": {unit.explain(daemon.unit)}" if daemon.unit else ""
-        return [f"the daemon does not run{why}"]
-    report = daemon.report
-    if report is None:
-        why = "it is of an older version, or had no room to"
-        return [f"the daemon says nothing of itself, since {why}: {daemon.hosting.restart}"]
-    found = [
-        f"{_TROUBLE.get(each.what, each.what)}: {each.why} (since {local_time(each.since)}); "
-        "paliadin-sidecar check says what mends it"
-        for each in report.problems
-    ]
-    if not report.ready:
-        found.append(
-            f"the daemon starts since {local_time(report.started_at)}, and its first scan is not "
-            "done yet"
+def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
+    statedir.prepare(settings.state_dir)
+    held_one = stack.enter_context(statedir.lock(settings.state_dir))
+    outbox = stack.enter_context(
+        Outbox(
+            settings.state_dir / FILENAME,
+            host=settings.host_label,
+            steady=_since_boot_s,
+            create=True,
+            successor=held_one,
+            max_bytes=settings.max_outbox,
         )
-    return found
+    )
+    statedir.remember_outbox(settings.state_dir)
+    return outbox
 
 
-def outdated(daemon: Daemon, version: str, variables: Mapping[str, str]) -> list[str]:
-    """What changed since the daemon was started, which it does not know until it is restarted.
+class _Service:
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        stream: TextIO,
+        most_held: int,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._on_stop = on_stop
+        self._outbox = outbox
+        self._audit = Audit(stream, settings.log_level)
+        self._stream = stream
+        self._watched = [
+            _Watched(spec, settings, most_held // len(settings.roots)) for spec in settings.roots
+        ]
+        # All that a turn's way needs: no flood of anything else can take them.
+        self._notify_thread = Threads(1, "notify")
+        self._commit_thread = Threads(1, "commit")
+        self._commit = Committer(
+            outbox,
+            self._wrote,
+            self._blocked,
+            self._unblocked,
+            in_thread=self._commit_thread,
+        )
+        self.unknown: tuple[tuple[str, str], ...] = ()
+        self._journal_key = statedir.journal_key(settings.state_dir, create=True)
+        self._blocked_why = ""
+        self._budget_why = ""
+        self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
+        (self._printed,) = outbox.transaction([outbox.printed])
+        self._printing = anyio.Lock()
+        self._held_back = 0
+        self._audit_wake = anyio.Event()
+        self._stop = anyio.Event()
+        self._systemd = Notify(os.environ, self._notify_thread)
+        self._counts_moved = anyio.Event()
+        self._found: list[dict[str, object]] = []
 
-    Args:
-        daemon: it.
-        version: of the program that is installed.
-        variables: what the environment says now, see `Settings.variables`.
-    """
-    report = daemon.report
-    if not daemon.alive or report is None:
-        return []
-    found = []
-    if report.version != version:
-        found.append(f"runs version {report.version}, and {version} is installed")
-    now = reports.fingerprints(variables, report.key)
-    changed = [name for name in now if report.settings.get(name) != now[name]]
-    if changed:
-        found.append(f"still runs with another value of {', '.join(sorted(changed))}")
-    if daemon.unit and daemon.unit.properties.get("NeedDaemonReload") == "yes":
-        reload = f"systemctl daemon-reload && {daemon.hosting.restart}"
-        return [f"{what}: {reload}" for what in [*found, "its unit was changed since"]]
-    return [f"{what}: {daemon.hosting.restart}" for what in found]
+    def close(self) -> None:
+        for watched in self._watched:
+            watched.close()
+        self._notify_thread.close()
+        self._commit_thread.close()
+
+    def scanned(self) -> tuple[int, int]:
+        intakes = [watched.intake for watched in self._watched]
+        return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
+
+    async def serve(self, sender: Sender) -> None:
+        settings = self._settings
+        self._dispatch = Dispatch(
+            self._commit,
+            sender.attempt,
+            host=settings.host_label,
+            refused_s=settings.refused_s,
+        )
+        # The innermost ends first, and what it still records needs the committer.
+        async with anyio.create_task_group() as store:
+            store.start_soon(self._commit.run, name="commit")
+            await self._work()
+            store.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as base:
+            base.start_soon(self._print_events, name="audit")
+            base.start_soon(self._signals, name="signals")
+            base.start_soon(self._feed_watchdog, name="watchdog")
+            base.start_soon(self._say_counts, name="status")
+            if self._settings.metrics is not None:
+                base.start_soon(self._serve_metrics, self._settings.metrics, name="metrics")
+            async with anyio.create_task_group() as work:
+                work.start_soon(self._dispatch.run, name="dispatch")
+                for watched in self._watched:
+                    work.start_soon(self._take_in, watched, name="intake")
+                    work.start_soon(self._listen, watched, name="listen")
+                work.start_soon(self._started, name="started")
+                work.start_soon(self._follow_commands, name="commands")
+                work.start_soon(self._tidy, name="upkeep")
+                await self._stop.wait()
+                await self._systemd("STOPPING=1")
+                await self._happened("service.stopping")
+                # Intake ends first; what it had not committed is found by the next start.
+                await self._dispatch.stop(_GRACE_S)
+                work.cancel_scope.cancel()
+            await self._happened("service.stopped")
+            with anyio.move_on_after(_FLUSH_S):
+                await self._flush()
+                await self._remember_printed()
+            base.cancel_scope.cancel()
+
+    async def _tidy(self) -> None:
+        while True:
+            more = await self._commit(Outbox.tidy)
+            await anyio.sleep(_TIDY_REST_S if more else _TIDY_EVERY_S)
+
+    async def _signals(self) -> None:
+        # A terminal that was closed, unless whoever started us said that it does not matter.
+        hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as received:
+            async for number in received:
+                if self._stop.is_set():
+                    os._exit(128 + number)
+                self._on_stop()
+                self._stop.set()
+                for watched in self._watched:
+                    watched.wake.set()
+
+    async def _happened(self, name: str, **fields: object) -> None:
+        try:
+            await self._commit.once(Outbox.happened, name, fields)
+        except Blocked:
+            self._say(name, fields)  # the state it tells of is none of ours
+
+    def _say(self, name: str, fields: dict[str, object]) -> None:
+        # Without a row. A log that takes nothing, as on the same full disk, ends nothing.
+        with suppress(OSError):
+            self._audit.line(name, time.time(), fields)
+
+    def _unblocked(self) -> None:
+        self._blocked_why = ""
+        self._suffers("outbox", None)
+
+    def _blocked(self, exc: Blocked) -> None:
+        said = self._blocked_why
+        if isinstance(exc, OverBudget):
+            # Delivery goes on, and writes: only intake knows when this has passed.
+            said, self._budget_why = self._budget_why, exc.detail
+            self._suffers("intake", exc.detail)
+        elif exc.detail != said:
+            self._blocked_why = exc.detail
+            self._suffers("outbox", exc.detail)
+        if exc.detail != said:
+            self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
+        # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
+        for watched in self._watched:
+            watched.scanned.set()
+        self._dispatch.looked.set()
+
+    # --- intake ---------------------------------------------------------------------------
+
+    async def _take_in(self, watched: _Watched) -> None:
+        spec, intake = watched.spec, watched.intake
+        intake.remember(spec, await self._commit(Outbox.lying, spec.backend, spec.persona))
+        next_scan = next_every_file = 0.0
+        while not self._stop.is_set():
+            watched.wake = anyio.Event()
+            now = time.monotonic()
+            every_file = watched.every_file or now >= next_every_file
+            if every_file or now >= next_scan:
+                watched.every_file = False
+                await self._scan(watched, every_file=every_file)
+                watched.scanned.set()
+                now = time.monotonic()
+                next_scan = now + self._settings.rescan_s
+                next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
+            if watched.root.leases_on is None:
+                found = await self._ask(watched, watched.look)
+                await self._take(watched, partial(list, found))
+            else:
+                # Of a disk of this machine: in the outbox's thread, one change of thread less.
+                await self._take(watched, watched.look)
+            watched.began.set()
+            due_in = intake.due_in()
+            rest = max(0.0, next_scan - time.monotonic())
+            with anyio.move_on_after(rest if due_in is None else min(rest, due_in)):
+                await watched.wake.wait()
+
+    async def _started(self) -> None:
+        for watched in self._watched:
+            await watched.began.wait()
+        self._reporter.ready()  # before its line: who has read that asks how it does
+        await self._happened(
+            "service.started",
+            version=_VERSION,
+            pid=os.getpid(),
+            host=self._settings.host_label,
+            roots=[str(spec.path) for spec in self._settings.roots],
+        )
+        for name, nearest in self.unknown:
+            await self._happened("service.unknown_variable", variable=name, nearest=nearest)
+        await self._systemd("READY=1")
+
+    async def _follow_commands(self) -> None:
+        # What `replay` wrote, from another process.
+        seen: int | None = None
+        while True:
+            elsewhere = await self._commit(Outbox.changed_elsewhere)
+            if elsewhere != seen:
+                seen = elsewhere
+                self._dispatch.wake()
+                self._wake_audit()
+            await anyio.sleep(self._settings.rescan_s)
+
+    async def _scan(self, watched: _Watched, *, every_file: bool) -> None:
+        # The old directory first: what it holds at this moment is not in the new one.
+        await self._take_scanned(watched, every_file=every_file)
+        changed = await self._ask(watched, watched.root.check)
+        if changed is not None:
+            await self._tell_root(watched, changed)
+            if watched.root.state == "armed":
+                await self._meet(watched)
+                await self._take_scanned(watched, every_file=True)
+            watched.armed.set()
+            watched.listening.cancel()
+        await self._tell_found()
+
+    async def _tell_root(self, watched: _Watched, changed: str) -> None:
+        why = {"why": watched.root.why} if watched.root.why else {}
+        about = {"backend": watched.spec.backend, "persona": watched.spec.persona}
+        await self._happened(f"root.{changed}", **about, path=str(watched.spec.path), **why)
+
+    async def _tell_found(self) -> None:
+        found = [one for watched in self._watched for one in watched.intake.found()]
+        if found != self._found:
+            self._found = found
+            await self._commit(Outbox.set_roots, found)
+
+    async def _take_scanned(self, watched: _Watched, *, every_file: bool) -> None:
+        def scan() -> list[finding.Finding]:
+            try:
+                return watched.intake.scan(watched.spec, every_file=every_file)
+            except OSError:
+                return []  # it cannot be read, which is its state now: the next check tells
+
+        if found := await self._ask(watched, scan):
+            await self._take(watched, partial(list, found))
+
+    async def _meet(self, watched: _Watched) -> None:
+        spec = watched.spec
+        root = (spec.backend, spec.persona, str(spec.path))
+        if await self._commit(Outbox.is_met, *root):
+            return
+        try:
+            history = await self._ask(watched, watched.intake.history, spec)
+        except OSError:
+            return  # it cannot be listed: it is met when it can be
+        await self._commit(Outbox.meet, *root, history)
+
+    async def _ask(self, watched: _Watched, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        # All that its file system is asked, which may never answer: that costs this root alone,
+        # until it does.
+        answer = watched.thread.begin(call, *args)
+        # Who is cancelled waits for its end: it uses what is closed then.
+        with anyio.CancelScope(shield=True):
+            steps = None
+            while not answer.done() and steps != watched.intake.steps:
+                steps = watched.intake.steps
+                await asyncio.wait([answer], timeout=_ANSWER_S)
+        if not answer.done():
+            watched.hangs = True
+            watched.root.does_not_answer()
+            await self._tell_root(watched, watched.root.state)
+            await self._tell_found()
+            watched.began.set()
+            watched.scanned.set()
+            await asyncio.wait([answer])
+            watched.hangs = False
+        return answer.result()
+
+    async def _take(self, watched: _Watched, find: Callable[[], list[finding.Finding]]) -> None:
+        # Finds, and takes what was found, in one step of the outbox's thread.
+        found: list[finding.Finding] = []
+
+        def take(outbox: Outbox) -> None:
+            if not found:  # once: what was found is not found again
+                found.extend(find())
+            for one in found:
+                _take_one(outbox, one)
+
+        # It asks what is due in the same transaction, and sends when that is durable.
+        self._dispatch.wake()
+        try:
+            await self._commit.once(take)
+        except Blocked as exc:
+            # This root's intake waits here, holding one batch, while delivery goes on. One by
+            # one, since the room that comes first may be for one.
+            self._held_back += 1
+            self._blocked(exc)
+            if not found:  # it never began: another process holds the lock
+                found += await self._ask(watched, find)
+            for one in found:
+                await self._commit(_take_one, one)
+                self._dispatch.wake()
+            self._held_back -= 1
+            if not self._held_back:
+                self._budget_why = ""
+                self._suffers("intake", None)
+
+    # --- events ---------------------------------------------------------------------------
+
+    async def _listen(self, watched: _Watched) -> None:
+        # Each root has a watch of its own: what one of them cannot bear costs no other's.
+        wait_s = _REARM_FIRST_S
+        while True:
+            watched.armed = anyio.Event()
+            if watched.root.fd is None or watched.root.state != "armed":
+                self._misses_events(watched, None)  # of what? The root says what is wrong
+                await watched.armed.wait()
+                continue
+            began = time.monotonic()
+            with anyio.CancelScope() as watched.listening:
+                try:
+                    await self._hear(watched, watched.root.fd)
+                except WatchFailed as exc:
+                    if time.monotonic() - began > _REARM_MOST_S:
+                        wait_s = _REARM_FIRST_S
+                    self._misses_events(watched, str(exc))
+                    if wait_s == _REARM_FIRST_S:
+                        path = str(watched.spec.path)
+                        await self._happened("watch.failed", path=path, error=str(exc))
+                    await anyio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, _REARM_MOST_S)
+
+    def _misses_events(self, watched: _Watched, why: str | None) -> None:
+        watched.no_events = why
+        failed = [f"{w.spec.path} ({w.no_events})" for w in self._watched if w.no_events]
+        self._suffers("events", ", ".join(failed) or None)
+
+    async def _hear(self, watched: _Watched, directory: int) -> None:
+        by_inotify = self._settings.events == "inotify"
+        heard = changes({watched.root.path: directory}, inotify=by_inotify)
+        async with aclosing(heard) as events:
+            async for touched in events:
+                self._misses_events(watched, None)
+                watched.every_file |= not touched
+                watched.touched |= (ours := set(filter(finding.is_ours, touched)))
+                if len(watched.touched) > _MAX_TOUCHED:
+                    watched.touched.clear()
+                    watched.every_file = True
+                if ours or not touched:
+                    watched.wake.set()
+
+    # --- audit ----------------------------------------------------------------------------
+
+    def _wrote(self) -> None:
+        self._unblocked()
+        self._wake_audit()
+
+    def _suffers(self, what: str, why: str | None) -> None:
+        self._reporter.problem(what, why)
+        self._counts_moved.set()
+
+    def _wake_audit(self) -> None:
+        self._audit_wake.set()
+        self._counts_moved.set()
+
+    async def _print_events(self) -> None:
+        saved, saved_at = self._printed, 0.0
+        while True:
+            self._audit_wake = anyio.Event()
+            await self._flush()
+            lag_s: float | None = None
+            if self._printed != saved:
+                lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
+            with anyio.move_on_after(lag_s):
+                await self._audit_wake.wait()
+                await anyio.sleep(_GATHER_S)
+                continue
+            await self._remember_printed()
+            saved, saved_at = self._printed, time.monotonic()
+
+    async def _flush(self) -> None:
+        async with self._printing:
+            while events := await self._commit(Outbox.events, self._printed):
+                for event in events:
+                    await self._print(event)
+                    self._printed = event.id
+
+    async def _print(self, event: Event) -> None:
+        while True:
+            try:
+                await self._writable()
+                crash.point("before a line is printed")
+                told = unconfirmable(event.fields, self._journal_key)
+                self._audit.line(event.name, event.at, {"event_id": event.id, **told})
+                crash.point("after a line was printed")
+            except OSError:
+                # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
+                await anyio.sleep(BLOCKED_S)
+            else:
+                return
+
+    async def _remember_printed(self) -> None:
+        with suppress(Blocked):  # lines may then be repeated, should we crash now
+            await self._commit.once(Outbox.set_printed, self._printed)
+
+    async def _writable(self) -> None:
+        # A pipe that nobody reads would hold a thread, and with it the end of the process.
+        if not select.select([], [self._stream], [], 0)[1]:
+            await anyio.wait_writable(self._stream)
+
+    # --- metrics --------------------------------------------------------------------------
+
+    async def _serve_metrics(self, address: tuple[str, int]) -> None:
+        # Answers matter more: whatever is wrong with it is said, and tried again.
+        from paliadin_sidecar.audit import metrics  # noqa: PLC0415 - only where it is wanted
+
+        roots = [(spec.backend, spec.persona) for spec in self._settings.roots]
+        path = self._settings.state_dir / FILENAME
+        said = ""
+        while True:
+            try:
+                async with metrics.serve(address, path, roots, self.scanned):
+                    said = ""
+                    self._suffers("metrics", None)
+                    await anyio.sleep_forever()
+            except metrics.NotServed as exc:
+                if said != str(exc):
+                    said = str(exc)
+                    self._suffers("metrics", said)
+                    self._say("metrics.failed", {"why": said})
+            await anyio.sleep(_METRICS_AGAIN_S)
+
+    # --- systemd --------------------------------------------------------------------------
+
+    async def _feed_watchdog(self) -> None:
+        # From the start: systemd begins to look at it when we are ready, and until then its
+        # limit for the start holds. A receiver that is down is none of this.
+        while self._systemd.watchdog_s is not None:
+            for watched in self._watched:
+                if not watched.hangs:
+                    watched.scanned = anyio.Event()
+            self._dispatch.looked = anyio.Event()
+            await anyio.sleep(self._systemd.watchdog_s / 3)
+            self._dispatch.wake()  # idle, it would look once a minute
+            for watched in self._watched:
+                await watched.scanned.wait()
+            await self._dispatch.looked.wait()
+            await self._systemd("WATCHDOG=1")
+
+    async def _say_counts(self) -> None:
+        said = ""
+        while self._systemd:
+            self._counts_moved = anyio.Event()
+            counts = dict.fromkeys(_TOLD, 0) | await self._commit(Outbox.counts)
+            text = ", ".join(f"{n} {state}" for state, n in counts.items())
+            text = "; ".join([text, *(f"{p.what}: {p.why}" for p in self._reporter.problems)])
+            if text != said:
+                said = text
+                await self._systemd(f"STATUS={text}")
+            await self._counts_moved.wait()
+            await anyio.sleep(_STATUS_LAG_S)
+
+
+class _Watched:
+    # One root on its way in, with a thread of its own: its file system may hold that for ever.
+    def __init__(self, spec: RootSpec, settings: Settings, most_held: int) -> None:
+        self.spec = spec
+        self.root = Root(spec.path, settings.owner)
+        self.intake = Intake(
+            [(spec, self.root)],
+            owner=settings.owner,
+            quiet_s=settings.quiet_s,
+            max_bytes=settings.max_bytes,
+            most_held=most_held,
+            monotonic=time.monotonic,
+            wall=time.time,
+        )
+        self.thread = Threads(1, "root")
+        self.hangs = False
+        self.touched: set[str] = set()  #: paths that events named
+        self.every_file = True  #: at the next scan
+        self.wake = anyio.Event()
+        self.began = anyio.Event()  #: it was looked through once, or does not answer
+        self.scanned = anyio.Event()  #: since the watchdog was fed
+        self.no_events: str | None = None  #: why there are none
+        self.armed = anyio.Event()
+        self.listening = anyio.CancelScope()
+
+    def look(self) -> list[finding.Finding]:
+        touched, self.touched = self.touched, set()
+        return [*self.intake.notice(touched), *self.intake.look()]
+
+    def close(self) -> None:
+        # Closing asks the file system too.
+        if not self.hangs:
+            self.intake.close()
+        self.thread.close()
+
+
+def _since_boot_s() -> float:
+    # With the time that the machine was suspended, which a person waits too.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _raise_descriptor_limit() -> int:
+    # Returns how many files may be held open; the rest is for the network and the database.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_HELD
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return _MOST_HELD if soft == resource.RLIM_INFINITY else min(_MOST_HELD, soft // 4)
+
+
+def _take_one(outbox: Outbox, one: finding.Finding) -> None:
+    match one:
+        case finding.Settled(arrival):
+            outbox.accept(arrival)
+        case finding.Hint(key, submitted_turn_id, user_id):
+            outbox.hint(key, submitted_turn_id, user_id)
+        case finding.Stalled(key, why, detail):
+            outbox.note("turn.stalled", key, why=why, detail=detail)
+        case finding.Flooded(spec, kinds, untold, names):
+            about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
+            outbox.happened(
+                "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
+            )
+        case finding.Vanished(key):
+            outbox.vanished(key)
+        case finding.Gone(key):
+            outbox.gone(key)

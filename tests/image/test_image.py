@@ -445,7 +445,7 @@ def test_the_file_s_capabilities_are_enough_where_the_engine_gives_none(
 ) -> None:
     """Docker bounds them for a user other than root, and hands none on: so does this."""
     stripped = ("setpriv", "--inh-caps=-all", "--ambient-caps=-all", "python-with-capabilities")
-    host.start(f"--entrypoint={json.dumps([*stripped, '-m', 'paliadin_sidecar.cli'])}")
+    host.start(f"--entrypoint={json.dumps([*stripped, '-m', 'paliadin_sidecar.operator.cli'])}")
     assert int(host.status()["CapAmb"], 16) == 0
     assert int(host.status()["CapEff"], 16) == CAPABILITIES
     host.answer("t1")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from paliadin_sidecar.turnfile import ignore_lease_breaks
+from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from support.attack import exchanging
 from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.tokens import unsigned_token
 
-from paliadin_sidecar.users import user_name
+from paliadin_sidecar.host.users import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ from support.operate import block, blocks
 from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar
 
-from paliadin_sidecar.metrics import Numbers
-from paliadin_sidecar.outbox import FILENAME, Outbox
+from paliadin_sidecar.audit.metrics import Numbers
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import pytest
 from support.fuse import FuseMount, Op
 from support.sidecar import TRAILER
 
-from paliadin_sidecar.watch import Root
+from paliadin_sidecar.intake.roots import Root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

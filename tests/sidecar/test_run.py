@@ -21,7 +21,7 @@ from support.tokens import unsigned_token
 from support.users import root_only
 from support.waiting import PATIENCE_S, until
 
-from paliadin_sidecar.users import user_name
+from paliadin_sidecar.host.users import user_name
 
 #: Each is a shell command that leaves `$1.txt` complete in the end; `$2` is the trailer.
 MANNERS = {
@@ -345,7 +345,7 @@ def test_a_limit_of_threads_that_is_reached_holds_no_turn(
 
 LATE = """
 import sys, threading
-from paliadin_sidecar.threads import Deadline
+from paliadin_sidecar.host.threads import Deadline
 deadline = Deadline(0.05)
 if sys.argv[1] == "hangs":
     deadline.begin()
@@ -379,7 +379,7 @@ def test_a_reader_of_the_log_that_stopped_reading_holds_nothing(
 ) -> None:
     """With a full pipe on stdout turns still arrive, and the daemon still ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "paliadin_sidecar.cli", "run"],
+        [sys.executable, "-m", "paliadin_sidecar.operator.cli", "run"],
         env=host.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from support.sidecar import TRAILER
 from support.tokens import unsigned_token
 from support.waiting import until
 
-from paliadin_sidecar.cli import main
+from paliadin_sidecar.operator.cli import main
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import anyio
 import pytest
 from support.sidecar import new_secret
 
-from paliadin_sidecar.intake import Finding, Hint
-from paliadin_sidecar.outbox import FILENAME, Outbox, TurnKey
-from paliadin_sidecar.service import _Service
+from paliadin_sidecar.daemon import _Service
+from paliadin_sidecar.intake.intake import Finding, Hint
+from paliadin_sidecar.outbox.database import FILENAME, Outbox, TurnKey
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What happened, to read: event lines and metrics."""

@@ -1,0 +1,128 @@
+"""One structured line for each event, printed from the event's row and nothing else."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+import structlog
+
+from paliadin_sidecar.host import streams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LEVELS", "Audit", "unconfirmable"]
+
+#: What an operator should look at; everything else is `info`.
+LEVELS = {
+    "root.missing": "warning",
+    "root.untrusted": "warning",
+    "root.unreadable": "warning",
+    "root.flooded": "warning",
+    "watch.failed": "warning",
+    "turn.failed": "warning",
+    "turn.stalled": "warning",
+    "delivery.refused": "warning",
+    "delivery.dead": "error",
+    "receiver.paused": "warning",
+    "outbox.blocked": "error",
+    "metrics.failed": "warning",
+    "service.crashed": "error",
+    "service.unknown_variable": "warning",
+}
+#: Among a turn's few contents, no two have the same of so many.
+_CONTENT_DIGITS = 16
+_RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Audit:
+    """Prints events, as JSON or for a person.
+
+    Args:
+        stream: where to; a terminal gets readable lines, everything else JSON.
+        level: lines below it are not printed.
+        readable: lines for a person also where no terminal is. Colours are for terminals alone,
+            and only where the environment does not refuse them.
+    """
+
+    def __init__(self, stream: TextIO, level: str = "info", *, readable: bool = False) -> None:
+        self._least = _RANK[level]
+        processors: list[structlog.typing.Processor]
+        if readable or stream.isatty():
+            colors = streams.wants_colors(stream, os.environ)
+            console = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+            processors = [_printable, console]
+        else:
+            streams.as_utf8(stream)
+            processors = [_json_line]
+        # No processor that renders exceptions: a traceback's text is nobody's to promise.
+        self._log: structlog.BoundLogger = structlog.wrap_logger(
+            structlog.PrintLogger(stream),
+            processors=processors,
+            wrapper_class=structlog.BoundLogger,
+        ).bind()  # once, and not for each line
+
+    def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
+        """Print one event.
+
+        Args:
+            name: the event's.
+            at: epoch seconds.
+            fields: what it says.
+
+        Raises:
+            OSError: the stream is closed or full.
+        """
+        level = LEVELS.get(name, "info")
+        if _RANK[level] < self._least:
+            return
+        stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+
+
+def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+    """An event's fields, with nothing by which somebody could confirm what an answer says.
+
+    Whoever guesses a small answer can compute its SHA-256, of which a webhook id has 16 digits.
+    So the journal has `content` instead: it tells two contents of one turn apart, and only who has
+    the key can compute it. Of the ids it has all before the digits, by which they are still found.
+
+    Args:
+        fields: as the outbox has them.
+        key: this outbox's own.
+    """
+    shown: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "webhook_id":
+            shown[name] = _without_digest(value)
+        elif name == "superseded":
+            shown[name] = [_without_digest(one) for one in value]
+        elif name != "sha256":
+            shown[name] = value
+        elif value is not None:
+            turn = [fields.get(part) for part in ("backend", "persona", "turn_id")]
+            told = msgspec.json.encode([*turn, value])
+            shown["content"] = hmac.digest(key, told, "sha256").hex()[:_CONTENT_DIGITS]
+    return shown
+
+
+def _without_digest(webhook_id: str) -> str:
+    return re.sub(r"_[0-9a-f]{16}\Z", "", webhook_id)
+
+
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # A name on the disk must not steer the terminal of whoever looks.
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
+    return event
+
+
+def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+    return msgspec.json.encode(first | dict(event)).decode()

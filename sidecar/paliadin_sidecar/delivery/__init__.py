@@ -1,0 +1,1 @@
+"""From the outbox to the receiver: which delivery goes when, and what its outcome means."""

@@ -1,0 +1,358 @@
+"""HTTP/1.1 connections to one receiver: opened, kept for a while, used again.
+
+An answer is taken only for the request that it follows: a connection on which anything came
+that nobody had asked for, or an end, is not used again, and neither is one whose last answer was
+no 2xx, or was not read to its very end. So an answer that is wrong costs its connection, and the
+next request goes wherever a balancer sends a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import select
+import socket
+import ssl
+import struct
+import termios
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+
+from paliadin_sidecar.delivery.response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from paliadin_sidecar.host.threads import Threads
+
+    #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
+    _Address = tuple[int, int, int, str, Any]
+
+__all__ = ["ConnectionLost", "Connections", "EarlyAnswer"]
+
+#: How long a connection is kept that nobody uses.
+_KEPT_S = 30.0
+#: What follows a status line is waited for so long: the rest of the head, a short body.
+_REST_OF_ANSWER_S = 1.0
+#: A second address is tried when the first has not answered for so long (RFC 8305, 8).
+_NEXT_ADDRESS_S = 0.25
+#: A body goes out in pieces, so that it is in memory once.
+_PIECE = 64 * 1024
+
+
+class ConnectionLost(Exception):
+    """It was opened, and ended without an answer."""
+
+
+class EarlyAnswer(Exception):
+    """A 2xx came before the receiver had the whole request: it answers something else."""
+
+
+class Connections:
+    """The connections to one URL.
+
+    Args:
+        url: where requests go: what stands behind the host is sent as it is written.
+        tls: how a receiver is verified; None for plain HTTP.
+        unsent_s: a peer that takes nothing for so long has lost the connection.
+        lookups: threads that resolve names; None for the event loop's own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None,
+        unsent_s: float,
+        lookups: Threads | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        default = 443 if parts.scheme == "https" else 80
+        self._host, self._port = parts.hostname or "", parts.port or default
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        named = host if self._port == default else f"{host}:{self._port}"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._start = f"POST {target} HTTP/1.1\r\nhost: {named}\r\n"
+        self._tls = tls
+        self._unsent_s = unsent_s
+        self._lookups = lookups
+        self._resting: list[_Connection] = []
+        self._keeps = True
+
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Response:
+        """Send one request, on a connection that rests or a new one.
+
+        Returns:
+            An answer whose status is there.
+
+        Raises:
+            OSError: no connection. `socket.gaierror` is a kind of it, and so is `ssl.SSLError`,
+                which is also raised for what a receiver says after the handshake.
+            ConnectionLost, EarlyAnswer: there is no answer.
+        """
+        head = f"{self._start}content-length: {len(body)}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        connection = await self._rested() or await self._open()
+        try:
+            response = await connection.exchange(f"{head}\r\n".encode("latin-1"), body)
+        except BaseException:
+            connection.abort()
+            # The others lead to the same place.
+            self.close()
+            raise
+        if not self._keeps:
+            self.close()
+        return response
+
+    def close(self) -> None:
+        """Close those that rest."""
+        for connection in self._resting.copy():
+            connection.abort()
+
+    def _distrust(self) -> None:
+        # A receiver that acknowledges what nobody sent may do so in time for the next request,
+        # which looks like its answer: from here on each request has a connection of its own.
+        self._keeps = False
+        self.close()
+
+    async def _rested(self) -> _Connection | None:
+        while self._resting:
+            connection = self._resting.pop()
+            if connection.is_readable():
+                # What came was not read yet: the loop looks, then reads.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            if connection.wake():
+                return connection
+        return None
+
+    async def _open(self) -> _Connection:
+        connected = await _connect(await self._addresses())
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self._resting, self._unsent_s, self._distrust),
+                sock=connected,
+                ssl=self._tls,
+                # A name that is told to be whole is so in DNS alone (RFC 6066, 3).
+                server_hostname=self._host.rstrip(".") if self._tls else None,
+            )
+        except BaseException:
+            connected.close()
+            raise
+        return connection
+
+    async def _addresses(self) -> Sequence[_Address]:
+        resolve = partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM)
+        try:
+            return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
+        except socket.gaierror:
+            pass
+        if self._lookups is not None:
+            return await self._lookups.abandonable(resolve)  # one that hangs is left alone
+        loop = asyncio.get_running_loop()
+        return await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+
+
+async def _connect(addresses: Sequence[_Address]) -> socket.socket:
+    # To the first address that answers: each is tried while those before it are waited for,
+    # families by turns (RFC 8305, 4 and 5).
+    of_family: Counter[int] = Counter()
+    ranked = []
+    for address in addresses:
+        of_family[address[0]] += 1
+        ranked.append((of_family[address[0]], address))
+    connected: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    async def attempt(address: _Address, failed: anyio.Event) -> None:
+        try:
+            made = socket.socket(*address[:3])
+            try:
+                made.setblocking(False)  # noqa: FBT003 - the system's call has no name for it
+                await asyncio.get_running_loop().sock_connect(made, address[4])
+            except BaseException:
+                made.close()
+                raise
+        except OSError as exc:
+            errors.append(exc)
+            failed.set()
+            return
+        connected.append(made)
+        tasks.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _, address in sorted(ranked, key=lambda one: one[0]):
+                failed = anyio.Event()
+                tasks.start_soon(attempt, address, failed)
+                with anyio.move_on_after(_NEXT_ADDRESS_S):
+                    await failed.wait()
+    except BaseException:
+        for made in connected:
+            made.close()
+        raise
+    for late in connected[1:]:
+        late.close()
+    if not connected:
+        raise errors[0]
+    return connected[0]
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(
+        self, resting: list[_Connection], unsent_s: float, on_unasked: Callable[[], None]
+    ) -> None:
+        self._resting = resting
+        self._on_unasked = on_unasked  # called for a 2xx that nobody asked for
+        self._unsent_s = unsent_s
+        self._loop = asyncio.get_running_loop()
+        self._response: Response | None = None  # of the request that is under way
+        self._answered: asyncio.Future[None] = self._loop.create_future()
+        self._deadline = 0.0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._is_sent = self._is_early = self._is_over = False
+        self._lost: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- a request ------------------------------------------------------------------------
+
+    async def exchange(self, head: bytes, body: bytes) -> Response:
+        """Send one request and wait for the head of its answer."""
+        if self._is_over:
+            raise self._why_lost()
+        self._response = response = Response()
+        self._answered = self._loop.create_future()
+        self._deadline = anyio.current_effective_deadline()
+        await self._send(head, body)
+        await self._answered
+        if self._is_early:
+            raise EarlyAnswer
+        if response.status is None:
+            raise self._why_lost()
+        self._settle(response)
+        return response
+
+    def _why_lost(self) -> Exception:
+        # A receiver that refuses our certificate, say, tells it after our half of the handshake.
+        return self._lost if isinstance(self._lost, ssl.SSLError) else ConnectionLost()
+
+    async def _send(self, head: bytes, body: bytes) -> None:
+        self._is_sent = False
+        first = _PIECE - len(head)
+        self._transport.write(head + body[:first])
+        rest = memoryview(body)[first:]
+        while rest and not self._answered.done():
+            await self._writable.wait()
+            self._transport.write(rest[:_PIECE])
+            rest = rest[_PIECE:]
+        self._is_sent = not rest
+
+    def _settle(self, response: Response) -> None:
+        # What becomes of the connection after its answer.
+        if response.is_clean and self._is_sent and not self._is_over:
+            self._response = None
+            self._set_timer(_KEPT_S)
+            self._resting.append(self)
+        elif response.is_partial and self._is_sent:
+            self._set_timer(_REST_OF_ANSWER_S)
+        else:
+            self.abort()
+
+    # --- at rest --------------------------------------------------------------------------
+
+    def is_readable(self) -> bool:
+        """Whether something came that the loop has not read yet."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def wake(self) -> bool:
+        """Use it again; False where it is over."""
+        self._set_timer(None)
+        return not self._is_over
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._end()
+        self._transport.abort()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._set_timer(None)
+        if self in self._resting:
+            self._resting.remove(self)
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self._loop.call_later(seconds, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if self._answered.done():
+            self.abort()
+        else:
+            self._answer()  # its status line is there, which is enough
+
+    def _answer(self) -> None:
+        self._writable.set()  # the rest of the request is not waited for
+        if not self._answered.done():
+            self._answered.set_result(None)
+
+    # --- what the transport tells -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        # What is closed with unsent bytes is the kernel's: a peer that reads nothing would keep
+        # it for ever.
+        self._socket.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._unsent_s * 1000)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            self.abort()  # nobody asked
+            unasked = Response()
+            unasked.feed(data)
+            if (unasked.status or 0) // 100 == 2:  # noqa: PLR2004
+                self._on_unasked()
+            return
+        is_first = response.status is None
+        response.feed(data)
+        if is_first and response.status is not None:
+            self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004
+            # One that is late is not lost while its rest is waited for.
+            left_s = max(0.0, self._deadline - self._loop.time())
+            self._set_timer(min(_REST_OF_ANSWER_S, left_s / 2))
+        if self._answered.done():
+            self._settle(response)
+        elif response.has_ended or self._is_early:
+            self._answer()
+
+    def eof_received(self) -> None:
+        self.abort()  # who asks nothing more gets nothing more
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        self._lost = exc
+        self._answer()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _has_arrived(self) -> bool:
+        # Whether the peer has all that was sent: an answer comes with its word that it has.
+        if not self._is_sent or self._transport.get_write_buffer_size():
+            return False
+        unacknowledged = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        return bool(struct.unpack("i", unacknowledged)[0] == 0)

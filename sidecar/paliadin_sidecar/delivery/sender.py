@@ -1,0 +1,159 @@
+"""One signed attempt → its outcome."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from paliadin_contract.signature import Keys
+from paliadin_sidecar.delivery.connections import ConnectionLost, Connections, EarlyAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from paliadin_sidecar.host.threads import Threads
+
+__all__ = ["Outcome", "Sender"]
+
+_HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        status: the HTTP status, None where no answer came.
+        error: what came instead: `connect`, `dns`, `tls`, `timeout`, `reset`, `early` (a 2xx
+            before the receiver had the whole request), or another error's name.
+        detail: why TLS failed: `expired`, `not_yet_valid`, `wrong_name`, `unknown_authority`,
+            `no_tls`, or OpenSSL's own word; None where there is no more to say.
+        retry_after: the header of that name, as it came.
+        date: the header of that name, as it came.
+        location: the header of that name, as it came.
+        ms: how long the attempt took.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    detail: str | None = None
+    retry_after: str | None = None
+    date: str | None = None
+    location: str | None = None
+    ms: float = 0.0
+
+
+class Sender:
+    """Pushes bodies to one callback.
+
+    Args:
+        url: where to.
+        secrets: what to sign with, one or several while rotating.
+        timeout_s: the total time of an attempt, from connecting to the answer's head.
+        ca_file: an authority to trust beside the system's.
+        wall: the clock for signatures.
+        lookups: threads for the names' lookups; the loop's where there are none of their own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secrets: Iterable[str],
+        *,
+        timeout_s: float,
+        ca_file: Path | None = None,
+        wall: Callable[[], float] = time.time,
+        lookups: Threads | None = None,
+    ) -> None:
+        self._url = url
+        self._lookups = lookups
+        self._keys = Keys(secrets)
+        self._timeout_s = timeout_s
+        self._wall = wall
+        self._ca_file = ca_file
+
+    async def __aenter__(self) -> Self:
+        tls = _verified(self._ca_file) if self._url.lower().startswith("https:") else None
+        self._connections = Connections(
+            self._url, tls=tls, unsent_s=self._timeout_s, lookups=self._lookups
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._connections.close()
+
+    async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
+        """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
+        started = time.monotonic()
+        signed = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
+        try:
+            with anyio.fail_after(self._timeout_s):
+                response = await self._connections.post(_HEADERS | signed, body)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
+            return Outcome(error=_error(exc), detail=_tls_detail(exc), ms=_ms_since(started))
+        return Outcome(
+            status=response.status,
+            retry_after=response.headers.get("retry-after"),
+            date=response.headers.get("date"),
+            location=response.headers.get("location"),
+            ms=_ms_since(started),
+        )
+
+
+def _verified(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()  # the system's authorities
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1000
+
+
+def _error(exc: Exception) -> str:
+    for kind, name in (
+        (TimeoutError, "timeout"),
+        (socket.gaierror, "dns"),
+        (ssl.SSLError, "tls"),
+        (EarlyAnswer, "early"),
+        (ConnectionLost, "reset"),
+        (OSError, "connect"),
+    ):
+        if isinstance(exc, kind):
+            return name
+    return type(exc).__name__
+
+
+#: Source: openssl/x509_vfy.h, X509_V_ERR_*.
+_VERIFY_CODES = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "unknown_authority",  # it signed itself
+    19: "unknown_authority",  # its root did, and is not known here
+    20: "unknown_authority",
+    21: "unknown_authority",
+    62: "wrong_name",
+    64: "wrong_name",  # an address
+}
+#: What OpenSSL says to bytes that are no TLS.
+_NO_TLS = {
+    "WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE",
+}  # fmt: skip
+
+
+def _tls_detail(exc: Exception) -> str | None:
+    if not isinstance(exc, ssl.SSLError):
+        return None
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return _VERIFY_CODES.get(exc.verify_code, f"verify_code_{exc.verify_code}")
+    reason = exc.reason or type(exc).__name__
+    return "no_tls" if reason in _NO_TLS else reason.lower()

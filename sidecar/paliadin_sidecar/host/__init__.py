@@ -1,0 +1,1 @@
+"""What the daemon needs from its host: systemd, its state directory, threads, users."""

@@ -1,0 +1,188 @@
+"""The state directory: who uses it now, whether it ever held an outbox, moving one aside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.host import storage
+from paliadin_sidecar.host.users import user_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "Locked",
+    "NotNow",
+    "StateDirError",
+    "is_alive",
+    "journal_key",
+    "lock",
+    "prepare",
+    "quarantine",
+    "remember_outbox",
+]
+
+_LOCK = "sidecar.lock"
+#: A command that asks whether the daemon lives holds the lock for an instant.
+_TRIES, _TRY_S = 20, 0.05
+_JOURNAL_KEY, _JOURNAL_KEY_BYTES = "journal.key", 32
+_HELD_AN_OUTBOX = b"an outbox was made here\n"
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used; the text says why and what mends it."""
+
+
+class NotNow(StateDirError):
+    """It cannot be used now, for a reason that passes.
+
+    Attributes:
+        no_room: it waits for room.
+    """
+
+    def __init__(self, text: str, *, no_room: bool) -> None:
+        super().__init__(text)
+        self.no_room = no_room
+
+
+class Locked(Exception):
+    """Another daemon uses this state directory."""
+
+
+def prepare(path: Path) -> None:
+    """Make the directory, for us alone, where there is none.
+
+    Raises:
+        StateDirError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise _error(path, "made", exc) from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StateDirError(f"{path} cannot be written by user {user_name(os.geteuid())}")
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Be the only daemon on this directory.
+
+    Yields:
+        Whether an outbox was ever made here. One that must be made now then follows one that
+        was lost (also one of which only the log was), and what lies in the roots may be
+        undelivered.
+
+    Raises:
+        Locked: another one is.
+        StateDirError: the lock cannot be made.
+    """
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise _error(path / _LOCK, "made", exc) from None
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise Locked(path) from None
+                time.sleep(_TRY_S)  # nothing tells when a lock gets free without waiting for it
+        yield bool(os.pread(fd, 1, 0))
+    finally:
+        os.close(fd)
+
+
+def remember_outbox(path: Path) -> None:
+    """Note that an outbox was made here. Call it once the outbox is there, under the lock.
+
+    Raises:
+        StateDirError: it cannot be written down.
+    """
+    try:
+        with (path / _LOCK).open("r+b", buffering=0) as file:
+            if not file.read(1):
+                file.write(_HELD_AN_OUTBOX)
+                os.fsync(file.fileno())
+    except OSError as exc:
+        raise _error(path / _LOCK, "written", exc) from None
+
+
+def journal_key(path: Path, *, create: bool = False) -> bytes:
+    """The key of what the journal shows of a content; it stays when the outbox is moved aside.
+
+    Where it can be neither read nor made, it is this process's own.
+
+    Args:
+        path: the state directory.
+        create: make one where there is none.
+    """
+    file = path / _JOURNAL_KEY
+    try:
+        key = file.read_bytes()
+    except OSError:
+        key = b""
+    if len(key) >= _JOURNAL_KEY_BYTES:
+        return key
+    key = os.urandom(_JOURNAL_KEY_BYTES)
+    if create:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)  # half of one, from when the disk was full
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as new:
+                new.write(key)
+    return key
+
+
+def is_alive(path: Path) -> bool:
+    """Whether a daemon holds the lock of this directory.
+
+    Raises:
+        PermissionError: this user may not see it.
+    """
+    try:
+        fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def quarantine(path: Path, outbox: str) -> Path | None:
+    """Move an outbox aside, with the files that belong to it; where to, None if there is none.
+
+    Raises:
+        StateDirError: it cannot be moved.
+    """
+    if not (path / outbox).exists():
+        return None
+    # To the microsecond: a second one must never take the place of the first.
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path / f"{outbox}.aside-{stamp}"
+    for suffix in ("-wal", "-shm", ""):
+        part = path / f"{outbox}{suffix}"
+        if part.exists():
+            try:
+                part.rename(path / f"{aside.name}{suffix}")
+            except OSError as exc:
+                raise _error(part, "moved aside", exc) from None
+    return aside
+
+
+def _error(path: Path, done: str, exc: OSError) -> StateDirError:
+    text = f"{path} cannot be {done} ({storage.explain(exc, path.parent)})"
+    if exc.errno in storage.PASSES:
+        return NotNow(text, no_room=exc.errno in storage.NO_ROOM)
+    return StateDirError(text)

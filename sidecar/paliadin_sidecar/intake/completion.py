@@ -1,0 +1,156 @@
+"""Is this file complete? A pure decision over what was observed.
+
+The order of the questions is the completion rule of `docs/architecture.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from paliadin_contract.callback import Reason
+    from paliadin_sidecar.intake.fingerprint import Fingerprint
+
+__all__ = ["Failed", "Observed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
+
+#: An empty file is nobody's answer after this long; an agent that thinks has no file yet.
+EMPTY_S = 600.0
+#: link + unlink is a way to publish a file; whoever does it is done within seconds.
+LINKS_S = 5.0
+#: A writer that holds a file open for this long is reported, and still awaited.
+STALLED_S = 120.0
+#: An answer that ends with a whole trailer and was unchanged for this long is complete although
+#: somebody has it open: a child of the agent that inherited the descriptor, say.
+HELD_S = 120.0
+#: No event tells that a writer closed, so its file is looked at again: soon, then less often.
+_POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
+
+
+class Observed(Protocol):
+    """What one look at an open file told."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Changes whenever the file may have."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """A regular file of the expected owner."""
+        ...
+
+    @property
+    def being_written(self) -> bool | None:
+        """Whether somebody has it open for writing; None where the system would not say."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Its last lines are a whole trailer."""
+        ...
+
+    @property
+    def has_text(self) -> bool:
+        """Something stands before the trailer."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    @property
+    def links(self) -> int:
+        """Names that the file has; 0 is well: it was removed after it was opened."""
+        ...
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Look again after `seconds`, or at an event.
+
+    Attributes:
+        polls: somebody has it open for writing, and no event tells of his end.
+        stalled: he has had it for long.
+    """
+
+    seconds: float
+    stalled: bool = False
+    polls: bool = False
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Complete: read it now."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It cannot become an answer as it is."""
+
+    reason: Reason
+
+
+Verdict = Waiting | Settled | Failed
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is remembered of a file between two looks. Times are monotonic seconds."""
+
+    fingerprint: Fingerprint
+    unchanged_since: float
+    first_seen: float
+    linked_since: float | None = None
+    poll_s: float = _POLL_FIRST_S
+
+
+def decide(
+    progress: Progress | None, seen: Observed, now: float, *, quiet_s: float, max_bytes: int
+) -> tuple[Progress, Verdict]:
+    """Judge one look in the light of the looks before.
+
+    Args:
+        progress: what the last call returned, None at the first look.
+        seen: the look.
+        now: monotonic seconds.
+        quiet_s: how long a file without an end mark must be unchanged.
+        max_bytes: a larger file is no answer.
+    """
+    if progress is None:
+        progress = Progress(seen.fingerprint, now, now)
+    elif seen.fingerprint.content_may_differ(progress.fingerprint):
+        progress = replace(progress, unchanged_since=now, poll_s=_POLL_FIRST_S)
+    progress = replace(progress, fingerprint=seen.fingerprint)
+    if seen.links <= 1:
+        progress = replace(progress, linked_since=None)
+    elif progress.linked_since is None:
+        progress = replace(progress, linked_since=now)
+    verdict = _judge(progress, seen, now, quiet_s=quiet_s, max_bytes=max_bytes)
+    if seen.being_written:
+        progress = replace(progress, poll_s=min(2 * progress.poll_s, _POLL_MOST_S))
+    return progress, verdict
+
+
+def _judge(  # noqa: PLR0911 - one return for each step of the rule
+    progress: Progress, seen: Observed, now: float, *, quiet_s: float, max_bytes: int
+) -> Verdict:
+    if not seen.trusted:
+        return Failed("untrusted")
+    unchanged_s = now - progress.unchanged_since
+    if seen.being_written and not (seen.ended and seen.has_text and unchanged_s >= HELD_S):
+        stalled = now - progress.first_seen >= STALLED_S
+        seconds = _POLL_STALLED_S if stalled else progress.poll_s
+        return Waiting(seconds, stalled, polls=True)
+    if not (seen.has_text or seen.ended):  # a bare trailer has ended, whatever it is worth
+        return Waiting(EMPTY_S - unchanged_s) if unchanged_s < EMPTY_S else Failed("empty")
+    known = seen.ended and seen.being_written is not None
+    if unchanged_s < quiet_s and not known:
+        return Waiting(quiet_s - unchanged_s)
+    if seen.size > max_bytes:
+        return Failed("too_large")
+    if progress.linked_since is not None:
+        linked_s = now - progress.linked_since
+        return Waiting(LINKS_S - linked_s) if linked_s < LINKS_S else Failed("untrusted")
+    return Settled()

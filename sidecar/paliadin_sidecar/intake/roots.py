@@ -1,0 +1,258 @@
+"""Checks each root's existence, owner, who may write there and its identity, and lists its names.
+
+Scans are authoritative; events are hints.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+import time
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.intake.filesystem import device_with_leases, server_of
+from paliadin_sidecar.intake.fingerprint import is_conclusive
+from paliadin_sidecar.intake.trust import why_untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["MAX_NAMES", "Listed", "Root", "State"]
+
+#: `unreadable`: the system answers with an error, such as that of a disk or of a mount whose
+#: server died.
+State = Literal["armed", "missing", "untrusted", "unreadable"]
+
+#: A step of the way: its name is looked up in the directory that was judged before, and what is
+#: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+#: So many names are read at once: millions must not be held together, nor take a scan's time.
+MAX_NAMES = 200_000
+
+
+class Listed(NamedTuple):
+    """A part of a listing."""
+
+    names: list[str]
+    is_first: bool
+    is_last: bool
+
+
+class _NotArmed(Exception):
+    def __init__(self, state: State, step: Path, what: str, error: int | None = None) -> None:
+        super().__init__(state, step, what)
+        self.state, self.step, self.what, self.error = state, step, what, error
+
+
+class Root:
+    """One watched directory, which is only read through a descriptor that was judged.
+
+    Args:
+        path: where it is, absolute.
+        owner: user id that must own it.
+    """
+
+    def __init__(self, path: Path, owner: int) -> None:
+        self.path = path
+        self.fd: int | None = None  #: of the directory, while it is armed
+        self.state: State = "missing"
+        self.why = ""
+        self.step = path  #: the directory on the way that `why` is about
+        self.error: int | None = None  #: the system's error number, where it is `unreadable`
+        self.since = time.time()  #: epoch seconds at which it came into this state
+        #: The device on which a lease proves that nobody writes; None elsewhere.
+        self.leases_on: int | None = None
+        self._owner = owner
+        self._told: tuple[State, str] = ("missing", "")
+        self._identity: tuple[int, int] | None = None
+        self._listed_mtime: int | None = None
+        self._listing: Generator[str, None, None] | None = None
+
+    def check(self) -> Literal["armed", "missing", "untrusted", "unreadable", "replaced"] | None:
+        """Look whether it is there and can be trusted; what changed, or None.
+
+        After `replaced` the descriptor is the new directory's. That it could not be listed is
+        told first, and only the next call looks whether it can be again.
+        """
+        before = self._identity if self._told[0] == "armed" else None
+        if self.state != "unreadable" or (self.state, self.why) == self._told:
+            try:
+                self._arm()
+            except _NotArmed as exc:
+                self._fail(exc)
+        changed = (self.state, self.why) != self._told
+        self._told = (self.state, self.why)
+        if self.state != "armed" or before is None or before == self._identity:
+            return self.state if changed else None
+        return "replaced"
+
+    def does_not_answer(self) -> None:
+        """Somebody waits in one of its calls: `unreadable`, until a check comes to its end.
+
+        The one call that may be made meanwhile, by another thread.
+        """
+        self._become("unreadable", f"{self.path} does not answer")
+        self.step, self.error = self.path, errno.ETIMEDOUT
+        self._told = (self.state, self.why)
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self.fd is not None:
+            with suppress(OSError):  # Linux has let go of it, whatever its file system says
+                os.close(self.fd)
+            self.fd = None
+        self._end_listing()
+        self._listed_mtime = None
+
+    def names(self, *, always: bool) -> Listed | None:
+        """The next of its names, one that is no UTF-8 with surrogates.
+
+        A listing begins if a name came or went; until it has ended, the next call goes on with it.
+        None where nothing did since the last one.
+
+        Args:
+            always: begin one in any case.
+
+        Raises:
+            OSError: the directory cannot be read; it is `unreadable` from here on.
+        """
+        if self.fd is None:
+            return None
+        is_first = self._listing is None
+        try:
+            if self._listing is None:
+                mtime = os.fstat(self.fd).st_mtime_ns
+                if mtime == self._listed_mtime and not always:
+                    return None
+                # Judged before names are read: what comes meanwhile may have the same time.
+                self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
+                self._listing = _names_in(self.fd)
+            names = list(islice(self._listing, MAX_NAMES))
+        except OSError as exc:
+            self._fail(_unreadable(self.path, "listed", exc))
+            raise
+        is_last = len(names) < MAX_NAMES
+        if is_last:
+            self._end_listing()
+        return Listed(names, is_first=is_first, is_last=is_last)
+
+    def _end_listing(self) -> None:
+        if self._listing is not None:
+            self._listing.close()
+            self._listing = None
+
+    def _arm(self) -> None:
+        found = _open_trusted(self.path, self._owner)
+        try:
+            info = os.fstat(found)
+            identity = (info.st_dev, info.st_ino)
+            if self.fd is None or identity != self._identity:
+                self._open(found)
+                self._identity = identity
+        except FileNotFoundError:
+            raise _NotArmed("missing", self.path, "was just removed") from None
+        except OSError as exc:
+            raise _unreadable(self.path, "opened", exc) from None
+        finally:
+            os.close(found)
+        self._become("armed", "")
+
+    def _open(self, found: int) -> None:
+        # By the descriptor that was judged: the path may lead elsewhere by now.
+        self.close()
+        self.fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=found)
+        self.leases_on = device_with_leases(self.fd)
+        if self.state == "unreadable":
+            try:
+                os.listdir(self.fd)  # noqa: PTH208 - as in `names`
+            except OSError as exc:
+                raise _unreadable(self.path, "listed", exc) from None
+
+    def _fail(self, failed: _NotArmed) -> None:
+        self.close()
+        if self.state == failed.state == "unreadable" and self.error == failed.error:
+            return  # the same trouble, met by another call
+        self._become(failed.state, f"{failed.step} {failed.what}")
+        self.step, self.error = failed.step, failed.error
+
+    def _become(self, state: State, why: str) -> None:
+        if state != self.state:
+            self.since = time.time()
+        self.state, self.why, self.error = state, why, None
+
+
+def _names_in(directory: int) -> Generator[str, None, None]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            yield entry.name
+
+
+def _open_trusted(path: Path, owner: int) -> int:
+    # Walks every directory from / down: whoever may rename one of them decides what we read. Each
+    # is judged by the descriptor in which the next name is then looked up.
+    step = Path("/")
+    found, device = _open_step("/", None, step), None
+    try:
+        device = _judge(found, device, step, path, owner)
+        for name in path.parts[1:]:
+            above, step = found, step / name
+            found = _open_step(name, above, step)
+            os.close(above)
+            device = _judge(found, device, step, path, owner)
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def _open_step(name: str, above: int | None, step: Path) -> int:
+    try:
+        return os.open(name, _STEP, dir_fd=above)
+    except FileNotFoundError:
+        raise _NotArmed("missing", step, "does not exist") from None
+    except NotADirectoryError:
+        try:
+            info = os.stat(name, dir_fd=above, follow_symlinks=False)
+        except OSError:
+            info = None
+        if info is not None and stat.S_ISLNK(info.st_mode):
+            find = f"readlink -f {shlex.quote(str(step))}"
+            what = f"is a symbolic link: name the real directory in PALIADIN_WATCH ({find})"
+            raise _NotArmed("untrusted", step, what) from None
+        raise _NotArmed("untrusted", step, "is no directory") from None
+    except OSError as exc:
+        raise _unreadable(step, "looked at", exc) from None
+
+
+def _judge(found: int, device: int | None, step: Path, path: Path, owner: int) -> int:
+    # Returns the device that the step is on.
+    last = step == path
+    try:
+        info = os.fstat(found)
+        server = server_of(found) if device not in (None, info.st_dev) else None
+        if server not in (None, 0, owner):
+            what = f"is a FUSE mount that user {user_name(server)} serves"
+            raise _NotArmed("untrusted", step, f"{what}: umount {shlex.quote(str(step))}")
+        if info.st_uid not in ({owner} if last else {0, owner}):
+            what = f"belongs to user {user_name(info.st_uid)}, not to {user_name(owner)}"
+            raise _NotArmed("untrusted", step, f"{what} (PALIADIN_OWNER)")
+        # In a sticky directory of root's, only its owner renames or removes the next step.
+        sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0 and not last
+        writer = None if sticky else why_untrusted(found, info, step, owner, makes_files=last)
+        if writer is not None:
+            raise _NotArmed("untrusted", step, writer)
+    except OSError as exc:
+        raise _unreadable(step, "looked at", exc) from None
+    return info.st_dev
+
+
+def _unreadable(path: Path, what: str, exc: OSError) -> _NotArmed:
+    return _NotArmed("unreadable", path, f"cannot be {what} ({exc.strerror})", exc.errno)

@@ -1,0 +1,296 @@
+"""The only place with descriptors of other people's files: open, observe, read.
+
+Nothing here writes, creates or removes anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import fcntl
+import os
+import signal
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from paliadin_contract.ids import is_turn_id
+from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.intake.fingerprint import Fingerprint
+
+__all__ = [
+    "Changed",
+    "Look",
+    "TurnFile",
+    "Unreadable",
+    "completed_at",
+    "fingerprint_at",
+    "ignore_lease_breaks",
+    "read_claims",
+]
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_TOKEN_BYTES = 8 * 1024
+#: What a descriptor says for ever after the server of its mount has gone.
+_FINAL = {errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno.ENODEV, errno.ESHUTDOWN}
+
+
+class Changed(Exception):
+    """The file moved while it was read: begin again."""
+
+
+class Unreadable(Exception):
+    """The system would not let us see the file; `errno_name` says why. Worth another try."""
+
+    def __init__(self, name: str, exc: OSError) -> None:
+        super().__init__(name, exc.errno)
+        self.errno_name = errno.errorcode.get(exc.errno or 0, "unknown")
+        #: It was asked by its own descriptor, which will never answer again; the name may.
+        self.is_final = not name and exc.errno in _FINAL
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at an open file told; see `settle.Observed`."""
+
+    fingerprint: Fingerprint
+    trusted: bool
+    being_written: bool | None = False
+    ended: bool = False
+    has_text: bool = False
+    size: int = 0
+    links: int = 1
+    mtime_s: float = 0.0
+    why: str = ""  #: why it is not trusted
+
+
+def ignore_lease_breaks() -> None:
+    """Survive an opener that meets our lease in the instant that we hold it.
+
+    The kernel sends SIGIO to a lease's holder, which ends a process by default. Call it once,
+    in the main thread, before the first `TurnFile.look`.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def fingerprint_at(directory: int, name: str) -> Fingerprint | None:
+    """The fingerprint of what lies under this name now, without opening it; None for nothing.
+
+    Raises:
+        Unreadable: the system would not say.
+    """
+    try:
+        return Fingerprint.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise Unreadable(name, exc) from None
+
+
+class TurnFile:
+    """An open file of one name: what is behind the name later does not matter to it.
+
+    Args:
+        directory: descriptor of the root.
+        name: name in the root.
+        owner: user id that the file must have.
+        leases_on: the device on which a lease proves that nobody writes a file, see
+            `filesystem.device_with_leases`; a file on any other may be written unseen.
+
+    Raises:
+        FileNotFoundError: there is no such name (any more).
+        Unreadable: the system would not open it.
+    """
+
+    def __init__(
+        self, directory: int, name: str, owner: int, *, leases_on: int | None = None
+    ) -> None:
+        self._owner = owner
+        self._leases_on = leases_on
+        self._fd: int | None = None
+        try:
+            # Asked before it is opened: opening a FIFO or a device is an act of its own.
+            self._refused = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if self._is_ours(self._refused):
+                self._fd = os.open(name, _FLAGS, dir_fd=directory)
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            # A link since it was asked is refused as one, and not opened.
+            link = _link_at(directory, name) if exc.errno == errno.ELOOP else None
+            if link is None:
+                raise Unreadable(name, exc) from None
+            self._refused = link
+
+    def close(self) -> None:
+        """Let go of the descriptor. More than once is well."""
+        if self._fd is not None:
+            with suppress(OSError):  # Linux has let go of it, whatever its file system says
+                os.close(self._fd)
+            self._fd = None
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """(device, inode) of what was opened.
+
+        Raises:
+            Unreadable: the disk would not answer.
+        """
+        try:
+            info = self._stat()
+        except OSError as exc:
+            raise Unreadable("", exc) from None
+        return info.st_dev, info.st_ino
+
+    def look(self) -> Look:
+        """Observe without changing anything.
+
+        Raises:
+            Unreadable: the disk would not answer.
+        """
+        try:
+            info = self._stat()
+            if self._fd is None or not self._is_ours(info):
+                return Look(
+                    Fingerprint.of(info),
+                    trusted=False,
+                    mtime_s=info.st_mtime,
+                    size=info.st_size,
+                    why=_why_not_ours(info, self._owner),
+                )
+            being_written = _being_written(self._fd)
+            if info.st_dev != self._leases_on:
+                being_written = being_written or None
+            tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
+        except OSError as exc:
+            raise Unreadable("", exc) from None
+        return Look(
+            Fingerprint.of(info),
+            trusted=True,
+            being_written=being_written,
+            ended=is_whole(tail),
+            # A file that is longer than its tail has text, unless it is a bare trailer that
+            # no agent writes; then it is an answer like any other.
+            has_text=info.st_size > TAIL_BYTES or has_text(tail),
+            size=info.st_size,
+            links=info.st_nlink,
+            mtime_s=info.st_mtime,
+        )
+
+    def read(self, look: Look, *, held: bool = False) -> bytes:
+        """The whole file, if it is still as it was at that look.
+
+        Args:
+            look: what was seen last.
+            held: also where somebody has it open for writing.
+
+        Raises:
+            Changed: it is not, or somebody opened it for writing.
+            Unreadable: the disk would not answer.
+        """
+        if self._fd is None:
+            raise Changed
+        try:
+            chunks, at = [], 0
+            while chunk := os.pread(self._fd, look.size + 1 - at, at):
+                chunks.append(chunk)
+                at += len(chunk)
+            now = Fingerprint.of(os.fstat(self._fd))
+            changed = now.content_may_differ(look.fingerprint)
+            opened = not held and _being_written(self._fd)
+            if at != look.size or changed or opened:
+                raise Changed
+        except OSError as exc:
+            raise Unreadable("", exc) from None
+        return b"".join(chunks)
+
+    def _stat(self) -> os.stat_result:
+        return self._refused if self._fd is None else os.fstat(self._fd)
+
+    def _is_ours(self, info: os.stat_result) -> bool:
+        return stat.S_ISREG(info.st_mode) and info.st_uid == self._owner
+
+
+def _link_at(directory: int, name: str) -> os.stat_result | None:
+    try:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None
+    return info if stat.S_ISLNK(info.st_mode) else None
+
+
+def _why_not_ours(info: os.stat_result, owner: int) -> str:
+    if stat.S_ISREG(info.st_mode):
+        return (
+            f"owner {info.st_uid} ({user_name(info.st_uid)}), "
+            f"wanted {owner} ({user_name(owner)}), by PALIADIN_OWNER"
+        )
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe"}
+    return f"{kinds.get(stat.S_IFMT(info.st_mode), 'a device or a socket')}, no regular file"
+
+
+def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:
+    """`jti` and `sub` of the token in this file, or None where it has none as it is.
+
+    They are hints for the receiver and nothing is decided by them, so the token's signature
+    is not looked at. The token itself leaves this function in no way.
+
+    Raises:
+        FileNotFoundError: there is no such name (any more).
+        Unreadable: the system would not let us see it.
+        Changed: somebody writes it.
+    """
+    file = TurnFile(directory, name, owner)
+    try:
+        look = file.look()
+        if not look.trusted or look.size > _MAX_TOKEN_BYTES or look.links > 1:
+            return None
+        return _claims(file.read(look))
+    finally:
+        file.close()
+
+
+class _Claims(msgspec.Struct):
+    jti: str
+    sub: str
+
+
+def _claims(token: bytes) -> tuple[str, str] | None:
+    parts = token.strip().split(b".")
+    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature (RFC 7515, section 7.1)
+        return None
+    try:
+        raw = base64.b64decode(parts[1] + b"=" * (-len(parts[1]) % 4), b"-_", validate=True)
+        claims = msgspec.json.decode(raw, type=_Claims)
+    except (binascii.Error, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        return None
+    if not (is_turn_id(claims.jti) and is_turn_id(claims.sub)):
+        return None
+    return claims.jti, claims.sub
+
+
+def _being_written(fd: int) -> bool | None:
+    # A read lease is given exactly when nobody has the file open for writing (fcntl(2)).
+    # It is dropped at once: while it is held, an opener would wait for us.
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as exc:
+        if exc.errno == errno.EAGAIN:
+            return True
+        return None  # not ours and no CAP_LEASE (EACCES), or a file system without (EINVAL)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def completed_at(mtime_s: float, now: datetime) -> datetime:
+    """A file's modification time, or `now` where that is in the future or no date at all."""
+    try:
+        found = datetime.fromtimestamp(mtime_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        return now
+    return min(found, now)

@@ -1,0 +1,1 @@
+"""The commands that an operator types, and what they say."""

@@ -1,0 +1,102 @@
+"""`log`: the events as `run` prints them on a terminal, from the outbox's rows.
+
+They are the journal's lines before they became JSON: none is cut by a level, and they are there as
+long as the turn is, also where the journal was rotated or is read by root alone.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.operator.lookup import NoSuchTurn, find_turn
+from paliadin_sidecar.outbox.database import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from typing import TextIO
+
+    from paliadin_sidecar.outbox.database import Outbox
+
+__all__ = ["Replaced", "find_or_await", "follow", "past"]
+
+#: Who follows all sees so many lines first, as with `tail -f`.
+_LINES_FIRST = 10
+#: Another process's commits are no event that could be awaited.
+_LOOK_MS = 250
+
+
+class Replaced(Exception):
+    """The outbox that was followed is no longer the one in its place."""
+
+
+def past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
+    """The events of these turns, or all where none is named, in their order."""
+    if not ids:
+        yield from _after(outbox, 0)
+        return
+    found = {
+        event["id"]: event
+        for id_ in ids
+        for turn in outbox.timelines(id_)
+        for event in turn["events"]
+    }
+    for number in sorted(found):
+        fields = dict(found[number])
+        del fields["id"]
+        yield Event(number, fields.pop("at"), fields.pop("event"), fields)
+
+
+def find_or_await(outbox: Outbox, given: Sequence[str]) -> list[str]:
+    """The ids that are meant; one that no turn has yet is itself: it may come.
+
+    Raises:
+        NoSuchTurn: one can be no id, or several begin so.
+    """
+    ids = []
+    for one in given:
+        try:
+            ids.append(find_turn(outbox, one))
+        except NoSuchTurn as exc:
+            if not exc.is_unknown:
+                raise
+            ids.append(one)
+    return ids
+
+
+def follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Event]:
+    """The events of these turns, or the last ten of all, and what comes while `output` is read.
+
+    Raises:
+        Replaced: the outbox was moved aside.
+    """
+    path = outbox.path
+    identity = (path.stat().st_dev, path.stat().st_ino)
+    reader = select.poll()
+    reader.register(output, 0)  # that nobody reads any more is told in any case
+    after = outbox.newest_event()
+    if ids:
+        yield from (event for event in past(outbox, ids) if event.id <= after)
+    else:
+        after = max(0, after - _LINES_FIRST)
+    while True:
+        for event in _after(outbox, after):
+            after = event.id
+            told = event.fields
+            if not ids or told.get("turn_id") in ids or told.get("submitted_turn_id") in ids:
+                yield event
+        if reader.poll(_LOOK_MS):
+            return
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            raise Replaced(path) from None
+        if (now.st_dev, now.st_ino) != identity:
+            raise Replaced(path)
+
+
+def _after(outbox: Outbox, event: int) -> Iterator[Event]:
+    # In portions: a year's do not fit into memory.
+    while events := outbox.events(event):
+        yield from events
+        event = events[-1].id

@@ -1,0 +1,156 @@
+"""`check --ping`: asks the receiver whether it is well, and says what its answer means."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import ssl
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import anyio
+
+from paliadin_sidecar.delivery import policy
+from paliadin_sidecar.delivery.dispatcher import ping_body
+from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.operator.diagnosis import Finding, answer_name, likely_cause
+from paliadin_sidecar.operator.terminal import printable, utc_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from paliadin_sidecar.delivery.sender import Outcome
+    from paliadin_sidecar.settings import Settings
+
+__all__ = ["ping"]
+
+#: Signatures are refused when the clocks are 300 s apart; a good clock is never this far off.
+_SKEW_S = 30.0
+#: How long a port is asked what it speaks.
+_PROBE_S = 5.0
+#: What a receiver answers, or does not, when it is spoken to in the wrong protocol.
+_MAYBE_PROTOCOL = {"tls", "timeout", "reset", 400}
+
+
+async def ping(settings: Settings) -> list[Finding]:
+    """Ask the receiver whether it is well and verifies signatures, and how its clock stands."""
+    outcome = await _attempt(settings, settings.secrets)
+    clock = _clock(outcome, time.time())
+    if _is_acknowledged(outcome):
+        answer = Finding("ok", "ping", f"{outcome.status} after {outcome.ms:.0f} ms")
+        forged = await _attempt(settings, (_unknown_secret(),))
+        return [answer, _verification(forged), *clock]
+    cause = await _other_protocol(settings.callback_url, outcome)
+    cause = cause or _cause(settings.callback_url, outcome)
+    what = answer_name(outcome.status, outcome.error, outcome.detail)
+    what = f"status {what}" if outcome.status is not None else what
+    answer = Finding("wrong", "ping", f"{what}, so answers wait here; {cause}")
+    return [answer, *clock]
+
+
+async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:
+    async with Sender(
+        settings.callback_url,
+        signed_with,
+        timeout_s=settings.callback_timeout_s,
+        ca_file=settings.callback_ca_file,
+    ) as sender:
+        return await sender.attempt(*ping_body(settings.host_label, time.time()))
+
+
+def _is_acknowledged(outcome: Outcome) -> bool:
+    return policy.classify(outcome.status) is policy.Verdict.ACKNOWLEDGED
+
+
+def _unknown_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _verification(forged: Outcome) -> Finding:
+    # What acknowledges whatever comes acknowledges answers as well, and they are not sent again.
+    gets = answer_name(forged.status, forged.error, forged.detail)
+    if not _is_acknowledged(forged):
+        return Finding("ok", "signature check", f"a ping with a wrong signature gets {gets}")
+    wrong = (
+        f"a ping with a wrong signature gets {gets} as well, so what answers there is not paliad's "
+        "route but something that takes all, such as a login page or a proxy's own, and then every "
+        "answer that it acknowledges is lost: see the path in PALIADIN_CALLBACK_URL and what is "
+        "before paliad. Or the route verifies no signatures, and anybody can forge answers there"
+    )
+    return Finding("wrong", "signature check", wrong)
+
+
+def _cause(url: str, outcome: Outcome) -> str:
+    cause = likely_cause(outcome.status, outcome.error, outcome.detail)
+    if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004
+        return cause
+    try:
+        # What stands behind the path, or before the host, may be a secret.
+        to = urlsplit(urljoin(url, outcome.location))
+        shown = f"{to.scheme}://{to.hostname}{f':{to.port}' if to.port else ''}{to.path}"
+    except ValueError:
+        return cause
+    return f"{cause}. It points to {printable(shown)}"
+
+
+async def _other_protocol(url: str, outcome: Outcome) -> str | None:
+    # What the port really speaks, where the answer may mean that it is not what the URL says.
+    if not {outcome.error, outcome.status} & _MAYBE_PROTOCOL:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme.lower() == "https" and await _speaks_plain_http(parts):
+        return (
+            "that port speaks plain HTTP, no TLS: PALIADIN_CALLBACK_URL needs the port where TLS "
+            "ends, or, on this very host, http:// instead of https://"
+        )
+    if parts.scheme.lower() == "http" and await _speaks_tls(parts):
+        return "that port speaks TLS: PALIADIN_CALLBACK_URL must begin with https://"
+    return None
+
+
+async def _speaks_plain_http(url: SplitResult) -> bool:
+    with anyio.move_on_after(_PROBE_S):
+        try:
+            async with await anyio.connect_tcp(url.hostname or "", url.port or 443) as stream:
+                await stream.send(f"HEAD / HTTP/1.0\r\nHost: {url.hostname}\r\n\r\n".encode())
+                return (await stream.receive()).startswith(b"HTTP/")
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+    return False
+
+
+async def _speaks_tls(url: SplitResult) -> bool:
+    with anyio.move_on_after(_PROBE_S):
+        try:
+            async with await anyio.connect_tcp(url.hostname or "", url.port or 80, tls=True):
+                return True
+        except ssl.SSLCertVerificationError:
+            return True
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+    return False
+
+
+def _clock(outcome: Outcome, now: float) -> list[Finding]:
+    try:
+        skew_s = now - parsedate_to_datetime(outcome.date or "").timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        if outcome.status not in {400, 401, 403}:
+            return []  # nothing can be said, and nothing points to the clocks
+        unknown = (
+            f"this host's is {utc_time(now)}; the receiver sends no Date, so its own cannot be "
+            "compared here, and at 300 s every signature is refused: date -u, on both"
+        )
+        return [Finding("note", "clock", unknown)]
+    if abs(skew_s) > _SKEW_S:
+        return [
+            Finding(
+                "wrong",
+                "clock",
+                f"is {skew_s:+.0f} s from the receiver's, and at 300 s every signature is "
+                "refused: timedatectl set-ntp true, on whichever is wrong",
+            )
+        ]
+    return [Finding("ok", "clock", f"{skew_s:+.0f} s from the receiver's")]

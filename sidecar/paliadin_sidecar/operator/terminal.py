@@ -1,0 +1,60 @@
+"""What the commands print, for a person or a program: tables, times and JSON."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from paliadin_sidecar.host import streams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["local_time", "print_json", "print_table", "printable", "utc_time"]
+
+#: Wider than any table: a value is never cut or folded, so that it can be copied.
+_WIDTH = 100_000
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print columns, one line a row. A terminal that is narrower wraps the line itself."""
+    from rich.console import Console  # noqa: PLC0415 - only those who print tables load it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    for row in rows:
+        # Text, so that a value with brackets is no markup; control characters do nothing.
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
+    text = StringIO()
+    Console(file=text, width=_WIDTH, color_system=None).print(table)
+    click.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def printable(text: str) -> str:
+    """The text without what could steer a terminal, or could not be printed at all."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, for a program."""
+    streams.as_utf8(sys.stdout)
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def utc_time(at: float) -> str:
+    """Epoch seconds as RFC 3339, in UTC, with milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def local_time(at: float) -> str:
+    """Epoch seconds as the host's own time, with its offset from UTC."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,1 @@
+"""What was accepted, until it is acknowledged."""

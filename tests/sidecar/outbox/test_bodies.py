@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.noise import noise
+
+from paliadin_sidecar.outbox.bodies import BadBody, Packed, most_beside, pack, take_fitting, unpack
+
+MIB = 1024 * 1024
+
+
+@given(
+    st.one_of(st.binary(), st.builds(lambda text, n: text * n, st.binary(), st.integers(0, 999)))
+)
+def test_a_body_comes_back_byte_for_byte(body: bytes) -> None:
+    """However it was packed, and it never takes more than it did."""
+    packed = pack(body)
+    assert unpack(packed) == body
+    assert (packed.size, len(packed.data) <= len(body)) == (len(body), True)
+
+
+@pytest.mark.parametrize(
+    ("body", "deflated", "most"),
+    [
+        (os.urandom(5000), 0, 5000),
+        (noise(4096).encode(), 1, 6000),
+        (b'"' + rb"\u0000" * (4 * MIB) + b'"', 2, 4096),
+        (b"A" * (24 * MIB), 2, 4096),
+        (b"A long line, and the same again and again.\n" * 100_000, 2, 4096),
+    ],
+    ids=["nothing gained", "text", "NUL", "one letter", "one line"],
+)
+def test_what_it_costs(body: bytes, deflated: int, most: int) -> None:
+    """A body of one thing again and again costs nearly nothing."""
+    packed = pack(body)
+    assert packed.deflated == deflated
+    assert len(packed.data) <= most
+
+
+def test_a_packed_body_that_is_damaged() -> None:
+    """It is told, never sent: one flipped bit, a missing end, another's size."""
+    packed = pack(noise(4096).encode())
+    flipped = bytearray(packed.data)
+    flipped[len(flipped) // 2] ^= 1
+    for bad in (
+        Packed(bytes(flipped), packed.size, 1),
+        Packed(packed.data[:-1], packed.size, 1),
+        Packed(packed.data, packed.size + 1, 1),
+        Packed(packed.data, packed.size, 2),
+        Packed(b"plain", 4, 0),
+    ):
+        with pytest.raises(BadBody):
+            unpack(bad)
+
+
+@pytest.mark.parametrize("deflated", [1, 2])
+def test_a_row_that_would_grow(deflated: int) -> None:
+    """What inflates to more than its size says is damaged, and takes no more than that."""
+    data = bytes(64 * MIB)
+    for _ in range(deflated):
+        data = zlib.compress(data)
+    for size in (4096, 0, -1):
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadBody):
+                unpack(Packed(data, size, deflated))
+            assert tracemalloc.get_traced_memory()[1] < MIB
+        finally:
+            tracemalloc.stop()
+
+
+def test_no_body_in_a_repr() -> None:
+    """It may end in a log."""
+    assert "geheim" not in repr(Packed(b"geheim", 6, 0))
+
+
+def test_small_ones_are_not_held_up() -> None:
+    """Eight of them fit beside whatever is under way."""
+    sizes = [4096] * 8
+    for held in ([], [24 * MIB], [400 * MIB]):
+        assert take_fitting(sizes, held) == list(range(8))
+
+
+def test_large_ones_share_what_there_is() -> None:
+    """32 MiB together; those that do not fit wait, and smaller ones behind them do not."""
+    assert take_fitting([24 * MIB, 24 * MIB, 4 * MIB, 1000], []) == [0, 2, 3]
+    assert take_fitting([12 * MIB] * 8, []) == [0, 1]
+    assert most_beside([24 * MIB]) == 8 * MIB
+
+
+@pytest.mark.parametrize("held", [[], [MIB], [4096] * 7])
+def test_one_is_always_taken(held: list[int]) -> None:
+    """However large, where no other large one is under way: each is sent in the end."""
+    assert take_fitting([384 * MIB, 384 * MIB], held) == [0]
+    assert most_beside(held) is None
+
+
+@given(st.lists(st.integers(0, 400 * MIB)), st.lists(st.integers(0, 400 * MIB), max_size=8))
+def test_what_is_held_is_bounded(sizes: list[int], held: list[int]) -> None:
+    """At most 32 MiB and the small ones, or one that is larger than that."""
+    taken = [sizes[place] for place in take_fitting(sizes, held)]
+    large = [size for size in taken if size > MIB]
+    if large and max(held, default=0) <= MIB:
+        assert len(large) == 1 or sum(large) <= 32 * MIB
+    elif large:
+        assert sum(large) + max(held) <= 32 * MIB

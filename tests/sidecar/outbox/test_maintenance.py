@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import pytest
+from support.noise import noise
+from support.receiver import Reply
+from support.waiting import until
+
+import paliadin_sidecar.outbox.database
+from paliadin_sidecar.outbox.database import BODY_S, FILENAME, TURN_S, Arrival, Outbox, TurnKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.receiver import Receiver, Request
+    from support.sidecar import Sidecar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NOW = 1_795_334_400.0
+MINUTE_S, DAY_S = 60.0, 86_400.0
+ROOT = ("aichat", "paliadin", "/tmp/aichat/paliadin")
+
+
+class Box:
+    """An outbox on the disk, whose clock is ours."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = NOW
+        self.path = path
+        self.set_s = 0.0  # by which somebody set the date
+        steady = lambda: self.now - self.set_s  # noqa: E731 - a clock
+        self.outbox = Outbox(path, wall=lambda: self.now, steady=steady, create=True)
+
+    def __call__(
+        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        (found,) = self.outbox.transaction([partial(method, self.outbox, *args, **kwargs)])
+        return found
+
+    def take(self, turn_id: str, text: str = "Yes.") -> None:
+        self(Outbox.accept, arrival(turn_id, text))
+
+    def attempt(self) -> Any:  # noqa: ANN401 - what `due` gives
+        (due,) = self(Outbox.due, (), places=9, again=9)[0]
+        self(Outbox.attempted, due, status=204, error=None, ms=1.0)
+        return due
+
+    def deliver(self) -> None:
+        self(Outbox.delivered, self.attempt())
+
+    def gone(self, turn_id: str) -> None:
+        self(Outbox.gone, key(turn_id))
+
+    def printed(self) -> None:
+        self(Outbox.set_printed, self(Outbox.newest_event))
+
+    def tidy(self) -> int:
+        """Upkeep to its end; how many steps it took."""
+        steps = 1
+        while self(Outbox.tidy):
+            steps += 1
+        return steps
+
+    def later(self, seconds: float) -> None:
+        self.printed()
+        self.now += seconds
+        self.tidy()
+
+    def known(self, turn_id: str) -> bool:
+        return bool(self(Outbox.timelines, turn_id))
+
+    def ask(self, statement: str) -> int:
+        with closing(sqlite3.connect(self.path)) as db:
+            found: int = db.execute(statement).fetchone()[0]
+            return found
+
+    @property
+    def bodies(self) -> int:
+        return self.ask("SELECT count(*) FROM body")
+
+
+def key(turn_id: str) -> TurnKey:
+    return TurnKey("aichat", "paliadin", turn_id)
+
+
+def arrival(turn_id: str, text: str = "Yes.") -> Arrival:
+    data = text.encode()
+    at = datetime.fromtimestamp(NOW, UTC)
+    digest = sha256(data).hexdigest()
+    return Arrival(key(turn_id), digest, at, len(data), data=data, sha256=digest)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path / FILENAME)
+    yield box
+    box.outbox.close()
+
+
+# --- bodies -------------------------------------------------------------------------------
+
+
+def test_a_body_goes_72_hours_after_its_acknowledgement(box: Box) -> None:
+    """Until then it can be replayed; then a replay says that it cannot."""
+    box.take("t")
+    box.now += DAY_S
+    box.deliver()
+    box.later(BODY_S)
+    assert box.bodies == 1
+    box.later(1)
+    assert box.bodies == 0
+    assert box(Outbox.replay, turn_id="t") == (0, 1)
+    assert box.known("t")
+
+
+def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
+    """A wrong clock takes nothing away: what it jumped over is not counted while we run."""
+    box.take("t")
+    box.deliver()
+    box.set_s = 10 * BODY_S
+    box.now += box.set_s
+    box.later(BODY_S - 1)
+    assert box.bodies == 1
+    box.later(2)
+    assert box.bodies == 0
+
+
+def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
+    """A year later it can still be sent."""
+    box.take("dead")
+    box(Outbox.bury, box.attempt(), "refused")
+    box.take("pending")
+    for turn_id in ("dead", "pending"):
+        box.gone(turn_id)
+    box.later(365 * DAY_S)
+    assert box.bodies == 2
+    assert box(Outbox.counts) == {"dead": 1, "pending": 1}
+    assert box(Outbox.replay, dead=True) == (1, 0)
+
+
+def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Box) -> None:
+    """Its 72 hours begin anew."""
+    box.take("t")
+    box.deliver()
+    box.later(BODY_S - 1)
+    assert box(Outbox.replay, turn_id="t") == (1, 0)
+    box.later(365 * DAY_S)
+    assert box.bodies == 1
+    box.deliver()
+    box.later(BODY_S)
+    assert box.bodies == 1
+    box.later(1)
+    assert box.bodies == 0
+
+
+def test_a_superseded_body_goes_too(box: Box) -> None:
+    """Nothing ever sends it again; that of its successor stays."""
+    box.take("t", "eins")
+    box.take("t", "zwei")
+    box.later(BODY_S + 1)
+    assert box.bodies == 1
+    (due,), _ = box(Outbox.due, (), places=9, again=9)
+    assert b"zwei" in due.body
+
+
+# --- turns --------------------------------------------------------------------------------
+
+
+def test_a_turn_goes_90_days_after_its_file(box: Box) -> None:
+    """With its deliveries and events; and nothing is left of it."""
+    box.take("t")
+    box.deliver()
+    box.now += 10 * DAY_S
+    box.gone("t")
+    box.later(TURN_S)
+    assert box.known("t")
+    box.later(1)
+    assert not box.known("t")
+    for table in ("turn", "delivery", "event", "body"):
+        assert box.ask(f"SELECT count(*) FROM {table}") == 0
+
+
+def test_a_turn_whose_file_lies_is_kept(box: Box) -> None:
+    """Without its row it would be taken for a new one, history too."""
+    box.take("lies")
+    box.deliver()
+    old = replace(arrival("old"), data=None)
+    box(Outbox.meet, *ROOT, [old])
+    box.later(3 * 365 * DAY_S)
+    assert set(box(Outbox.lying, "aichat", "paliadin")) == {"lies", "old"}
+    assert not box(Outbox.accept, arrival("lies"))
+    assert not box(Outbox.accept, old)
+
+
+def test_history_goes_like_any_other(box: Box) -> None:
+    """90 days after its file."""
+    box(Outbox.meet, *ROOT, [replace(arrival("old"), data=None)])
+    box.gone("old")
+    box.later(TURN_S + 1)
+    assert not box.known("old")
+
+
+def test_a_file_that_came_back_is_kept(box: Box) -> None:
+    """It is counted from its last going."""
+    box.take("t")
+    box.deliver()
+    box.gone("t")
+    box.now += TURN_S - 1
+    box.take("t")
+    box.later(DAY_S)
+    assert box.known("t")
+
+
+def test_what_was_touched_lately_is_kept(box: Box) -> None:
+    """A replay makes an old turn young."""
+    box.take("t")
+    box(Outbox.bury, box.attempt(), "refused")
+    box.gone("t")
+    box.later(2 * TURN_S)
+    assert box(Outbox.replay, dead=True) == (1, 0)
+    box.deliver()
+    box.later(TURN_S)
+    assert box.known("t")
+    box.later(1)
+    assert not box.known("t")
+
+
+def test_a_turn_of_which_only_a_token_told_goes(box: Box) -> None:
+    """90 days after it was seen, when no file ever came."""
+    box(Outbox.hint, key("t"), "asked", "user")
+    box.later(TURN_S)
+    assert box.known("t")
+    box.later(1)
+    assert not box.known("t")
+
+
+def test_a_file_that_vanished_goes(box: Box) -> None:
+    """90 days later."""
+    box(Outbox.vanished, key("t"))
+    box.later(TURN_S + 1)
+    assert not box.known("t")
+
+
+def test_the_service_s_own_events_go(box: Box) -> None:
+    """After 90 days, and the younger ones stay."""
+    box(Outbox.happened, "service.started", {})
+    box.now += DAY_S
+    box(Outbox.happened, "service.stopped", {})
+    box.later(TURN_S - MINUTE_S)
+    assert [event.name for event in box(Outbox.events, 0)] == ["service.stopped"]
+
+
+def test_what_was_not_printed_yet_is_kept(box: Box) -> None:
+    """A log that was blocked for long misses nothing."""
+    box(Outbox.happened, "service.started", {})
+    box.take("t")
+    box.deliver()
+    box.gone("t")
+    box.now += 2 * TURN_S
+    box.tidy()
+    assert len(box(Outbox.events, 0)) == 4
+    box.later(0)
+    assert box(Outbox.events, 0) == []
+
+
+def test_ids_of_events_are_not_used_again(box: Box) -> None:
+    """A line's event_id tells it from all others, also after the newest went."""
+    box(Outbox.happened, "service.started", {})
+    before = box(Outbox.newest_event)
+    box.later(TURN_S + 1)
+    box(Outbox.happened, "service.stopped", {})
+    assert box(Outbox.newest_event) > before
+
+
+# --- the disk -----------------------------------------------------------------------------
+
+
+def test_a_step_is_small(box: Box) -> None:
+    """Many rows, or a few large bodies, are many steps: a delivery waits for one at most."""
+    for n in range(250):
+        box.take(f"t{n}")
+        box.deliver()
+    box.now += BODY_S + 1
+    assert box.tidy() == 4
+    large = noise(3 * 1024 * 1024)
+    for n in range(4):
+        box.take(f"l{n}", large)
+        box.deliver()
+    box.now += BODY_S + 1
+    assert box(Outbox.tidy)
+    assert box.bodies == 2
+
+
+def test_what_a_backlog_took_is_given_back(box: Box) -> None:
+    """The file shrinks again, in small steps, to what is used and some room."""
+    large = noise(2 * 1024 * 1024)
+    for n in range(12):
+        box.take(f"t{n}", large)
+        box.deliver()
+    assert box.path.stat().st_size > 25_000_000
+    box.printed()
+    box.now += BODY_S + 1
+    assert box.tidy() < 150
+    with closing(sqlite3.connect(box.path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert box.path.stat().st_size < 20_000_000
+    assert box.path.with_name(f"{FILENAME}-wal").stat().st_size <= 16 * 1024 * 1024
+
+
+def test_upkeep_with_nothing_to_do_writes_nothing(box: Box) -> None:
+    """An idle host's disk may sleep."""
+    box.take("t")
+    box.deliver()
+    box.tidy()
+    log = box.path.with_name(f"{FILENAME}-wal")
+    before = (log.stat().st_size, log.stat().st_mtime_ns, box.path.stat().st_mtime_ns)
+    box.tidy()
+    assert before == (log.stat().st_size, log.stat().st_mtime_ns, box.path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("query", ["over", "forget_turns", "forget_events"])
+def test_upkeep_reads_an_index(box: Box, query: str) -> None:
+    """What is to be done is found without reading what is not."""
+    statement = getattr(paliadin_sidecar.outbox.database._sql, query).sql
+    with closing(sqlite3.connect(box.path)) as db:
+        values = {"before": 0, "limit": 1}
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    # `service` has one row.
+    assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN service"], plan
+
+
+# --- the daemon ---------------------------------------------------------------------------
+
+
+def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> None:
+    """What became old while it was down goes, and what is new is delivered meanwhile."""
+    host.start()
+    for turn_id in ("old", "lies"):
+        host.answer(turn_id)
+        host.wait_event("delivery.delivered", turn_id=turn_id)
+    (host.aichat / "old.txt").unlink()
+    assert host.stop() == 0
+    days_ms = int(100 * DAY_S * 1000)
+    with closing(sqlite3.connect(host.state / FILENAME)) as db, db:
+        db.execute(f"UPDATE delivery SET settled_at = settled_at - {days_ms}")
+        db.execute(f"UPDATE event SET at = at - {days_ms}")
+        db.execute(f"UPDATE turn SET gone_at = {int(time.time() * 1000) - days_ms}")
+        db.execute("UPDATE turn SET gone_at = NULL WHERE turn_id = 'lies'")
+    host.start()
+    host.answer("new")
+    receiver.wait("new")
+    with closing(sqlite3.connect(host.state / FILENAME)) as db:
+
+        def turns() -> list[str]:
+            return [row[0] for row in db.execute("SELECT turn_id FROM turn ORDER BY turn_id")]
+
+        until("upkeep", lambda: turns() == ["lies", "new"])
+        until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
+    again = host.command("replay", "lies")
+    assert "bodies are let go 72 h after" in again.stderr
+
+
+def test_a_year_of_upkeep_holds_no_delivery(host: Sidecar, receiver: Receiver) -> None:
+    """A new answer is delivered while thousands of old turns are still being let go."""
+    host.start()
+    assert host.stop() == 0
+    past = int((time.time() - 200 * DAY_S) * 1000)
+    with closing(sqlite3.connect(host.state / FILENAME)) as db, db:
+        db.executescript(f"""
+            WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 20100)
+            INSERT INTO turn (id, backend, persona, turn_id, gone_at, seen_at)
+            SELECT i, 'aichat', 'paliadin', 'old' || i, {past}, {past} FROM n;
+            INSERT INTO delivery (turn, revision, state, bytes, accepted_at, settled_at)
+            SELECT id, 1, 'delivered', 1, {past}, {past} FROM turn;
+            INSERT INTO body (delivery, bytes) SELECT id, 'x' FROM delivery;
+            """)
+    left: list[int] = []
+
+    def count(_: Request) -> Reply:
+        with closing(sqlite3.connect(host.state / FILENAME)) as db:
+            left.append(db.execute("SELECT count(*) FROM body").fetchone()[0])
+        return Reply()
+
+    receiver.behaviour = count
+    host.start()
+    host.answer("new")
+    receiver.wait("new")
+    assert left[0] > 1
