@@ -23,6 +23,7 @@ for _group in (
     "events",
     "writing",
     "disks",
+    "flushes",
     "clocks",
     "model",
 ):

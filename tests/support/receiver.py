@@ -48,7 +48,7 @@ class Reply:
 
     `how` is one of: answer, hang (accept and say nothing), drip (a byte a second), reset
     (close hard instead of answering), endless (a body that does not end), then_reset (answer,
-    then close hard).
+    then close hard). It comes after `delay_s` seconds.
     """
 
     status: int = 204
@@ -56,6 +56,7 @@ class Reply:
     body: bytes = b""
     how: str = "answer"
     phrase: str = "x"
+    delay_s: float = 0.0
 
 
 Behaviour = Callable[[Request], Reply]
@@ -183,6 +184,8 @@ class Receiver:
         return await self._answer(writer, reply)
 
     async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:
+        if reply.delay_s:
+            await asyncio.sleep(reply.delay_s)
         if reply.how == "hang":
             await asyncio.Event().wait()
         if reply.how == "reset":
