@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import select
 import signal
 import time
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TextIO, TypeVar, TypeVarTuple
 
 import anyio
 
-from paliadin_sidecar import failpoints as crash
-from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.audit.lines import Audit
+from paliadin_sidecar.audit.printer import EventPrinter
+from paliadin_sidecar.audit.service import Problems, ServiceEvents
 from paliadin_sidecar.delivery.dispatcher import Dispatch
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host import state_directory as statedir
+from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.host.systemd import Notify
 from paliadin_sidecar.host.threads import Threads
@@ -31,13 +31,13 @@ from paliadin_sidecar.intake import turnfile
 from paliadin_sidecar.intake.intake import Intake
 from paliadin_sidecar.intake.notifications import WatchFailed, changes
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.outbox.database import FILENAME, Blocked, Busy, Full, Outbox, OverBudget
-from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
+from paliadin_sidecar.outbox import opening, upkeep
+from paliadin_sidecar.outbox.database import FILENAME, Blocked, Outbox
+from paliadin_sidecar.outbox.group_commit import Committer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from paliadin_sidecar.outbox.database import Event
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["run"]
@@ -58,19 +58,8 @@ _ANSWER_S = 5.0
 _MAX_TOUCHED = 10_000
 #: Threads for names, of which one that does not resolve can hold its thread for half a minute.
 _LOOKUPS = 4
-#: A metrics address that cannot be had is tried again this often.
-_METRICS_AGAIN_S = 2.0
-#: Files that are kept open while they settle, where the system permits.
-_MOST_HELD = 2048
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
-#: Upkeep comes this often, and rests this long between two of its steps: delivery has the disk.
-_TIDY_EVERY_S, _TIDY_REST_S = 3600.0, 0.05
-#: How far the memory of what was printed may lag: so many seconds of lines may be repeated
-#: after a crash, and none is missing.
-_PRINTED_LAG_S = 1.0
-#: A turn's lines follow each other within this time: read together, and out of its way.
-_GATHER_S = 0.05
 #: systemd is told the counts at most this often.
 _STATUS_LAG_S = 1.0
 #: These are told also when there is none.
@@ -99,15 +88,16 @@ async def run(
     """
     os.umask(0o077)
     turnfile.ignore_lease_breaks()
-    most_held = _raise_descriptor_limit()
+    most_held = raise_descriptor_limit()
+    audit = Audit(stream, settings.log_level)
+
+    def say_blocked(why: str) -> None:
+        audit.print_unrecorded("outbox.blocked", {"path": str(settings.state_dir), "why": why})
+
     with ExitStack() as stack:
         if quarantine:
-            statedir.prepare(settings.state_dir)
-            with statedir.lock(settings.state_dir):
-                # Before it goes: what was undelivered in it must never become history.
-                statedir.remember_outbox(settings.state_dir)
-                statedir.quarantine(settings.state_dir, FILENAME)
-        outbox = await _open_outbox(stack, settings, Audit(stream, settings.log_level))
+            opening.quarantine(settings)
+        outbox = await opening.open_outbox(stack, settings, say_blocked)
         service = _Service(settings, outbox, stream, most_held, on_stop)
         service.unknown = tuple(unknown)
         stack.callback(service.close)
@@ -123,43 +113,6 @@ async def run(
             await service.serve(sender)
 
 
-async def _open_outbox(stack: ExitStack, settings: Settings, audit: Audit) -> Outbox:
-    """The outbox and its lock, made where there is none; lack of room is waited for."""
-    said = ""
-    while True:
-        try:
-            with ExitStack() as opened:
-                outbox = _outbox(opened, settings)
-                stack.push(opened.pop_all())
-                return outbox
-        except (Full, Busy, statedir.NotNow) as exc:
-            if isinstance(exc, statedir.NotNow) and not exc.no_room:
-                raise
-            if said != str(exc):
-                said = str(exc)
-                with suppress(OSError):  # a log that takes nothing ends nothing
-                    fields = {"path": str(settings.state_dir), "why": said}
-                    audit.line("outbox.blocked", time.time(), fields)
-        await anyio.sleep(BLOCKED_S)
-
-
-def _outbox(stack: ExitStack, settings: Settings) -> Outbox:
-    statedir.prepare(settings.state_dir)
-    held_one = stack.enter_context(statedir.lock(settings.state_dir))
-    outbox = stack.enter_context(
-        Outbox(
-            settings.state_dir / FILENAME,
-            host=settings.host_label,
-            steady=_since_boot_s,
-            create=True,
-            successor=held_one,
-            max_bytes=settings.max_outbox,
-        )
-    )
-    statedir.remember_outbox(settings.state_dir)
-    return outbox
-
-
 class _Service:
     def __init__(
         self,
@@ -170,10 +123,9 @@ class _Service:
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._audit = audit = Audit(stream, settings.log_level)
         self._on_stop = on_stop
         self._outbox = outbox
-        self._audit = Audit(stream, settings.log_level)
-        self._stream = stream
         self._watched = [
             _Watched(spec, settings, most_held // len(settings.roots)) for spec in settings.roots
         ]
@@ -188,14 +140,17 @@ class _Service:
             in_thread=self._commit_thread,
         )
         self.unknown: tuple[tuple[str, str], ...] = ()
-        self._journal_key = statedir.journal_key(settings.state_dir, create=True)
-        self._blocked_why = ""
-        self._budget_why = ""
         self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
-        (self._printed,) = outbox.transaction([outbox.printed])
-        self._printing = anyio.Lock()
+        self._problems = Problems(audit, self._reporter)
+        self._events = ServiceEvents(self._commit, audit)
+        self._printer = EventPrinter(
+            self._commit,
+            audit,
+            stream,
+            key=statedir.journal_key(settings.state_dir, create=True),
+            printed=outbox.transaction([outbox.printed])[0],
+        )
         self._held_back = 0
-        self._audit_wake = anyio.Event()
         self._stop = anyio.Event()
         self._systemd = Notify(os.environ, self._notify_thread)
         self._counts_moved = anyio.Event()
@@ -227,7 +182,7 @@ class _Service:
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as base:
-            base.start_soon(self._print_events, name="audit")
+            base.start_soon(self._printer.run, name="audit")
             base.start_soon(self._signals, name="signals")
             base.start_soon(self._feed_watchdog, name="watchdog")
             base.start_soon(self._say_counts, name="status")
@@ -239,8 +194,14 @@ class _Service:
                     work.start_soon(self._take_in, watched, name="intake")
                     work.start_soon(self._listen, watched, name="listen")
                 work.start_soon(self._started, name="started")
-                work.start_soon(self._follow_commands, name="commands")
-                work.start_soon(self._tidy, name="upkeep")
+                work.start_soon(
+                    upkeep.follow_commands,
+                    self._commit,
+                    self._settings.rescan_s,
+                    self._wrote_elsewhere,
+                    name="commands",
+                )
+                work.start_soon(upkeep.prune_regularly, self._commit, name="upkeep")
                 await self._stop.wait()
                 await self._systemd("STOPPING=1")
                 await self._happened("service.stopping")
@@ -249,14 +210,8 @@ class _Service:
                 work.cancel_scope.cancel()
             await self._happened("service.stopped")
             with anyio.move_on_after(_FLUSH_S):
-                await self._flush()
-                await self._remember_printed()
+                await self._printer.flush()
             base.cancel_scope.cancel()
-
-    async def _tidy(self) -> None:
-        while True:
-            more = await self._commit(Outbox.tidy)
-            await anyio.sleep(_TIDY_REST_S if more else _TIDY_EVERY_S)
 
     async def _signals(self) -> None:
         # A terminal that was closed, unless whoever started us said that it does not matter.
@@ -271,31 +226,29 @@ class _Service:
                     watched.wake.set()
 
     async def _happened(self, name: str, **fields: object) -> None:
-        try:
-            await self._commit.once(Outbox.happened, name, fields)
-        except Blocked:
-            self._say(name, fields)  # the state it tells of is none of ours
+        await self._events.record(name, **fields)
 
-    def _say(self, name: str, fields: dict[str, object]) -> None:
-        # Without a row. A log that takes nothing, as on the same full disk, ends nothing.
-        with suppress(OSError):
-            self._audit.line(name, time.time(), fields)
+    def _wrote(self) -> None:
+        self._unblocked()
+        self._printer.wake()
+        self._counts_moved.set()
+
+    def _wrote_elsewhere(self) -> None:
+        self._dispatch.wake()
+        self._printer.wake()
+        self._counts_moved.set()
+
+    def _suffers(self, what: str, why: str | None) -> None:
+        self._problems.set(what, why)
+        self._counts_moved.set()
 
     def _unblocked(self) -> None:
-        self._blocked_why = ""
-        self._suffers("outbox", None)
+        self._problems.outbox_unblocked()
+        self._counts_moved.set()
 
     def _blocked(self, exc: Blocked) -> None:
-        said = self._blocked_why
-        if isinstance(exc, OverBudget):
-            # Delivery goes on, and writes: only intake knows when this has passed.
-            said, self._budget_why = self._budget_why, exc.detail
-            self._suffers("intake", exc.detail)
-        elif exc.detail != said:
-            self._blocked_why = exc.detail
-            self._suffers("outbox", exc.detail)
-        if exc.detail != said:
-            self._say("outbox.blocked", {"path": str(exc.path), "why": exc.detail})
+        self._problems.outbox_blocked(exc)
+        self._counts_moved.set()
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
         for watched in self._watched:
             watched.scanned.set()
@@ -344,17 +297,6 @@ class _Service:
         for name, nearest in self.unknown:
             await self._happened("service.unknown_variable", variable=name, nearest=nearest)
         await self._systemd("READY=1")
-
-    async def _follow_commands(self) -> None:
-        # What `replay` wrote, from another process.
-        seen: int | None = None
-        while True:
-            elsewhere = await self._commit(Outbox.changed_elsewhere)
-            if elsewhere != seen:
-                seen = elsewhere
-                self._dispatch.wake()
-                self._wake_audit()
-            await anyio.sleep(self._settings.rescan_s)
 
     async def _scan(self, watched: _Watched, *, every_file: bool) -> None:
         # The old directory first: what it holds at this moment is not in the new one.
@@ -448,8 +390,8 @@ class _Service:
                 self._dispatch.wake()
             self._held_back -= 1
             if not self._held_back:
-                self._budget_why = ""
-                self._suffers("intake", None)
+                self._problems.intake_unblocked()
+                self._counts_moved.set()
 
     # --- events ---------------------------------------------------------------------------
 
@@ -495,86 +437,23 @@ class _Service:
                 if ours or not touched:
                     watched.wake.set()
 
-    # --- audit ----------------------------------------------------------------------------
-
-    def _wrote(self) -> None:
-        self._unblocked()
-        self._wake_audit()
-
-    def _suffers(self, what: str, why: str | None) -> None:
-        self._reporter.problem(what, why)
-        self._counts_moved.set()
-
-    def _wake_audit(self) -> None:
-        self._audit_wake.set()
-        self._counts_moved.set()
-
-    async def _print_events(self) -> None:
-        saved, saved_at = self._printed, 0.0
-        while True:
-            self._audit_wake = anyio.Event()
-            await self._flush()
-            lag_s: float | None = None
-            if self._printed != saved:
-                lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
-            with anyio.move_on_after(lag_s):
-                await self._audit_wake.wait()
-                await anyio.sleep(_GATHER_S)
-                continue
-            await self._remember_printed()
-            saved, saved_at = self._printed, time.monotonic()
-
-    async def _flush(self) -> None:
-        async with self._printing:
-            while events := await self._commit(Outbox.events, self._printed):
-                for event in events:
-                    await self._print(event)
-                    self._printed = event.id
-
-    async def _print(self, event: Event) -> None:
-        while True:
-            try:
-                await self._writable()
-                crash.point("before a line is printed")
-                told = unconfirmable(event.fields, self._journal_key)
-                self._audit.line(event.name, event.at, {"event_id": event.id, **told})
-                crash.point("after a line was printed")
-            except OSError:
-                # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
-                await anyio.sleep(BLOCKED_S)
-            else:
-                return
-
-    async def _remember_printed(self) -> None:
-        with suppress(Blocked):  # lines may then be repeated, should we crash now
-            await self._commit.once(Outbox.set_printed, self._printed)
-
-    async def _writable(self) -> None:
-        # A pipe that nobody reads would hold a thread, and with it the end of the process.
-        if not select.select([], [self._stream], [], 0)[1]:
-            await anyio.wait_writable(self._stream)
-
     # --- metrics --------------------------------------------------------------------------
 
     async def _serve_metrics(self, address: tuple[str, int]) -> None:
-        # Answers matter more: whatever is wrong with it is said, and tried again.
-        from paliadin_sidecar.audit import metrics  # noqa: PLC0415 - only where it is wanted
+        from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415 - 5 MB, where wanted
 
-        roots = [(spec.backend, spec.persona) for spec in self._settings.roots]
-        path = self._settings.state_dir / FILENAME
-        said = ""
-        while True:
-            try:
-                async with metrics.serve(address, path, roots, self.scanned):
-                    said = ""
-                    self._suffers("metrics", None)
-                    await anyio.sleep_forever()
-            except metrics.NotServed as exc:
-                if said != str(exc):
-                    said = str(exc)
-                    self._suffers("metrics", said)
-                    self._say("metrics.failed", {"why": said})
-            await anyio.sleep(_METRICS_AGAIN_S)
+        await metrics_endpoint.serve_until_cancelled(
+            address,
+            self._settings.state_dir / FILENAME,
+            [(spec.backend, spec.persona) for spec in self._settings.roots],
+            self.scanned,
+            self._metrics_fail,
+        )
+
+    def _metrics_fail(self, why: str | None) -> None:
+        self._suffers("metrics", why)
+        if why is not None:
+            self._audit.print_unrecorded("metrics.failed", {"why": why})
 
     # --- systemd --------------------------------------------------------------------------
 
@@ -641,22 +520,6 @@ class _Watched:
         if not self.hangs:
             self.intake.close()
         self.thread.close()
-
-
-def _since_boot_s() -> float:
-    # With the time that the machine was suspended, which a person waits too.
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _raise_descriptor_limit() -> int:
-    # Returns how many files may be held open; the rest is for the network and the database.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _MOST_HELD
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return _MOST_HELD if soft == resource.RLIM_INFINITY else min(_MOST_HELD, soft // 4)
 
 
 def _take_one(outbox: Outbox, one: finding.Finding) -> None:

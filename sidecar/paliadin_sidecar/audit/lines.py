@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -83,6 +85,14 @@ class Audit:
             return
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
         self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+
+    def print_unrecorded(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Print one event that has no row, of this moment.
+
+        A stream that takes nothing, as on the same full disk, ends nothing.
+        """
+        with suppress(OSError):
+            self.line(name, time.time(), fields)
 
 
 def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Prints the outbox's event rows, each at least once and in their order."""
+
+from __future__ import annotations
+
+import select
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+import anyio
+
+from paliadin_sidecar import failpoints as crash
+from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.outbox.database import Blocked, Outbox
+from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
+
+if TYPE_CHECKING:
+    from paliadin_sidecar.outbox.database import Event
+
+__all__ = ["EventPrinter"]
+
+#: How far the memory of what was printed may lag: so many seconds of lines may be repeated
+#: after a crash, and none is missing.
+_PRINTED_LAG_S = 1.0
+#: A turn's lines follow each other within this time: read together, and out of its way.
+_GATHER_S = 0.05
+
+
+class EventPrinter:
+    """Prints events as they are committed, from their rows and nothing else.
+
+    Args:
+        commit: runs the outbox's methods.
+        audit: writes the lines.
+        stream: where `audit` writes them, of which this waits until it takes more.
+        key: see `lines.unconfirmable`.
+        printed: the id of the last event that was printed before.
+    """
+
+    def __init__(
+        self, commit: Committer, audit: Audit, stream: TextIO, key: bytes, printed: int
+    ) -> None:
+        self._commit = commit
+        self._audit = audit
+        self._stream = stream
+        self._key = key
+        self._printed = printed
+        self._printing = anyio.Lock()
+        self._wake = anyio.Event()
+
+    def wake(self) -> None:
+        """Some were committed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Print until cancelled."""
+        saved, saved_at = self._printed, 0.0
+        while True:
+            self._wake = anyio.Event()
+            await self._print_new()
+            lag_s: float | None = None
+            if self._printed != saved:
+                lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
+            with anyio.move_on_after(lag_s):
+                await self._wake.wait()
+                await anyio.sleep(_GATHER_S)
+                continue
+            await self._remember_printed()
+            saved, saved_at = self._printed, time.monotonic()
+
+    async def flush(self) -> None:
+        """Print what is there now, and remember how far it came."""
+        await self._print_new()
+        await self._remember_printed()
+
+    async def _print_new(self) -> None:
+        async with self._printing:
+            while events := await self._commit(Outbox.events, self._printed):
+                for event in events:
+                    await self._print(event)
+                    self._printed = event.id
+
+    async def _print(self, event: Event) -> None:
+        while True:
+            try:
+                await self._writable()
+                crash.point("before a line is printed")
+                told = unconfirmable(event.fields, self._key)
+                self._audit.line(event.name, event.at, {"event_id": event.id, **told})
+                crash.point("after a line was printed")
+            except OSError:
+                # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
+                await anyio.sleep(BLOCKED_S)
+            else:
+                return
+
+    async def _remember_printed(self) -> None:
+        with suppress(Blocked):  # lines may then be repeated, should we crash now
+            await self._commit.once(Outbox.set_printed, self._printed)
+
+    async def _writable(self) -> None:
+        # A pipe that nobody reads would hold a thread, and with it the end of the process.
+        if not select.select([], [self._stream], [], 0)[1]:
+            await anyio.wait_writable(self._stream)

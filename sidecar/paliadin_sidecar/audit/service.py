@@ -1,0 +1,83 @@
+"""What happens to the service as a whole: its events, and the problems of the moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.outbox.database import Blocked, Outbox, OverBudget
+
+if TYPE_CHECKING:
+    from paliadin_sidecar.audit.lines import Audit
+    from paliadin_sidecar.host.report import Reporter
+    from paliadin_sidecar.outbox.group_commit import Committer
+
+__all__ = ["Problems", "ServiceEvents"]
+
+
+class ServiceEvents:
+    """Records events that belong to no turn.
+
+    Args:
+        commit: runs the outbox's methods.
+        audit: prints those that cannot be recorded.
+    """
+
+    def __init__(self, commit: Committer, audit: Audit) -> None:
+        self._commit = commit
+        self._audit = audit
+
+    async def record(self, name: str, **fields: object) -> None:
+        """Record one event, which is printed from its row as every other.
+
+        Where the outbox takes nothing, it is printed without a row: no state depends on it.
+
+        Raises:
+            OutboxError: it was not recorded, and nothing else will be.
+        """
+        try:
+            await self._commit.once(Outbox.happened, name, fields)
+        except Blocked:
+            self._audit.print_unrecorded(name, fields)
+
+
+class Problems:
+    """What the service suffers from now, for `status` and `check`.
+
+    Args:
+        audit: prints that the outbox is blocked, which no row can say.
+        reporter: keeps what there is.
+    """
+
+    def __init__(self, audit: Audit, reporter: Reporter) -> None:
+        self._audit = audit
+        self._reporter = reporter
+        self._blocked_why = ""
+        self._budget_why = ""
+
+    def set(self, what: str, why: str | None) -> None:
+        """Something is wrong from now on; with None, no more. See `host.report.Problem`."""
+        self._reporter.problem(what, why)
+
+    def outbox_blocked(self, exc: Blocked) -> None:
+        """The outbox refuses to take something. Each reason is printed once."""
+        told = self._blocked_why
+        if isinstance(exc, OverBudget):
+            # Delivery goes on, and writes: only intake knows when this has passed.
+            told, self._budget_why = self._budget_why, exc.detail
+            self.set("intake", exc.detail)
+        elif exc.detail != told:
+            self._blocked_why = exc.detail
+            self.set("outbox", exc.detail)
+        if exc.detail != told:
+            fields = {"path": str(exc.path), "why": exc.detail}
+            self._audit.print_unrecorded("outbox.blocked", fields)
+
+    def outbox_unblocked(self) -> None:
+        """The outbox takes what comes."""
+        self._blocked_why = ""
+        self.set("outbox", None)
+
+    def intake_unblocked(self) -> None:
+        """All that was held back for lack of room is accepted."""
+        self._budget_why = ""
+        self.set("intake", None)

@@ -1,0 +1,84 @@
+"""Opens the outbox in its state directory, under the lock of the one daemon that may use it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.outbox.database import FILENAME, Busy, Full, Outbox
+from paliadin_sidecar.outbox.group_commit import BLOCKED_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paliadin_sidecar.settings import Settings
+
+__all__ = ["open_outbox", "quarantine"]
+
+
+async def open_outbox(
+    stack: ExitStack, settings: Settings, on_blocked: Callable[[str], None]
+) -> Outbox:
+    """The outbox and its lock, made where there is none; lack of room is waited for.
+
+    Args:
+        stack: what closes both.
+        settings: where it is, and how large it may get.
+        on_blocked: told why it waits, once for each reason.
+
+    Raises:
+        OutboxError, StateDirError, Locked: waiting does not help.
+    """
+    told = ""
+    while True:
+        try:
+            with ExitStack() as opened:
+                outbox = _open(opened, settings)
+                stack.push(opened.pop_all())
+                return outbox
+        except (Full, Busy, state_directory.NotNow) as exc:
+            if isinstance(exc, state_directory.NotNow) and not exc.no_room:
+                raise
+            if told != str(exc):
+                told = str(exc)
+                on_blocked(told)
+        await anyio.sleep(BLOCKED_S)
+
+
+def quarantine(settings: Settings) -> None:
+    """Move the outbox aside, so that the next start makes a new one.
+
+    Raises:
+        StateDirError, Locked: it cannot be moved, or a daemon uses it.
+    """
+    state_directory.prepare(settings.state_dir)
+    with state_directory.lock(settings.state_dir):
+        # Before it goes: what was undelivered in it must never become history.
+        state_directory.remember_outbox(settings.state_dir)
+        state_directory.quarantine(settings.state_dir, FILENAME)
+
+
+def _open(stack: ExitStack, settings: Settings) -> Outbox:
+    state_directory.prepare(settings.state_dir)
+    held_one = stack.enter_context(state_directory.lock(settings.state_dir))
+    outbox = stack.enter_context(
+        Outbox(
+            settings.state_dir / FILENAME,
+            host=settings.host_label,
+            steady=_since_boot_s,
+            create=True,
+            successor=held_one,
+            max_bytes=settings.max_outbox,
+        )
+    )
+    state_directory.remember_outbox(settings.state_dir)
+    return outbox
+
+
+def _since_boot_s() -> float:
+    # With the time that the machine was suspended, which a person waits too.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,43 @@
+"""What the outbox needs besides turns: pruning, and a look at what other processes wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_sidecar.outbox.database import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paliadin_sidecar.outbox.group_commit import Committer
+
+__all__ = ["follow_commands", "prune_regularly"]
+
+#: Pruning comes this often, and rests this long between two of its steps: delivery has the disk.
+_EVERY_S, _REST_S = 3600.0, 0.05
+
+
+async def prune_regularly(commit: Committer) -> None:
+    """Prune what is old, in small steps, until cancelled."""
+    while True:
+        more = await commit(Outbox.tidy)
+        await anyio.sleep(_REST_S if more else _EVERY_S)
+
+
+async def follow_commands(commit: Committer, every_s: float, on_change: Callable[[], None]) -> None:
+    """Look this often whether a command, such as `replay`, wrote to the outbox, until cancelled.
+
+    Args:
+        commit: runs the outbox's methods.
+        every_s: seconds between two looks.
+        on_change: called after the first look, and after each that found something.
+    """
+    seen: int | None = None
+    while True:
+        elsewhere = await commit(Outbox.changed_elsewhere)
+        if elsewhere != seen:
+            seen = elsewhere
+            on_change()
+        await anyio.sleep(every_s)
