@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 _DAY_S, _HOUR_S = 86_400.0, 3600.0
 _ANSWER_BYTES = 4096

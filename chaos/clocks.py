@@ -16,8 +16,10 @@ from chaos.world import scenario
 from chaos.writers import TRAILER
 from paliadin_sidecar.delivery.dispatcher import Dispatch
 from paliadin_sidecar.delivery.sender import Sender
-from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from chaos.world import World

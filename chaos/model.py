@@ -35,7 +35,8 @@ from chaos.world import scenario
 from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from paliadin_sidecar.delivery import dispatcher as dispatch
 from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.notifications import WatchFailed
 from paliadin_sidecar.intake.notifications import changes as real_changes
-from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping

@@ -17,18 +17,18 @@ from typing import Any
 import anyio
 
 from paliadin_sidecar.operator import cli
-from paliadin_sidecar.outbox import database as outbox
+from paliadin_sidecar.outbox.database import Database
 
 
 def no_commits() -> None:
     """Let SQLite leave everything to the page cache."""
-    set_up = outbox.Outbox._set_up  # noqa: SLF001 - no setting exists, so that nobody uses it
+    set_up = Database._set_up  # noqa: SLF001 - no setting exists, so that nobody uses it
 
-    def unsynchronised(self: outbox.Outbox, **named: Any) -> None:  # noqa: ANN401 - handed on
+    def unsynchronised(self: Database, **named: Any) -> None:  # noqa: ANN401 - handed on
         set_up(self, **named)
-        self._db.execute("PRAGMA synchronous = OFF")
+        self.connection.execute("PRAGMA synchronous = OFF")
 
-    setattr(outbox.Outbox, set_up.__name__, unsynchronised)
+    setattr(Database, set_up.__name__, unsynchronised)
 
 
 def uvloop() -> None:

@@ -32,8 +32,10 @@ from paliadin_sidecar.intake.intake import Intake
 from paliadin_sidecar.intake.notifications import WatchFailed, changes
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.outbox import opening, upkeep
-from paliadin_sidecar.outbox.database import FILENAME, Blocked, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Blocked
 from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

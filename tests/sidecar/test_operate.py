@@ -21,7 +21,8 @@ from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar
 
 from paliadin_sidecar.audit.metrics import Numbers
-from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,9 @@ from support.sidecar import new_secret
 
 from paliadin_sidecar.daemon import _Service
 from paliadin_sidecar.intake.intake import Finding, Hint
-from paliadin_sidecar.outbox.database import FILENAME, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import TurnKey
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def new_user_namespace() -> None:
 
 def sort_much(path: str) -> None:
     with Outbox(Path(path), create=True) as outbox:
-        outbox._db.execute(
+        outbox.connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) "
             "SELECT i, randomblob(200) AS r FROM n ORDER BY r"
         ).fetchone()

@@ -17,7 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from paliadin_sidecar.intake.roots import State
-from paliadin_sidecar.outbox.database import Outbox, OutboxError
+from paliadin_sidecar.outbox.errors import OutboxError
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from paliadin_sidecar.outbox.database import Event
+    from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["Numbers"]
 

@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 
 from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.host.threads import Threads
-from paliadin_sidecar.outbox.database import OutboxError
+from paliadin_sidecar.outbox.errors import OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

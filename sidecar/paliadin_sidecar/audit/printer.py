@@ -11,11 +11,12 @@ import anyio
 
 from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
-from paliadin_sidecar.outbox.database import Blocked, Outbox
+from paliadin_sidecar.outbox.errors import Blocked
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
-    from paliadin_sidecar.outbox.database import Event
+    from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["EventPrinter"]
 

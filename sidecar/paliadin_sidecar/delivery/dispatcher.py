@@ -20,8 +20,9 @@ from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import Blame
 from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Circuit, Verdict
-from paliadin_sidecar.outbox.database import Blocked, Outbox
+from paliadin_sidecar.outbox.errors import Blocked
 from paliadin_sidecar.outbox.fairness import Shares
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from paliadin_sidecar.delivery.sender import Outcome
-    from paliadin_sidecar.outbox.database import Due
     from paliadin_sidecar.outbox.group_commit import Committer
+    from paliadin_sidecar.outbox.records import Due
 
 __all__ = ["Dispatch", "ping_body"]
 

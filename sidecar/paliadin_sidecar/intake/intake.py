@@ -24,8 +24,8 @@ from paliadin_sidecar.intake.turnfile import (
     fingerprint_at,
     read_claims,
 )
-from paliadin_sidecar.outbox.database import Arrival, TurnKey
 from paliadin_sidecar.outbox.fairness import Budget, DueQueue
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

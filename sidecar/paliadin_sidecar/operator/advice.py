@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.database import Damaged, Older
+from paliadin_sidecar.outbox.errors import Damaged, Older
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from paliadin_sidecar.outbox.database import OutboxError
+    from paliadin_sidecar.outbox.errors import OutboxError
 
 __all__ = ["Hosting", "in_container", "is_unit", "unit_name"]
 

@@ -27,7 +27,9 @@ from paliadin_sidecar.operator.diagnosis import Finding
 from paliadin_sidecar.operator.lookup import ID_RULE, listed, strays
 from paliadin_sidecar.operator.running import look, outdated, problems
 from paliadin_sidecar.operator.unit import complaints
-from paliadin_sidecar.outbox.database import FILENAME, Outbox, OutboxError
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import OutboxError
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

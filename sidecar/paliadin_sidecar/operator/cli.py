@@ -39,15 +39,9 @@ from paliadin_sidecar.operator.diagnosis import (
 )
 from paliadin_sidecar.operator.lookup import ID_RULE, NoSuchTurn, find_turn, listed, strays
 from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, utc_time
-from paliadin_sidecar.outbox.database import (
-    FILENAME,
-    Damaged,
-    DiskFails,
-    Newer,
-    Outbox,
-    OutboxError,
-    Unwritable,
-)
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Damaged, DiskFails, Newer, OutboxError, Unwritable
+from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import (
     DEFAULT_ENV_FILE,
     BadSettings,

@@ -10,13 +10,13 @@ import select
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar.operator.lookup import NoSuchTurn, find_turn
-from paliadin_sidecar.outbox.database import Event
+from paliadin_sidecar.outbox.records import Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from typing import TextIO
 
-    from paliadin_sidecar.outbox.database import Outbox
+    from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["Replaced", "find_or_await", "follow", "past"]
 

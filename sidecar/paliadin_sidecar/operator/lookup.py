@@ -11,7 +11,7 @@ from paliadin_sidecar.operator.terminal import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from paliadin_sidecar.outbox.database import Outbox
+    from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["ID_RULE", "NoSuchTurn", "find_turn", "listed", "strays"]
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 
-from paliadin_sidecar.outbox.database import Blocked, Busy, Outbox
+from paliadin_sidecar.outbox.errors import Blocked, Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from paliadin_sidecar.host.threads import Threads
+    from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["BLOCKED_S", "Committer"]
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from paliadin_sidecar.host import state_directory
-from paliadin_sidecar.outbox.database import FILENAME, Busy, Full, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Busy, Full
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

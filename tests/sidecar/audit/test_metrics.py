@@ -18,7 +18,9 @@ from support.receiver import Receiver, Reply
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.audit.metrics import Numbers
-from paliadin_sidecar.outbox.database import FILENAME, Arrival, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

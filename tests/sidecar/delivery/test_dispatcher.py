@@ -17,8 +17,11 @@ from paliadin_sidecar.delivery import pace, policy
 from paliadin_sidecar.delivery.dispatcher import Dispatch, ping_body
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import group_commit as committer
-from paliadin_sidecar.outbox.database import FILENAME, Arrival, Blocked, Full, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Blocked, Full
 from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -825,10 +828,10 @@ async def test_what_is_written_down_takes_no_place(office: Office) -> None:
     async with office.open():
         await office.until_under_way(policy.PARALLEL)
         (last,) = set(answered) - set(office.under_way)
-        office.outbox._db.set_trace_callback(statements.append)
+        office.outbox.connection.set_trace_callback(statements.append)
         answered[office.under_way[0]].set()
         await office.until(lambda: last in office.under_way)
-        office.outbox._db.set_trace_callback(None)
+        office.outbox.connection.set_trace_callback(None)
         assert statements.count("COMMIT") == 1
         assert office.names("delivery") == ["delivery.attempted", "delivery.delivered"]
 
@@ -913,15 +916,15 @@ async def test_known_at_the_last_moment(office: Office) -> None:
 
 def fill(outbox: Outbox) -> None:
     """Leave no room for an event."""
-    pages = outbox._pragma("page_count")
-    outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = outbox.pragma("page_count")
+    outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
     with suppress(Full):
         while True:
             outbox.transaction([lambda: outbox.happened("x", {})])
 
 
 def make_room(outbox: Outbox) -> None:
-    outbox._db.execute("PRAGMA max_page_count = 1000000")
+    outbox.connection.execute("PRAGMA max_page_count = 1000000")
 
 
 @pytest.mark.parametrize("most", [10, 1000])

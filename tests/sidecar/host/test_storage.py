@@ -16,17 +16,17 @@ from support.users import root_only
 
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.storage import explain, write_error
-from paliadin_sidecar.outbox.database import (
-    FILENAME,
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import (
     Blocked,
     Damaged,
     DiskFails,
     Full,
     NotNow,
-    Outbox,
     OutboxError,
     Unwritable,
 )
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,8 @@ def test_a_shm_in_whose_place_something_lies(tmp_path: Path) -> None:
 FEW_DESCRIPTORS = """
 import os, resource, sys
 from pathlib import Path
-from paliadin_sidecar.outbox.database import Outbox, NotNow
+from paliadin_sidecar.outbox.errors import NotNow
+from paliadin_sidecar.outbox.outbox import Outbox
 last = os.open("/dev/null", os.O_RDONLY)
 resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, last + 1))
 try:

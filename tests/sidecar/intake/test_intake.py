@@ -33,7 +33,7 @@ from paliadin_sidecar.intake.intake import (
 )
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.turnfile import TurnFile, Unreadable
-from paliadin_sidecar.outbox.database import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from paliadin_sidecar.operator.advice import Hosting, in_container, is_unit, unit_name
-from paliadin_sidecar.outbox.database import Damaged, Full, Newer, Older
+from paliadin_sidecar.outbox.errors import Damaged, Full, Newer, Older
 
 STATE = Path("/var/lib/paliadin-hugo")
 UNIT, IMAGE = Hosting("paliadin-hugo.service"), Hosting(container=True)

@@ -20,7 +20,8 @@ from support.users import root_only
 from support.waiting import until
 
 from paliadin_sidecar.host.report import Reporter
-from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,9 @@ import pytest
 from support.sidecar import COMMAND, Sidecar
 
 from paliadin_sidecar.operator.lookup import NoSuchTurn, find_turn, listed, strays
-from paliadin_sidecar.outbox.database import FILENAME, Outbox, TurnKey
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,9 @@ from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.daemon import _Service
 from paliadin_sidecar.delivery.sender import Outcome, Sender
-from paliadin_sidecar.outbox.database import FILENAME, Damaged, Event, Outbox
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Damaged
+from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.sidecar import Sidecar
+
+    from paliadin_sidecar.outbox.records import Event
 
 PAGE = 4096
 

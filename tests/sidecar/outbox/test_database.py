@@ -20,28 +20,26 @@ from support.users import ORDINARY, root_only, without_privilege
 from support.waiting import PATIENCE_S
 
 import paliadin_sidecar.outbox.database
+import paliadin_sidecar.outbox.statements
 from paliadin_contract.callback import decode
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.outbox import group_commit as committer
-from paliadin_sidecar.outbox.database import (
-    FILENAME,
-    SCHEMA_VERSION,
-    Arrival,
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import (
     Blocked,
     Busy,
     Damaged,
-    Due,
-    Event,
     Full,
     Newer,
-    Outbox,
     OutboxError,
     OverBudget,
-    TurnKey,
     Unwritable,
 )
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, Due, Event, TurnKey
+from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -367,13 +365,13 @@ def test_a_clock_that_is_set_in_vain(box: Box) -> None:
 def test_a_process_that_is_held_between_two_clocks(box: Box) -> None:
     """Who is stopped between reading one clock and the other reads both again."""
     box(Outbox.accept, answer("A"))
-    wall, held = box.outbox._wall, [700.0]
+    wall, held = box.outbox.wall, [700.0]
 
     def held_once() -> float:
         box.now += held.pop() if held else 0.0
         return wall()
 
-    box.outbox._wall = held_once
+    box.outbox.wall = held_once
     assert box(Outbox.due, (), places=9, again=9)[0][0].accepted_at == box.now - 700
 
 
@@ -652,7 +650,7 @@ def test_a_replayed_flood(box: Box) -> None:
 @pytest.mark.parametrize("query", ["fresh", "again", "next_attempt_at"])
 def test_what_is_due_is_found_by_an_index(box: Box, query: str) -> None:
     """No row is read that is not pending, nor all that are."""
-    statement = getattr(paliadin_sidecar.outbox.database._sql, query).sql
+    statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
     values = {"busy": "[]", "most": None, "within": 1, "now": 0}
     with closing(sqlite3.connect(box.path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
@@ -746,7 +744,7 @@ def test_what_was_tried_is_kept(box: Box) -> None:
     box(Outbox.attempted, tried, status=400, error=None, ms=1.0)
     box(Outbox.retry, tried, 0, refused_with=400)
     with closing(Box(box.path).outbox) as outbox:
-        outbox._wall = lambda: NOW + 1
+        outbox.wall = lambda: NOW + 1
         kept = replace(tried, told=3, told_at=NOW)
         assert outbox.due((), places=9, again=9) == ([kept], None)
 
@@ -1032,7 +1030,7 @@ def test_replay_without_body(box: Box) -> None:
     for name in "ab":
         box(Outbox.accept, answer(key=key(name)))
         box.deliver()
-    box.outbox._db.execute("DELETE FROM body WHERE delivery = 1")
+    box.outbox.connection.execute("DELETE FROM body WHERE delivery = 1")
     assert box(Outbox.replay) == (1, 1)
     assert box.states("a") == [(1, "delivered")]
     assert box.states("b") == [(1, "pending")]
@@ -1175,8 +1173,8 @@ def test_open(tmp_path: Path) -> None:
     for _ in range(2):
         with Outbox(path, create=True) as outbox:
             outbox.happened("service.started", {})
-            assert outbox._pragma("synchronous") == 2
-            assert outbox._pragma("user_version") == SCHEMA_VERSION
+            assert outbox.pragma("synchronous") == 2
+            assert outbox.pragma("user_version") == SCHEMA_VERSION
             outbox.check_identity()
     with Outbox(path) as outbox:
         assert [event.id for event in outbox.events(0)] == [1, 2]
@@ -1326,7 +1324,7 @@ def test_busy_database(tmp_path: Path) -> None:
 def test_other_errors(box: Box) -> None:
     """An error without a name of its own is one of the outbox all the same."""
     with pytest.raises(OutboxError) as caught:
-        box(lambda outbox: outbox._db.execute("SELECT no_such_column"))
+        box(lambda outbox: outbox.connection.execute("SELECT no_such_column"))
     assert type(caught.value) is OutboxError
     assert str(caught.value) == f"{box.path}: cannot be used (SQLITE_ERROR)"
 
@@ -1442,14 +1440,14 @@ def test_all_or_nothing(box: Box, error: type[BaseException]) -> None:
 def test_a_disk_that_is_full(box: Box) -> None:
     """Without room nothing is half done; once there is room, it goes on."""
     box(Outbox.accept, answer())
-    pages = box.outbox._pragma("page_count")
-    box.outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = box.outbox.pragma("page_count")
+    box.outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(Full) as caught:
         box(Outbox.accept, answer(noise(100_000), key("other")))
     assert str(caught.value) == f"{box.path}: there is no room on its disk"
     assert box(Outbox.timelines, "other") == []
     assert len(box.due()) == 1
-    box.outbox._db.execute("PRAGMA max_page_count = 1000000")
+    box.outbox.connection.execute("PRAGMA max_page_count = 1000000")
     assert box(Outbox.accept, answer(noise(100_000), key("other")))
 
 
@@ -1525,15 +1523,15 @@ def test_the_same_bytes_at_every_attempt(box: Box) -> None:
 def test_a_body_that_is_damaged(box: Box) -> None:
     """It is never sent."""
     box(Outbox.accept, answer(noise(1000)))
-    box(lambda outbox: outbox._db.execute("UPDATE body SET bytes = substr(bytes, 2)"))
+    box(lambda outbox: outbox.connection.execute("UPDATE body SET bytes = substr(bytes, 2)"))
     with pytest.raises(Damaged, match="the body of delivery 1"):
         box.due()
 
 
 def budget(box: Box, more: int) -> int:
     """So many bytes more than it takes now."""
-    box.outbox._max_bytes = box(Outbox.used_bytes) + more
-    return box.outbox._max_bytes
+    box.outbox.max_bytes = box(Outbox.used_bytes) + more
+    return box.outbox.max_bytes
 
 
 def test_beyond_its_budget_what_the_receiver_has_goes_first(box: Box) -> None:
@@ -1614,7 +1612,7 @@ class Commits:
         self.blocked: list[Blocked] = []
         self.blocked_nine_times = anyio.Event()
         self.call = Committer(box.outbox, self._wake, self._block)
-        box.outbox._db.set_trace_callback(self._trace)
+        box.outbox.connection.set_trace_callback(self._trace)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -1636,7 +1634,7 @@ class Commits:
 @pytest.fixture
 def commits(box: Box) -> Iterator[Commits]:
     yield Commits(box)
-    box.outbox._db.set_trace_callback(None)
+    box.outbox.connection.set_trace_callback(None)
 
 
 @pytest.mark.anyio
@@ -1828,9 +1826,9 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
             nonlocal taken
             taken += 1
 
-        box.outbox._db.set_progress_handler(step, 10)
+        box.outbox.connection.set_progress_handler(step, 10)
         assert len(box.due(places=8, again=8)) == 8
-        box.outbox._db.set_progress_handler(None, 0)
+        box.outbox.connection.set_progress_handler(None, 0)
         return taken
 
     take("few", 20)

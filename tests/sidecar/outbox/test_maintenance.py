@@ -14,8 +14,11 @@ from support.noise import noise
 from support.receiver import Reply
 from support.waiting import until
 
-import paliadin_sidecar.outbox.database
-from paliadin_sidecar.outbox.database import BODY_S, FILENAME, TURN_S, Arrival, Outbox, TurnKey
+import paliadin_sidecar.outbox.statements
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -332,7 +335,7 @@ def test_upkeep_with_nothing_to_do_writes_nothing(box: Box) -> None:
 @pytest.mark.parametrize("query", ["over", "forget_turns", "forget_events"])
 def test_upkeep_reads_an_index(box: Box, query: str) -> None:
     """What is to be done is found without reading what is not."""
-    statement = getattr(paliadin_sidecar.outbox.database._sql, query).sql
+    statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
     with closing(sqlite3.connect(box.path)) as db:
         values = {"before": 0, "limit": 1}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]

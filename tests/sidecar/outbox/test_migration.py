@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from paliadin_sidecar.outbox.database import FILENAME, SCHEMA_VERSION, Older, Outbox, OutboxError
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.errors import Older, OutboxError
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from support.receiver import Receiver
@@ -128,7 +131,7 @@ def test_a_step_that_fails_leaves_the_old_version_whole(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 left = int(sys.argv[2])
 class Mortal(sqlite3.Connection):

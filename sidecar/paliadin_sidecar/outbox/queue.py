@@ -1,0 +1,127 @@
+"""Which deliveries are due, in the order in which they go."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from paliadin_sidecar.outbox.bodies import BadBody, Packed, most_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.errors import Damaged
+from paliadin_sidecar.outbox.fairness import FairShare, Shares
+from paliadin_sidecar.outbox.records import Due, to_ms, to_seconds
+from paliadin_sidecar.outbox.statements import Row, sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from paliadin_sidecar.outbox.database import Database
+
+__all__ = ["asked_to_rest_s", "due"]
+
+#: Beside a large body, a smaller one is looked for among so many of a root's oldest, and newest.
+_LOOK_AHEAD = 100
+
+
+def due(
+    outbox: Database,
+    busy: Iterable[int],
+    *,
+    places: int,
+    again: int,
+    held: Iterable[int] = (),
+    shares: Shares | None = None,
+) -> tuple[list[Due], float | None]:
+    """Deliveries whose time has come, and the seconds until the next one's will.
+
+    Args:
+        busy: turns that are under way: none of theirs.
+        places: at most so many.
+        again: at most so many of them that were tried before; they come first.
+        held: sizes of the bodies under way, in bytes: no more than may be in memory beside.
+        shares: which root's turn it is, among both kinds.
+    """
+    now = outbox.now()
+    if now < outbox.last_attempt_at:
+        sql.clamp(outbox.connection, now=now)
+        outbox.last_attempt_at = now
+    busy, held = list(busy), list(held)
+    shares = Shares() if shares is None else shares.copy()
+    retries = partial(sql.again, now=now)
+    rows = _fitting(outbox, retries, shares.retries, busy=busy, held=held, limit=again)
+    rows += _fitting(
+        outbox, sql.fresh, shares.first_attempts, busy=busy, held=held, limit=places - len(rows)
+    )
+    found = [
+        Due(
+            id=row["id"],
+            turn=row["turn"],
+            webhook_id=row["webhook_id"],
+            body=_unpacked(outbox, row["id"]),
+            accepted_at=row["accepted_at"] / 1000,
+            attempts=row["attempts"],
+            first_attempt_at=to_seconds(row["first_attempt_at"]),
+            refusals=row["refusals"],
+            refused_at=to_seconds(row["refused_at"]),
+            evidence=row["evidence"],
+            told_at=to_seconds(row["told_at"]),
+            told=row["told"],
+            root=row["root"],
+        )
+        for row in rows
+    ]
+    # By the same clock reading: what is not due by it is what is waited for.
+    next_at = sql.next_attempt_at(outbox.connection, now=now)
+    return found, None if next_at is None else (next_at - now) / 1000
+
+
+def _fitting(
+    outbox: Database,
+    query: Callable[..., Iterable[Row]],
+    share: FairShare,
+    *,
+    busy: list[int],
+    held: list[int],
+    limit: int,
+) -> list[Row]:
+    # Adds to `share`, `busy` and `held` what it finds.
+    found: list[Row] = []
+    while (room := limit - len(found)) > 0:
+        most = most_beside(held)
+        queues: dict[str, list[Row]] = {}
+        for row in query(
+            outbox.connection,
+            busy=msgspec.json.encode(busy).decode(),
+            most=most,
+            within=room if most is None else max(room, _LOOK_AHEAD),
+        ):
+            queues.setdefault(row["root"], []).append(row)
+        rows = share.order(queues, room)
+        fit = [rows[place] for place in take_fitting([row["size"] for row in rows], held)]
+        for row in fit:
+            share.started(row["root"])
+            busy.append(row["turn"])
+            held.append(row["size"])
+        found += fit
+        if len(fit) == len(rows):
+            break
+    return found
+
+
+def _unpacked(outbox: Database, delivery: int) -> bytes:
+    row = sql.body(outbox.connection, delivery=delivery)
+    try:
+        return unpack(Packed(row["bytes"], row["size"], row["deflated"]))
+    except BadBody:
+        raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
+
+
+def asked_to_rest_s(outbox: Database, ours_s: float) -> float:
+    """For how many seconds the receiver still wants nothing.
+
+    Args:
+        ours_s: the longest pause between two attempts that it did not ask for.
+    """
+    until = sql.asked_to_rest_until(outbox.connection, ours=to_ms(ours_s))
+    return 0.0 if until is None else max(0.0, (until - outbox.now()) / 1000)

@@ -1,0 +1,89 @@
+"""The errors of SQLite in the words of `OutboxError`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.host import storage
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.outbox.errors import (
+    Busy,
+    Damaged,
+    DiskFails,
+    Full,
+    NotNow,
+    OutboxError,
+    Unwritable,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["size", "translated"]
+
+#: Not the system's refusal but a file that is shorter than it was, or another one.
+_PROVES_DAMAGE = {"SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
+_OF_THE_SYSTEM = {
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+}  # fmt: skip
+_OF_RIGHTS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+#: What no limit and no lack of room explains.
+_OF_THE_DISK = {
+    "SQLITE_IOERR_READ", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_CORRUPTFS",
+    "SQLITE_IOERR_DATA",
+}  # fmt: skip
+
+
+def translated(exc: sqlite3.Error, path: Path) -> OutboxError:
+    """The same error in the words of `OutboxError`."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    name = getattr(exc, "sqlite_errorname", type(exc).__name__)
+    if code == sqlite3.SQLITE_FULL:
+        return Full(path, "there is no room on its disk")
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
+        return Busy(path, f"another process holds its lock ({name})")
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or name in _PROVES_DAMAGE:
+        return Damaged(path, f"is damaged, or its disk is ({name})")
+    if code in _OF_THE_SYSTEM:
+        return _of_the_system(path, code, name)
+    return OutboxError(path, f"cannot be used ({name})")
+
+
+def _of_the_system(path: Path, code: int, name: str) -> OutboxError:
+    # SQLite says that the system refused something, and not why: the system is asked.
+    folder = path.parent
+    refused = storage.write_error(folder, max(map(size, _files(path))))
+    number = None if refused is None else refused.errno
+    if refused is not None and number in storage.NO_ROOM:
+        return Full(path, storage.explain(refused, folder))
+    if refused is not None and number in storage.PASSES - {errno.EIO}:
+        return NotNow(path, storage.explain(refused, folder))
+    if name == "SQLITE_IOERR_SHMSIZE":
+        return Full(path, "there is no room on its disk")
+    if number == errno.EIO or (number is None and name in _OF_THE_DISK):
+        return DiskFails(path, f"its disk fails ({name})")
+    file = next(filter(_is_refused, _files(path)), None)
+    if number is None and file is None and code not in _OF_RIGHTS:
+        return NotNow(path, f"the system refused it, and says not why ({name})")
+    user = user_name(os.geteuid())
+    return Unwritable(file or path, f"cannot be written by user {user} ({name})")
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}{part}") for part in ("", "-wal", "-shm")]
+
+
+def size(path: Path) -> int:
+    """How many bytes a file has; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_refused(path: Path) -> bool:
+    # It is there, and no file that this process may write.
+    return path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK))
