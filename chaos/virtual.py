@@ -22,8 +22,8 @@ import anyio.to_thread
 from paliadin_sidecar import daemon as service
 from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.delivery import dispatcher as dispatch
+from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import roots as watch
-from paliadin_sidecar.intake.notifications import WatchFailed
 from paliadin_sidecar.intake.notifications import changes as real_changes
 from paliadin_sidecar.outbox.outbox import Outbox
 

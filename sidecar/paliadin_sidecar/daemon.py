@@ -21,6 +21,7 @@ from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.audit.service import Problems, ServiceEvents
 from paliadin_sidecar.delivery.dispatcher import Dispatch
 from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host import state_directory as statedir
 from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.host.report import Reporter
@@ -29,11 +30,10 @@ from paliadin_sidecar.host.threads import Threads
 from paliadin_sidecar.intake import intake as finding
 from paliadin_sidecar.intake import turnfile
 from paliadin_sidecar.intake.intake import Intake
-from paliadin_sidecar.intake.notifications import WatchFailed, changes
+from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.outbox import opening, upkeep
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Blocked
 from paliadin_sidecar.outbox.group_commit import Committer
 from paliadin_sidecar.outbox.outbox import Outbox
 

@@ -18,13 +18,13 @@ from paliadin_contract.errors import BadSecret
 from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
 from paliadin_sidecar import envfile, misspelt
+from paliadin_sidecar.errors import BadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
     "DEFAULT_ENV_FILE",
-    "BadSettings",
     "Engine",
     "RootSpec",
     "Settings",
@@ -46,22 +46,6 @@ _MIB = 1024 * 1024
 _BOM = "\ufeff"
 #: The user id that is none: -1 in the kernel's 32 bits.
 _NO_USER = 2**32 - 1
-
-
-class BadSettings(Exception):
-    """The configuration is wrong.
-
-    Attributes:
-        problems: one sentence each: the variable, its value unless it is a secret's, and what
-            would be right.
-    """
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        return "\n".join(self.problems)
 
 
 @dataclass(frozen=True)

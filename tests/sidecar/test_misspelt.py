@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from paliadin_sidecar.errors import BadSettings
 from paliadin_sidecar.misspelt import sentence, unknown_variables
-from paliadin_sidecar.settings import BadSettings, Settings
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from support.receiver import Receiver

@@ -18,7 +18,8 @@ from support.users import without_privilege
 
 import paliadin_sidecar.settings
 from paliadin_contract.ids import is_label
-from paliadin_sidecar.settings import BadSettings, RootSpec, Settings, merged_environment
+from paliadin_sidecar.errors import BadSettings
+from paliadin_sidecar.settings import RootSpec, Settings, merged_environment
 
 SECRET, OLD_SECRET = new_secret(), new_secret()
 LEAST = {

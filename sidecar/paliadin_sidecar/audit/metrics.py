@@ -16,8 +16,8 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.intake.roots import State
-from paliadin_sidecar.outbox.errors import OutboxError
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from prometheus_client.exposition import choose_encoder
 
 from paliadin_sidecar.audit.metrics import Numbers
+from paliadin_sidecar.errors import NotServed, OutboxError
 from paliadin_sidecar.host.threads import Threads
-from paliadin_sidecar.outbox.errors import OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-__all__ = ["NotServed", "serve", "serve_until_cancelled"]
+__all__ = ["serve", "serve_until_cancelled"]
 
 #: Prometheus asks once in some seconds. Whatever else connects gets so many connections, so many
 #: seconds from the first byte to the last, and so many bytes to ask in.
@@ -31,10 +31,6 @@ _BACKLOG = 16
 _REST = 4.0
 #: An address that cannot be had is tried again this often.
 _RETRY_S = 2.0
-
-
-class NotServed(Exception):
-    """The numbers cannot be had or not be told; the text says why."""
 
 
 async def serve_until_cancelled(
@@ -102,12 +98,8 @@ async def serve(
             listening = _listen(*address)
             stack.enter_context(listening)
         except (OutboxError, RuntimeError, OSError) as exc:
-            shown = ":".join(map(str, address))
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
-            raise NotServed(
-                f"PALIADIN_METRICS='{shown}': cannot be listened at ({why}): must be an address of "
-                "this host and a port that is free; it is tried again"
-            ) from None
+            raise NotServed(":".join(map(str, address)), str(why)) from None
         scrapes = Scrapes(registry, in_thread)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(scrapes.connection, sock=listening, backlog=_BACKLOG)

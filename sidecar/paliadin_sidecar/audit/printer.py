@@ -11,7 +11,7 @@ import anyio
 
 from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
-from paliadin_sidecar.outbox.errors import Blocked
+from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
 from paliadin_sidecar.outbox.outbox import Outbox
 

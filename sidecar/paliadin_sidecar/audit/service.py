@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.errors import Blocked, OverBudget
+from paliadin_sidecar.errors import Blocked, OverBudget
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from paliadin_sidecar.delivery.response import Response
+from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
     _Address = tuple[int, int, int, str, Any]
 
-__all__ = ["ConnectionLost", "Connections", "EarlyAnswer"]
+__all__ = ["Connections"]
 
 #: How long a connection is kept that nobody uses.
 _KEPT_S = 30.0
@@ -42,14 +43,6 @@ _REST_OF_ANSWER_S = 1.0
 _NEXT_ADDRESS_S = 0.25
 #: A body goes out in pieces, so that it is in memory once.
 _PIECE = 64 * 1024
-
-
-class ConnectionLost(Exception):
-    """It was opened, and ended without an answer."""
-
-
-class EarlyAnswer(Exception):
-    """A 2xx came before the receiver had the whole request: it answers something else."""
 
 
 class Connections:

@@ -20,7 +20,7 @@ from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import Blame
 from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Circuit, Verdict
-from paliadin_sidecar.outbox.errors import Blocked
+from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.outbox import Outbox
 

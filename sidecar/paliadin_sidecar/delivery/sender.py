@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from paliadin_contract.signature import Keys
-from paliadin_sidecar.delivery.connections import ConnectionLost, Connections, EarlyAnswer
+from paliadin_sidecar.delivery.connections import Connections
+from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

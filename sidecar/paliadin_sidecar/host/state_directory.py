@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.users import user_name
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "Locked",
-    "NotNow",
-    "StateDirError",
     "is_alive",
     "journal_key",
     "lock",
@@ -35,26 +33,6 @@ _JOURNAL_KEY, _JOURNAL_KEY_BYTES = "journal.key", 32
 _HELD_AN_OUTBOX = b"an outbox was made here\n"
 
 
-class StateDirError(Exception):
-    """The state directory cannot be used; the text says why and what mends it."""
-
-
-class NotNow(StateDirError):
-    """It cannot be used now, for a reason that passes.
-
-    Attributes:
-        no_room: it waits for room.
-    """
-
-    def __init__(self, text: str, *, no_room: bool) -> None:
-        super().__init__(text)
-        self.no_room = no_room
-
-
-class Locked(Exception):
-    """Another daemon uses this state directory."""
-
-
 def prepare(path: Path) -> None:
     """Make the directory, for us alone, where there is none.
 
@@ -66,7 +44,7 @@ def prepare(path: Path) -> None:
     except OSError as exc:
         raise _error(path, "made", exc) from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise StateDirError(f"{path} cannot be written by user {user_name(os.geteuid())}")
+        raise StateDirError(path, f"cannot be written by user {user_name(os.geteuid())}")
 
 
 @contextmanager
@@ -182,7 +160,7 @@ def quarantine(path: Path, outbox: str) -> Path | None:
 
 
 def _error(path: Path, done: str, exc: OSError) -> StateDirError:
-    text = f"{path} cannot be {done} ({storage.explain(exc, path.parent)})"
+    detail = f"cannot be {done} ({storage.explain(exc, path.parent)})"
     if exc.errno in storage.PASSES:
-        return NotNow(text, no_room=exc.errno in storage.NO_ROOM)
-    return StateDirError(text)
+        return StateDirBlocked(path, detail, no_room=exc.errno in storage.NO_ROOM)
+    return StateDirError(path, detail)

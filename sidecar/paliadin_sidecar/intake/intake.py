@@ -13,17 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from paliadin_contract.ids import turn_id_of
+from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake import completion as settle
 from paliadin_sidecar.intake.fingerprint import COARSE_S
 from paliadin_sidecar.intake.roots import MAX_NAMES
-from paliadin_sidecar.intake.turnfile import (
-    Changed,
-    TurnFile,
-    Unreadable,
-    completed_at,
-    fingerprint_at,
-    read_claims,
-)
+from paliadin_sidecar.intake.turnfile import TurnFile, completed_at, fingerprint_at, read_claims
 from paliadin_sidecar.outbox.fairness import Budget, DueQueue
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from paliadin_sidecar.errors import WatchFailed
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
-__all__ = ["WatchFailed", "changes", "why_no_events"]
+__all__ = ["changes", "why_no_events"]
 
 #: An event is seen after one to two steps, and a thread wakes once in each: short ones for so
 #: long after something moved, since an answer follows its token, and long ones when all rests.
@@ -27,11 +29,6 @@ _STEP_MS, _FLIGHT_MS, _RESTING_STEP_MS = 1, 300_000, 50
 _DEBOUNCE_MS, _WRITTEN_S = 50, 0.05
 #: As many events are taken at a time, before others have their turn.
 _MAX_EVENTS = 256
-
-
-class WatchFailed(Exception):
-    """No events until the watch is made anew. Known causes: a file name that is not UTF-8 (for
-    watchfiles), a directory that went, the system's limit of watches."""  # noqa: D205, D209
 
 
 def changes(directories: Mapping[Path, int], *, inotify: bool) -> AsyncGenerator[set[str], None]:

@@ -20,14 +20,13 @@ import msgspec
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
+from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.fingerprint import Fingerprint
 
 __all__ = [
-    "Changed",
     "Look",
     "TurnFile",
-    "Unreadable",
     "completed_at",
     "fingerprint_at",
     "ignore_lease_breaks",
@@ -36,22 +35,6 @@ __all__ = [
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_TOKEN_BYTES = 8 * 1024
-#: What a descriptor says for ever after the server of its mount has gone.
-_FINAL = {errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno.ENODEV, errno.ESHUTDOWN}
-
-
-class Changed(Exception):
-    """The file moved while it was read: begin again."""
-
-
-class Unreadable(Exception):
-    """The system would not let us see the file; `errno_name` says why. Worth another try."""
-
-    def __init__(self, name: str, exc: OSError) -> None:
-        super().__init__(name, exc.errno)
-        self.errno_name = errno.errorcode.get(exc.errno or 0, "unknown")
-        #: It was asked by its own descriptor, which will never answer again; the name may.
-        self.is_final = not name and exc.errno in _FINAL
 
 
 @dataclass(frozen=True)

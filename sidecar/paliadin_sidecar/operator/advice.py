@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.errors import Damaged, Older
+from paliadin_sidecar.errors import Damaged, Older
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from paliadin_sidecar.outbox.errors import OutboxError
+    from paliadin_sidecar.errors import SidecarError
 
 __all__ = ["Hosting", "in_container", "is_unit", "unit_name"]
 
@@ -63,11 +63,15 @@ class Hosting:
             f"-c {shlex.quote(aside)}; {_COMPOSE} up -d"
         )
 
-    def mend(self, exc: OutboxError) -> str:
-        """What an operator does about an outbox that cannot be used."""
-        if isinstance(exc, Damaged):
-            return f"{exc.mend}: {self.begin_anew(exc.path.parent)}"
-        return f"{exc.mend}: {self.restart}" if isinstance(exc, Older) else exc.mend
+    def remedy(self, exc: SidecarError) -> str:
+        """What an operator does about an error, on this host."""
+        match exc:
+            case Damaged():
+                return f"{exc.remedy}: {self.begin_anew(exc.path.parent)}"
+            case Older():
+                return f"{exc.remedy}: {self.restart}"
+            case _:
+                return exc.remedy
 
     def fitted_settings(self, problems: Sequence[str]) -> list[str]:
         """What is wrong with the configuration, for an operator beside a unit.

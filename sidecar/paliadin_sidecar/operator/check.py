@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar import misspelt
+from paliadin_sidecar.errors import OutboxError, Unreadable
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.filesystem import LOCAL, type_of
 from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.turnfile import TurnFile, Unreadable, ignore_lease_breaks
+from paliadin_sidecar.intake.turnfile import TurnFile, ignore_lease_breaks
 from paliadin_sidecar.operator.advice import unit_name
 from paliadin_sidecar.operator.diagnosis import Finding
 from paliadin_sidecar.operator.lookup import ID_RULE, listed, strays
 from paliadin_sidecar.operator.running import look, outdated, problems
 from paliadin_sidecar.operator.unit import complaints
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import OutboxError
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
     except PermissionError:
         return []  # the state directory's finding says so
     except OutboxError as exc:
-        return [Finding("wrong", "outbox", f"{exc}: {hosting.mend(exc)}")]
+        return [Finding("wrong", "outbox", f"{exc}: {hosting.remedy(exc)}")]
     said = {root["path"] for root in service["roots"]}
     found = [Finding("ok", "outbox", "each page can be read")]
     if not whole:

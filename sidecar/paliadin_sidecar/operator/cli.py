@@ -25,6 +25,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
+from paliadin_sidecar.errors import (
+    BadSettings,
+    NoSuchTurn,
+    OutboxError,
+    SidecarError,
+    StateDirError,
+    Unwritable,
+)
 from paliadin_sidecar.host import state_directory as statedir
 from paliadin_sidecar.host import streams
 from paliadin_sidecar.operator import running as daemon
@@ -37,17 +45,11 @@ from paliadin_sidecar.operator.diagnosis import (
     pause_problem,
     waiting_problems,
 )
-from paliadin_sidecar.operator.lookup import ID_RULE, NoSuchTurn, find_turn, listed, strays
+from paliadin_sidecar.operator.lookup import ID_RULE, find_turn, listed, strays
 from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, utc_time
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Damaged, DiskFails, Newer, OutboxError, Unwritable
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.settings import (
-    DEFAULT_ENV_FILE,
-    BadSettings,
-    Settings,
-    merged_environment,
-)
+from paliadin_sidecar.settings import DEFAULT_ENV_FILE, Settings, merged_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -306,25 +308,16 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
     audit, missed = Audit(_stdout(), readable=True), False
     with _opened(env_file) as (state_dir, outbox):
         key = statedir.journal_key(state_dir)
-        try:
-            if follow:
-                signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-                ids = eventlog.find_or_await(outbox, turn_ids)
-                events = eventlog.follow(outbox, ids, _stdout())
-            else:
-                found, missed = _find_turns(outbox, turn_ids)
-                # Where none of those that were named is known, it is not all that is meant.
-                events = (
-                    eventlog.past(outbox, found.values()) if found or not turn_ids else iter(())
-                )
-            for event in events:
-                audit.line(event.name, event.at, unconfirmable(event.fields, key))
-        except NoSuchTurn as exc:
-            click.echo(exc, err=True)
-            sys.exit(_NO)
-        except eventlog.Replaced as exc:
-            click.echo(f"{exc} was moved aside: follow the one that is there now", err=True)
-            sys.exit(_NO)
+        if follow:
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+            ids = eventlog.find_or_await(outbox, turn_ids)
+            events = eventlog.follow(outbox, ids, _stdout())
+        else:
+            found, missed = _find_turns(outbox, turn_ids)
+            # Where none of those that were named is known, it is not all that is meant.
+            events = eventlog.past(outbox, found.values()) if found or not turn_ids else iter(())
+        for event in events:
+            audit.line(event.name, event.at, unconfirmable(event.fields, key))
     sys.exit(_NO if missed else 0)
 
 
@@ -406,22 +399,13 @@ def _clear_errors(env_file: Path | None = None) -> Iterator[None]:
     except PermissionError as exc:
         click.echo(f"{exc.filename} may not be read by this user. {_sudo(exc.filename)}", err=True)
         sys.exit(_NO)
-    except (statedir.StateDirError, Newer, Unwritable) as exc:
-        mend = exc.mend if isinstance(exc, OutboxError) else OutboxError.mend
-        click.echo(f"{exc}: {mend}", err=True)
-        sys.exit(_NO if isinstance(exc, statedir.NotNow) else _CONFIG)
-    except statedir.Locked as exc:
-        click.echo(
-            f"another paliadin-sidecar runs on {exc.args[0]}: stop it, or give this one a "
-            "PALIADIN_STATE_DIR of its own",
-            err=True,
-        )
-        sys.exit(_NO)
-    except OutboxError as exc:
-        mend = _hosting(exc.path.parent, env_file).mend(exc)
-        mark = "." if isinstance(exc, (Damaged, DiskFails)) else ":"
-        click.echo(f"{exc}{mark} {mend}", err=True)
-        sys.exit(_NO)
+    except SidecarError as exc:
+        remedy = exc.remedy
+        if isinstance(exc, OutboxError):
+            remedy = _hosting(exc.path.parent, env_file).remedy(exc)
+        mark = "." if remedy[:1].isupper() else ":"
+        click.echo(f"{exc}{mark} {remedy}" if remedy else exc, err=True)
+        sys.exit(exc.exit_code)
 
 
 def _fitted(problems: Sequence[str], env_file: Path | None) -> list[str]:
@@ -459,7 +443,7 @@ def _first_known(exc: BaseException) -> BaseException | None:
     # What `_clear_errors` has words for, from inside the task groups' exceptions.
     if isinstance(exc, BaseExceptionGroup):
         return next(filter(None, map(_first_known, exc.exceptions)), None)
-    known = (BadSettings, statedir.StateDirError, statedir.Locked, OutboxError)
+    known = (BadSettings, StateDirError, OutboxError)
     return exc if isinstance(exc, (*known, KeyboardInterrupt, SystemExit)) else None
 
 

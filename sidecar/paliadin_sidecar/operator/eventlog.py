@@ -9,7 +9,8 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.operator.lookup import NoSuchTurn, find_turn
+from paliadin_sidecar.errors import NoSuchTurn, Replaced
+from paliadin_sidecar.operator.lookup import find_turn
 from paliadin_sidecar.outbox.records import Event
 
 if TYPE_CHECKING:
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.outbox import Outbox
 
-__all__ = ["Replaced", "find_or_await", "follow", "past"]
+__all__ = ["find_or_await", "follow", "past"]
 
 #: Who follows all sees so many lines first, as with `tail -f`.
 _LINES_FIRST = 10
 #: Another process's commits are no event that could be awaited.
 _LOOK_MS = 250
-
-
-class Replaced(Exception):
-    """The outbox that was followed is no longer the one in its place."""
 
 
 def past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from paliadin_contract.ids import is_turn_id, turn_id_of
+from paliadin_sidecar.errors import NoSuchTurn
 from paliadin_sidecar.operator.terminal import printable
 
 if TYPE_CHECKING:
@@ -13,25 +14,13 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.outbox import Outbox
 
-__all__ = ["ID_RULE", "NoSuchTurn", "find_turn", "listed", "strays"]
+__all__ = ["ID_RULE", "find_turn", "listed", "strays"]
 
 ID_RULE = "a turn's file is <id>.txt, and an id has 1 to 64 of A-Z, a-z, 0-9, - and _"
 #: As many candidates, or names, are shown.
 MAX_SHOWN = 10
 #: What writers leave beside their target until it is renamed.
 _DRAFT = re.compile(r"\.tmp(\.|\Z)|\A\.|~\Z")
-
-
-class NoSuchTurn(Exception):
-    """What was given names no turn, or several; the text says which and what to do.
-
-    Attributes:
-        is_unknown: it could be a turn's, and no turn has it.
-    """
-
-    def __init__(self, text: str, *, is_unknown: bool = False) -> None:
-        super().__init__(text)
-        self.is_unknown = is_unknown
 
 
 def find_turn(outbox: Outbox, given: str) -> str:

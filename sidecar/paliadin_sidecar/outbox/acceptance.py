@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
+from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
 from paliadin_sidecar.outbox.database import LATE_S
-from paliadin_sidecar.outbox.errors import OverBudget
 from paliadin_sidecar.outbox.event_rows import record_event
 from paliadin_sidecar.outbox.maintenance import let_go_bodies
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms

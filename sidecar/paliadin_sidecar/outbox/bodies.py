@@ -6,10 +6,12 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar.errors import BadBody
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ["BadBody", "Packed", "most_beside", "pack", "take_fitting", "unpack"]
+__all__ = ["Packed", "most_beside", "pack", "take_fitting", "unpack"]
 
 #: Bodies that are sent at the same time hold so many bytes, or one of them is larger and no other
 #: is large.
@@ -19,10 +21,6 @@ _LARGE = 1024 * 1024
 _REPETITIVE = 50
 #: The fastest: a body is on an answer's way.
 _LEVEL = 1
-
-
-class BadBody(Exception):
-    """What was kept is not what was packed."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paliadin_sidecar import failpoints as crash
-from paliadin_sidecar.outbox.errors import Damaged, Newer, Older, OutboxError
+from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import size, translated
 from paliadin_sidecar.outbox.statements import MIGRATIONS, SCHEMA_VERSION, Row, sql

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 
-from paliadin_sidecar.outbox.errors import Blocked, Busy
+from paliadin_sidecar.errors import Blocked, Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from paliadin_sidecar.errors import Busy, Full, StateDirBlocked
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Busy, Full
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
 from paliadin_sidecar.outbox.outbox import Outbox
 
@@ -42,8 +42,8 @@ async def open_outbox(
                 outbox = _open(opened, settings)
                 stack.push(opened.pop_all())
                 return outbox
-        except (Full, Busy, state_directory.NotNow) as exc:
-            if isinstance(exc, state_directory.NotNow) and not exc.no_room:
+        except (Full, Busy, StateDirBlocked) as exc:
+            if isinstance(exc, StateDirBlocked) and not exc.no_room:
                 raise
             if told != str(exc):
                 told = str(exc)

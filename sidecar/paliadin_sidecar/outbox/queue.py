@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from paliadin_sidecar.outbox.bodies import BadBody, Packed, most_beside, take_fitting, unpack
-from paliadin_sidecar.outbox.errors import Damaged
+from paliadin_sidecar.errors import BadBody, Damaged
+from paliadin_sidecar.outbox.bodies import Packed, most_beside, take_fitting, unpack
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
 from paliadin_sidecar.outbox.records import Due, to_ms, to_seconds
 from paliadin_sidecar.outbox.statements import Row, sql

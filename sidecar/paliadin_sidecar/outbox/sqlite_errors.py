@@ -7,17 +7,17 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.host import storage
-from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.outbox.errors import (
+from paliadin_sidecar.errors import (
     Busy,
     Damaged,
     DiskFails,
     Full,
-    NotNow,
     OutboxError,
+    Unavailable,
     Unwritable,
 )
+from paliadin_sidecar.host import storage
+from paliadin_sidecar.host.users import user_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,14 +60,14 @@ def _of_the_system(path: Path, code: int, name: str) -> OutboxError:
     if refused is not None and number in storage.NO_ROOM:
         return Full(path, storage.explain(refused, folder))
     if refused is not None and number in storage.PASSES - {errno.EIO}:
-        return NotNow(path, storage.explain(refused, folder))
+        return Unavailable(path, storage.explain(refused, folder))
     if name == "SQLITE_IOERR_SHMSIZE":
         return Full(path, "there is no room on its disk")
     if number == errno.EIO or (number is None and name in _OF_THE_DISK):
         return DiskFails(path, f"its disk fails ({name})")
     file = next(filter(_is_refused, _files(path)), None)
     if number is None and file is None and code not in _OF_RIGHTS:
-        return NotNow(path, f"the system refused it, and says not why ({name})")
+        return Unavailable(path, f"the system refused it, and says not why ({name})")
     user = user_name(os.geteuid())
     return Unwritable(file or path, f"cannot be written by user {user} ({name})")
 

@@ -16,9 +16,9 @@ from paliadin_sidecar.delivery import dispatcher as dispatch
 from paliadin_sidecar.delivery import pace, policy
 from paliadin_sidecar.delivery.dispatcher import Dispatch, ping_body
 from paliadin_sidecar.delivery.sender import Outcome
+from paliadin_sidecar.errors import Blocked, Full
 from paliadin_sidecar.outbox import group_commit as committer
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Blocked, Full
 from paliadin_sidecar.outbox.group_commit import Committer
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey

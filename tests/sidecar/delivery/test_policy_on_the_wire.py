@@ -17,7 +17,7 @@ from support.receiver import Receiver, Reply, Request
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.delivery import sender as deliver
-from paliadin_sidecar.delivery.connections import ConnectionLost
+from paliadin_sidecar.errors import ConnectionLost
 
 if TYPE_CHECKING:
     from support.sidecar import Sidecar

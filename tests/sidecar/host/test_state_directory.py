@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support.users import ORDINARY, without_privilege
 
+from paliadin_sidecar.errors import Locked, StateDirError
 from paliadin_sidecar.host.state_directory import (
-    Locked,
-    StateDirError,
     is_alive,
     journal_key,
     lock,

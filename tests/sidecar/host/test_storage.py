@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 from support.users import root_only
 
-from paliadin_sidecar.host import storage
-from paliadin_sidecar.host.storage import explain, write_error
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import (
+from paliadin_sidecar.errors import (
     Blocked,
     Damaged,
     DiskFails,
     Full,
-    NotNow,
     OutboxError,
+    Unavailable,
     Unwritable,
 )
+from paliadin_sidecar.host import storage
+from paliadin_sidecar.host.storage import explain, write_error
+from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -103,22 +103,22 @@ class Refused(sqlite3.OperationalError):
         ("SQLITE_IOERR_WRITE", errno.EDQUOT, Full),
         ("SQLITE_IOERR_WRITE", errno.EFBIG, Full),
         ("SQLITE_IOERR_FSYNC", errno.EDQUOT, Full),
-        ("SQLITE_IOERR_WRITE", errno.EROFS, NotNow),
+        ("SQLITE_IOERR_WRITE", errno.EROFS, Unavailable),
         ("SQLITE_IOERR_WRITE", errno.EIO, DiskFails),
-        ("SQLITE_IOERR_WRITE", None, NotNow),
+        ("SQLITE_IOERR_WRITE", None, Unavailable),
         ("SQLITE_IOERR_READ", None, DiskFails),
         ("SQLITE_IOERR_FSYNC", None, DiskFails),
         ("SQLITE_IOERR_CORRUPTFS", None, DiskFails),
         ("SQLITE_IOERR_SHORT_READ", None, Damaged),
-        ("SQLITE_IOERR_SHMMAP", errno.ENOMEM, NotNow),
-        ("SQLITE_IOERR_SHMMAP", None, NotNow),
+        ("SQLITE_IOERR_SHMMAP", errno.ENOMEM, Unavailable),
+        ("SQLITE_IOERR_SHMMAP", None, Unavailable),
         ("SQLITE_IOERR_SHMSIZE", None, Full),
-        ("SQLITE_IOERR_LOCK", None, NotNow),
+        ("SQLITE_IOERR_LOCK", None, Unavailable),
         ("SQLITE_CANTOPEN", errno.ENOSPC, Full),
         ("SQLITE_CANTOPEN", errno.EDQUOT, Full),
-        ("SQLITE_CANTOPEN", errno.EMFILE, NotNow),
+        ("SQLITE_CANTOPEN", errno.EMFILE, Unavailable),
         ("SQLITE_CANTOPEN", errno.EACCES, Unwritable),
-        ("SQLITE_CANTOPEN", None, NotNow),
+        ("SQLITE_CANTOPEN", None, Unavailable),
         ("SQLITE_READONLY", None, Unwritable),
         ("SQLITE_READONLY_DBMOVED", None, Damaged),
         ("SQLITE_CORRUPT", errno.ENOSPC, Damaged),
@@ -141,7 +141,7 @@ def test_what_sqlite_reports(
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
         found = outbox.translated(Refused(name))
     assert type(found) is error
-    assert ("Move it aside" in found.mend) == (error is Damaged)
+    assert ("Move it aside" in found.remedy) == (error is Damaged)
     assert str(tmp_path / FILENAME) in str(found)
 
 
@@ -157,13 +157,13 @@ def test_a_shm_in_whose_place_something_lies(tmp_path: Path) -> None:
 FEW_DESCRIPTORS = """
 import os, resource, sys
 from pathlib import Path
-from paliadin_sidecar.outbox.errors import NotNow
+from paliadin_sidecar.errors import Unavailable
 from paliadin_sidecar.outbox.outbox import Outbox
 last = os.open("/dev/null", os.O_RDONLY)
 resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, last + 1))
 try:
     Outbox(Path(sys.argv[1]))
-except NotNow as exc:
+except Unavailable as exc:
     print(exc)
 """
 
@@ -179,6 +179,6 @@ def test_without_descriptors(tmp_path: Path) -> None:
 def test_all_that_is_waited_for_is_blocked() -> None:
     """The committer waits for these, and ends with the others."""
     assert issubclass(Full, Blocked)
-    assert issubclass(NotNow, Blocked)
+    assert issubclass(Unavailable, Blocked)
     assert not issubclass(DiskFails, Blocked)
     assert not issubclass(Damaged, Blocked)

@@ -17,6 +17,7 @@ from support.tokens import unsigned_token
 from support.users import ORDINARY, without_privilege
 from support.writer import Writer
 
+from paliadin_sidecar.errors import Unreadable
 from paliadin_sidecar.intake import intake
 from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.completion import EMPTY_S, HELD_S, LINKS_S, STALLED_S
@@ -32,7 +33,7 @@ from paliadin_sidecar.intake.intake import (
     Vanished,
 )
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.turnfile import TurnFile, Unreadable
+from paliadin_sidecar.intake.turnfile import TurnFile
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
 

@@ -12,8 +12,9 @@ import pytest
 from support.waiting import PATIENCE_S
 from support.ways import APPEAR, BEFORE, CHANGE, TELL, content
 
+from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import notifications as events
-from paliadin_sidecar.intake.notifications import WatchFailed, changes
+from paliadin_sidecar.intake.notifications import changes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator

@@ -21,12 +21,11 @@ from support.writer import Writer
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES
+from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.turnfile import (
-    Changed,
     Look,
     TurnFile,
-    Unreadable,
     completed_at,
     fingerprint_at,
     ignore_lease_breaks,

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from paliadin_sidecar.errors import Damaged, Full, Newer, Older
 from paliadin_sidecar.operator.advice import Hosting, in_container, is_unit, unit_name
-from paliadin_sidecar.outbox.errors import Damaged, Full, Newer, Older
 
 STATE = Path("/var/lib/paliadin-hugo")
 UNIT, IMAGE = Hosting("paliadin-hugo.service"), Hosting(container=True)
@@ -42,7 +42,7 @@ def test_a_damaged_outbox_is_moved_aside_by_what_is_advised(tmp_path: Path) -> N
     for n in range(2):
         for name in ("outbox.db", "outbox.db-wal"):
             (state / name).write_text(f"damaged {n}")
-        advice = UNIT.mend(Damaged(state / "outbox.db", "is damaged"))
+        advice = UNIT.remedy(Damaged(state / "outbox.db", "is damaged"))
         command = advice.rpartition(": ")[2]
         path = f"{tmp_path}:{os.environ['PATH']}"
         subprocess.run(["sh", "-ec", command], check=True, env={"PATH": path})
@@ -56,9 +56,9 @@ def test_a_damaged_outbox_is_moved_aside_by_what_is_advised(tmp_path: Path) -> N
 def test_each_host_has_its_own_way_to_begin_anew() -> None:
     """As root on a host with a unit, `run` is not what helps; without one it is."""
     damaged = Damaged(STATE / "outbox.db", "is damaged")
-    assert Hosting().mend(damaged).endswith(": paliadin-sidecar run --quarantine")
-    assert "run --quarantine" not in UNIT.mend(damaged)
-    assert "docker compose run --rm --entrypoint sh sidecar -c" in IMAGE.mend(damaged)
+    assert Hosting().remedy(damaged).endswith(": paliadin-sidecar run --quarantine")
+    assert "run --quarantine" not in UNIT.remedy(damaged)
+    assert "docker compose run --rm --entrypoint sh sidecar -c" in IMAGE.remedy(damaged)
 
 
 def test_nobody_is_told_to_make_a_second_secret() -> None:
@@ -74,9 +74,9 @@ def test_nobody_is_told_to_make_a_second_secret() -> None:
 
 def test_other_errors_keep_their_cure() -> None:
     """Only what depends on the host is added."""
-    assert UNIT.mend(Older(STATE / "outbox.db", "old")).endswith(UNIT.restart)
+    assert UNIT.remedy(Older(STATE / "outbox.db", "old")).endswith(UNIT.restart)
     for exc in (Full(STATE, "full"), Newer(STATE, "new")):
-        assert UNIT.mend(exc) == exc.mend
+        assert UNIT.remedy(exc) == exc.remedy
 
 
 def test_who_runs_this() -> None:

@@ -18,10 +18,10 @@ from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar, new_secret
 from support.users import NOBODY, root_only
 
+from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.operator import check as doctor
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Damaged
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 

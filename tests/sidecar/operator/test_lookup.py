@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support.sidecar import COMMAND, Sidecar
 
-from paliadin_sidecar.operator.lookup import NoSuchTurn, find_turn, listed, strays
+from paliadin_sidecar.errors import NoSuchTurn
+from paliadin_sidecar.operator.lookup import find_turn, listed, strays
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import TurnKey

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.noise import noise
 
-from paliadin_sidecar.outbox.bodies import BadBody, Packed, most_beside, pack, take_fitting, unpack
+from paliadin_sidecar.errors import BadBody
+from paliadin_sidecar.outbox.bodies import Packed, most_beside, pack, take_fitting, unpack
 
 MIB = 1024 * 1024
 

@@ -16,8 +16,8 @@ from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.daemon import _Service
 from paliadin_sidecar.delivery.sender import Outcome, Sender
+from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Damaged
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 

@@ -22,10 +22,7 @@ from support.waiting import PATIENCE_S
 import paliadin_sidecar.outbox.database
 import paliadin_sidecar.outbox.statements
 from paliadin_contract.callback import decode
-from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.outbox import group_commit as committer
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import (
+from paliadin_sidecar.errors import (
     Blocked,
     Busy,
     Damaged,
@@ -35,6 +32,9 @@ from paliadin_sidecar.outbox.errors import (
     OverBudget,
     Unwritable,
 )
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.outbox import group_commit as committer
+from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.group_commit import Committer
 from paliadin_sidecar.outbox.outbox import Outbox

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from paliadin_sidecar.errors import Older, OutboxError
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.errors import Older, OutboxError
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
 
