@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["Came", "Receiver", "reserve"]
+__all__ = ["Arrival", "Receiver", "reserve"]
 
 
-class Came(NamedTuple):
+class Arrival(NamedTuple):
     """An answer that was acknowledged, at so many epoch seconds."""
 
     at: float
@@ -38,20 +38,24 @@ class Receiver:
         secret: the callback's.
 
     Attributes:
-        came: every arrival, also one that the inbox had already.
+        arrivals: every arrival, also one that the inbox had already.
         wrong: what should never come.
     """
 
     def __init__(self, secret: str) -> None:
         self.inbox = Inbox([secret])
-        self.came: list[Came] = []
+        self.arrivals: list[Arrival] = []
         self.wrong: list[str] = []
         self._port = reserve()
         self.url = "http://{}:{}/callback".format(*self._port.getsockname())
 
-    def of(self, turn_id: str) -> list[Came]:
+    def arrivals_of(self, turn_id: str) -> list[Arrival]:
         """What came of a turn, by the id it was asked under or its file's."""
-        return [c for c in self.came if turn_id in (c.answer.submitted_turn_id, c.answer.turn_id)]
+        return [
+            arrival
+            for arrival in self.arrivals
+            if turn_id in (arrival.answer.submitted_turn_id, arrival.answer.turn_id)
+        ]
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -95,7 +99,7 @@ class Receiver:
             return
         callback = decode(body)
         if isinstance(callback, TurnCompleted):
-            self.came.append(Came(time.time(), webhook_id, callback.data))
+            self.arrivals.append(Arrival(time.time(), webhook_id, callback.data))
         elif not isinstance(callback, Ping):
             self.wrong.append(f"{webhook_id} came, and no answer was in it")
 

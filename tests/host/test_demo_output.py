@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from demo import __main__ as demo
-from demo import circle
+from demo import round_trip
+from demo.session import turn_line
 from demo.writers import MANNERS
 from rich.cells import cell_len
 
 
 def test_each_line_of_a_turn_fits() -> None:
     """With the longest question or manner the columns stand under their headings."""
-    asked = [f"{name}: {question}" for name in circle._USERS for question in circle._QUESTIONS]
+    asked = [
+        f"{name}: {question}" for name in round_trip._USERS for question in round_trip._QUESTIONS
+    ]
     titles = [*asked, *(manner.title for manner in MANNERS.values())]
-    lines = [demo._line("12345678", "aichat", title, "response", "1.00 s") for title in titles]
-    assert {cell_len(line) for line in lines} == {cell_len(demo._line("", "", "", "", ""))}
+    lines = [turn_line("12345678", "aichat", title, "response", "1.00 s") for title in titles]
+    assert {cell_len(line) for line in lines} == {cell_len(turn_line("", "", "", "", ""))}
     assert cell_len(lines[0]) <= demo._WIDTH
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
-    from demo.receiver import Came, Receiver
+    from demo.receiver import Arrival, Receiver
     from paliadin_client import Paliadin, User
 
 __all__ = ["Asked", "Turn", "Version", "Written"]
@@ -59,27 +59,32 @@ class Turn:
         """What its file has held, the last one last."""
         raise NotImplementedError
 
-    def came(self) -> list[Came]:
+    def arrivals(self) -> list[Arrival]:
         """Everything that came of it."""
-        return self.receiver.of(self.id)
+        return self.receiver.arrivals_of(self.id)
 
     def latency(self) -> float | None:
         """Seconds until its last version first came, None if it has not."""
         last = self.versions()[-1:]
-        arrived = (c.at - v.at for v in last for c in self.came() if c.answer.sha256 == v.sha256)
+        arrived = (
+            arrival.at - v.at
+            for v in last
+            for arrival in self.arrivals()
+            if arrival.answer.sha256 == v.sha256
+        )
         return min(arrived, default=None)
 
     def wrong(self) -> list[str]:
         """What is wrong: nothing, if everybody keeps their word."""
         if self.latency() is None:
             return ["lost"]
-        came, versions = self.came(), self.versions()
-        answers = [c.answer for c in came]
+        arrivals, versions = self.arrivals(), self.versions()
+        answers = [arrival.answer for arrival in arrivals]
         newest = max(answers, key=lambda answer: answer.revision)
         data = (self.root / f"{newest.turn_id}.txt").read_bytes()
         text = data.decode(errors="replace")
         hashes = {a.sha256 for a in answers}
-        ids = {c.webhook_id for c in came}
+        ids = {arrival.webhook_id for arrival in arrivals}
         hints = {(v.submitted_turn_id, v.user_id) for v in versions}
         return _untrue(
             {
@@ -145,7 +150,7 @@ class Asked(Turn):
         """As the file is, under the id that the backend gave it."""
         # Over legacy no token travels: nobody says there who asks.
         hints = (self.id, self.user.user_id) if self.root.name == "aichat" else (None, None)
-        files = {self.root / f"{c.answer.turn_id}.txt" for c in self.came()}
+        files = {self.root / f"{arrival.answer.turn_id}.txt" for arrival in self.arrivals()}
         return [
             Version(file.stat().st_mtime, hashlib.sha256(file.read_bytes()).hexdigest(), *hints)
             for file in files
@@ -157,7 +162,7 @@ class Asked(Turn):
             return [f"lost: {self.text}"]
         over_aichat = self.root.name == "aichat"
         whose = self.user.user_id if over_aichat else "Somebody"
-        answers = [c.answer for c in self.came()]
+        answers = [arrival.answer for arrival in self.arrivals()]
         return super().wrong() + _untrue(
             {
                 f"it is the user's own answer: {self.text}": self.text

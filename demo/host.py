@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 import asyncssh
 
 from demo.receiver import Receiver, reserve
-from demo.verdict import Written
+from demo.turns import Written
 from demo.writers import MANNERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Stage", "StageError"]
+__all__ = ["Host", "HostError"]
 
 _PROJECT = Path(__file__).parents[1]
 #: Agents end with their terminals.
@@ -38,11 +38,11 @@ _MAX_PATH = 80
 _OURS = ("PALIADIN_", "AICHAT_", "SUPABASE_")
 
 
-class StageError(Exception):
-    """Something did not work, or not in time; the text says what."""
+class HostError(Exception):
+    """Something did not work, or not in time. The text says what."""
 
 
-class Stage:
+class Host:
     """Whoever makes one closes it.
 
     Attributes:
@@ -145,16 +145,16 @@ class Stage:
         """Take in what the sidecar said, and see whether everything runs that should.
 
         Raises:
-            StageError: something does not.
+            HostError: something does not.
         """
         *lines, self._rest = (self._rest + self._said.read()).split(b"\n")
         for line in map(json.loads, lines):
             self.events.append(line["event"])
             if line["event"] == "root.untrusted":
-                raise StageError(f"the sidecar does not trust its roots: {line['why']}")
+                raise HostError(f"the sidecar does not trust its roots: {line['why']}")
         for name, process in self._daemons.items():
             if process.poll() is not None:
-                raise StageError(f"the {name} ended by itself ({process.returncode})")
+                raise HostError(f"the {name} ended by itself ({process.returncode})")
 
     def close(self, *, keep_logs: bool) -> list[str]:
         """End every process and remove every file, but for the logs where they are wanted.
