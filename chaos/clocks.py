@@ -17,7 +17,7 @@ from chaos.writers import TRAILER
 from paliadin_sidecar.delivery.dispatcher import Dispatch
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
@@ -54,19 +54,20 @@ async def _play(world: World) -> None:
     world.behaviour = stumbles
     world.host.state.mkdir(mode=0o700)
     outbox = Outbox(world.host.state / FILENAME, wall=wall, create=True)
-    commit = Committer(outbox, lambda: None, lambda _: None)
+    group = GroupCommit(outbox, lambda: None, lambda _: None)
     async with (
         Sender(world.receiver.url, [world.host.secret], timeout_s=5.0, wall=wall) as sender,
         anyio.create_task_group() as tasks,
     ):
-        dispatch = Dispatch(commit, sender.attempt, host="mriver", refused_s=900.0, wall=wall)
-        tasks.start_soon(commit.run)
+        dispatch = Dispatch(group, sender.attempt, host="mriver", refused_s=900.0, wall=wall)
         tasks.start_soon(dispatch.run)
         for n in range(_COUNT):
             turn = world.turn(f"t{n}")
             content = turn.text() + TRAILER
             turn.completed(content)
-            await commit(Outbox.accept, _arrival(turn.path.stem, content, wall()))
+            await group.commit_when_possible(
+                Outbox.accept, _arrival(turn.path.stem, content, wall())
+            )
             dispatch.wake()
         with anyio.move_on_after(60):
             while len(in_effect(world.arrived)) < _COUNT:  # noqa: ASYNC110 - another thread's list

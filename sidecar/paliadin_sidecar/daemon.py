@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from contextlib import ExitStack, aclosing
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TextIO, TypeVar, TypeVarTuple
 
@@ -34,7 +33,7 @@ from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.outbox import opening, upkeep
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -133,20 +132,13 @@ class _Service:
         ]
         # All that a turn's way needs: no flood of anything else can take them.
         self._notify_thread = Threads(1, "notify")
-        self._commit_thread = Threads(1, "commit")
-        self._commit = Committer(
-            outbox,
-            self._wrote,
-            self._blocked,
-            self._unblocked,
-            in_thread=self._commit_thread,
-        )
+        self._group = GroupCommit(outbox, self._wrote, self._blocked, self._unblocked)
         self.unknown: tuple[tuple[str, str], ...] = ()
         self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
         self._problems = Problems(audit, self._reporter)
-        self._events = ServiceEvents(self._commit, audit)
+        self._events = ServiceEvents(self._group, audit)
         self._printer = EventPrinter(
-            self._commit,
+            self._group,
             audit,
             stream,
             key=statedir.journal_key(settings.state_dir, create=True),
@@ -162,7 +154,6 @@ class _Service:
         for watched in self._watched:
             watched.close()
         self._notify_thread.close()
-        self._commit_thread.close()
 
     def scanned(self) -> tuple[int, int]:
         intakes = [watched.intake for watched in self._watched]
@@ -171,16 +162,12 @@ class _Service:
     async def serve(self, sender: Sender) -> None:
         settings = self._settings
         self._dispatch = Dispatch(
-            self._commit,
+            self._group,
             sender.attempt,
             host=settings.host_label,
             refused_s=settings.refused_s,
         )
-        # The innermost ends first, and what it still records needs the committer.
-        async with anyio.create_task_group() as store:
-            store.start_soon(self._commit.run, name="commit")
-            await self._work()
-            store.cancel_scope.cancel()
+        await self._work()
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as base:
@@ -198,12 +185,12 @@ class _Service:
                 work.start_soon(self._started, name="started")
                 work.start_soon(
                     upkeep.follow_commands,
-                    self._commit,
+                    self._group,
                     self._settings.rescan_s,
                     self._wrote_elsewhere,
                     name="commands",
                 )
-                work.start_soon(upkeep.prune_regularly, self._commit, name="upkeep")
+                work.start_soon(upkeep.prune_regularly, self._group, name="upkeep")
                 await self._stop.wait()
                 await self._systemd("STOPPING=1")
                 await self._happened("service.stopping")
@@ -260,7 +247,9 @@ class _Service:
 
     async def _take_in(self, watched: _Watched) -> None:
         spec, intake = watched.spec, watched.intake
-        intake.remember(spec, await self._commit(Outbox.lying, spec.backend, spec.persona))
+        intake.remember(
+            spec, await self._group.commit_when_possible(Outbox.lying, spec.backend, spec.persona)
+        )
         next_scan = next_every_file = 0.0
         while not self._stop.is_set():
             watched.wake = anyio.Event()
@@ -273,12 +262,11 @@ class _Service:
                 now = time.monotonic()
                 next_scan = now + self._settings.rescan_s
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
-            if watched.root.leases_on is None:
-                found = await self._ask(watched, watched.look)
-                await self._take(watched, partial(list, found))
-            else:
-                # Of a disk of this machine: in the outbox's thread, one change of thread less.
-                await self._take(watched, watched.look)
+            # A disk of this machine is read on the loop: a change of thread costs more.
+            is_local = watched.root.leases_on is not None
+            found = watched.look() if is_local else await self._ask(watched, watched.look)
+            if found:
+                await self._take(found)
             watched.began.set()
             due_in = intake.due_in()
             rest = max(0.0, next_scan - time.monotonic())
@@ -322,7 +310,7 @@ class _Service:
         found = [one for watched in self._watched for one in watched.intake.found()]
         if found != self._found:
             self._found = found
-            await self._commit(Outbox.set_roots, found)
+            await self._group.commit_when_possible(Outbox.set_roots, found)
 
     async def _take_scanned(self, watched: _Watched, *, every_file: bool) -> None:
         def scan() -> list[finding.Finding]:
@@ -332,18 +320,18 @@ class _Service:
                 return []  # it cannot be read, which is its state now: the next check tells
 
         if found := await self._ask(watched, scan):
-            await self._take(watched, partial(list, found))
+            await self._take(found)
 
     async def _meet(self, watched: _Watched) -> None:
         spec = watched.spec
         root = (spec.backend, spec.persona, str(spec.path))
-        if await self._commit(Outbox.is_met, *root):
+        if await self._group.commit_when_possible(Outbox.is_met, *root):
             return
         try:
             history = await self._ask(watched, watched.intake.history, spec)
         except OSError:
             return  # it cannot be listed: it is met when it can be
-        await self._commit(Outbox.meet, *root, history)
+        await self._group.commit_when_possible(Outbox.meet, *root, history)
 
     async def _ask(self, watched: _Watched, call: Callable[[*Ts], T], *args: *Ts) -> T:
         # All that its file system is asked, which may never answer: that costs this root alone,
@@ -366,29 +354,22 @@ class _Service:
             watched.hangs = False
         return answer.result()
 
-    async def _take(self, watched: _Watched, find: Callable[[], list[finding.Finding]]) -> None:
-        # Finds, and takes what was found, in one step of the outbox's thread.
-        found: list[finding.Finding] = []
-
+    async def _take(self, found: list[finding.Finding]) -> None:
         def take(outbox: Outbox) -> None:
-            if not found:  # once: what was found is not found again
-                found.extend(find())
             for one in found:
                 _take_one(outbox, one)
 
         # It asks what is due in the same transaction, and sends when that is durable.
         self._dispatch.wake()
         try:
-            await self._commit.once(take)
+            await self._group.commit(take)
         except Blocked as exc:
             # This root's intake waits here, holding one batch, while delivery goes on. One by
             # one, since the room that comes first may be for one.
             self._held_back += 1
             self._blocked(exc)
-            if not found:  # it never began: another process holds the lock
-                found += await self._ask(watched, find)
             for one in found:
-                await self._commit(_take_one, one)
+                await self._group.commit_when_possible(_take_one, one)
                 self._dispatch.wake()
             self._held_back -= 1
             if not self._held_back:
@@ -478,7 +459,7 @@ class _Service:
         said = ""
         while self._systemd:
             self._counts_moved = anyio.Event()
-            counts = dict.fromkeys(_TOLD, 0) | await self._commit(Outbox.counts)
+            counts = dict.fromkeys(_TOLD, 0) | await self._group.commit_when_possible(Outbox.counts)
             text = ", ".join(f"{n} {state}" for state, n in counts.items())
             text = "; ".join([text, *(f"{p.what}: {p.why}" for p in self._reporter.problems)])
             if text != said:

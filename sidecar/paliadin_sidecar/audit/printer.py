@@ -12,7 +12,7 @@ import anyio
 from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
 from paliadin_sidecar.errors import Blocked
-from paliadin_sidecar.outbox.group_commit import BLOCKED_S, Committer
+from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class EventPrinter:
     """Prints events as they are committed, from their rows and nothing else.
 
     Args:
-        commit: runs the outbox's methods.
+        group: runs the outbox's methods.
         audit: writes the lines.
         stream: where `audit` writes them, of which this waits until it takes more.
         key: see `lines.unconfirmable`.
@@ -39,9 +39,9 @@ class EventPrinter:
     """
 
     def __init__(
-        self, commit: Committer, audit: Audit, stream: TextIO, key: bytes, printed: int
+        self, group: GroupCommit, audit: Audit, stream: TextIO, key: bytes, printed: int
     ) -> None:
-        self._commit = commit
+        self._group = group
         self._audit = audit
         self._stream = stream
         self._key = key
@@ -76,7 +76,7 @@ class EventPrinter:
 
     async def _print_new(self) -> None:
         async with self._printing:
-            while events := await self._commit(Outbox.events, self._printed):
+            while events := await self._group.commit_when_possible(Outbox.events, self._printed):
                 for event in events:
                     await self._print(event)
                     self._printed = event.id
@@ -97,7 +97,7 @@ class EventPrinter:
 
     async def _remember_printed(self) -> None:
         with suppress(Blocked):  # lines may then be repeated, should we crash now
-            await self._commit.once(Outbox.set_printed, self._printed)
+            await self._group.commit(Outbox.set_printed, self._printed)
 
     async def _writable(self) -> None:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.

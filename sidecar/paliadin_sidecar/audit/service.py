@@ -10,7 +10,7 @@ from paliadin_sidecar.outbox.outbox import Outbox
 if TYPE_CHECKING:
     from paliadin_sidecar.audit.lines import Audit
     from paliadin_sidecar.host.report import Reporter
-    from paliadin_sidecar.outbox.group_commit import Committer
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
 
 __all__ = ["Problems", "ServiceEvents"]
 
@@ -19,12 +19,12 @@ class ServiceEvents:
     """Records events that belong to no turn.
 
     Args:
-        commit: runs the outbox's methods.
+        group: runs the outbox's methods.
         audit: prints those that cannot be recorded.
     """
 
-    def __init__(self, commit: Committer, audit: Audit) -> None:
-        self._commit = commit
+    def __init__(self, group: GroupCommit, audit: Audit) -> None:
+        self._group = group
         self._audit = audit
 
     async def record(self, name: str, **fields: object) -> None:
@@ -36,7 +36,7 @@ class ServiceEvents:
             OutboxError: it was not recorded, and nothing else will be.
         """
         try:
-            await self._commit.once(Outbox.happened, name, fields)
+            await self._group.commit(Outbox.happened, name, fields)
         except Blocked:
             self._audit.print_unrecorded(name, fields)
 

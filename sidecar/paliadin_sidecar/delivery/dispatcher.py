@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from paliadin_sidecar.delivery.sender import Outcome
-    from paliadin_sidecar.outbox.group_commit import Committer
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
     from paliadin_sidecar.outbox.records import Due
 
 __all__ = ["Dispatch", "ping_body"]
@@ -54,7 +54,7 @@ class Dispatch:
     """Sends what is due, a few at a time, and never two revisions of one turn at once.
 
     Args:
-        commit: runs the outbox's methods.
+        group: runs the outbox's methods.
         attempt: makes one signed attempt.
         host: this host's name, for pings.
         refused_s: see `policy.decide`.
@@ -68,7 +68,7 @@ class Dispatch:
 
     def __init__(
         self,
-        commit: Committer,
+        group: GroupCommit,
         attempt: Callable[[str, bytes], Awaitable[Outcome]],
         *,
         host: str,
@@ -77,7 +77,7 @@ class Dispatch:
         steady: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random,
     ) -> None:
-        self._commit = commit
+        self._group = group
         self._attempt = attempt
         self._host = host
         self._refused_s = refused_s
@@ -116,8 +116,10 @@ class Dispatch:
 
     async def run(self) -> None:
         """Send until cancelled."""
-        service = await self._commit(Outbox.service)
-        rest_s = await self._commit(Outbox.asked_to_rest_s, policy.BACKOFF_MOST_S)
+        service = await self._group.commit_when_possible(Outbox.service)
+        rest_s = await self._group.commit_when_possible(
+            Outbox.asked_to_rest_s, policy.BACKOFF_MOST_S
+        )
         self._pace = Pace(anyio.current_time() + rest_s)
         async with anyio.create_task_group() as tasks:
             if service["paused_at"] is not None:
@@ -150,7 +152,7 @@ class Dispatch:
         trickle_s = self._circuit.retry_in_s(now)
         if self._circuit.trickles:
             again = min(again, int(trickle_s <= 0))
-        found, next_s = await self._commit(
+        found, next_s = await self._group.commit_when_possible(
             Outbox.due,
             list(self._busy.values()),
             places=places,
@@ -309,9 +311,11 @@ class Dispatch:
         try:
             # What is known is written down, also when everything is being cancelled.
             with anyio.CancelScope(shield=True):
-                await self._commit.once(transition)
+                await self._group.commit(transition)
         except Blocked:
-            await self._commit(transition)  # not sent again meanwhile: it counts as under way
+            await self._group.commit_when_possible(
+                transition
+            )  # not sent again meanwhile: it counts as under way
         if isinstance(decision, policy.Delivered):
             crash.point("after an acknowledgement was recorded")
 
@@ -355,7 +359,7 @@ class Dispatch:
         while self._circuit.paused:
             with suppress(Blocked):
                 if why is not None:
-                    await self._commit.once(Outbox.pause, why)
+                    await self._group.commit(Outbox.pause, why)
                     why = None
             rest_s = self._pace.rest_s(anyio.current_time())
             await anyio.sleep(max(self._circuit.next_ping_s(), rest_s))
@@ -363,4 +367,4 @@ class Dispatch:
                 self._circuit.resume()
                 self.wake()
         if why is None:
-            await self._commit(Outbox.resume, self._steady() - since)
+            await self._group.commit_when_possible(Outbox.resume, self._steady() - since)

@@ -1,10 +1,10 @@
-"""The outbox's methods, off the event loop: as many as have gathered in one transaction."""
+"""Group commit: all outbox calls that gather in one tick of the event loop share a transaction."""
 
 from __future__ import annotations
 
-from collections import deque
+import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
@@ -13,12 +13,11 @@ from paliadin_sidecar.errors import Blocked, Busy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paliadin_sidecar.host.threads import Threads
     from paliadin_sidecar.outbox.outbox import Outbox
 
-__all__ = ["BLOCKED_S", "Committer"]
+__all__ = ["BLOCKED_S", "GroupCommit"]
 
-#: Operations in one transaction: enough to share a disk flush, few enough not to delay it.
+#: Steps in one transaction: enough to share a disk flush, few enough not to delay it.
 _BATCH = 256
 #: How long a full disk, or another's lock, is left alone.
 BLOCKED_S = 5.0
@@ -26,25 +25,20 @@ BLOCKED_S = 5.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
-class _Step:
-    # One call that waits for its transaction.
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
-        self.done = anyio.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
+_Step = tuple["Callable[[], Any]", "asyncio.Future[Any]"]
 
 
-class Committer:
-    """Runs the outbox's methods in a thread, one transaction for all that have gathered.
+class GroupCommit:
+    """Runs the outbox's methods on the event loop, one transaction for all that have gathered.
+
+    The first call of a tick schedules the transaction for the next one. A caller goes on after
+    the COMMIT: whatever it wakes then finds what was committed.
 
     Args:
         outbox: what they are methods of; nobody else may use it meanwhile.
-        on_event: called on the event loop after transactions that wrote events.
-        on_blocked: called there each time that somebody must wait.
-        on_unblocked: called there when somebody who had to wait need not any more.
-        in_thread: runs a call in a thread; anyio's where there is none of their own.
+        on_event: called after transactions that wrote events.
+        on_blocked: called each time that somebody must wait.
+        on_unblocked: called when somebody who had to wait need not any more.
     """
 
     def __init__(
@@ -53,37 +47,34 @@ class Committer:
         on_event: Callable[[], None],
         on_blocked: Callable[[Blocked], None],
         on_unblocked: Callable[[], None] = lambda: None,
-        *,
-        in_thread: Threads | None = None,
     ) -> None:
-        self._in_thread = in_thread
         self._outbox = outbox
         self._on_event = on_event
         self._on_blocked = on_blocked
         self._on_unblocked = on_unblocked
-        self._waiting: deque[_Step] = deque()
-        self._wake = anyio.Event()
+        self._waiting: list[_Step] = []
 
-    async def once(
+    async def commit(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run one method; it is durable when this returns.
 
+        Who is cancelled while it waits has its call done all the same, once.
+
         Raises:
             OutboxError: it did not take effect; with `Blocked` it may later.
         """
-        step = _Step(partial(method, self._outbox, *args, **kwargs))
-        self._waiting.append(step)
-        self._wake.set()
-        await step.done.wait()
-        if step.error is not None:
-            raise step.error
-        return cast("T", step.result)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._run, loop)
+        self._waiting.append((partial(method, self._outbox, *args, **kwargs), done))
+        return await done
 
-    async def __call__(
+    async def commit_when_possible(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As `once`; while the outbox is blocked, wait and try again.
+        """As `commit`; while the outbox is blocked, wait and try again.
 
         Raises:
             OutboxError: it did not take effect, and will not.
@@ -91,7 +82,7 @@ class Committer:
         waited = False
         while True:
             try:
-                result = await self.once(method, *args, **kwargs)
+                result = await self.commit(method, *args, **kwargs)
             except Blocked as exc:
                 waited = True
                 self._on_blocked(exc)
@@ -101,38 +92,29 @@ class Committer:
                     self._on_unblocked()
                 return result
 
-    async def run(self) -> None:
-        """Serve the calls until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                before = self._outbox.last_event
-                # A commit is not abandoned: whoever cancels waits for the few ms it takes.
-                with anyio.CancelScope(shield=True):
-                    try:
-                        in_thread = self._in_thread or anyio.to_thread.run_sync
-                        await in_thread(self._commit, batch)
-                    except RuntimeError as exc:  # no thread could be started
-                        for step in batch:
-                            step.error = exc
-                for step in batch:
-                    step.done.set()
-                if self._outbox.last_event != before:
-                    self._on_event()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._waiting[:_BATCH]
+        del self._waiting[:_BATCH]
+        if self._waiting:
+            loop.call_soon(self._run, loop)
+        before = self._outbox.last_event
+        self._commit(batch)
+        if self._outbox.last_event != before:
+            self._on_event()
 
     def _commit(self, batch: list[_Step]) -> None:
         try:
-            results = self._outbox.transaction([step.call for step in batch])
+            results = self._outbox.transaction([call for call, _ in batch])
         except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
             if len(batch) == 1 or isinstance(exc, Busy):
-                for step in batch:
-                    step.error = exc
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(exc)
                 return
             # One that cannot be done (a full disk refuses writes alone) costs no other.
             for step in batch:
                 self._commit([step])
         else:
-            for step, result in zip(batch, results, strict=True):
-                step.result = result
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():
+                    done.set_result(result)

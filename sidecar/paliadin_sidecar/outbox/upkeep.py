@@ -11,7 +11,7 @@ from paliadin_sidecar.outbox.outbox import Outbox
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paliadin_sidecar.outbox.group_commit import Committer
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
 
 __all__ = ["follow_commands", "prune_regularly"]
 
@@ -19,24 +19,26 @@ __all__ = ["follow_commands", "prune_regularly"]
 _EVERY_S, _REST_S = 3600.0, 0.05
 
 
-async def prune_regularly(commit: Committer) -> None:
+async def prune_regularly(group: GroupCommit) -> None:
     """Prune what is old, in small steps, until cancelled."""
     while True:
-        more = await commit(Outbox.tidy)
+        more = await group.commit_when_possible(Outbox.tidy)
         await anyio.sleep(_REST_S if more else _EVERY_S)
 
 
-async def follow_commands(commit: Committer, every_s: float, on_change: Callable[[], None]) -> None:
+async def follow_commands(
+    group: GroupCommit, every_s: float, on_change: Callable[[], None]
+) -> None:
     """Look this often whether a command, such as `replay`, wrote to the outbox, until cancelled.
 
     Args:
-        commit: runs the outbox's methods.
+        group: runs the outbox's methods.
         every_s: seconds between two looks.
         on_change: called after the first look, and after each that found something.
     """
     seen: int | None = None
     while True:
-        elsewhere = await commit(Outbox.changed_elsewhere)
+        elsewhere = await group.commit_when_possible(Outbox.changed_elsewhere)
         if elsewhere != seen:
             seen = elsewhere
             on_change()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
@@ -17,9 +16,9 @@ from paliadin_sidecar.delivery import pace, policy
 from paliadin_sidecar.delivery.dispatcher import Dispatch, ping_body
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked, Full
-from paliadin_sidecar.outbox import group_commit as committer
+from paliadin_sidecar.outbox import group_commit
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.group_commit import Committer
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
@@ -54,7 +53,7 @@ class Office:
         self.wall = wall or (lambda: self.now)
         self.path = path
         self.outbox = Outbox(path, wall=self.wall, create=True)
-        self.commit = Committer(self.outbox, self._move, self._block)
+        self.group = GroupCommit(self.outbox, self._move, self._block)
         self.blocked = 0
         self.sent: list[str] = []
         self.pings = 0
@@ -67,7 +66,7 @@ class Office:
 
     def make(self) -> Dispatch:
         return Dispatch(
-            self.commit,
+            self.group,
             self.attempt,
             host="mriver",
             refused_s=REFUSED_S,
@@ -79,13 +78,10 @@ class Office:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Commit and dispatch until the block ends."""
-        async with anyio.create_task_group() as base:
-            base.start_soon(self.commit.run)
-            async with anyio.create_task_group() as work:
-                work.start_soon(self.dispatch.run)
-                yield
-                work.cancel_scope.cancel()
-            base.cancel_scope.cancel()
+        async with anyio.create_task_group() as work:
+            work.start_soon(self.dispatch.run)
+            yield
+            work.cancel_scope.cancel()
 
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         callback = decode(body)
@@ -163,7 +159,7 @@ class Office:
         # A call that is committed now comes after all that were asked for before.
         for _ in range(5):
             self.dispatch.wake()
-            await self.commit.once(Outbox.counts)
+            await self.group.commit(Outbox.counts)
 
     def _move(self) -> None:
         self._moved.set()
@@ -186,7 +182,7 @@ def shrunk_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and full disks last for instants."""
     monkeypatch.setattr(policy, "_PING_FIRST_S", 0.01)
     monkeypatch.setattr(policy, "_PING_MOST_S", 0.02)
-    monkeypatch.setattr(committer, "BLOCKED_S", 0.01)
+    monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
 
 
 async def never(_: str) -> Outcome:
@@ -838,21 +834,11 @@ async def test_what_is_written_down_takes_no_place(office: Office) -> None:
 
 async def test_the_end_while_it_looks(office: Office) -> None:
     """What was found due in the instant of the end is left for the next start."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold(outbox: Outbox) -> None:
-        outbox.accept(arrival("a", b"Yes."))
-        begun.set()
-        go_on.wait()
-
-    async with office.open(), anyio.create_task_group() as tasks:
+    async with office.open():
         await office.settle()
-        tasks.start_soon(office.commit.once, hold)
-        await anyio.to_thread.run_sync(begun.wait)
-        office.dispatch.wake()
-        await anyio.wait_all_tasks_blocked()  # it has asked, and waits for its turn
+        office.accept("a")
+        await anyio.lowlevel.checkpoint()  # it has asked, and waits for the transaction
         await office.dispatch.stop(0)
-        go_on.set()
         await office.settle()
     assert office.counts() == {"pending": 1}
     assert office.sent == []
@@ -896,18 +882,15 @@ async def test_no_ping_after_the_end(office: Office) -> None:
 
 async def test_known_at_the_last_moment(office: Office) -> None:
     """An outcome that is known when all is cancelled is written down."""
-    async with anyio.create_task_group() as base:
-        base.start_soon(office.commit.run)
-        with anyio.CancelScope() as scope:
+    with anyio.CancelScope() as scope:
 
-            def answer(_: str) -> Outcome:
-                scope.cancel()
-                return OK
+        def answer(_: str) -> Outcome:
+            scope.cancel()
+            return OK
 
-            office.turn = answer
-            office.accept("a")
-            await office.dispatch.run()
-        base.cancel_scope.cancel()
+        office.turn = answer
+        office.accept("a")
+        await office.dispatch.run()
     assert office.counts() == {"delivered": 1}
 
 

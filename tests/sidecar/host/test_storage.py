@@ -177,7 +177,7 @@ def test_without_descriptors(tmp_path: Path) -> None:
 
 
 def test_all_that_is_waited_for_is_blocked() -> None:
-    """The committer waits for these, and ends with the others."""
+    """A group commit waits for these, and ends with the others."""
     assert issubclass(Full, Blocked)
     assert issubclass(Unavailable, Blocked)
     assert not issubclass(DiskFails, Blocked)

@@ -166,7 +166,7 @@ def test_commands_on_a_damaged_outbox(stopped: Sidecar, command: str) -> None:
 def test_an_attempt_that_is_recorded_while_all_ends(
     tmp_path: Path, host: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It once waited for ever for the committer, which had ended before it."""
+    """It once waited for ever for a commit, since what commits had ended before it."""
     log = tmp_path / "log"
     all_ends = anyio.Event()
     lost = Damaged(tmp_path / FILENAME, "was removed")

@@ -5,7 +5,6 @@ import json
 import sqlite3
 import subprocess
 import tempfile
-import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,17 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-import anyio
 import pytest
 from support.noise import noise
 from support.users import ORDINARY, root_only, without_privilege
-from support.waiting import PATIENCE_S
 
 import paliadin_sidecar.outbox.database
 import paliadin_sidecar.outbox.statements
 from paliadin_contract.callback import decode
 from paliadin_sidecar.errors import (
-    Blocked,
     Busy,
     Damaged,
     Full,
@@ -33,10 +29,8 @@ from paliadin_sidecar.errors import (
     Unwritable,
 )
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.outbox import group_commit as committer
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.fairness import Shares
-from paliadin_sidecar.outbox.group_commit import Committer
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Due, Event, TurnKey
 from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
@@ -1303,9 +1297,8 @@ def holder(path: Path) -> sqlite3.Connection:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timers shrunk: nobody waits for a lock, and a blocked outbox is left alone for an instant."""
+    """Nobody waits for a lock."""
     monkeypatch.setattr(paliadin_sidecar.outbox.database, "_BUSY_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(committer, "BLOCKED_S", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1597,210 +1590,6 @@ def test_what_is_in_memory_is_bounded_by_bytes(box: Box) -> None:
     assert box(Outbox.due, busy, places=9, again=9, held=sizes)[0] == []
     (next_large,) = box(Outbox.due, busy, places=1, again=1, held=sizes[1:])[0]
     assert next_large.webhook_id.split("_")[2] == "large1"
-
-
-# --- many calls, one transaction ------------------------------------------------------------
-
-
-class Commits:
-    """A committer that serves, and what it did."""
-
-    def __init__(self, box: Box) -> None:
-        self.statements: list[str] = []
-        self.threads: set[int] = set()
-        self.woken = 0
-        self.blocked: list[Blocked] = []
-        self.blocked_nine_times = anyio.Event()
-        self.call = Committer(box.outbox, self._wake, self._block)
-        box.outbox.connection.set_trace_callback(self._trace)
-
-    def _wake(self) -> None:
-        self.woken += 1
-
-    def _block(self, exc: Blocked) -> None:
-        self.blocked.append(exc)
-        if len(self.blocked) == 9:
-            self.blocked_nine_times.set()
-
-    def _trace(self, statement: str) -> None:
-        self.statements.append(statement)
-        self.threads.add(threading.get_ident())
-
-    @property
-    def count(self) -> int:
-        return self.statements.count("COMMIT")
-
-
-@pytest.fixture
-def commits(box: Box) -> Iterator[Commits]:
-    yield Commits(box)
-    box.outbox.connection.set_trace_callback(None)
-
-
-@pytest.mark.anyio
-async def test_group_commit(box: Box, commits: Commits) -> None:
-    """Calls that have gathered share a transaction, off the event loop, and each gets its own."""
-    found: dict[int, bool] = {}
-
-    async def accept(n: int) -> None:
-        found[n] = await commits.call(Outbox.accept, answer(key=key(f"t{n // 2}")))
-
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as callers:
-            for n in range(200):
-                callers.start_soon(accept, n)
-            tasks.start_soon(commits.call.run)
-        tasks.cancel_scope.cancel()
-    assert commits.count == 1
-    assert threading.get_ident() not in commits.threads
-    assert found == {n: n % 2 == 0 for n in range(200)}
-    with closing(Box(box.path).outbox) as other:
-        assert other.counts() == {"pending": 100}
-
-
-@pytest.mark.anyio
-async def test_a_batch_has_a_bound(commits: Commits) -> None:
-    """More calls than one transaction may hold go into several, in order."""
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as callers:
-            for n in range(600):
-                callers.start_soon(commits.call, Outbox.happened, "service.started", {"n": n})
-            tasks.start_soon(commits.call.run)
-        assert [e.fields["n"] for e in await commits.call(Outbox.events, 0, 1000)] == list(
-            range(600)
-        )
-        tasks.cancel_scope.cancel()
-    assert commits.count == 4
-
-
-@pytest.mark.anyio
-async def test_one_that_fails_costs_no_other(box: Box, commits: Commits) -> None:
-    """Whoever failed gets the error; those who shared the transaction are done all the same."""
-    errors: list[Exception] = []
-
-    async def failing() -> None:
-        try:
-            await commits.call(lambda _: fail())
-        except Oops as exc:
-            errors.append(exc)
-
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as callers:
-            for n in range(5):
-                callers.start_soon(commits.call, Outbox.happened, "service.started", {"n": n})
-                callers.start_soon(failing)
-            tasks.start_soon(commits.call.run)
-        tasks.cancel_scope.cancel()
-    assert len(errors) == 5
-    assert [fields["n"] for _, fields in box.events()] == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.anyio
-async def test_no_thread(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no thread any more the callers learn it; nobody waits for ever."""
-
-    async def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(commits.call.run)
-        with monkeypatch.context() as patched:
-            patched.setattr(anyio.to_thread, "run_sync", refuse)
-            with pytest.raises(RuntimeError, match="new thread"):
-                await commits.call(Outbox.counts)
-        assert await commits.call(Outbox.counts) == {}
-        tasks.cancel_scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_who_is_woken(commits: Commits) -> None:
-    """Whoever prints is woken after each transaction with events, and after no other."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(commits.call.run)
-        await commits.call(Outbox.counts)
-        assert commits.woken == 0
-        await commits.call(Outbox.happened, "service.started", {})
-        await anyio.lowlevel.checkpoint()
-        assert commits.woken == 1
-        tasks.cancel_scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_who_is_woken_after_a_failure(box: Box, commits: Commits) -> None:
-    """An event whose transaction failed, and that is written later, wakes them then."""
-
-    def half(outbox: Outbox) -> None:
-        outbox.happened("service.started", {})
-        fail()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(commits.call.run)
-        with pytest.raises(Oops):
-            await commits.call(half)
-        before = commits.woken
-        await commits.call(Outbox.happened, "service.started", {})
-        await anyio.lowlevel.checkpoint()
-        assert commits.woken == before + 1
-        tasks.cancel_scope.cancel()
-    assert box.events() == [("service.started", {})]
-
-
-@pytest.mark.anyio
-async def test_a_caller_that_is_cancelled(box: Box, commits: Commits) -> None:
-    """Who is cancelled while it waits has its call done, once."""
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as callers:
-            callers.start_soon(commits.call, Outbox.happened, "service.started", {})
-            await anyio.lowlevel.checkpoint()
-            callers.cancel_scope.cancel()
-        tasks.start_soon(commits.call.run)
-        await commits.call(Outbox.counts)
-        tasks.cancel_scope.cancel()
-    assert box.events() == [("service.started", {})]
-
-
-@pytest.mark.anyio
-async def test_the_end(box: Box, commits: Commits) -> None:
-    """A commit that has begun is awaited when all is cancelled: what it did is known."""
-    begun = threading.Event()
-    go_on = threading.Event()
-
-    def slow(outbox: Outbox) -> None:
-        begun.set()
-        go_on.wait()
-        outbox.happened("service.stopped", {})
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(commits.call.run)
-        tasks.start_soon(commits.call, slow)
-        await anyio.to_thread.run_sync(begun.wait)
-        tasks.cancel_scope.cancel()
-        go_on.set()
-    assert box.events() == [("service.stopped", {})]
-
-
-@pytest.mark.anyio
-@pytest.mark.usefixtures("impatient")
-async def test_blocked(tmp_path: Path) -> None:
-    """While another holds the lock each call waits, is told, and is done as soon as it may."""
-    box = Box(tmp_path / FILENAME, create=True)
-    commits = Commits(box)
-    other = holder(box.path)
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as callers:
-            tasks.start_soon(commits.call.run)
-            for n in range(3):
-                callers.start_soon(commits.call, Outbox.happened, "service.started", {"n": n})
-            with anyio.fail_after(PATIENCE_S):
-                await commits.blocked_nine_times.wait()
-            with pytest.raises(Busy):
-                await commits.call.once(Outbox.counts)
-            assert commits.count == 0
-            other.close()
-        tasks.cancel_scope.cancel()
-    assert {type(one) for one in commits.blocked} == {Busy}
-    assert sorted(fields["n"] for _, fields in box.events()) == [0, 1, 2]
-    box.outbox.close()
 
 
 @pytest.mark.parametrize("attempts", [0, 1])

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from support.waiting import PATIENCE_S
+
+from paliadin_sidecar.errors import Blocked, Busy
+from paliadin_sidecar.outbox import database, group_commit
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+class Oops(Exception):
+    pass
+
+
+def fail(_: Outbox) -> None:
+    raise Oops
+
+
+class Commits:
+    """A group commit on a real outbox, and what it did."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.outbox = Outbox(path, create=True)
+        self.statements: list[str] = []
+        self.threads: set[int] = set()
+        self.woken = 0
+        self.blocked: list[Blocked] = []
+        self.blocked_nine_times = anyio.Event()
+        self.unblocked = 0
+        self.group = GroupCommit(self.outbox, self._wake, self._block, self._unblock)
+        self.outbox.connection.set_trace_callback(self._trace)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def _block(self, exc: Blocked) -> None:
+        self.blocked.append(exc)
+        if len(self.blocked) == 9:
+            self.blocked_nine_times.set()
+
+    def _unblock(self) -> None:
+        self.unblocked += 1
+
+    def _trace(self, statement: str) -> None:
+        self.statements.append(statement)
+        self.threads.add(threading.get_ident())
+
+    @property
+    def count(self) -> int:
+        return self.statements.count("COMMIT")
+
+    async def tell(self, n: int) -> None:
+        """Write one event."""
+        await self.group.commit_when_possible(Outbox.happened, "service.started", {"n": n})
+
+    def told(self) -> list[int]:
+        """What is durable: read by another connection."""
+        with closing(Outbox(self.path)) as other:
+            return [event.fields["n"] for event in other.events(0, 1000)]
+
+
+@pytest.fixture
+def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commits]:
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.0)  # nobody waits for a lock
+    monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
+    made = Commits(tmp_path / FILENAME)
+    yield made
+    made.outbox.close()
+
+
+async def test_one_transaction(commits: Commits) -> None:
+    """Calls of one tick share a transaction on the event loop, and each gets its own result."""
+    found: dict[int, int] = {}
+
+    def last_event(outbox: Outbox, n: int) -> int:
+        outbox.happened("service.started", {"n": n})
+        return outbox.last_event
+
+    async def tell(n: int) -> None:
+        found[n] = await commits.group.commit(last_event, n)
+
+    async with anyio.create_task_group() as callers:
+        for n in range(200):
+            callers.start_soon(tell, n)
+    assert commits.count == 1
+    assert commits.threads == {threading.get_ident()}
+    assert found == {n: n + 1 for n in range(200)}
+    assert commits.told() == list(range(200))
+
+
+async def test_who_waits_goes_on_after_the_commit(commits: Commits) -> None:
+    """When a call returns, and when those who print are woken, the event is durable."""
+    seen: list[list[int]] = []
+    commits.group._on_event = lambda: seen.append(commits.told())
+    await commits.tell(0)
+    seen.append(commits.told())
+    assert seen == [[0], [0]]
+
+
+async def test_a_batch_has_a_bound(commits: Commits) -> None:
+    """More calls than one transaction may hold go into several, in order."""
+    async with anyio.create_task_group() as callers:
+        for n in range(600):
+            callers.start_soon(commits.tell, n)
+    assert commits.told() == list(range(600))
+    assert commits.count == 3
+
+
+async def test_one_that_fails_costs_no_other(commits: Commits) -> None:
+    """Whoever failed gets the error; those who shared the transaction are done all the same."""
+    errors: list[Exception] = []
+
+    async def failing() -> None:
+        try:
+            await commits.group.commit_when_possible(fail)
+        except Oops as exc:
+            errors.append(exc)
+
+    async with anyio.create_task_group() as callers:
+        for n in range(5):
+            callers.start_soon(commits.tell, n)
+            callers.start_soon(failing)
+    assert len(errors) == 5
+    assert commits.told() == [0, 1, 2, 3, 4]
+
+
+async def test_who_is_woken(commits: Commits) -> None:
+    """Whoever prints is woken after each transaction with events, and after no other."""
+    await commits.group.commit(Outbox.counts)
+    assert commits.woken == 0
+    await commits.tell(0)
+    assert commits.woken == 1
+
+
+async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
+    """An event whose transaction failed, and that is written later, wakes them then."""
+
+    def half(outbox: Outbox) -> None:
+        outbox.happened("service.started", {"n": 0})
+        fail(outbox)
+
+    with pytest.raises(Oops):
+        await commits.group.commit(half)
+    assert commits.woken == 0
+    await commits.tell(1)
+    assert commits.woken == 1
+    assert commits.told() == [1]
+
+
+@pytest.mark.parametrize("call", [fail, lambda outbox: outbox.happened("x", {"n": 1})])
+async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outbox], None]) -> None:
+    """Who is cancelled while it waits has its call done, once, and takes nobody along."""
+    async with anyio.create_task_group() as callers:
+        callers.start_soon(commits.group.commit, call)
+        callers.start_soon(commits.tell, 2)
+        await anyio.lowlevel.checkpoint()
+        callers.cancel_scope.cancel()
+    await commits.group.commit(Outbox.counts)
+    assert commits.told() == ([2] if call is fail else [1, 2])
+
+
+async def test_blocked(commits: Commits) -> None:
+    """While another holds the lock each call waits, is told, and is done as soon as it may."""
+    other = sqlite3.connect(commits.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with anyio.create_task_group() as callers:
+        for n in range(3):
+            callers.start_soon(commits.tell, n)
+        with anyio.fail_after(PATIENCE_S):
+            await commits.blocked_nine_times.wait()
+        with pytest.raises(Busy):
+            await commits.group.commit(Outbox.counts)
+        assert commits.count == 0
+        other.close()
+    assert {type(one) for one in commits.blocked} == {Busy}
+    assert commits.unblocked == 3
+    assert sorted(commits.told()) == [0, 1, 2]
