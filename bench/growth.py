@@ -25,13 +25,13 @@ _DAYS = 90
 #: Each copy of the real turns has ids of its own, and its rows the same sizes.
 _COPY = """
 INSERT INTO turn SELECT id + :by, backend, persona, printf('%08x', :n) || substr(turn_id, 9),
-    submitted_turn_id, user_id, revision, answered_at, seen_mark, sent_mark, signature, gone_at,
-    seen_at FROM turn WHERE id <= :real;
+    submitted_turn_id, user_id, revision, answered_at, seen_content_key, sent_content_key,
+    fingerprint, gone_at, seen_at FROM turn WHERE id <= :real;
 INSERT INTO delivery (id, turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at,
-        attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at, let_go_at, root)
+        attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at, body_purged_at, root)
     SELECT id + :by, turn + :by, revision, webhook_id || '_' || :n, state, reason, bytes, sha256,
         accepted_at, attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at,
-        let_go_at, root FROM delivery WHERE id <= :real;
+        body_purged_at, root FROM delivery WHERE id <= :real;
 INSERT INTO event (at, name, turn, fields) SELECT at, name, turn + :by, fields
     FROM event WHERE turn <= :real;
 """
@@ -46,7 +46,7 @@ def delivered(state: Path, turns: int) -> None:
         keys = [TurnKey("aichat", "paliadin", f"{n:036x}") for n in range(min(turns, _REAL))]
         outbox.transaction([partial(_deliver, outbox, key, clock[0]) for key in keys])
         clock[0] += 4 * 86_400  # bodies are let go after three days
-        while outbox.transaction([outbox.tidy])[0]:
+        while outbox.transaction([outbox.prune])[0]:
             pass
         outbox.transaction([lambda: outbox.set_printed(outbox.last_event)])
     database = sqlite3.connect(path)
@@ -68,11 +68,11 @@ def copy(made: Path, state: Path) -> None:
 def _deliver(outbox: Outbox, key: TurnKey, now: float) -> None:
     data = (f"{key.turn_id} ".encode() * 120)[:4096]
     digest = hashlib.sha256(data).hexdigest()
-    outbox.hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
+    outbox.record_hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
     arrival = Arrival(key, digest[:40], datetime.fromtimestamp(now, UTC), len(data), data, digest)
     outbox.accept(arrival)
-    ((due,), _) = outbox.due((), places=1, again=0)
+    ((due,), _) = outbox.fetch_due((), limit=1, max_retries=0)
     tried = replace(due, attempts=1, first_attempt_at=now)
     outbox.attempted(tried, status=204, error=None, ms=12.0)
     outbox.delivered(tried)
-    outbox.gone(key)
+    outbox.mark_gone(key)

@@ -65,14 +65,14 @@ class Year:
         data = (f"{key.turn_id} ".encode() * 120)[:_ANSWER_BYTES]
         at = datetime.fromtimestamp(self.now, UTC)
         digest = hashlib.sha256(data).hexdigest()
-        self.outbox.hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
+        self.outbox.record_hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
         self.outbox.accept(Arrival(key, digest[:30], at, len(data), data=data, sha256=digest))
 
     def deliver(self) -> None:
         """Acknowledge all that is due."""
 
         def all_due() -> int:
-            due, _ = self.outbox.due((), places=250, again=0)
+            due, _ = self.outbox.fetch_due((), limit=250, max_retries=0)
             for one in due:
                 tried = replace(one, attempts=1, first_attempt_at=self.now)
                 self.outbox.attempted(tried, status=204, error=None, ms=12.0)
@@ -85,14 +85,14 @@ class Year:
 
     def gone(self, keys: list[TurnKey]) -> None:
         """Their files went."""
-        self.outbox.transaction([lambda key=key: self.outbox.gone(key) for key in keys])  # type: ignore[misc]  # mypy takes no default of a lambda
+        self.outbox.transaction([lambda key=key: self.outbox.mark_gone(key) for key in keys])  # type: ignore[misc]  # mypy takes no default of a lambda
 
     def tidy(self) -> None:
         """One hour's upkeep, each step timed."""
         more = True
         while more:
             began = time.perf_counter()
-            (more,) = self.outbox.transaction([self.outbox.tidy])
+            (more,) = self.outbox.transaction([self.outbox.prune])
             self.steps.append(time.perf_counter() - began)
         self.largest = max(self.largest, self.path.stat().st_size)
         log = self.path.with_name(f"{FILENAME}-wal")

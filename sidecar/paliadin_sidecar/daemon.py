@@ -248,7 +248,10 @@ class _Service:
     async def _take_in(self, watched: _Watched) -> None:
         spec, intake = watched.spec, watched.intake
         intake.remember(
-            spec, await self._group.commit_when_possible(Outbox.lying, spec.backend, spec.persona)
+            spec,
+            await self._group.commit_when_possible(
+                Outbox.present_files, spec.backend, spec.persona
+            ),
         )
         next_scan = next_every_file = 0.0
         while not self._stop.is_set():
@@ -325,13 +328,13 @@ class _Service:
     async def _meet(self, watched: _Watched) -> None:
         spec = watched.spec
         root = (spec.backend, spec.persona, str(spec.path))
-        if await self._group.commit_when_possible(Outbox.is_met, *root):
+        if await self._group.commit_when_possible(Outbox.is_known_root, *root):
             return
         try:
             history = await self._ask(watched, watched.intake.history, spec)
         except OSError:
             return  # it cannot be listed: it is met when it can be
-        await self._group.commit_when_possible(Outbox.meet, *root, history)
+        await self._group.commit_when_possible(Outbox.register_root, *root, history)
 
     async def _ask(self, watched: _Watched, call: Callable[[*Ts], T], *args: *Ts) -> T:
         # All that its file system is asked, which may never answer: that costs this root alone,
@@ -510,15 +513,15 @@ def _take_one(outbox: Outbox, one: finding.Finding) -> None:
         case finding.Settled(arrival):
             outbox.accept(arrival)
         case finding.Hint(key, submitted_turn_id, user_id):
-            outbox.hint(key, submitted_turn_id, user_id)
+            outbox.record_hint(key, submitted_turn_id, user_id)
         case finding.Stalled(key, why, detail):
-            outbox.note("turn.stalled", key, why=why, detail=detail)
+            outbox.record_turn_event("turn.stalled", key, why=why, detail=detail)
         case finding.Flooded(spec, kinds, untold, names):
             about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
-            outbox.happened(
+            outbox.record_service_event(
                 "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
             )
         case finding.Vanished(key):
-            outbox.vanished(key)
+            outbox.mark_vanished(key)
         case finding.Gone(key):
-            outbox.gone(key)
+            outbox.mark_gone(key)

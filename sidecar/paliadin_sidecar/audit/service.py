@@ -36,7 +36,7 @@ class ServiceEvents:
             OutboxError: it was not recorded, and nothing else will be.
         """
         try:
-            await self._group.commit(Outbox.happened, name, fields)
+            await self._group.commit(Outbox.record_service_event, name, fields)
         except Blocked:
             self._audit.print_unrecorded(name, fields)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.records import Due
+    from paliadin_sidecar.outbox.records import Delivery
 
 __all__ = ["Dispatch", "ping_body"]
 
@@ -117,9 +117,7 @@ class Dispatch:
     async def run(self) -> None:
         """Send until cancelled."""
         service = await self._group.commit_when_possible(Outbox.service)
-        rest_s = await self._group.commit_when_possible(
-            Outbox.asked_to_rest_s, policy.BACKOFF_MOST_S
-        )
+        rest_s = await self._group.commit_when_possible(Outbox.retry_after_s, policy.BACKOFF_MOST_S)
         self._pace = Pace(anyio.current_time() + rest_s)
         async with anyio.create_task_group() as tasks:
             if service["paused_at"] is not None:
@@ -153,10 +151,10 @@ class Dispatch:
         if self._circuit.trickles:
             again = min(again, int(trickle_s <= 0))
         found, next_s = await self._group.commit_when_possible(
-            Outbox.due,
+            Outbox.fetch_due,
             list(self._busy.values()),
-            places=places,
-            again=again,
+            limit=places,
+            max_retries=again,
             held=list(self._held.values()),
             shares=self._shares.copy(),  # it is read in another thread
         )
@@ -173,13 +171,13 @@ class Dispatch:
         # One that is due and got no place is woken for when a place gets free.
         return sleep_s
 
-    def _in_turns(self, found: list[Due]) -> list[Due]:
+    def _in_turns(self, found: list[Delivery]) -> list[Delivery]:
         # Where they go one by one, neither what failed before nor what is fresh goes first always.
         if self._was_again:
             return sorted(found, key=lambda due: due.attempts > 0)
         return found
 
-    def _start(self, tasks: TaskGroup, due: Due, now: float) -> None:
+    def _start(self, tasks: TaskGroup, due: Delivery, now: float) -> None:
         self._was_again = due.attempts > 0
         self._pace.started(now)
         if self._was_again:
@@ -191,7 +189,7 @@ class Dispatch:
         self._shares.of(due.attempts).started(due.root)
         tasks.start_soon(self._carry, tasks, due, now, name=f"delivery {due.id}")
 
-    async def _carry(self, tasks: TaskGroup, due: Due, began: float) -> None:
+    async def _carry(self, tasks: TaskGroup, due: Delivery, began: float) -> None:
         try:
             started_at = self._wall()
             try:
@@ -219,7 +217,7 @@ class Dispatch:
             self.wake()
 
     async def _send(
-        self, tasks: TaskGroup, due: Due, began: float
+        self, tasks: TaskGroup, due: Delivery, began: float
     ) -> tuple[Outcome, Verdict, float]:
         # Its outcome, what that means, and how much it says against the turn.
         crash.point("before an attempt")
@@ -262,7 +260,7 @@ class Dispatch:
         elif verdict is Verdict.RETRY and outcome.status is not None:
             self._pace.put_off()
 
-    def _evidence(self, due: Due, verdict: Verdict) -> float:
+    def _evidence(self, due: Delivery, verdict: Verdict) -> float:
         if verdict is Verdict.ACKNOWLEDGED:
             self._blame.acknowledged(due.turn)
         elif verdict is Verdict.REFUSED or verdict is Verdict.FAILED:
@@ -271,7 +269,7 @@ class Dispatch:
             self._blame.not_acknowledged(due.turn)
         return 0.0
 
-    async def _record(self, tried: Due, outcome: Outcome, verdict: Verdict) -> None:
+    async def _record(self, tried: Delivery, outcome: Outcome, verdict: Verdict) -> None:
         now = self._wall()
         past = policy.Past(
             tried.attempts, tried.first_attempt_at or now, tried.refused_at, tried.evidence
@@ -294,7 +292,7 @@ class Dispatch:
                 error=outcome.error,
                 detail=outcome.detail,
                 ms=outcome.ms,
-                told=in_full or policy.is_told(tried.told_at, now),
+                told=in_full or policy.is_told(tried.reported_at, now),
                 keep=None if in_full else policy.TOLD_IN_FULL,
             )
             match decision:
@@ -304,7 +302,7 @@ class Dispatch:
                     refused = outcome.status if verdict is Verdict.REFUSED else None
                     outbox.retry(tried, seconds, refused_with=refused, told=in_full)
                 case policy.Dead(cause):
-                    outbox.bury(tried, cause)
+                    outbox.mark_dead(tried, cause)
 
         if isinstance(decision, policy.Delivered):
             crash.point("before an acknowledgement is recorded")

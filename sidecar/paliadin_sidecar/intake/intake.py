@@ -380,7 +380,7 @@ class Intake:
                 self.steps += 1
                 arrival = self._old(place, place.root.fd, name)
                 if arrival is not None:
-                    place.taken[name] = arrival.signature
+                    place.taken[name] = arrival.fingerprint
                     found.append(arrival)
             listed = None if listed.is_last else place.root.names(always=True)
         return found
@@ -652,7 +652,7 @@ class Intake:
             yield Stalled(key, "open_for_writing", "pushed")
         yield Settled(arrival)
         self.only_scanned += not under.noticed
-        place.taken[under.name] = arrival.signature
+        place.taken[under.name] = arrival.fingerprint
         self._taken_as(place, under.name, look.fingerprint)
         if arrival.reason == "untrusted" and look.links > 1 and len(place.linked) < _MAX_LINKED:
             place.linked.add(under.name)

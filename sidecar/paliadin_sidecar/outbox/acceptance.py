@@ -10,7 +10,7 @@ from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
 from paliadin_sidecar.outbox.database import LATE_S
 from paliadin_sidecar.outbox.event_rows import record_event
-from paliadin_sidecar.outbox.maintenance import let_go_bodies
+from paliadin_sidecar.outbox.maintenance import purge_bodies
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 from paliadin_sidecar.outbox.statements import Row, sql
 
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
     from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
-__all__ = ["accept", "gone", "hint", "is_met", "lying", "meet", "note", "vanished"]
+__all__ = [
+    "accept",
+    "is_known_root",
+    "mark_gone",
+    "mark_vanished",
+    "present_files",
+    "record_hint",
+    "record_turn_event",
+    "register_root",
+]
 
 
-def hint(outbox: Database, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
+def record_hint(outbox: Database, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
     """Keep what a turn's token said; the first one counts."""
     turn = find_or_add_turn(outbox, key)
-    sql.hint(
+    sql.record_hint(
         outbox.connection, turn=turn["id"], submitted_turn_id=submitted_turn_id, user_id=user_id
     )
 
@@ -45,22 +54,26 @@ def accept(outbox: Database, arrival: Arrival) -> bool:
         OverBudget: nothing is left that may go.
     """
     turn = find_or_add_turn(outbox, arrival.key)
-    looked = {"turn": turn["id"], "signature": arrival.signature, "mark": arrival.mark}
+    seen = {
+        "turn": turn["id"],
+        "fingerprint": arrival.fingerprint,
+        "content_key": arrival.content_key,
+    }
     # Nothing new, or it came back to what the receiver has.
-    if arrival.mark in (turn["seen_mark"], turn["sent_mark"]):
-        sql.look(outbox.connection, **looked)
+    if arrival.content_key in (turn["seen_content_key"], turn["sent_content_key"]):
+        sql.update_seen(outbox.connection, **seen)
         return False
     why_not = _why_not(outbox, arrival, turn)
     about: dict[str, Any] = {"bytes": arrival.size, "sha256": arrival.sha256}
     if why_not is not None:
-        sql.look(outbox.connection, **looked)
+        sql.update_seen(outbox.connection, **seen)
         name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
         record_event(outbox, name, turn, **about, pushed=False, why=why_not)
         return False
     _make_room(outbox)
     revision = turn["revision"] + 1
     id_ = webhook_id(
-        arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.mark
+        arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.content_key
     )
     superseded = []
     if revision > 1:
@@ -80,7 +93,7 @@ def accept(outbox: Database, arrival: Arrival) -> bool:
     answered_at = turn["answered_at"]
     if answered_at is None and arrival.reason is None:
         answered_at = outbox.now()
-    sql.revise(outbox.connection, **looked, revision=revision, answered_at=answered_at)
+    sql.update_revision(outbox.connection, **seen, revision=revision, answered_at=answered_at)
     if arrival.reason:
         name, about["reason"] = "turn.failed", arrival.reason
         if arrival.why:
@@ -101,9 +114,9 @@ def accept(outbox: Database, arrival: Arrival) -> bool:
     return True
 
 
-def gone(outbox: Database, key: TurnKey) -> None:
+def mark_gone(outbox: Database, key: TurnKey) -> None:
     """Note that a turn's file is no longer there."""
-    sql.gone(
+    sql.mark_gone(
         outbox.connection,
         backend=key.backend,
         persona=key.persona,
@@ -112,12 +125,12 @@ def gone(outbox: Database, key: TurnKey) -> None:
     )
 
 
-def vanished(outbox: Database, key: TurnKey) -> None:
+def mark_vanished(outbox: Database, key: TurnKey) -> None:
     """Note that a file went before it could be opened; no event if the turn was taken."""
     turn = find_or_add_turn(outbox, key)
-    if turn["seen_mark"] is None:
+    if turn["seen_content_key"] is None:
         record_event(outbox, "turn.vanished", turn)
-    sql.gone(
+    sql.mark_gone(
         outbox.connection,
         backend=key.backend,
         persona=key.persona,
@@ -126,12 +139,12 @@ def vanished(outbox: Database, key: TurnKey) -> None:
     )
 
 
-def note(outbox: Database, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+def record_turn_event(outbox: Database, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
     """Record an event of a turn that changes no state."""
     record_event(outbox, name, find_or_add_turn(outbox, key), **fields)
 
 
-def is_met(outbox: Database, backend: str, persona: str, path: str) -> bool:
+def is_known_root(outbox: Database, backend: str, persona: str, path: str) -> bool:
     """Whether this root was ever watched by this outbox, or one that it follows."""
     if sql.service(outbox.connection)["successor"]:
         return True
@@ -139,7 +152,7 @@ def is_met(outbox: Database, backend: str, persona: str, path: str) -> bool:
     return found is not None
 
 
-def meet(
+def register_root(
     outbox: Database, backend: str, persona: str, path: str, history: Sequence[Arrival]
 ) -> None:
     """Record a root that was never watched, and its old files as history."""
@@ -149,20 +162,25 @@ def meet(
     sql.add_root(outbox.connection, backend=backend, persona=persona, path=path, now=now)
     for arrival in history:
         turn = find_or_add_turn(outbox, arrival.key)
-        sql.look(outbox.connection, turn=turn["id"], signature=arrival.signature, mark=arrival.mark)
+        sql.update_seen(
+            outbox.connection,
+            turn=turn["id"],
+            fingerprint=arrival.fingerprint,
+            content_key=arrival.content_key,
+        )
         _add_delivery(outbox, turn["id"], arrival, revision=0, id_=None, state="history")
         record_event(outbox, "turn.history", turn, bytes=arrival.size, sha256=arrival.sha256)
 
 
-def lying(outbox: Database, backend: str, persona: str) -> dict[str, str]:
-    """Signatures by turn id of the files that were there when last looked at."""
-    rows = sql.lying(outbox.connection, backend=backend, persona=persona)
-    return {row["turn_id"]: row["signature"] for row in rows}
+def present_files(outbox: Database, backend: str, persona: str) -> dict[str, str]:
+    """Fingerprints by turn id of the files that were there when last looked at."""
+    rows = sql.present_files(outbox.connection, backend=backend, persona=persona)
+    return {row["turn_id"]: row["fingerprint"] for row in rows}
 
 
 def _make_room(outbox: Database) -> None:
     most = outbox.max_bytes
-    if most is None or outbox.used_bytes() <= most or let_go_bodies(outbox, ANY_TIME):
+    if most is None or outbox.used_bytes() <= most or purge_bodies(outbox, ANY_TIME):
         return
     raise OverBudget(
         outbox.path,

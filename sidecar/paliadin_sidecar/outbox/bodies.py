@@ -11,11 +11,11 @@ from paliadin_sidecar.errors import BadBody
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ["Packed", "most_beside", "pack", "take_fitting", "unpack"]
+__all__ = ["Packed", "max_beside", "pack", "take_fitting", "unpack"]
 
 #: Bodies that are sent at the same time hold so many bytes, or one of them is larger and no other
 #: is large.
-_MOST_HELD = 32 * 1024 * 1024
+_MAX_HELD = 32 * 1024 * 1024
 _LARGE = 1024 * 1024
 #: A body that shrinks to less than this is mostly one thing again and again, and shrinks once more.
 _REPETITIVE = 50
@@ -79,21 +79,21 @@ def _inflate(data: bytes, most: int) -> bytes:
     return inflated
 
 
-def most_beside(held: Collection[int]) -> int | None:
+def max_beside(held: Collection[int]) -> int | None:
     """The size of the largest body that may be in memory beside others of these sizes.
 
     None for any: one may always be large, so that each is sent in the end.
     """
     if max(held, default=0) <= _LARGE:
         return None
-    return max(_LARGE, _MOST_HELD - sum(held))
+    return max(_LARGE, _MAX_HELD - sum(held))
 
 
 def take_fitting(sizes: Iterable[int], held: Collection[int]) -> list[int]:
     """Which of these, by their places in order, may come into memory beside those held."""
     beside, taken = list(held), []
     for place, size in enumerate(sizes):
-        most = most_beside(beside)
+        most = max_beside(beside)
         if most is None or size <= most:
             beside.append(size)
             taken.append(place)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import size, translated
-from paliadin_sidecar.outbox.statements import MIGRATIONS, SCHEMA_VERSION, Row, sql
+from paliadin_sidecar.outbox.statements import MIGRATIONS, Row, sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ FILENAME = "outbox.db"
 #: person, who has long read the answer.
 LATE_S = 600.0
 #: A log that grew beyond this is cut back.
-_MOST_LOG_BYTES = 16 * 1024 * 1024
+_MAX_LOG_BYTES = 16 * 1024 * 1024
 #: Less is not worth while, and more than a clock that is made to run faster or slower moves.
 _STEP_S = 1.0
 #: Another process that writes is a command, done in no time.
@@ -49,6 +49,8 @@ class Database:
     Raises:
         OutboxError: it cannot be used.
     """
+
+    migrations: ClassVar = MIGRATIONS
 
     def __init__(
         self,
@@ -96,15 +98,15 @@ class Database:
         self._log_is_empty = False  #: and rightly so
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
-        version = self.pragma("user_version")
-        if version > SCHEMA_VERSION:
-            raise Newer(self.path, f"is of version {version}, this program knows {SCHEMA_VERSION}")
+        version, ours = self.pragma("user_version"), 1 + len(self.migrations)
+        if version > ours:
+            raise Newer(self.path, f"is of version {version}, this program knows {ours}")
         if version == 0 and not create:
             if self.connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
                 raise FileNotFoundError(self.path)  # its making was cut short: it holds nothing
             raise Damaged(self.path, "is no outbox")
-        if version < SCHEMA_VERSION and not create:
-            raise Older(self.path, f"is of version {version}, this program's is {SCHEMA_VERSION}")
+        if version < ours and not create:
+            raise Older(self.path, f"is of version {version}, this program's is {ours}")
         if version == 0:
             # Before the first page is written: later only a VACUUM could change it.
             self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -114,15 +116,15 @@ class Database:
         self.connection.execute("PRAGMA foreign_keys = ON")
         # A hardened service can write no directory for temporary files.
         self.connection.execute("PRAGMA temp_store = MEMORY")
-        self.connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
+        self.connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
         if version == 0:
             # The schema, its number and the one row of the service go together.
-            self._begin_with(sql.schema.sql, SCHEMA_VERSION)
+            self._begin_with(sql.schema.sql, ours)
             sql.create_service(self.connection, successor=int(successor))
             self.connection.execute("COMMIT")
             return
-        for number in range(version, SCHEMA_VERSION):
-            self._begin_with(MIGRATIONS[number - 1], number + 1)
+        for number in range(version, ours):
+            self._begin_with(self.migrations[number - 1], number + 1)
             self.connection.execute("COMMIT")
 
     def _begin_with(self, script: str, version: int) -> None:

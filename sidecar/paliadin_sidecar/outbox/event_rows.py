@@ -16,17 +16,17 @@ __all__ = [
     "end_to_end_s",
     "event_of",
     "events",
-    "happened",
     "newest_event",
     "printed",
     "record_delivery_event",
     "record_event",
+    "record_service_event",
     "set_printed",
     "user8",
 ]
 
 
-def happened(outbox: Database, name: str, fields: dict[str, Any]) -> None:
+def record_service_event(outbox: Database, name: str, fields: dict[str, Any]) -> None:
     """Record an event of the service itself."""
     record_event(outbox, name, None, **fields)
 

@@ -12,18 +12,18 @@ from paliadin_sidecar.outbox.statements import sql
 if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
 
-__all__ = ["BODY_S", "TURN_S", "let_go_bodies", "tidy"]
+__all__ = ["BODY_S", "TURN_S", "prune", "purge_bodies"]
 
 #: An acknowledged body is kept this long for a replay, and a turn this long after its file has
 #: gone and nothing touched it any more.
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
 #: One step of upkeep: some 10 ms that a delivery may have to wait, and the disk's time.
-_TIDY_ROWS, _TIDY_BYTES, _TIDY_PAGES = 100, 4 * 1024 * 1024, 256
+_STEP_ROWS, _STEP_BYTES, _STEP_PAGES = 100, 4 * 1024 * 1024, 256
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
 _KEPT_PAGES = 4096
 
 
-def tidy(outbox: Database) -> bool:
+def prune(outbox: Database) -> bool:
     """One small step of upkeep; True where there may be more to do.
 
     Bodies go `BODY_S` after their acknowledgement, or as soon as the outbox takes more than it
@@ -33,27 +33,29 @@ def tidy(outbox: Database) -> bool:
     whose file still lies: it would be taken for a new one.
     """
     now = outbox.now() - outbox.set_forward_ms  # a wrong date is no reason to forget
-    over = outbox.max_bytes is not None and outbox.used_bytes() > outbox.max_bytes
-    before = ANY_TIME if over else now - to_ms(BODY_S)
-    return let_go_bodies(outbox, before) or _forget(outbox, now - to_ms(TURN_S)) or _shrink(outbox)
+    is_full = outbox.max_bytes is not None and outbox.used_bytes() > outbox.max_bytes
+    before = ANY_TIME if is_full else now - to_ms(BODY_S)
+    return (
+        purge_bodies(outbox, before) or _purge_turns(outbox, now - to_ms(TURN_S)) or _shrink(outbox)
+    )
 
 
-def let_go_bodies(outbox: Database, before: int) -> bool:
+def purge_bodies(outbox: Database, before: int) -> bool:
     """Drop some of the bodies that were settled before then; False where there are none."""
-    over, size = [], 0
-    for row in list(sql.over(outbox.connection, before=before, limit=_TIDY_ROWS)):
-        over.append(row["id"])
+    expired, size = [], 0
+    for row in list(sql.expired_bodies(outbox.connection, before=before, limit=_STEP_ROWS)):
+        expired.append(row["id"])
         size += row["bytes"]
-        if size >= _TIDY_BYTES:
+        if size >= _STEP_BYTES:
             break
-    ids = msgspec.json.encode(over).decode()
-    sql.drop_bodies(outbox.connection, deliveries=ids)
-    return bool(sql.let_go(outbox.connection, deliveries=ids, now=outbox.now()))
+    ids = msgspec.json.encode(expired).decode()
+    sql.delete_bodies(outbox.connection, deliveries=ids)
+    return bool(sql.mark_bodies_purged(outbox.connection, deliveries=ids, now=outbox.now()))
 
 
-def _forget(outbox: Database, before: int) -> bool:
-    turns = sql.forget_turns(outbox.connection, before=before, limit=_TIDY_ROWS)
-    events = sql.forget_events(outbox.connection, before=before, limit=_TIDY_ROWS)
+def _purge_turns(outbox: Database, before: int) -> bool:
+    turns = sql.purge_turns(outbox.connection, before=before, limit=_STEP_ROWS)
+    events = sql.purge_events(outbox.connection, before=before, limit=_STEP_ROWS)
     return bool(turns or events)
 
 
@@ -63,7 +65,6 @@ def _shrink(outbox: Database) -> bool:
         return False
     # A page each time, whatever number stands there: Python's sqlite3 steps a statement
     # without columns once.
-    for _ in range(min(_TIDY_PAGES, free)):
+    for _ in range(min(_STEP_PAGES, free)):
         outbox.connection.execute("PRAGMA incremental_vacuum(1)")
-    # An outbox that version 1 made has no such mode: its pages are only used again.
-    return outbox.pragma("freelist_count") < free
+    return True

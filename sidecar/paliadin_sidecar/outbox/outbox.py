@@ -19,30 +19,30 @@ class Outbox(Database):
     """
 
     # acceptance
-    hint = acceptance.hint
+    record_hint = acceptance.record_hint
     accept = acceptance.accept
-    gone = acceptance.gone
-    vanished = acceptance.vanished
-    note = acceptance.note
-    is_met = acceptance.is_met
-    meet = acceptance.meet
-    lying = acceptance.lying
+    mark_gone = acceptance.mark_gone
+    mark_vanished = acceptance.mark_vanished
+    record_turn_event = acceptance.record_turn_event
+    is_known_root = acceptance.is_known_root
+    register_root = acceptance.register_root
+    present_files = acceptance.present_files
 
     # queue
-    due = queue.due
-    asked_to_rest_s = queue.asked_to_rest_s
+    fetch_due = queue.fetch_due
+    retry_after_s = queue.retry_after_s
 
     # transitions
     attempted = transitions.attempted
     delivered = transitions.delivered
     retry = transitions.retry
-    bury = transitions.bury
+    mark_dead = transitions.mark_dead
     pause = transitions.pause
     resume = transitions.resume
     replay = transitions.replay
 
     # event_rows
-    happened = event_rows.happened
+    record_service_event = event_rows.record_service_event
     events = event_rows.events
     newest_event = event_rows.newest_event
     end_to_end_s = event_rows.end_to_end_s
@@ -62,4 +62,4 @@ class Outbox(Database):
     timelines = queries.timelines
 
     # maintenance
-    tidy = maintenance.tidy
+    prune = maintenance.prune

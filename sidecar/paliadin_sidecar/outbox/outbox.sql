@@ -8,18 +8,18 @@ CREATE TABLE turn (
     user_id TEXT,
     revision INTEGER NOT NULL DEFAULT 0,  -- the last one given
     answered_at INTEGER,              -- when its first answer was accepted
-    seen_mark TEXT,                   -- content, or failure, that was last looked at
-    sent_mark TEXT,                   -- content, or failure, of the last revision
-    signature TEXT,                   -- of the file when it was last looked at
+    seen_content_key TEXT,                   -- content, or failure, that was last looked at
+    sent_content_key TEXT,                   -- content, or failure, of the last revision
+    fingerprint TEXT,                   -- of the file when it was last looked at
     gone_at INTEGER,                  -- when the file was seen to be gone
     seen_at INTEGER NOT NULL,
     UNIQUE (backend, persona, turn_id)
 );
-CREATE INDEX turn_lying ON turn (backend, persona) WHERE signature IS NOT NULL AND gone_at IS NULL;
+CREATE INDEX turn_present ON turn (backend, persona) WHERE fingerprint IS NOT NULL AND gone_at IS NULL;
 CREATE INDEX turn_by_id ON turn (turn_id);
 CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_id IS NOT NULL;
-CREATE INDEX turn_over ON turn (coalesce(gone_at, seen_at))
-    WHERE gone_at IS NOT NULL OR signature IS NULL;
+CREATE INDEX turn_finished ON turn (coalesce(gone_at, seen_at))
+    WHERE gone_at IS NOT NULL OR fingerprint IS NULL;
 
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY,
@@ -39,27 +39,27 @@ CREATE TABLE delivery (
     refusals INTEGER NOT NULL DEFAULT 0,
     refused_at INTEGER,               -- when it was first refused
     settled_at INTEGER,               -- when it was acknowledged, given up or superseded
-    let_go_at INTEGER,                -- when its body went
+    body_purged_at INTEGER,                -- when its body went
     evidence REAL NOT NULL DEFAULT 0, -- how much its failures say against it
-    told_at INTEGER,                  -- when an attempt was last told by an event
-    told INTEGER NOT NULL DEFAULT 0,  -- which one that was
+    reported_at INTEGER,                  -- when an attempt was last told by an event
+    reported_attempt INTEGER NOT NULL DEFAULT 0,  -- which one that was
     root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn, while it is pending
 );
 CREATE INDEX delivery_of_turn ON delivery (turn);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
 CREATE INDEX delivery_by_age ON delivery (accepted_at);
-CREATE INDEX delivery_fresh ON delivery (root) WHERE state = 'pending' AND attempts = 0;
-CREATE INDEX delivery_again ON delivery (root, next_attempt_at)
+CREATE INDEX delivery_first_attempt ON delivery (root) WHERE state = 'pending' AND attempts = 0;
+CREATE INDEX delivery_retry ON delivery (root, next_attempt_at)
     WHERE state = 'pending' AND attempts > 0;
-CREATE INDEX delivery_over ON delivery (settled_at)
-    WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
+CREATE INDEX delivery_finished ON delivery (settled_at)
+    WHERE state IN ('delivered', 'failed', 'superseded') AND body_purged_at IS NULL;
 
 -- Apart, so that the many small updates of a delivery do not rewrite megabytes.
 CREATE TABLE body (
     delivery INTEGER PRIMARY KEY REFERENCES delivery (id) ON DELETE CASCADE,
     bytes BLOB NOT NULL,
-    size INTEGER,                     -- of the body as it is sent; none: as it is kept
-    deflated INTEGER NOT NULL DEFAULT 0   -- how many times
+    size INTEGER NOT NULL,            -- of the body as it is sent
+    deflated INTEGER NOT NULL         -- how many times
 );
 
 CREATE TABLE event (
@@ -76,7 +76,7 @@ CREATE TABLE root (
     backend TEXT NOT NULL,
     persona TEXT NOT NULL,
     path TEXT NOT NULL,
-    met_at INTEGER NOT NULL,
+    registered_at INTEGER NOT NULL,
     PRIMARY KEY (backend, persona, path)
 );
 
@@ -88,30 +88,6 @@ CREATE TABLE service (
     paused_for TEXT,
     roots TEXT NOT NULL DEFAULT '[]'  -- JSON: what the last scan that found something new found
 );
-
--- Versions before the schema above, each with the step that leads to the next one.
--- name: from_1#
-ALTER TABLE delivery ADD COLUMN let_go_at INTEGER;
-CREATE INDEX turn_over ON turn (coalesce(gone_at, seen_at))
-    WHERE gone_at IS NOT NULL OR signature IS NULL;
-CREATE INDEX delivery_over ON delivery (settled_at)
-    WHERE state IN ('delivered', 'failed', 'superseded') AND let_go_at IS NULL;
-CREATE INDEX event_of_service ON event (at) WHERE turn IS NULL;
-
--- name: from_2#
-ALTER TABLE body ADD COLUMN size INTEGER;
-ALTER TABLE body ADD COLUMN deflated INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE delivery ADD COLUMN evidence REAL NOT NULL DEFAULT 0;
-ALTER TABLE delivery ADD COLUMN told_at INTEGER;
-ALTER TABLE delivery ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE delivery ADD COLUMN root TEXT NOT NULL DEFAULT '';
-UPDATE delivery SET root = (SELECT backend || '/' || persona FROM turn WHERE id = turn)
-WHERE state = 'pending';
-DROP INDEX delivery_fresh;
-DROP INDEX delivery_again;
-CREATE INDEX delivery_fresh ON delivery (root) WHERE state = 'pending' AND attempts = 0;
-CREATE INDEX delivery_again ON delivery (root, next_attempt_at)
-    WHERE state = 'pending' AND attempts > 0;
 
 -- name: create_service!
 INSERT INTO service (id, successor) VALUES (1, :successor);
@@ -128,25 +104,25 @@ FROM turn t JOIN delivery d ON d.turn = t.id WHERE d.id = :delivery;
 INSERT INTO turn (backend, persona, turn_id, seen_at)
 VALUES (:backend, :persona, :turn_id, :now) RETURNING *;
 
--- name: hint!
+-- name: record_hint!
 UPDATE turn SET submitted_turn_id = :submitted_turn_id, user_id = :user_id
 WHERE id = :turn AND submitted_turn_id IS NULL;
 
--- name: look!
-UPDATE turn SET signature = :signature, seen_mark = :mark, gone_at = NULL WHERE id = :turn;
+-- name: update_seen!
+UPDATE turn SET fingerprint = :fingerprint, seen_content_key = :content_key, gone_at = NULL WHERE id = :turn;
 
--- name: revise!
-UPDATE turn SET revision = :revision, sent_mark = :mark, answered_at = :answered_at,
-    signature = :signature, seen_mark = :mark, gone_at = NULL
+-- name: update_revision!
+UPDATE turn SET revision = :revision, sent_content_key = :content_key, answered_at = :answered_at,
+    fingerprint = :fingerprint, seen_content_key = :content_key, gone_at = NULL
 WHERE id = :turn;
 
--- name: gone!
+-- name: mark_gone!
 UPDATE turn SET gone_at = :now
 WHERE backend = :backend AND persona = :persona AND turn_id = :turn_id AND gone_at IS NULL;
 
--- name: lying
-SELECT turn_id, signature FROM turn
-WHERE backend = :backend AND persona = :persona AND signature IS NOT NULL AND gone_at IS NULL;
+-- name: present_files
+SELECT turn_id, fingerprint FROM turn
+WHERE backend = :backend AND persona = :persona AND fingerprint IS NOT NULL AND gone_at IS NULL;
 
 -- name: supersede
 UPDATE delivery INDEXED BY delivery_of_turn SET state = 'superseded', settled_at = :now
@@ -162,59 +138,59 @@ SELECT :turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :n
 INSERT INTO body (delivery, bytes, size, deflated) VALUES (:delivery, :bytes, :size, :deflated);
 
 -- name: body^
-SELECT bytes, coalesce(size, length(bytes)) AS size, deflated FROM body WHERE delivery = :delivery;
+SELECT bytes, size, deflated FROM body WHERE delivery = :delivery;
 
 -- Of each root the oldest and the newest that were never tried, so many of either. The roots are
 -- found by skipping from one to the next in the index. The indexes are named: the planner would read
 -- the whole backlog for each delivery.
--- name: fresh
+-- name: first_attempts
 WITH RECURSIVE roots (root) AS (
-    SELECT min(root) FROM delivery INDEXED BY delivery_fresh
+    SELECT min(root) FROM delivery INDEXED BY delivery_first_attempt
     WHERE state = 'pending' AND attempts = 0
     UNION ALL
-    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_fresh
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_first_attempt
             WHERE d.state = 'pending' AND d.attempts = 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
+SELECT d.*, b.size
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
 WHERE d.id IN (
     SELECT * FROM (
-        SELECT f.id FROM delivery f INDEXED BY delivery_fresh
+        SELECT f.id FROM delivery f INDEXED BY delivery_first_attempt
         WHERE f.state = 'pending' AND f.attempts = 0 AND f.root = r.root
           AND f.turn NOT IN (SELECT value FROM json_each(:busy))
-        ORDER BY f.id LIMIT :within)
+        ORDER BY f.id LIMIT :limit)
     UNION ALL
     SELECT * FROM (
-        SELECT f.id FROM delivery f INDEXED BY delivery_fresh
+        SELECT f.id FROM delivery f INDEXED BY delivery_first_attempt
         WHERE f.state = 'pending' AND f.attempts = 0 AND f.root = r.root
           AND f.turn NOT IN (SELECT value FROM json_each(:busy))
-        ORDER BY f.id DESC LIMIT :within))
-  AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
+        ORDER BY f.id DESC LIMIT :limit))
+  AND (:max_size IS NULL OR b.size <= :max_size)
 ORDER BY d.id;
 
 -- Of each root those that were tried before and are due for longest, so many.
--- name: again
+-- name: retries
 WITH RECURSIVE roots (root) AS (
-    SELECT min(root) FROM delivery INDEXED BY delivery_again
+    SELECT min(root) FROM delivery INDEXED BY delivery_retry
     WHERE state = 'pending' AND attempts > 0
     UNION ALL
-    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_again
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_retry
             WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, coalesce(b.size, length(b.bytes)) AS size
+SELECT d.*, b.size
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
 WHERE d.id IN (
-    SELECT f.id FROM delivery f INDEXED BY delivery_again
+    SELECT f.id FROM delivery f INDEXED BY delivery_retry
     WHERE f.state = 'pending' AND f.attempts > 0 AND f.root = r.root
       AND f.next_attempt_at <= :now
       AND f.turn NOT IN (SELECT value FROM json_each(:busy))
-    ORDER BY f.next_attempt_at LIMIT :within)
-  AND (:most IS NULL OR coalesce(b.size, length(b.bytes)) <= :most)
+    ORDER BY f.next_attempt_at LIMIT :limit)
+  AND (:max_size IS NULL OR b.size <= :max_size)
 ORDER BY d.next_attempt_at;
 
 -- A clock that was set back must not hold a turn for longer than its own delay.
--- name: clamp!
-UPDATE delivery INDEXED BY delivery_again SET next_attempt_at = :now
+-- name: clamp_next_attempts!
+UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
 WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
 
 -- The clock was set: what durations are measured from is set with it. The index is named, so that a
@@ -230,47 +206,47 @@ UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
 
 -- name: next_attempt_at$
 WITH RECURSIVE roots (root) AS (
-    SELECT min(root) FROM delivery INDEXED BY delivery_again
+    SELECT min(root) FROM delivery INDEXED BY delivery_retry
     WHERE state = 'pending' AND attempts > 0
     UNION ALL
-    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_again
+    SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_retry
             WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
 SELECT min((
-    SELECT min(d.next_attempt_at) FROM delivery d INDEXED BY delivery_again
+    SELECT min(d.next_attempt_at) FROM delivery d INDEXED BY delivery_retry
     WHERE d.state = 'pending' AND d.attempts > 0 AND d.root = r.root AND d.next_attempt_at > :now))
 FROM roots r;
 
 -- Until when the receiver asked to be left alone: longer than any pause of ours is its own wish.
 -- name: asked_to_rest_until$
-SELECT max(next_attempt_at) FROM delivery INDEXED BY delivery_again
+SELECT max(next_attempt_at) FROM delivery INDEXED BY delivery_retry
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at - attempted_at > :ours;
 
--- name: attempted!
+-- name: record_attempt!
 UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
     attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence
 WHERE id = :delivery;
 
--- name: told!
-UPDATE delivery SET told_at = :now, told = attempts WHERE id = :delivery;
+-- name: mark_reported!
+UPDATE delivery SET reported_at = :now, reported_attempt = attempts WHERE id = :delivery;
 
 -- One that was told after the first few takes the place of those before it: what an outage leaves
 -- does not grow. Whoever counts attempts has had five minutes to see the older ones.
--- name: forget_attempts!
+-- name: purge_attempt_events!
 DELETE FROM event WHERE turn = :turn AND at < :now - 300000
   AND id <= (SELECT printed FROM service)
   AND name = 'delivery.attempted' AND json_extract(fields, '$.webhook_id') = :webhook_id
   AND json_extract(fields, '$.attempt') > :kept;
 
--- name: retry!
+-- name: schedule_retry!
 UPDATE delivery SET next_attempt_at = :next_attempt_at WHERE id = :delivery AND state = 'pending';
 
--- name: deliver!
+-- name: mark_delivered!
 UPDATE delivery SET state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END,
     settled_at = :now
 WHERE id = :delivery;
 
--- name: bury!
+-- name: mark_dead!
 UPDATE delivery SET state = 'dead', reason = :reason, settled_at = :now
 WHERE id = :delivery AND state = 'pending';
 
@@ -296,10 +272,10 @@ WHERE d.id = :event AND NOT EXISTS (
       AND json_extract(r.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id'));
 
 -- name: root^
-SELECT met_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
+SELECT registered_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
 
 -- name: add_root!
-INSERT INTO root (backend, persona, path, met_at) VALUES (:backend, :persona, :path, :now);
+INSERT INTO root (backend, persona, path, registered_at) VALUES (:backend, :persona, :path, :now);
 
 -- name: service^
 SELECT * FROM service;
@@ -326,7 +302,7 @@ SELECT count(*) FROM delivery WHERE state = 'dead' AND settled_at >= :since;
 -- name: failing
 WITH some AS (
     SELECT * FROM (
-        SELECT turn, webhook_id, state FROM delivery INDEXED BY delivery_again
+        SELECT turn, webhook_id, state FROM delivery INDEXED BY delivery_retry
         WHERE state = 'pending' AND attempts > 0 AND attempts >= :attempts
         ORDER BY next_attempt_at DESC LIMIT :limit)
     UNION ALL SELECT * FROM (
@@ -386,28 +362,28 @@ ORDER BY d.id;
 -- name: replay!
 UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
     root = (SELECT backend || '/' || persona FROM turn WHERE id = turn), attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
-    refusals = 0, refused_at = NULL, evidence = 0, told_at = NULL, told = 0, settled_at = NULL
+    refusals = 0, refused_at = NULL, evidence = 0, reported_at = NULL, reported_attempt = 0, settled_at = NULL
 WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
 
 -- What is over, for upkeep. A superseded body is never sent again, also not by a replay.
--- name: over
+-- name: expired_bodies
 SELECT d.id, coalesce(length(b.bytes), 0) AS bytes
-FROM delivery d INDEXED BY delivery_over LEFT JOIN body b ON b.delivery = d.id
-WHERE d.state IN ('delivered', 'failed', 'superseded') AND d.let_go_at IS NULL
+FROM delivery d INDEXED BY delivery_finished LEFT JOIN body b ON b.delivery = d.id
+WHERE d.state IN ('delivered', 'failed', 'superseded') AND d.body_purged_at IS NULL
   AND d.settled_at < :before
 ORDER BY d.settled_at LIMIT :limit;
 
--- name: let_go!
-UPDATE delivery SET let_go_at = :now WHERE id IN (SELECT value FROM json_each(:deliveries));
+-- name: mark_bodies_purged!
+UPDATE delivery SET body_purged_at = :now WHERE id IN (SELECT value FROM json_each(:deliveries));
 
--- name: drop_bodies!
+-- name: delete_bodies!
 DELETE FROM body WHERE delivery IN (SELECT value FROM json_each(:deliveries));
 
 -- Whose file is gone, or never came; whatever else touched a turn left an event.
--- name: forget_turns!
+-- name: purge_turns!
 DELETE FROM turn WHERE id IN (
     SELECT t.id FROM turn t
-    WHERE (t.gone_at IS NOT NULL OR t.signature IS NULL)
+    WHERE (t.gone_at IS NOT NULL OR t.fingerprint IS NULL)
       AND coalesce(t.gone_at, t.seen_at) < :before
       AND NOT EXISTS (
         SELECT 1 FROM delivery d WHERE d.turn = t.id AND d.state IN ('pending', 'dead'))
@@ -416,7 +392,7 @@ DELETE FROM turn WHERE id IN (
           AND (e.at >= :before OR e.id > (SELECT printed FROM service)))
     LIMIT :limit);
 
--- name: forget_events!
+-- name: purge_events!
 DELETE FROM event WHERE id IN (
     SELECT id FROM event
     WHERE turn IS NULL AND at < :before AND id <= (SELECT printed FROM service)

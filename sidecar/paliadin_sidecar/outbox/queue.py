@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
-from paliadin_sidecar.outbox.bodies import Packed, most_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
-from paliadin_sidecar.outbox.records import Due, to_ms, to_seconds
+from paliadin_sidecar.outbox.records import Delivery, to_ms, to_seconds
 from paliadin_sidecar.outbox.statements import Row, sql
 
 if TYPE_CHECKING:
@@ -18,43 +18,48 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.database import Database
 
-__all__ = ["asked_to_rest_s", "due"]
+__all__ = ["fetch_due", "retry_after_s"]
 
 #: Beside a large body, a smaller one is looked for among so many of a root's oldest, and newest.
 _LOOK_AHEAD = 100
 
 
-def due(
+def fetch_due(
     outbox: Database,
     busy: Iterable[int],
     *,
-    places: int,
-    again: int,
+    limit: int,
+    max_retries: int,
     held: Iterable[int] = (),
     shares: Shares | None = None,
-) -> tuple[list[Due], float | None]:
+) -> tuple[list[Delivery], float | None]:
     """Deliveries whose time has come, and the seconds until the next one's will.
 
     Args:
         busy: turns that are under way: none of theirs.
-        places: at most so many.
-        again: at most so many of them that were tried before; they come first.
+        limit: at most so many.
+        max_retries: at most so many of them that were tried before; they come first.
         held: sizes of the bodies under way, in bytes: no more than may be in memory beside.
         shares: which root's turn it is, among both kinds.
     """
     now = outbox.now()
     if now < outbox.last_attempt_at:
-        sql.clamp(outbox.connection, now=now)
+        sql.clamp_next_attempts(outbox.connection, now=now)
         outbox.last_attempt_at = now
     busy, held = list(busy), list(held)
     shares = Shares() if shares is None else shares.copy()
-    retries = partial(sql.again, now=now)
-    rows = _fitting(outbox, retries, shares.retries, busy=busy, held=held, limit=again)
+    retries = partial(sql.retries, now=now)
+    rows = _fitting(outbox, retries, shares.retries, busy=busy, held=held, limit=max_retries)
     rows += _fitting(
-        outbox, sql.fresh, shares.first_attempts, busy=busy, held=held, limit=places - len(rows)
+        outbox,
+        sql.first_attempts,
+        shares.first_attempts,
+        busy=busy,
+        held=held,
+        limit=limit - len(rows),
     )
     found = [
-        Due(
+        Delivery(
             id=row["id"],
             turn=row["turn"],
             webhook_id=row["webhook_id"],
@@ -65,8 +70,8 @@ def due(
             refusals=row["refusals"],
             refused_at=to_seconds(row["refused_at"]),
             evidence=row["evidence"],
-            told_at=to_seconds(row["told_at"]),
-            told=row["told"],
+            reported_at=to_seconds(row["reported_at"]),
+            reported_attempt=row["reported_attempt"],
             root=row["root"],
         )
         for row in rows
@@ -88,13 +93,13 @@ def _fitting(
     # Adds to `share`, `busy` and `held` what it finds.
     found: list[Row] = []
     while (room := limit - len(found)) > 0:
-        most = most_beside(held)
+        max_size = max_beside(held)
         queues: dict[str, list[Row]] = {}
         for row in query(
             outbox.connection,
             busy=msgspec.json.encode(busy).decode(),
-            most=most,
-            within=room if most is None else max(room, _LOOK_AHEAD),
+            max_size=max_size,
+            limit=room if max_size is None else max(room, _LOOK_AHEAD),
         ):
             queues.setdefault(row["root"], []).append(row)
         rows = share.order(queues, room)
@@ -117,7 +122,7 @@ def _unpacked(outbox: Database, delivery: int) -> bytes:
         raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
 
 
-def asked_to_rest_s(outbox: Database, ours_s: float) -> float:
+def retry_after_s(outbox: Database, ours_s: float) -> float:
     """For how many seconds the receiver still wants nothing.
 
     Args:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY_TIME",
     "Arrival",
-    "Due",
+    "Delivery",
     "Event",
     "TurnKey",
     "rounded",
@@ -40,7 +40,7 @@ class Arrival:
     """A file that settled: an answer, or the reason why it is none."""
 
     key: TurnKey
-    signature: str
+    fingerprint: str  #: of the file, as it was read; empty where it must be read again
     completed_at: datetime
     size: int
     data: bytes | None = field(default=None, repr=False)
@@ -50,13 +50,13 @@ class Arrival:
     why: str = ""  #: what an operator is told beyond the reason
 
     @property
-    def mark(self) -> str:
+    def content_key(self) -> str:
         """What tells this content from others of the same name."""
         return self.sha256 or self.reason or ""
 
 
 @dataclass(frozen=True)
-class Due:
+class Delivery:
     """A delivery whose time has come. Times are epoch seconds."""
 
     id: int
@@ -69,8 +69,8 @@ class Due:
     refusals: int
     refused_at: float | None
     evidence: float = 0.0
-    told_at: float | None = None
-    told: int = 0
+    reported_at: float | None = None
+    reported_attempt: int = 0
     root: str = ""  #: backend and persona
 
 

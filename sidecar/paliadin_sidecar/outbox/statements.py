@@ -1,4 +1,4 @@
-"""The statements of `outbox.sql`, by their names, and the versions of the schema."""
+"""The statements of `outbox.sql`, by their names, and the steps between versions of the schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import aiosql
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "Row", "sql"]
+__all__ = ["MIGRATIONS", "Row", "sql"]
 
 #: A row, by the names of its columns.
 Row = dict[str, Any]
@@ -18,6 +18,7 @@ sql: Any = aiosql.from_str(
     mandatory_parameters=False,  # the statements name them
 )
 
-#: Every change of the schema adds the step that leads to it, one transaction with its number.
-MIGRATIONS: tuple[str, ...] = (sql.from_1.sql, sql.from_2.sql)
-SCHEMA_VERSION = 1 + len(MIGRATIONS)
+#: The steps that lead from each version of the schema to the next one, the first from version 1;
+#: each runs in one transaction with its number. A change of the schema changes `schema` and adds
+#: its step here.
+MIGRATIONS: tuple[str, ...] = ()

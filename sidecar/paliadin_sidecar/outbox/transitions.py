@@ -10,14 +10,14 @@ from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
-    from paliadin_sidecar.outbox.records import Due
+    from paliadin_sidecar.outbox.records import Delivery
 
-__all__ = ["attempted", "bury", "delivered", "pause", "replay", "resume", "retry"]
+__all__ = ["attempted", "delivered", "mark_dead", "pause", "replay", "resume", "retry"]
 
 
 def attempted(
     outbox: Database,
-    due: Due,
+    due: Delivery,
     *,
     status: int | None,
     error: str | None,
@@ -40,7 +40,7 @@ def attempted(
     """
     now = outbox.now()
     outbox.last_attempt_at = max(outbox.last_attempt_at, now)
-    sql.attempted(
+    sql.record_attempt(
         outbox.connection,
         delivery=due.id,
         now=now,
@@ -53,7 +53,7 @@ def attempted(
     if not told:
         return
     fields: dict[str, Any] = {"status": status} if error is None else {"error": error}
-    if (untold := due.attempts - 1 - due.told) > 0:
+    if (untold := due.attempts - 1 - due.reported_attempt) > 0:
         fields["untold"] = untold
     if detail is not None:
         fields["detail"] = detail
@@ -65,16 +65,16 @@ def attempted(
         **fields,
         duration_ms=rounded(ms),
     )
-    sql.told(outbox.connection, delivery=due.id, now=outbox.now())
+    sql.mark_reported(outbox.connection, delivery=due.id, now=outbox.now())
     if keep is not None:
-        sql.forget_attempts(
+        sql.purge_attempt_events(
             outbox.connection, turn=due.turn, webhook_id=due.webhook_id, kept=keep, now=outbox.now()
         )
 
 
-def delivered(outbox: Database, due: Due) -> None:
+def delivered(outbox: Database, due: Delivery) -> None:
     """The receiver has it."""
-    sql.deliver(outbox.connection, delivery=due.id, now=outbox.now())
+    sql.mark_delivered(outbox.connection, delivery=due.id, now=outbox.now())
     since_accepted_ms = max(0, outbox.now() - to_ms(due.accepted_at))
     record_delivery_event(
         outbox,
@@ -87,14 +87,14 @@ def delivered(outbox: Database, due: Due) -> None:
 
 def retry(
     outbox: Database,
-    due: Due,
+    due: Delivery,
     seconds: float,
     *,
     refused_with: int | None = None,
     told: bool = True,
 ) -> None:
     """Again after so many seconds; it was refused, or it just failed."""
-    if not sql.retry(
+    if not sql.schedule_retry(
         outbox.connection, delivery=due.id, next_attempt_at=outbox.now() + to_ms(seconds)
     ):
         return  # superseded while it was under way
@@ -113,9 +113,9 @@ def retry(
     )
 
 
-def bury(outbox: Database, due: Due, cause: str) -> None:
+def mark_dead(outbox: Database, due: Delivery, cause: str) -> None:
     """Give it up, for an operator to see."""
-    if not sql.bury(outbox.connection, delivery=due.id, reason=cause, now=outbox.now()):
+    if not sql.mark_dead(outbox.connection, delivery=due.id, reason=cause, now=outbox.now()):
         return  # superseded while it was under way
     record_delivery_event(outbox, "delivery.dead", due.id, cause=cause, attempts=due.attempts)
 

@@ -22,7 +22,7 @@ _EVERY_S, _REST_S = 3600.0, 0.05
 async def prune_regularly(group: GroupCommit) -> None:
     """Prune what is old, in small steps, until cancelled."""
     while True:
-        more = await group.commit_when_possible(Outbox.tidy)
+        more = await group.commit_when_possible(Outbox.prune)
         await anyio.sleep(_REST_S if more else _EVERY_S)
 
 

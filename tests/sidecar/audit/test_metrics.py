@@ -307,13 +307,13 @@ class Box:
         """Attempt what is due: delivered by 204, given up by 422."""
 
         def step() -> None:
-            for due in self.outbox.due((), places=9, again=9)[0]:
+            for due in self.outbox.fetch_due((), limit=9, max_retries=9)[0]:
                 tried = replace(due, attempts=due.attempts + 1)
                 self.outbox.attempted(tried, status=status, error=error, ms=250.0)
                 if status == 204:
                     self.outbox.delivered(tried)
                 if status == 422:
-                    self.outbox.bury(tried, "refused")
+                    self.outbox.mark_dead(tried, "refused")
 
         self.outbox.transaction([step])
 
@@ -347,7 +347,7 @@ def test_outcomes(box: Box) -> None:
     box.take("t2", reason="empty", data=None, sha256=None)
     box.attempt(status=422)
     box.take("t3", has_text=False)
-    box.outbox.transaction([lambda: box.outbox.vanished(TurnKey("aichat", "paliadin", "t4"))])
+    box.outbox.transaction([lambda: box.outbox.mark_vanished(TurnKey("aichat", "paliadin", "t4"))])
     found = box.scrape()
     assert {key[-1]: value for key, value in found.items() if key[:3] == TURN} == {
         "accepted": 1, "revised": 1, "failed": 1, "unpushed": 1, "vanished": 1,

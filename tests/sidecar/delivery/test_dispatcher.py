@@ -903,7 +903,7 @@ def fill(outbox: Outbox) -> None:
     outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
     with suppress(Full):
         while True:
-            outbox.transaction([lambda: outbox.happened("x", {})])
+            outbox.transaction([lambda: outbox.record_service_event("x", {})])
 
 
 def make_room(outbox: Outbox) -> None:

@@ -80,7 +80,7 @@ def test_an_outbox_that_may_not_grow(tmp_path: Path) -> None:
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
 
         def grow() -> None:
-            outbox.happened("x", {"x": "x" * 300_000})
+            outbox.record_service_event("x", {"x": "x" * 300_000})
 
         with files_up_to(200_000), pytest.raises(Full, match="LimitFSIZE="):
             outbox.transaction([grow])

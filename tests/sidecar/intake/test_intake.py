@@ -829,7 +829,7 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
     path.write_text("No!!" + TRAILER)  # of the same file, size and time
     os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
     place = Place(killed.path)
-    place.intake.remember(place.spec, {"t": taken.arrival.signature})
+    place.intake.remember(place.spec, {"t": taken.arrival.fingerprint})
     assert texts(place.every_file()) == ["No!!" + TRAILER]
 
 
@@ -880,7 +880,7 @@ def test_a_second_name_that_goes_late(place: Place, again: str) -> None:
     (place / "second.tmp").unlink()
     if again == "at the next start":
         place = Place(place.path)
-        place.intake.remember(place.spec, {"t": failed.arrival.signature})
+        place.intake.remember(place.spec, {"t": failed.arrival.fingerprint})
         assert texts(place.every_file()) == [WHOLE]
         place.intake.close()
     else:
@@ -908,7 +908,7 @@ def test_other_limits_at_the_next_start(place: Place) -> None:
         "large": "too_large",
     }
     place = Place(place.path)
-    place.intake.remember(place.spec, {n: a.signature for n, a in taken.items()})
+    place.intake.remember(place.spec, {n: a.fingerprint for n, a in taken.items()})
     assert texts(place.every_file()) == [WHOLE]
     place.intake._max_bytes = 2 * MAX_BYTES
     assert texts(place.every_file()) == [large]

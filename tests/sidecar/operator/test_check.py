@@ -223,7 +223,7 @@ def test_an_outbox_that_is_none(host: Sidecar) -> None:
 def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
     """A large outbox does not keep an operator waiting; a damaged one is told by its error."""
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
-        outbox.transaction([lambda: outbox.happened("x", {}) for _ in range(5000)])
+        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
         assert outbox.check_pages(60)
         assert not outbox.check_pages(-1)
         assert outbox.check_pages(60)
@@ -238,7 +238,7 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     """That not every page was read is said."""
     host.state.mkdir(mode=0o700)
     with Outbox(host.state / FILENAME, create=True) as outbox:
-        outbox.transaction([lambda: outbox.happened("x", {}) for _ in range(5000)])
+        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
     monkeypatch.setattr(doctor, "_READ_S", -1.0)
     found = {f.subject: f for f in doctor.examine(Settings.from_environment(host.environ))}
     assert found["outbox"].level == "note"

@@ -43,9 +43,9 @@ def add(
     outbox: Outbox, turn_id: str, submitted: str | None = None, backend: str = "aichat"
 ) -> None:
     key = TurnKey(backend, "paliadin", turn_id)
-    outbox.transaction([lambda: outbox.note("turn.stalled", key, why="x")])
+    outbox.transaction([lambda: outbox.record_turn_event("turn.stalled", key, why="x")])
     if submitted:
-        outbox.transaction([lambda: outbox.hint(key, submitted, USER)])
+        outbox.transaction([lambda: outbox.record_hint(key, submitted, USER)])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.noise import noise
 
 from paliadin_sidecar.errors import BadBody
-from paliadin_sidecar.outbox.bodies import Packed, most_beside, pack, take_fitting, unpack
+from paliadin_sidecar.outbox.bodies import Packed, max_beside, pack, take_fitting, unpack
 
 MIB = 1024 * 1024
 
@@ -91,14 +91,14 @@ def test_large_ones_share_what_there_is() -> None:
     """32 MiB together; those that do not fit wait, and smaller ones behind them do not."""
     assert take_fitting([24 * MIB, 24 * MIB, 4 * MIB, 1000], []) == [0, 2, 3]
     assert take_fitting([12 * MIB] * 8, []) == [0, 1]
-    assert most_beside([24 * MIB]) == 8 * MIB
+    assert max_beside([24 * MIB]) == 8 * MIB
 
 
 @pytest.mark.parametrize("held", [[], [MIB], [4096] * 7])
 def test_one_is_always_taken(held: list[int]) -> None:
     """However large, where no other large one is under way: each is sent in the end."""
     assert take_fitting([384 * MIB, 384 * MIB], held) == [0]
-    assert most_beside(held) is None
+    assert max_beside(held) is None
 
 
 @given(st.lists(st.integers(0, 400 * MIB)), st.lists(st.integers(0, 400 * MIB), max_size=8))

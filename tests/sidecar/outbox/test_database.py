@@ -32,8 +32,7 @@ from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.outbox.records import Arrival, Due, Event, TurnKey
-from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
+from paliadin_sidecar.outbox.records import Arrival, Delivery, Event, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,17 +83,19 @@ class Box:
         self._seen = found[-1].id if found else self._seen
         return [(event.name, event.fields) for event in found]
 
-    def due(self, *busy: int, places: int = 9, again: int = 9) -> list[Due]:
-        return self(Outbox.due, busy, places=places, again=again)[0]
+    def due(self, *busy: int, limit: int = 9, max_retries: int = 9) -> list[Delivery]:
+        return self(Outbox.fetch_due, busy, limit=limit, max_retries=max_retries)[0]
 
     def due_in(self) -> float | None:
-        return self(Outbox.due, (), places=9, again=9)[1]
+        return self(Outbox.fetch_due, (), limit=9, max_retries=9)[1]
 
     def states(self, turn_id: str = "t") -> list[tuple[int, str]]:
         (timeline,) = self(Outbox.timelines, turn_id)
         return [(one["revision"], one["state"]) for one in timeline["deliveries"]]
 
-    def attempt(self, due: Due, *, status: int | None = 503, error: str | None = None) -> Due:
+    def attempt(
+        self, due: Delivery, *, status: int | None = 503, error: str | None = None
+    ) -> Delivery:
         """Record one more attempt; what it led to is for the caller to say."""
         tried = replace(
             due,
@@ -104,7 +105,7 @@ class Box:
         self(Outbox.attempted, tried, status=status, error=error, ms=12.34)
         return tried
 
-    def settle(self, transition: Callable[[Outbox, Due], None]) -> None:
+    def settle(self, transition: Callable[[Outbox, Delivery], None]) -> None:
         """Attempt the one that is due, with this end."""
         (due,) = self.due()
         self(transition, self.attempt(due))
@@ -128,14 +129,14 @@ def answer(
     content: bytes | str = "Yes.",
     key: TurnKey = KEY,
     *,
-    signature: str = "1:4:0",
+    fingerprint: str = "1:4:0",
     at: float = NOW - 1,
     has_text: bool = True,
 ) -> Arrival:
     data = content.encode() if isinstance(content, str) else content
     return Arrival(
         key,
-        signature,
+        fingerprint,
         datetime.fromtimestamp(at, UTC),
         len(data),
         data=data,
@@ -179,7 +180,7 @@ def test_accept(box: Box) -> None:
         )
     ]
     (due,) = box.due()
-    assert due == Due(
+    assert due == Delivery(
         id=due.id,
         turn=due.turn,
         webhook_id=id_,
@@ -238,10 +239,10 @@ def test_the_same_again(box: Box) -> None:
     """The same content is no news: it is looked at, and nothing is told or sent."""
     box(Outbox.accept, answer())
     box.events()
-    assert box(Outbox.accept, answer(signature="2:4:1")) is False
+    assert box(Outbox.accept, answer(fingerprint="2:4:1")) is False
     assert box.events() == []
     assert box.states() == [(1, "pending")]
-    assert box(Outbox.lying, "aichat", "paliadin") == {"t": "2:4:1"}
+    assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "2:4:1"}
 
 
 def test_turns_of_one_id(box: Box) -> None:
@@ -366,7 +367,7 @@ def test_a_process_that_is_held_between_two_clocks(box: Box) -> None:
         return wall()
 
     box.outbox.wall = held_once
-    assert box(Outbox.due, (), places=9, again=9)[0][0].accepted_at == box.now - 700
+    assert box(Outbox.fetch_due, (), limit=9, max_retries=9)[0][0].accepted_at == box.now - 700
 
 
 def test_late_counts_from_the_first_answer(box: Box) -> None:
@@ -469,7 +470,7 @@ USER = "5f3c0000-aaaa-bbbb-cccc-000000000000"
 
 def test_hint(box: Box) -> None:
     """What the token said is in the body; of the user, the log sees eight characters."""
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer())
     data = json.loads(box.due()[0].body)["data"]
     assert (data["submitted_turn_id"], data["user_id"]) == ("submitted", USER)
@@ -480,8 +481,8 @@ def test_hint(box: Box) -> None:
 
 def test_the_first_hint_counts(box: Box) -> None:
     """A second token of a turn changes nothing."""
-    box(Outbox.hint, KEY, "t", USER)
-    box(Outbox.hint, KEY, "other", "other")
+    box(Outbox.record_hint, KEY, "t", USER)
+    box(Outbox.record_hint, KEY, "other", "other")
     box(Outbox.accept, answer())
     data = json.loads(box.due()[0].body)["data"]
     assert (data["submitted_turn_id"], data["user_id"]) == ("t", USER)
@@ -492,7 +493,7 @@ def test_a_late_hint(box: Box) -> None:
     """A body is frozen: a token that is seen later is for the next revision."""
     box(Outbox.accept, answer())
     before = box.due()[0].body
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     assert box.due()[0].body == before
     box(Outbox.accept, answer("No."))
     assert json.loads(box.due()[0].body)["data"]["submitted_turn_id"] == "submitted"
@@ -504,33 +505,37 @@ def test_a_late_hint(box: Box) -> None:
 def test_lying(box: Box) -> None:
     """It is known which files lie where, until they are gone, and again when they are back."""
     for name in "ab":
-        box(Outbox.accept, answer(key=key(name), signature=f"of {name}"))
+        box(Outbox.accept, answer(key=key(name), fingerprint=f"of {name}"))
     box(Outbox.accept, answer(key=replace(KEY, backend="legacy")))
-    box(Outbox.hint, key("c"), "c", "u")
-    assert box(Outbox.lying, "aichat", "paliadin") == {"a": "of a", "b": "of b"}
-    box(Outbox.gone, key("a"))
-    box(Outbox.gone, key("never seen"))
-    assert box(Outbox.lying, "aichat", "paliadin") == {"b": "of b"}
-    box(Outbox.accept, answer(key=key("a"), signature="new"))
-    assert box(Outbox.lying, "aichat", "paliadin") == {"a": "new", "b": "of b"}
+    box(Outbox.record_hint, key("c"), "c", "u")
+    assert box(Outbox.present_files, "aichat", "paliadin") == {"a": "of a", "b": "of b"}
+    box(Outbox.mark_gone, key("a"))
+    box(Outbox.mark_gone, key("never seen"))
+    assert box(Outbox.present_files, "aichat", "paliadin") == {"b": "of b"}
+    box(Outbox.accept, answer(key=key("a"), fingerprint="new"))
+    assert box(Outbox.present_files, "aichat", "paliadin") == {"a": "new", "b": "of b"}
     assert box(Outbox.timelines, "never seen") == []
 
 
 def test_vanished(box: Box) -> None:
     """A file that went before it was opened is told, unless its turn was taken before."""
-    box(Outbox.vanished, KEY)
+    box(Outbox.mark_vanished, KEY)
     assert box.events() == [("turn.vanished", ABOUT_KEY)]
     box(Outbox.accept, answer())
     box.events()
-    box(Outbox.vanished, KEY)
+    box(Outbox.mark_vanished, KEY)
     assert box.events() == []
-    assert box(Outbox.lying, "aichat", "paliadin") == {}
+    assert box(Outbox.present_files, "aichat", "paliadin") == {}
 
 
 def test_note(box: Box) -> None:
     """An event may tell of a turn without changing it."""
-    box(Outbox.hint, KEY, "submitted", USER)
-    box(lambda outbox: outbox.note("turn.stalled", KEY, why="open_for_writing", detail=""))
+    box(Outbox.record_hint, KEY, "submitted", USER)
+    box(
+        lambda outbox: outbox.record_turn_event(
+            "turn.stalled", KEY, why="open_for_writing", detail=""
+        )
+    )
     about = {"submitted_turn_id": "submitted", "user": "5f3c0000"}
     why = {"why": "open_for_writing", "detail": ""}
     assert box.events() == [("turn.stalled", ABOUT_KEY | about | why)]
@@ -542,32 +547,32 @@ def test_note(box: Box) -> None:
 
 def test_meet(box: Box) -> None:
     """Old files of a root that is met for the first time are recorded, and not sent."""
-    assert not box(Outbox.is_met, *ROOT)
-    box(Outbox.meet, *ROOT, [answer(), failure("untrusted", key("b"))])
-    assert box(Outbox.is_met, *ROOT)
+    assert not box(Outbox.is_known_root, *ROOT)
+    box(Outbox.register_root, *ROOT, [answer(), failure("untrusted", key("b"))])
+    assert box(Outbox.is_known_root, *ROOT)
     assert box.events() == [
         ("turn.history", {**ABOUT_KEY, "bytes": 4, "sha256": sha256("Yes.")}),
         ("turn.history", {**ABOUT_KEY, "turn_id": "b", "bytes": 7, "sha256": None}),
     ]
     assert box.due() == []
     assert box.states() == [(0, "history")]
-    assert box(Outbox.lying, "aichat", "paliadin") == {"t": "1:4:0", "b": "1:0:0"}
+    assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "1:4:0", "b": "1:0:0"}
 
 
 def test_meet_again(box: Box) -> None:
     """A root is met once: what lies there later is not history."""
-    box(Outbox.meet, *ROOT, [])
-    box(Outbox.meet, *ROOT, [answer()])
+    box(Outbox.register_root, *ROOT, [])
+    box(Outbox.register_root, *ROOT, [answer()])
     assert box.events() == []
     for other in (("legacy", *ROOT[1:]), ("aichat", "hugo", ROOT[2]), (*ROOT[:2], "/elsewhere")):
-        assert not box(Outbox.is_met, *other)
+        assert not box(Outbox.is_known_root, *other)
 
 
 def test_history_that_moves(box: Box) -> None:
     """A file of history that gets new content is an answer like any other."""
-    box(Outbox.meet, *ROOT, [answer("old")])
+    box(Outbox.register_root, *ROOT, [answer("old")])
     box.events()
-    assert not box(Outbox.accept, answer("old", signature="other"))
+    assert not box(Outbox.accept, answer("old", fingerprint="other"))
     assert box.events() == []
     assert box(Outbox.accept, answer("new"))
     assert [(name, fields["revision"]) for name, fields in box.events()] == [("turn.accepted", 1)]
@@ -579,7 +584,7 @@ def test_successor(tmp_path: Path) -> None:
     path = tmp_path / FILENAME
     for create, successor in ((True, True), (True, False), (False, False)):
         with Outbox(path, create=create, successor=successor) as outbox:
-            assert outbox.is_met(*ROOT)
+            assert outbox.is_known_root(*ROOT)
 
 
 # --- what is due ----------------------------------------------------------------------------
@@ -593,7 +598,7 @@ def test_due_in_order(box: Box) -> None:
         if (name := due.webhook_id.split("_")[2]) in "ab":
             box(Outbox.retry, box.attempt(due), {"a": 2, "b": 1}[name])
     box.now += 2
-    for places, again, names in (
+    for limit, max_retries, names in (
         (9, 9, "bacd"),
         (9, 1, "bcd"),
         (2, 1, "bc"),
@@ -601,7 +606,7 @@ def test_due_in_order(box: Box) -> None:
         (3, 0, "cd"),
         (0, 0, ""),
     ):
-        found = box.due(places=places, again=again)
+        found = box.due(limit=limit, max_retries=max_retries)
         assert "".join(due.webhook_id.split("_")[2] for due in found) == names
 
 
@@ -612,20 +617,22 @@ def test_roots_take_turns(box: Box) -> None:
     other = TurnKey("legacy", "paliadin", "b0"), TurnKey("aichat", "other", "c0")
     for one in other:
         box(Outbox.accept, answer(key=one))
-    found = box.due(places=3)
+    found = box.due(limit=3)
     assert sorted(due.root for due in found) == [
         "aichat/other",
         "aichat/paliadin",
         "legacy/paliadin",
     ]
-    for due in box.due(places=99):
+    for due in box.due(limit=99):
         box(Outbox.retry, box.attempt(due), 0)
-    again = box.due(places=3, again=3)
+    again = box.due(limit=3, max_retries=3)
     assert sorted(due.id for due in again) == sorted(due.id for due in found)
     shares = Shares()
     for due in again:
         shares.retries.started(due.root)
-    (after,) = box(Outbox.due, [due.turn for due in again], places=1, again=1, shares=shares)[0]
+    (after,) = box(
+        Outbox.fetch_due, [due.turn for due in again], limit=1, max_retries=1, shares=shares
+    )[0]
     assert after.root == "aichat/paliadin"
     assert shares.retries.starts == 3  # what is due is no start
 
@@ -634,18 +641,18 @@ def test_a_replayed_flood(box: Box) -> None:
     """What an operator sends again, however old, holds no new answer."""
     for n in range(20):
         box(Outbox.accept, answer(key=key(f"old{n}")))
-    for due in box.due(places=20):
+    for due in box.due(limit=20):
         box(Outbox.delivered, box.attempt(due))
     assert box(Outbox.replay) == (20, 0)
     box(Outbox.accept, answer(key=key("new")))
-    assert "new" in [due.webhook_id.split("_")[2] for due in box.due(places=2)]
+    assert "new" in [due.webhook_id.split("_")[2] for due in box.due(limit=2)]
 
 
-@pytest.mark.parametrize("query", ["fresh", "again", "next_attempt_at"])
+@pytest.mark.parametrize("query", ["first_attempts", "retries", "next_attempt_at"])
 def test_what_is_due_is_found_by_an_index(box: Box, query: str) -> None:
     """No row is read that is not pending, nor all that are."""
     statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
-    values = {"busy": "[]", "most": None, "within": 1, "now": 0}
+    values = {"busy": "[]", "max_size": None, "limit": 1, "now": 0}
     with closing(sqlite3.connect(box.path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     assert [step for step in plan if "USING INDEX delivery_" in step]
@@ -705,7 +712,7 @@ def test_a_clock_that_was_set_back_while_the_disk_was_full(box: Box) -> None:
     box.now -= 10
 
     def cut_short(outbox: Outbox) -> None:
-        outbox.due((), places=9, again=9)
+        outbox.fetch_due((), limit=9, max_retries=9)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -739,8 +746,8 @@ def test_what_was_tried_is_kept(box: Box) -> None:
     box(Outbox.retry, tried, 0, refused_with=400)
     with closing(Box(box.path).outbox) as outbox:
         outbox.wall = lambda: NOW + 1
-        kept = replace(tried, told=3, told_at=NOW)
-        assert outbox.due((), places=9, again=9) == ([kept], None)
+        kept = replace(tried, reported_attempt=3, reported_at=NOW)
+        assert outbox.fetch_due((), limit=9, max_retries=9) == ([kept], None)
 
 
 # --- what becomes of it ---------------------------------------------------------------------
@@ -754,7 +761,7 @@ def about(box: Box) -> dict[str, Any]:
 
 def test_delivered(box: Box) -> None:
     """An acknowledgement settles it, with one event for the attempt and one for its end."""
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer())
     box.events()
     box.now += 2.5
@@ -810,7 +817,7 @@ def test_dead(box: Box) -> None:
     """What is given up stays, with its cause, for an operator to see."""
     box(Outbox.accept, answer())
     box.now += 5
-    box.settle(lambda outbox, due: outbox.bury(due, "refused"))
+    box.settle(lambda outbox, due: outbox.mark_dead(due, "refused"))
     assert box.events()[-1] == (
         "delivery.dead",
         about(box) | {"cause": "refused", "attempts": 1},
@@ -824,9 +831,9 @@ def test_dead(box: Box) -> None:
 
 def test_superseded_while_under_way(box: Box) -> None:
     """An attempt of an older revision may end in any way: it is told, and changes nothing."""
-    ends: list[Callable[[Outbox, Due], None]] = [
+    ends: list[Callable[[Outbox, Delivery], None]] = [
         lambda outbox, due: outbox.retry(due, 1, refused_with=400),
-        lambda outbox, due: outbox.bury(due, "poison"),
+        lambda outbox, due: outbox.mark_dead(due, "poison"),
     ]
     for n, end in enumerate(ends):
         turn = key(f"t{n}")
@@ -851,15 +858,15 @@ def test_acknowledged_although_superseded(box: Box) -> None:
 
 def test_what_the_receiver_asked_for_outlives_a_restart(box: Box) -> None:
     """A pause that is longer than any of ours was its own wish, and holds all turns."""
-    assert box(Outbox.asked_to_rest_s, 60.0) == 0
+    assert box(Outbox.retry_after_s, 60.0) == 0
     box(Outbox.accept, answer(key=key("a")))
     box.settle(lambda outbox, due: outbox.retry(due, 60.0))
-    assert box(Outbox.asked_to_rest_s, 60.0) == 0
+    assert box(Outbox.retry_after_s, 60.0) == 0
     box(Outbox.accept, answer(key=key("b")))
     box.settle(lambda outbox, due: outbox.retry(due, 1800.0))
-    assert box(Outbox.asked_to_rest_s, 60.0) == 1800
+    assert box(Outbox.retry_after_s, 60.0) == 1800
     box.now += 1801
-    assert box(Outbox.asked_to_rest_s, 60.0) == 0
+    assert box(Outbox.retry_after_s, 60.0) == 0
 
 
 def test_the_evidence_against_a_turn(box: Box) -> None:
@@ -871,10 +878,10 @@ def test_the_evidence_against_a_turn(box: Box) -> None:
     box(Outbox.attempted, replace(due, attempts=1, evidence=1.5), status=400, error=None, ms=1.0)
     (due,) = box.due()
     assert due.evidence == 1.5
-    box(Outbox.bury, due, "refused")
+    box(Outbox.mark_dead, due, "refused")
     box(Outbox.replay, turn_id="t")
     (due,) = box.due()
-    assert (due.evidence, due.told, due.told_at) == (0, 0, None)
+    assert (due.evidence, due.reported_attempt, due.reported_at) == (0, 0, None)
 
 
 def fail_again(box: Box, times: int, *, told: bool, keep: int | None = None) -> None:
@@ -941,7 +948,7 @@ def test_pause(box: Box) -> None:
 
 def test_replay(box: Box) -> None:
     """What was delivered goes out again, with the same id and the same bytes."""
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer())
     (before,) = box.due()
     box.deliver()
@@ -969,7 +976,7 @@ def test_replay(box: Box) -> None:
 def test_replay_of_the_dead(box: Box) -> None:
     """What was given up begins anew, without its past; a failure keeps its reason."""
     box(Outbox.accept, answer(key=key("a")))
-    box.settle(lambda outbox, due: outbox.bury(due, "poison"))
+    box.settle(lambda outbox, due: outbox.mark_dead(due, "poison"))
     box(Outbox.accept, failure("empty", key("b")))
     box.deliver()
     assert box(Outbox.replay, dead=True) == (1, 0)
@@ -992,8 +999,8 @@ def test_replay_since(box: Box) -> None:
 
 def test_replay_of_whom(box: Box) -> None:
     """A turn is found under its own id and under the one it was submitted as, each of them."""
-    box(Outbox.hint, key("a"), "submitted", "u")
-    box(Outbox.hint, key("b"), "submitted", "u")
+    box(Outbox.record_hint, key("a"), "submitted", "u")
+    box(Outbox.record_hint, key("b"), "submitted", "u")
     for name in ("a", "b", "submitted"):
         box(Outbox.accept, answer(key=key(name)))
         box.deliver()
@@ -1015,7 +1022,7 @@ def test_replay_of_the_newest(box: Box) -> None:
 
 def test_replay_of_history(box: Box) -> None:
     """What was never sent cannot be sent again."""
-    box(Outbox.meet, *ROOT, [answer()])
+    box(Outbox.register_root, *ROOT, [answer()])
     assert box(Outbox.replay, turn_id="t") == (0, 0)
 
 
@@ -1037,7 +1044,7 @@ def test_events(box: Box) -> None:
     """Events come in order, from one on, and it is remembered which were printed."""
     for n in range(5):
         box.now += 1
-        box(Outbox.happened, "service.started", {"n": n})
+        box(Outbox.record_service_event, "service.started", {"n": n})
     found = box(Outbox.events, 0)
     assert found[0] == Event(1, NOW + 1, "service.started", {"n": 0})
     assert [event.id for event in found] == [1, 2, 3, 4, 5]
@@ -1078,7 +1085,7 @@ def test_counts(box: Box) -> None:
 
 def test_deliveries(box: Box) -> None:
     """Deliveries are listed, the newest first, by state and time and up to a number."""
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer())
     box.settle(lambda outbox, due: outbox.retry(due, 2))
     box.now += 1
@@ -1134,7 +1141,7 @@ def test_deliveries(box: Box) -> None:
 
 def test_timeline(box: Box) -> None:
     """A turn's timeline holds its deliveries and events, and no other turn's."""
-    box(Outbox.hint, KEY, "submitted", USER)
+    box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer(key=key("other")))
     box(Outbox.accept, answer())
     row = box(Outbox.deliveries, None, 0, 1)[0]
@@ -1153,7 +1160,7 @@ def test_timeline(box: Box) -> None:
 def test_no_answer_in_a_repr() -> None:
     """Neither an arrival nor a delivery shows what it holds."""
     arrival = answer("geheim")
-    due = Due(1, 1, "id", b"geheim", NOW, 0, None, 0, None)
+    due = Delivery(1, 1, "id", b"geheim", NOW, 0, None, 0, None)
     assert "geheim" not in repr(arrival) + repr(due)
 
 
@@ -1166,9 +1173,9 @@ def test_open(tmp_path: Path) -> None:
     path.parent.mkdir()
     for _ in range(2):
         with Outbox(path, create=True) as outbox:
-            outbox.happened("service.started", {})
+            outbox.record_service_event("service.started", {})
             assert outbox.pragma("synchronous") == 2
-            assert outbox.pragma("user_version") == SCHEMA_VERSION
+            assert outbox.pragma("user_version") == 1
             outbox.check_identity()
     with Outbox(path) as outbox:
         assert [event.id for event in outbox.events(0)] == [1, 2]
@@ -1186,13 +1193,11 @@ def test_newer(tmp_path: Path) -> None:
     """A later version's database is left alone, with a message that names both versions."""
     path = tmp_path / FILENAME
     with closing(sqlite3.connect(path)) as database:
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        database.execute("PRAGMA user_version = 2")
     for create in (True, False):
         with pytest.raises(Newer) as caught:
             Outbox(path, create=create)
-        assert str(caught.value) == (
-            f"{path}: is of version {SCHEMA_VERSION + 1}, this program knows {SCHEMA_VERSION}"
-        )
+        assert str(caught.value) == (f"{path}: is of version 2, this program knows 1")
 
 
 @pytest.mark.parametrize(
@@ -1307,9 +1312,9 @@ def test_busy_database(tmp_path: Path) -> None:
     box = Box(tmp_path / FILENAME, create=True)
     with closing(holder(box.path)):
         with pytest.raises(Busy) as caught:
-            box(Outbox.happened, "service.started", {})
+            box(Outbox.record_service_event, "service.started", {})
         assert str(caught.value) == f"{box.path}: another process holds its lock (SQLITE_BUSY)"
-    box(Outbox.happened, "service.started", {})
+    box(Outbox.record_service_event, "service.started", {})
     assert len(box.events()) == 1
     box.outbox.close()
 
@@ -1360,7 +1365,7 @@ def test_a_log_that_is_not_there_yet(box: Box) -> None:
     with Outbox(box.path) as outbox:
         outbox.check_identity()
         outbox.transaction([outbox.counts])
-        outbox.transaction([partial(outbox.happened, "service.started", {})])
+        outbox.transaction([partial(outbox.record_service_event, "service.started", {})])
         outbox.check_identity()
         unlink(box.path.with_name(f"{FILENAME}-wal"))
         with pytest.raises(Damaged):
@@ -1384,7 +1389,7 @@ def test_a_log_that_a_checkpoint_emptied(box: Box) -> None:
         before = log.stat().st_mtime_ns
         assert box(Outbox.counts) == {"pending": 1}
         assert log.stat().st_mtime_ns == before  # an idle host's disk may sleep
-        box(Outbox.happened, "service.started", {})
+        box(Outbox.record_service_event, "service.started", {})
     truncate(log)
     with pytest.raises(Damaged):
         box(Outbox.accept, answer(key=key("other")))
@@ -1420,7 +1425,7 @@ def test_all_or_nothing(box: Box, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error
 
-    step = partial(box.outbox.happened, "service.started", {})
+    step = partial(box.outbox.record_service_event, "service.started", {})
     steps: list[Callable[[], None]] = [step, fail]
     with pytest.raises(error):
         box.outbox.transaction(steps)
@@ -1470,7 +1475,9 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
                 for _ in range(2):
                     with pytest.raises(Full):
                         outbox.transaction([partial(outbox.accept, large)])
-                ((found, _),) = outbox.transaction([partial(outbox.due, (), places=9, again=9)])
+                ((found, _),) = outbox.transaction(
+                    [partial(outbox.fetch_due, (), limit=9, max_retries=9)]
+                )
                 assert [due.webhook_id for due in found] == [webhook_id(1, sha256("Yes."))]
                 outbox.transaction([partial(outbox.delivered, found[0])])
                 assert outbox.counts() == {"delivered": 1}
@@ -1495,7 +1502,7 @@ def test_a_body_costs_about_what_its_file_costs(box: Box) -> None:
     for n in range(3):
         box(Outbox.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"t{n}")))
     assert stored(box) < 3 * 4096
-    (due,) = box.due(places=1)
+    (due,) = box.due(limit=1)
     assert due.body.count(rb"\u0000") == 4 * 1024 * 1024
     box(Outbox.accept, answer(noise(10_000), key("text")))
     assert stored(box) > 10_000
@@ -1562,7 +1569,7 @@ def test_what_is_known_costs_no_budget(box: Box) -> None:
     """Looking again at what is undelivered is no reason to wait."""
     box(Outbox.accept, answer())
     budget(box, -1)
-    assert not box(Outbox.accept, answer(signature="2:4:0"))
+    assert not box(Outbox.accept, answer(fingerprint="2:4:0"))
     assert not box(Outbox.accept, answer(b"\n", has_text=False))
 
 
@@ -1570,9 +1577,9 @@ def test_upkeep_keeps_to_the_budget(box: Box) -> None:
     """Also where nothing new comes."""
     box(Outbox.accept, answer(noise(50_000)))
     box.deliver()
-    assert not box(Outbox.tidy)
+    assert not box(Outbox.prune)
     budget(box, -1)
-    assert box(Outbox.tidy)
+    assert box(Outbox.prune)
     assert stored(box) == 0
 
 
@@ -1587,8 +1594,8 @@ def test_what_is_in_memory_is_bounded_by_bytes(box: Box) -> None:
     assert (large, sorted(small)) == ("large0", ["small0", "small1", "small2"])
     busy = [due.turn for due in found]
     sizes = [len(due.body) for due in found]
-    assert box(Outbox.due, busy, places=9, again=9, held=sizes)[0] == []
-    (next_large,) = box(Outbox.due, busy, places=1, again=1, held=sizes[1:])[0]
+    assert box(Outbox.fetch_due, busy, limit=9, max_retries=9, held=sizes)[0] == []
+    (next_large,) = box(Outbox.fetch_due, busy, limit=1, max_retries=1, held=sizes[1:])[0]
     assert next_large.webhook_id.split("_")[2] == "large1"
 
 
@@ -1596,7 +1603,7 @@ def test_what_is_in_memory_is_bounded_by_bytes(box: Box) -> None:
 def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) -> None:
     """What is due is found in the same number of the database's steps, however many wait."""
 
-    def fail(fresh: Due) -> None:
+    def fail(fresh: Delivery) -> None:
         due = replace(fresh, attempts=attempts, first_attempt_at=box.now)
         box.outbox.attempted(due, status=503, error=None, ms=1.0)
         box.outbox.retry(due, 0)
@@ -1605,7 +1612,7 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
         for n in range(count):
             box(Outbox.accept, answer(key=key(f"{name}{n}")))
         if attempts:
-            fresh = [due for due in box.due(places=2 * count) if due.attempts == 0]
+            fresh = [due for due in box.due(limit=2 * count) if due.attempts == 0]
             box.outbox.transaction([partial(fail, due) for due in fresh])
 
     def steps() -> int:
@@ -1616,7 +1623,7 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
             taken += 1
 
         box.outbox.connection.set_progress_handler(step, 10)
-        assert len(box.due(places=8, again=8)) == 8
+        assert len(box.due(limit=8, max_retries=8)) == 8
         box.outbox.connection.set_progress_handler(None, 0)
         return taken
 

@@ -66,7 +66,9 @@ class Commits:
 
     async def tell(self, n: int) -> None:
         """Write one event."""
-        await self.group.commit_when_possible(Outbox.happened, "service.started", {"n": n})
+        await self.group.commit_when_possible(
+            Outbox.record_service_event, "service.started", {"n": n}
+        )
 
     def told(self) -> list[int]:
         """What is durable: read by another connection."""
@@ -88,7 +90,7 @@ async def test_one_transaction(commits: Commits) -> None:
     found: dict[int, int] = {}
 
     def last_event(outbox: Outbox, n: int) -> int:
-        outbox.happened("service.started", {"n": n})
+        outbox.record_service_event("service.started", {"n": n})
         return outbox.last_event
 
     async def tell(n: int) -> None:
@@ -151,7 +153,7 @@ async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
     """An event whose transaction failed, and that is written later, wakes them then."""
 
     def half(outbox: Outbox) -> None:
-        outbox.happened("service.started", {"n": 0})
+        outbox.record_service_event("service.started", {"n": 0})
         fail(outbox)
 
     with pytest.raises(Oops):
@@ -162,7 +164,7 @@ async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
     assert commits.told() == [1]
 
 
-@pytest.mark.parametrize("call", [fail, lambda outbox: outbox.happened("x", {"n": 1})])
+@pytest.mark.parametrize("call", [fail, lambda outbox: outbox.record_service_event("x", {"n": 1})])
 async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outbox], None]) -> None:
     """Who is cancelled while it waits has its call done, once, and takes nobody along."""
     async with anyio.create_task_group() as callers:

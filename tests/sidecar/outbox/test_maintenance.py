@@ -55,7 +55,7 @@ class Box:
         self(Outbox.accept, arrival(turn_id, text))
 
     def attempt(self) -> Any:  # noqa: ANN401 - what `due` gives
-        (due,) = self(Outbox.due, (), places=9, again=9)[0]
+        (due,) = self(Outbox.fetch_due, (), limit=9, max_retries=9)[0]
         self(Outbox.attempted, due, status=204, error=None, ms=1.0)
         return due
 
@@ -63,7 +63,7 @@ class Box:
         self(Outbox.delivered, self.attempt())
 
     def gone(self, turn_id: str) -> None:
-        self(Outbox.gone, key(turn_id))
+        self(Outbox.mark_gone, key(turn_id))
 
     def printed(self) -> None:
         self(Outbox.set_printed, self(Outbox.newest_event))
@@ -71,7 +71,7 @@ class Box:
     def tidy(self) -> int:
         """Upkeep to its end; how many steps it took."""
         steps = 1
-        while self(Outbox.tidy):
+        while self(Outbox.prune):
             steps += 1
         return steps
 
@@ -142,7 +142,7 @@ def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
 def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
     """A year later it can still be sent."""
     box.take("dead")
-    box(Outbox.bury, box.attempt(), "refused")
+    box(Outbox.mark_dead, box.attempt(), "refused")
     box.take("pending")
     for turn_id in ("dead", "pending"):
         box.gone(turn_id)
@@ -173,7 +173,7 @@ def test_a_superseded_body_goes_too(box: Box) -> None:
     box.take("t", "zwei")
     box.later(BODY_S + 1)
     assert box.bodies == 1
-    (due,), _ = box(Outbox.due, (), places=9, again=9)
+    (due,), _ = box(Outbox.fetch_due, (), limit=9, max_retries=9)
     assert b"zwei" in due.body
 
 
@@ -199,16 +199,16 @@ def test_a_turn_whose_file_lies_is_kept(box: Box) -> None:
     box.take("lies")
     box.deliver()
     old = replace(arrival("old"), data=None)
-    box(Outbox.meet, *ROOT, [old])
+    box(Outbox.register_root, *ROOT, [old])
     box.later(3 * 365 * DAY_S)
-    assert set(box(Outbox.lying, "aichat", "paliadin")) == {"lies", "old"}
+    assert set(box(Outbox.present_files, "aichat", "paliadin")) == {"lies", "old"}
     assert not box(Outbox.accept, arrival("lies"))
     assert not box(Outbox.accept, old)
 
 
 def test_history_goes_like_any_other(box: Box) -> None:
     """90 days after its file."""
-    box(Outbox.meet, *ROOT, [replace(arrival("old"), data=None)])
+    box(Outbox.register_root, *ROOT, [replace(arrival("old"), data=None)])
     box.gone("old")
     box.later(TURN_S + 1)
     assert not box.known("old")
@@ -228,7 +228,7 @@ def test_a_file_that_came_back_is_kept(box: Box) -> None:
 def test_what_was_touched_lately_is_kept(box: Box) -> None:
     """A replay makes an old turn young."""
     box.take("t")
-    box(Outbox.bury, box.attempt(), "refused")
+    box(Outbox.mark_dead, box.attempt(), "refused")
     box.gone("t")
     box.later(2 * TURN_S)
     assert box(Outbox.replay, dead=True) == (1, 0)
@@ -241,7 +241,7 @@ def test_what_was_touched_lately_is_kept(box: Box) -> None:
 
 def test_a_turn_of_which_only_a_token_told_goes(box: Box) -> None:
     """90 days after it was seen, when no file ever came."""
-    box(Outbox.hint, key("t"), "asked", "user")
+    box(Outbox.record_hint, key("t"), "asked", "user")
     box.later(TURN_S)
     assert box.known("t")
     box.later(1)
@@ -250,23 +250,23 @@ def test_a_turn_of_which_only_a_token_told_goes(box: Box) -> None:
 
 def test_a_file_that_vanished_goes(box: Box) -> None:
     """90 days later."""
-    box(Outbox.vanished, key("t"))
+    box(Outbox.mark_vanished, key("t"))
     box.later(TURN_S + 1)
     assert not box.known("t")
 
 
 def test_the_service_s_own_events_go(box: Box) -> None:
     """After 90 days, and the younger ones stay."""
-    box(Outbox.happened, "service.started", {})
+    box(Outbox.record_service_event, "service.started", {})
     box.now += DAY_S
-    box(Outbox.happened, "service.stopped", {})
+    box(Outbox.record_service_event, "service.stopped", {})
     box.later(TURN_S - MINUTE_S)
     assert [event.name for event in box(Outbox.events, 0)] == ["service.stopped"]
 
 
 def test_what_was_not_printed_yet_is_kept(box: Box) -> None:
     """A log that was blocked for long misses nothing."""
-    box(Outbox.happened, "service.started", {})
+    box(Outbox.record_service_event, "service.started", {})
     box.take("t")
     box.deliver()
     box.gone("t")
@@ -279,10 +279,10 @@ def test_what_was_not_printed_yet_is_kept(box: Box) -> None:
 
 def test_ids_of_events_are_not_used_again(box: Box) -> None:
     """A line's event_id tells it from all others, also after the newest went."""
-    box(Outbox.happened, "service.started", {})
+    box(Outbox.record_service_event, "service.started", {})
     before = box(Outbox.newest_event)
     box.later(TURN_S + 1)
-    box(Outbox.happened, "service.stopped", {})
+    box(Outbox.record_service_event, "service.stopped", {})
     assert box(Outbox.newest_event) > before
 
 
@@ -301,7 +301,7 @@ def test_a_step_is_small(box: Box) -> None:
         box.take(f"l{n}", large)
         box.deliver()
     box.now += BODY_S + 1
-    assert box(Outbox.tidy)
+    assert box(Outbox.prune)
     assert box.bodies == 2
 
 
@@ -332,7 +332,7 @@ def test_upkeep_with_nothing_to_do_writes_nothing(box: Box) -> None:
     assert before == (log.stat().st_size, log.stat().st_mtime_ns, box.path.stat().st_mtime_ns)
 
 
-@pytest.mark.parametrize("query", ["over", "forget_turns", "forget_events"])
+@pytest.mark.parametrize("query", ["expired_bodies", "purge_turns", "purge_events"])
 def test_upkeep_reads_an_index(box: Box, query: str) -> None:
     """What is to be done is found without reading what is not."""
     statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
@@ -386,7 +386,7 @@ def test_a_year_of_upkeep_holds_no_delivery(host: Sidecar, receiver: Receiver) -
             SELECT i, 'aichat', 'paliadin', 'old' || i, {past}, {past} FROM n;
             INSERT INTO delivery (turn, revision, state, bytes, accepted_at, settled_at)
             SELECT id, 1, 'delivered', 1, {past}, {past} FROM turn;
-            INSERT INTO body (delivery, bytes) SELECT id, 'x' FROM delivery;
+            INSERT INTO body SELECT id, 'x', 1, 0 FROM delivery;
             """)
     left: list[int] = []
 

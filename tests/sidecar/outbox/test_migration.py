@@ -1,4 +1,4 @@
-"""Outboxes of earlier versions, as files that they left: migrated, whole, and still delivering."""
+"""Steps between versions of the schema, tried with one that was made up for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,121 +17,103 @@ import pytest
 from paliadin_sidecar.errors import Older, OutboxError
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.outbox.statements import SCHEMA_VERSION
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
-    from support.receiver import Receiver
+    from pathlib import Path
+
     from support.sidecar import Sidecar
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-OLD = range(1, SCHEMA_VERSION)
+#: The next version of the schema has a column and an index more.
+STEP = """
+ALTER TABLE turn ADD COLUMN note TEXT;
+CREATE INDEX turn_by_note ON turn (note);
+UPDATE turn SET note = 'from version 1';
+"""
+#: Run before a program, which is then the next version.
+PATCH = f"""
+from paliadin_sidecar.outbox.database import Database
+Database.migrations = ({STEP!r},)
+"""
 
 
-def restore(version: int, path: Path) -> Path:
-    """An outbox as this version left it."""
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript((FIXTURES / f"outbox-{version}.sql").read_text())
-    return path
+class Next(Outbox):
+    """The outbox of the program's next version."""
+
+    migrations = (STEP,)
 
 
-def described(path: Path) -> tuple[object, ...]:
-    """What the schema comes to: columns and indexes, whatever text made them."""
-    with closing(sqlite3.connect(path)) as db:
-        names = [r[0] for r in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        indexes = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index'")
-        return (
-            db.execute("PRAGMA user_version").fetchone(),
-            {name: db.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in names},
-            {name: " ".join(sql.split()) for name, sql in indexes if sql},
-        )
+def accept(path: Path, turn_id: str) -> None:
+    """Make an outbox of version 1, with an answer that waits."""
+    data = b"Yes."
+    arrival = Arrival(
+        TurnKey("aichat", "paliadin", turn_id),
+        "1:4:0",
+        datetime.now(UTC),
+        len(data),
+        data=data,
+        sha256=sha256(data).hexdigest(),
+    )
+    with Outbox(path, create=True) as outbox:
+        outbox.transaction([lambda: outbox.accept(arrival)])
 
 
 def content(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as db:
-        return list(db.iterdump())
+        return [*db.iterdump(), str(db.execute("PRAGMA user_version").fetchone())]
 
 
-def test_every_released_version_has_a_fixture() -> None:
-    """A step without one was never tried."""
-    assert [f.name for f in sorted(FIXTURES.glob("*.sql"))] == [f"outbox-{n}.sql" for n in OLD]
-
-
-@pytest.mark.parametrize("version", OLD)
-def test_the_schema_is_that_of_a_new_one(tmp_path: Path, version: int) -> None:
-    """Migrated or made now, it is the same."""
-    Outbox(restore(version, tmp_path / FILENAME), create=True).close()
-    Outbox(tmp_path / "new.db", create=True).close()
-    assert described(tmp_path / FILENAME) == described(tmp_path / "new.db")
-
-
-@pytest.mark.parametrize("version", OLD)
-def test_an_old_outbox_still_delivers(host: Sidecar, receiver: Receiver, version: int) -> None:
-    """What was pending goes out, what is dead can be replayed, what was delivered stays so."""
-    host.state.mkdir(mode=0o700)
-    path = restore(version, host.state / FILENAME)
+def test_an_old_outbox_is_migrated(tmp_path: Path) -> None:
+    """A new version of the program takes over what the old one accepted."""
+    path = tmp_path / FILENAME
+    accept(path, "pending")
+    with Next(path, create=True) as outbox:
+        assert outbox.pragma("user_version") == 2
+        ((due,), _) = outbox.fetch_due((), limit=9, max_retries=9)
+    assert json.loads(due.body)["data"]["response"] == "Yes."
     with closing(sqlite3.connect(path)) as db:
-        kept = {row[0] for row in db.execute("SELECT bytes FROM body")}
-    host.start()
-    pending = receiver.wait("pending")
-    assert pending.body in kept
-    assert pending.json["data"]["response"].startswith("noch nicht zugestellt")
-    assert pending.id.startswith("legacy_paliadin_pending_1_")
-    assert receiver.wait("revised").json["data"]["revision"] == 2
-    assert host.command("replay", "--dead").returncode == 0
-    receiver.wait("dead")
-    host.wait_event("delivery.delivered", turn_id="dead")
-    (turn,) = json.loads(host.command("show", "submitted", "--json").stdout)
-    assert [event["event"] for event in turn["events"]] == [
-        "turn.accepted", "delivery.attempted", "delivery.delivered",
-    ]  # fmt: skip
-    assert host.stop() == 0
-    assert {request.json["data"]["turn_id"] for request in receiver.turns} == {
-        "pending", "revised", "dead",
-    }  # fmt: skip
-    receiver.verify_all(host.secret)
-
-
-@pytest.mark.parametrize("version", OLD)
-def test_what_waits_knows_its_root(tmp_path: Path, version: int) -> None:
-    """Roots take turns at what an earlier version left, and at what is sent again of it."""
-    with Outbox(restore(version, tmp_path / FILENAME), create=True) as outbox:
-        outbox.replay(dead=True)
-        due, _ = outbox.due((), places=9, again=9)
-    assert {one.webhook_id.split("_")[2]: one.root for one in due} == {
-        "pending": "legacy/paliadin",
-        "revised": "aichat/paliadin",
-        "dead": "legacy/paliadin",
-    }
+        assert db.execute("SELECT note FROM turn").fetchone() == ("from version 1",)
+    with Next(path):
+        pass  # which a command may open now
 
 
 def test_only_the_daemon_migrates(host: Sidecar) -> None:
     """A command that comes before its restart says so, and changes nothing under the old one."""
     host.state.mkdir(mode=0o700)
-    path = restore(1, host.state / FILENAME)
+    path = host.state / FILENAME
+    accept(path, "t")
     before = content(path)
-    done = host.command("status")
+    with pytest.raises(Older, match="is of version 1, this program's is 2"):
+        Next(path)
+    program = f"{PATCH}\nfrom paliadin_sidecar.operator.cli import main\nmain(['status'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=host.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "systemctl restart paliadin-sidecar" in done.stderr
-    with pytest.raises(Older, match="is of version 1, this program's is"):
-        Outbox(path)
     assert content(path) == before
 
 
 def test_a_step_that_fails_leaves_the_old_version_whole(tmp_path: Path) -> None:
-    """All of a step or nothing of it."""
-    path = restore(1, tmp_path / FILENAME)
+    """All of a step takes effect, or nothing of it."""
+    path = tmp_path / FILENAME
+    accept(path, "t")
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("CREATE TABLE event_of_service (in_the_way)")  # what the last statement makes
-    before = content(path), described(path)
+        db.execute("CREATE TABLE turn_by_note (in_the_way)")
+    before = content(path)
     with pytest.raises(OutboxError, match="SQLITE_ERROR"):
-        Outbox(path, create=True)
-    assert (content(path), described(path)) == before
+        Next(path, create=True)
+    assert content(path) == before
 
 
-#: Migrates argv[1], and is killed at its statement number argv[2].
-KILLED = """
+#: Opens argv[1], and is killed at its statement number argv[2].
+KILLED = f"""
+{PATCH}
 import os, signal, sqlite3, sys
-from pathlib import Path
 from paliadin_sidecar.outbox.outbox import Outbox
 
 left = int(sys.argv[2])
@@ -151,24 +134,21 @@ Outbox(Path(sys.argv[1]), create=True).close()
 
 
 @pytest.mark.timeout(600)  # a process for each statement
-@pytest.mark.parametrize("version", OLD)
-def test_killed_at_any_statement_it_is_one_version_or_the_other(
-    tmp_path: Path, version: int
-) -> None:
+def test_killed_at_any_statement_it_is_one_version_or_the_other(tmp_path: Path) -> None:
     """At the first, second, third … statement, until it comes through: never in between."""
-    for n in range(version, SCHEMA_VERSION):
-        restore(n, tmp_path / f"version-{n}.db")
-    versions = [described(tmp_path / f"version-{n}.db") for n in range(version, SCHEMA_VERSION)]
-    Outbox(tmp_path / "new.db", create=True).close()
-    after = described(tmp_path / "new.db")
+    accept(tmp_path / "1.db", "t")
+    shutil.copy(tmp_path / "1.db", tmp_path / "2.db")
+    Next(tmp_path / "2.db", create=True).close()
+    old, new = content(tmp_path / "1.db"), content(tmp_path / "2.db")
+    assert old != new
     for number in range(1, 100):
-        path = tmp_path / f"{number}.db"
-        shutil.copy(tmp_path / f"version-{version}.db", path)
+        path = tmp_path / f"killed-{number}.db"
+        shutil.copy(tmp_path / "1.db", path)
         done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(number)], check=False)
         if done.returncode == 0:
             break
-        assert described(path) in (*versions, after)
-        Outbox(path, create=True).close()
-        assert described(path) == after
+        assert content(path) in (old, new)
+        Next(path, create=True).close()
+        assert content(path) == new
     assert number > 5
-    assert described(path) == after
+    assert content(path) == new
