@@ -22,7 +22,7 @@ class NullBackend:
     """Answers at once."""
 
     name: ClassVar[str] = "null"
-    says_more: ClassVar[bool] = False
+    reply_has_metadata: ClassVar[bool] = False
     health_per_pane: ClassVar[bool] = False
 
     def pane(self, user: User) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 32 * 1024 * 1024
 TOLERANCE_S = 300
-LEAST_KEY_BYTES = 24
+MIN_KEY_BYTES = 24
 #: Shorter than the 10 s that the sender gives an attempt: it hears 503 instead of nothing.
 STORE_TIMEOUT_S = 4
 
@@ -221,7 +221,7 @@ def keys(secrets: str) -> list[bytes]:
         encoded = secret.removeprefix("whsec_")
         padding = "=" * (-len(encoded) % 4)
         found.append(base64.b64decode(encoded + padding, validate=True))
-    if not found or min(map(len, found)) < LEAST_KEY_BYTES:
+    if not found or min(map(len, found)) < MIN_KEY_BYTES:
         raise ValueError
     return found
 

@@ -3,13 +3,14 @@
     async with paliadin_client.connect(inbox=inbox) as paliadin:
         result = await paliadin.run_turn(TurnRequest(user=User(user_id), message="…"))
 
-`gate` chooses the backend, `turn` runs a turn, `inbox` receives pushes, `aichat` and `legacy`
-are the two ways to the host behind `backend`'s protocol.
+`connection` opens the backend that the environment selects, `turn` runs a turn, `inbox` receives
+pushes, and `aichat` and `legacy` are the two ways to the host behind `backend`'s protocol.
 """
 
 from __future__ import annotations
 
 from paliadin_client.backend import Exchange, TurnRequest, User
+from paliadin_client.connection import connect
 from paliadin_client.errors import (
     AnswerUnusable,
     AuthFailed,
@@ -28,7 +29,6 @@ from paliadin_client.errors import (
     TurnTimeout,
     Unreachable,
 )
-from paliadin_client.gate import connect
 from paliadin_client.inbox import Inbox, TurnCallback
 from paliadin_client.turn import Paliadin, Timings, TurnResult
 from paliadin_contract.callback import TurnCompleted, TurnFailed

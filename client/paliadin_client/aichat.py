@@ -20,18 +20,18 @@ import httpx2
 import jwt
 import msgspec
 
-from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, user8
+from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, userid8
 from paliadin_client.errors import (
     ConfigError,
     ConnectionLost,
     PaliadinError,
     ShimError,
     Unreachable,
-    of_http,
+    error_from_http,
 )
-from paliadin_client.http_cause import no_connection, system_words
-from paliadin_client.mint import MIN_SECRET_BYTES, mint
+from paliadin_client.http_cause import connection_error, system_message
 from paliadin_client.text import one_line
+from paliadin_client.turn_token import MIN_SECRET_BYTES, sign_turn_token
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
@@ -65,7 +65,7 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
         )
     else:
         try:
-            mint("nobody", "none", settings.jwt_secret, datetime.now(UTC))
+            sign_turn_token("nobody", "none", settings.jwt_secret, datetime.now(UTC))
         except jwt.InvalidKeyError:
             raise ConfigError(
                 ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
@@ -82,7 +82,7 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
         raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
     http = httpx2.AsyncClient(
         base_url=url,
-        verify=_authorities(settings.ca_file),
+        verify=_tls_context(settings.ca_file),
         # Compressed, a small body could become a huge one before it is counted.
         headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(None, connect=_CONNECT_S),
@@ -99,7 +99,7 @@ class Aichat:
     """aichat's HTTP API as a `Backend`."""
 
     name: ClassVar[str] = "aichat"
-    says_more: ClassVar[bool] = True
+    reply_has_metadata: ClassVar[bool] = True
     health_per_pane: ClassVar[bool] = False
 
     def __init__(self, http: httpx2.AsyncClient, persona: str, jwt_secret: str | None) -> None:
@@ -110,7 +110,7 @@ class Aichat:
     def pane(self, user: User) -> str:
         """The `username` that keys the user's window: the e-mail's local part, else by the id."""
         local = one_line((user.email or "").partition("@")[0])
-        return local or f"user-{user8(user)}"
+        return local or f"user-{userid8(user)}"
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; nothing is refused here but a user without a window of their own."""
@@ -126,7 +126,7 @@ class Aichat:
         await self._within(_RESET_S, "POST", "chat/reset", self._who(user))
 
     async def _turn(self, request: TurnRequest, primer: str) -> Reply:
-        token = self._jwt_secret and mint(
+        token = self._jwt_secret and sign_turn_token(
             request.user.user_id, request.turn_id, self._jwt_secret, datetime.now(UTC)
         )
         fields = {
@@ -172,11 +172,11 @@ class Aichat:
                         raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
         # Not chained: httpx2's errors hold the request, and may quote the answer.
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
-            raise no_connection(exc) from None
+            raise connection_error(exc) from None
         except httpx2.HTTPError as exc:
             raise ConnectionLost(
                 f"the connection to aichat was lost ({type(exc).__name__})",
-                detail=system_words(exc),
+                detail=system_message(exc),
             ) from None
         if response.is_redirect:
             raise ShimError(
@@ -189,7 +189,7 @@ class Aichat:
         return bytes(body)
 
 
-def _authorities(ca_file: str | None) -> ssl.SSLContext:
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     # The system's own, wherever SSL_CERT_FILE and SSL_CERT_DIR point: OpenSSL would read those.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     system = ssl.get_default_verify_paths()
@@ -234,7 +234,7 @@ def _error(status: int, body: bytes) -> PaliadinError:
     fields = _object(body)
     inner = fields.get("error")
     error = inner if isinstance(inner, dict) else fields
-    return of_http(status, error.get("code"), error.get("retryable"), error.get("message"))
+    return error_from_http(status, error.get("code"), error.get("retryable"), error.get("message"))
 
 
 def _object(body: bytes) -> dict[str, object]:

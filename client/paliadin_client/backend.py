@@ -23,7 +23,7 @@ __all__ = [
     "User",
     "parse_uuid",
     "primer_block",
-    "user8",
+    "userid8",
 ]
 
 #: More than this is no answer, whoever sends it; it bounds what we keep in memory.
@@ -111,7 +111,7 @@ class Backend(Protocol):
 
     name: ClassVar[str]
     #: Whether its response says what a push does not: a fresh pane, a conversation.
-    says_more: ClassVar[bool]
+    reply_has_metadata: ClassVar[bool]
     #: Whether a health check is of one pane, and its failure means that panes may be fresh.
     health_per_pane: ClassVar[bool]
 
@@ -146,7 +146,7 @@ def _side(text: str) -> str:
     return one_line(text).replace("[/primer", "[ /primer")[:_PRIMER_CHARS]
 
 
-def user8(user: User) -> str:
+def userid8(user: User) -> str:
     """The first 8 hex digits of the user's id.
 
     Raises:

@@ -25,6 +25,7 @@ except ModuleNotFoundError as exc:  # the command comes with every install, its 
     sys.exit(f"paliadin: {exc.name} is not installed: docs/client.md says how")
 
 from paliadin_client.backend import TurnRequest, User
+from paliadin_client.connection import connect
 from paliadin_client.errors import (
     BadRequest,
     ConfigError,
@@ -32,8 +33,7 @@ from paliadin_client.errors import (
     PaliadinError,
     Unreachable,
 )
-from paliadin_client.gate import connect
-from paliadin_client.text import harmless
+from paliadin_client.text import strip_controls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -92,7 +92,7 @@ def ask(message: str, user_id: str, email: str | None) -> None:
             Console().print(Answer(result.text), crop=False)
         else:
             # To the very stream: click would take ASCII for a mistake, and write UTF-8.
-            click.echo(harmless(result.text), file=sys.stdout)
+            click.echo(strip_controls(result.text), file=sys.stdout)
 
 
 @main.command()

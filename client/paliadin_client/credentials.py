@@ -54,8 +54,8 @@ async def _key_problem(directory: str, key: str) -> str | None:
     if done and done.returncode == 0:
         return None
     said = done.stderr.decode(errors="replace") if done else ""
-    for looks_so, sentence in _LOOKS:
-        if looks_so(key) or (sentence is _ENCRYPTED and "passphrase" in said):
+    for has_shape, sentence in _KEY_SHAPES:
+        if has_shape(key) or (sentence is _ENCRYPTED and "passphrase" in said):
             return f"{_KEY} {sentence}"
     if done is None:
         return None
@@ -121,7 +121,7 @@ _ENCRYPTED = (
     "it off the file"
 )
 #: In this order: what a key looks like that OpenSSH does not read, and what to do.
-_LOOKS: tuple[tuple[Callable[[str], object], str], ...] = (
+_KEY_SHAPES: tuple[tuple[Callable[[str], object], str], ...] = (
     (_matches(r"\\r"), _WINDOWS),
     (_matches(r"\A[\"']"), "begins with a quotation mark: it takes the key without any"),
     (

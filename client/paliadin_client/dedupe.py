@@ -63,7 +63,7 @@ class Dedupe(Protocol):
         """Whether nobody else has claimed `name`; nobody else can within the context."""
         ...
 
-    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+    async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         """Whether this push was stored, and the rank of what was stored for the turn last.
 
         Raises:
@@ -108,7 +108,7 @@ class Memory:
         finally:
             self._claimed.remove(name)
 
-    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+    async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         """See `Dedupe`."""
         return webhook_id in self._ids.get(turn, ()), self._ranks.get(turn)
 
@@ -167,9 +167,9 @@ class Sqlite:
         finally:
             os.close(lock)
 
-    async def look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+    async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         """See `Dedupe`."""
-        return await to_thread.run_sync(self._look, webhook_id, turn, limiter=self._threads)
+        return await to_thread.run_sync(self._find, webhook_id, turn, limiter=self._threads)
 
     async def remember(self, webhook_id: str, turn: str, rank: Rank, now: datetime, /) -> None:
         """See `Dedupe`."""
@@ -177,7 +177,7 @@ class Sqlite:
             self._remember, webhook_id, turn, rank, now.timestamp(), limiter=self._threads
         )
 
-    def _look(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
+    def _find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         with self._open() as db:
             stored = db.execute("SELECT 1 FROM stored WHERE webhook_id = ?", (webhook_id,))
             known = stored.fetchone() is not None

@@ -45,8 +45,8 @@ __all__ = [
     "SubmitLost",
     "TurnTimeout",
     "Unreachable",
-    "of_exit",
-    "of_http",
+    "error_from_exit",
+    "error_from_http",
 ]
 
 
@@ -226,7 +226,7 @@ _BY_STAGE: dict[Stage, type[PaliadinError]] = {
 }
 
 
-def of_http(status: int, code: object, retryable: object, detail: object) -> PaliadinError:
+def error_from_http(status: int, code: object, retryable: object, detail: object) -> PaliadinError:
     """The error that an HTTP answer means: by the backend's code, else by the status."""
     kind = _BY_CODE.get(code) if isinstance(code, str) else None
     kind = kind or _BY_STATUS.get(status, ShimError)
@@ -237,7 +237,7 @@ def of_http(status: int, code: object, retryable: object, detail: object) -> Pal
     )
 
 
-def of_exit(status: int, stage: Stage, cause: str, stderr: str) -> PaliadinError:
+def error_from_exit(status: int, stage: Stage, cause: str, stderr: str) -> PaliadinError:
     """The error that an exit status of ssh, its own or the shim's, means.
 
     Args:

@@ -12,7 +12,7 @@ from paliadin_client.errors import Unreachable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["no_connection", "system_words"]
+__all__ = ["connection_error", "system_message"]
 
 _UNKNOWN_AUTHORITY = (
     "its certificate is of an authority that is not known here: AICHAT_CA_FILE adds one"
@@ -40,25 +40,25 @@ _NO_TLS = {
 _NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_FAIL, getattr(socket, "EAI_NODATA", None)}
 
 
-def no_connection(exc: BaseException) -> Unreachable:
+def connection_error(exc: BaseException) -> Unreachable:
     """The error for what made a connection fail; nothing was sent on it."""
     words, retryable = "it failed", True
     for cause in _causes(exc):
-        found = _words(cause)
+        found = _describe(cause)
         if found:
             words, retryable = found
             break
     return Unreachable(
-        f"no connection to aichat: {words}", detail=system_words(exc), retryable=retryable
+        f"no connection to aichat: {words}", detail=system_message(exc), retryable=retryable
     )
 
 
-def system_words(exc: BaseException) -> str:
+def system_message(exc: BaseException) -> str:
     """What the system says of the innermost cause; it may name the host, and nothing else."""
     return next((f"{each}" for each in _causes(exc) if isinstance(each, OSError)), "")
 
 
-def _words(cause: BaseException) -> tuple[str, bool] | None:
+def _describe(cause: BaseException) -> tuple[str, bool] | None:
     # And whether it may well go by itself.
     match cause:
         case ssl.SSLCertVerificationError():

@@ -39,18 +39,19 @@ TurnCallback = TurnCompleted | TurnFailed
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 #: Pushes that came before their waiter. They are few, and soon asked for or never.
-_HELD = 64
-_HOLD = timedelta(seconds=60)
+_MAX_EARLY_PUSHES = 64
+_EARLY_PUSH_LIFETIME = timedelta(seconds=60)
 #: How long the next bytes of a body may take, and the whole of it: a sidecar gives a whole attempt
 #: 10 s, and 60 s at most.
 _IDLE_S = 5.0
 _BODY_S = 60.0
 #: Bodies that are being read are in memory before it is known who sent them: eight at once may have
 #: their full size, as a sidecar sends no more.
-_MOST_READ_BYTES = 8 * MAX_BODY_BYTES
+_MAX_BUFFERED_BYTES = 8 * MAX_BODY_BYTES
 
 
 _TOO_LONG = f"the body has more than {MAX_BODY_BYTES} bytes"
+_TOO_MANY = "too much is being sent at once"
 
 
 def _nothing() -> None:
@@ -66,7 +67,7 @@ class Waiter:
     on_push: Callable[[], None] = _nothing
     names: list[str] = field(default_factory=list)
 
-    def take(self, callback: TurnCallback) -> None:
+    def offer(self, callback: TurnCallback) -> None:
         """Keep `callback`, unless what is here counts more."""
         if _counts_more(callback, self.push):
             self.push = callback
@@ -112,7 +113,7 @@ class Inbox:
         self._dedupe: Dedupe = Memory() if dedupe is None else Sqlite(dedupe)
         self._now = now
         self._waiters: dict[str, Waiter] = {}
-        self._held: dict[str, tuple[datetime, TurnCallback]] = {}
+        self._early_pushes: dict[str, tuple[datetime, TurnCallback]] = {}
         self._read_bytes = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -139,25 +140,25 @@ class Inbox:
         if turn_id in self._waiters:
             raise BadRequest(f"turn {turn_id} is being waited for already")
         waiter = Waiter()
-        self.also(waiter, turn_id)
+        self.add_alias(waiter, turn_id)
         try:
             yield waiter
         finally:
             for name in waiter.names:
                 del self._waiters[name]
 
-    def also(self, waiter: Waiter, turn_id: str | None) -> None:
+    def add_alias(self, waiter: Waiter, turn_id: str | None) -> None:
         """Let `waiter` wait for `turn_id` too, unless another does."""
         if turn_id is None or turn_id in self._waiters:
             return
         self._waiters[turn_id] = waiter
         waiter.names.append(turn_id)
-        for turn, (since, callback) in list(self._held.items()):
-            if self._now() - since > _HOLD:
-                del self._held[turn]
+        for turn, (since, callback) in list(self._early_pushes.items()):
+            if self._now() - since > _EARLY_PUSH_LIFETIME:
+                del self._early_pushes[turn]
             elif turn_id in (callback.data.submitted_turn_id, callback.data.turn_id):
-                del self._held[turn]
-                waiter.take(callback)
+                del self._early_pushes[turn]
+                waiter.offer(callback)
 
     async def _receive(self, scope: Message, receive: Receive) -> tuple[HTTPStatus, str]:
         headers = {
@@ -171,7 +172,7 @@ class Inbox:
         except BadSignature as exc:
             _log.warning("push.rejected error=%s", exc)
             return HTTPStatus.UNAUTHORIZED, str(exc)
-        except _NoBody as exc:
+        except _BodyError as exc:
             _log.warning("push.no_body error=%s", exc)
             return exc.status, str(exc)
         except MalformedCallback as exc:
@@ -182,7 +183,7 @@ class Inbox:
         # As the app finds it in its own records.
         turn = callback.data.submitted_turn_id or callback.data.turn_id
         # The answer is here, and whoever waits need not wait for the app's database.
-        self._hand_over(turn, callback)
+        self._wake_waiter(turn, callback)
         return await self._store(webhook_id, turn, callback)
 
     async def _read(
@@ -190,7 +191,7 @@ class Inbox:
     ) -> bytearray:
         body = bytearray()
         if length is not None and length > MAX_BODY_BYTES:
-            raise _NoBody(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
+            raise _BodyError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
         until = anyio.current_time() + _BODY_S
         try:
             more = True
@@ -199,20 +200,20 @@ class Inbox:
                 with anyio.CancelScope(deadline=deadline) as waiting:
                     message = await receive()
                 if waiting.cancelled_caught or message["type"] != "http.request":
-                    raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+                    raise _BodyError(HTTPStatus.REQUEST_TIMEOUT, _missing_part(len(body), length))
                 chunk = message.get("body", b"")
                 verification.update(chunk)
                 body += chunk
                 self._read_bytes += len(chunk)
                 if len(body) > MAX_BODY_BYTES:
-                    raise _NoBody(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
-                if self._read_bytes > _MOST_READ_BYTES:
-                    raise _NoBody(HTTPStatus.SERVICE_UNAVAILABLE, "too much is being sent at once")
+                    raise _BodyError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LONG)
+                if self._read_bytes > _MAX_BUFFERED_BYTES:
+                    raise _BodyError(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_MANY)
                 more = message.get("more_body", False)
         finally:
             self._read_bytes -= len(body)
         if length is not None and length > len(body):
-            raise _NoBody(HTTPStatus.REQUEST_TIMEOUT, _what_is_missing(len(body), length))
+            raise _BodyError(HTTPStatus.REQUEST_TIMEOUT, _missing_part(len(body), length))
         return body
 
     async def _store(
@@ -224,7 +225,7 @@ class Inbox:
                 if not (turn_is_ours and id_is_ours):
                     # Refused, not queued: behind a hanging app the queue would never end.
                     return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
-                known, standing = await self._dedupe.look(webhook_id, turn)
+                known, standing = await self._dedupe.find(webhook_id, turn)
                 if not known and outranks(rank, standing):
                     if self._on_turn is not None:
                         await self._on_turn(callback)
@@ -241,17 +242,17 @@ class Inbox:
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         return HTTPStatus.NO_CONTENT, ""
 
-    def _hand_over(self, turn: str, callback: TurnCallback) -> None:
+    def _wake_waiter(self, turn: str, callback: TurnCallback) -> None:
         waiter = self._waiters.get(turn, self._waiters.get(callback.data.turn_id))
         if waiter is not None:
-            waiter.take(callback)
+            waiter.offer(callback)
             return
-        _, held = self._held.pop(turn, (None, None))
+        _, held = self._early_pushes.pop(turn, (None, None))
         kept = callback if _counts_more(callback, held) else held
         assert kept is not None  # one of the two
-        self._held[turn] = (self._now(), kept)
-        if len(self._held) > _HELD:
-            del self._held[next(iter(self._held))]
+        self._early_pushes[turn] = (self._now(), kept)
+        if len(self._early_pushes) > _MAX_EARLY_PUSHES:
+            del self._early_pushes[next(iter(self._early_pushes))]
 
 
 def _counts_more(new: TurnCallback, old: TurnCallback | None) -> bool:
@@ -269,7 +270,7 @@ def _check_on_turn(on_turn: Callable[[TurnCallback], Awaitable[object]]) -> None
         raise ConfigError([f"on_turn cannot be called with one turn: {exc}"]) from None
 
 
-class _NoBody(Exception):
+class _BodyError(Exception):
     """The body did not come as it should: nothing can be said about its signature."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
@@ -282,7 +283,7 @@ def _length(headers: dict[str, str]) -> int | None:
     return int(text[:18]) if text.isdecimal() else None
 
 
-def _what_is_missing(read: int, length: int | None) -> str:
+def _missing_part(read: int, length: int | None) -> str:
     if read == 0 and length != 0:
         return (
             "no body came: something in the app has read it before (a middleware), or none was sent"

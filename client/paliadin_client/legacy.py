@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from paliadin_client.backend import Reply, parse_uuid, user8
+from paliadin_client.backend import Reply, parse_uuid, userid8
 from paliadin_client.errors import (
     BadRequest,
     MessageTooLong,
@@ -54,7 +54,7 @@ class Legacy:
     """The shim's verbs as a `Backend`."""
 
     name: ClassVar[str] = "legacy"
-    says_more: ClassVar[bool] = False
+    reply_has_metadata: ClassVar[bool] = False
     health_per_pane: ClassVar[bool] = True
 
     def __init__(self, ssh: Ssh | None, prefix: str, *, primer: bool = True) -> None:
@@ -65,7 +65,7 @@ class Legacy:
     def pane(self, user: User) -> str:
         """The session: `<prefix>-<userid8>`."""
         self._configured()
-        return f"{self._prefix}-{user8(user)}"
+        return f"{self._prefix}-{userid8(user)}"
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; refused are a turn id that is no UUID and a message that does not fit."""

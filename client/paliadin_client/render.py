@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from paliadin_client.text import harmless
+from paliadin_client.text import strip_controls
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -36,20 +36,20 @@ _EMPHASIS = ("em_open", "strong_open")
 _BEFORE, _BEHIND = "\t\"'/", "\t\"'/.,;:!?…"
 _BEGIN, _END, _QUOTE, _BLANK = "Ps", "Pe", ("Pi", "Pf"), "Zs"
 #: Characters. These may take seconds to render, and more of them minutes.
-_MOST_RENDERED = 128 * 1024
+_MAX_RENDERED_CHARS = 128 * 1024
 
 
 class Answer:
     """Renders `text`; the terminal obeys nothing in it."""
 
     def __init__(self, text: str) -> None:
-        self._text = harmless(text)
+        self._text = strip_controls(text)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if len(self._text) <= _MOST_RENDERED:
+        if len(self._text) <= _MAX_RENDERED_CHARS:
             # What is rendered is cleaned too: no renderer's promise is needed then.
             segments = [
-                Segment(harmless(segment.text), segment.style)
+                Segment(strip_controls(segment.text), segment.style)
                 for segment in console.render(_Lossless(self._text), options)
             ]
             if _all_there(self._text, "".join(segment.text for segment in segments)):

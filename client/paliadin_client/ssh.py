@@ -16,8 +16,14 @@ import anyio
 
 from paliadin_client.backend import MAX_ANSWER_BYTES
 from paliadin_client.credentials import credential_problems, unescaped
-from paliadin_client.errors import ConfigError, PaliadinError, ShimError, Unreachable, of_exit
-from paliadin_client.sshlog import VERBOSE, SshLog, Stage
+from paliadin_client.errors import (
+    ConfigError,
+    PaliadinError,
+    ShimError,
+    Unreachable,
+    error_from_exit,
+)
+from paliadin_client.sshlog import LOGGED_FUNCTIONS, SshLog, Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -83,7 +89,7 @@ _OPTIONS = (
     "ServerAliveCountMax=4",
     # A banner is shown from INFO on.
     "LogLevel=ERROR",
-    f"LogVerbose={','.join(f'*:{function}():*' for function in VERBOSE)}",
+    f"LogVerbose={','.join(f'*:{function}():*' for function in LOGGED_FUNCTIONS)}",
 )
 #: A stock sshd (`MaxStartups 10:30:100`) drops others at random while it has ten handshakes, and
 #: other processes of ours have theirs.
@@ -195,7 +201,7 @@ class Ssh:
                 with anyio.CancelScope(shield=True):
                     await process.aclose()
         if status:
-            raise of_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
+            raise error_from_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
         return bytes(stdout)
 
     async def _start(self, command: Sequence[str]) -> tuple[Process, int]:

@@ -12,11 +12,11 @@ import enum
 import re
 from collections import deque
 
-__all__ = ["VERBOSE", "SshLog", "Stage"]
+__all__ = ["LOGGED_FUNCTIONS", "SshLog", "Stage"]
 
 #: Functions of ssh that are logged whatever the LogLevel is (`LogVerbose`), for what they say is
 #: how far it came, and the level that has it would also show the host's banner on stderr.
-VERBOSE = (
+LOGGED_FUNCTIONS = (
     "ssh_connect_direct",  # a connection is tried
     "ssh_userauth2",  # we were let in
     "sshpkt_vfatal",  # it ended before that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["excerpt", "harmless", "last_lines", "one_line"]
+__all__ = ["excerpt", "last_lines", "one_line", "strip_controls"]
 
 _BREAK = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 #: C0, DEL and C1: among them ESC, and CSI as a single character.
@@ -25,7 +25,7 @@ def one_line(text: str) -> str:
     return _ENVELOPE.sub("[ ", flat).encode(errors="replace").decode()
 
 
-def harmless(text: str) -> str:
+def strip_controls(text: str) -> str:
     """`text` for a terminal: with its lines and tabs, without anything that a terminal obeys."""
     return _CONTROL_BUT_LINES.sub("", text)
 

@@ -42,10 +42,10 @@ _log = logging.getLogger(__name__)
 #: How long, in seconds, a health check that succeeded is believed. A failure is not.
 HEALTH_TRUST_S = 10.0
 #: A response without a whole trailer may be half a file: the push, which never is, gets this long.
-_PUSH_PATIENCE_S = 2.0
+_PUSH_GRACE_S = 2.0
 #: A push is the whole answer, but only aichat's response says that the pane was fresh, and names
 #: the conversation: where the push is first, the response on its heels gets this long.
-_REPLY_PATIENCE_S = 0.25
+_REPLY_GRACE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,13 +302,13 @@ class Paliadin:
             await waiter.arrived.wait()
         elif not heard.reply.whole:
             # The backend may have named the turn itself, and no token told the sidecar ours.
-            self._inbox.also(waiter, heard.reply.turn_id)
-            with anyio.move_on_after(_PUSH_PATIENCE_S):
+            self._inbox.add_alias(waiter, heard.reply.turn_id)
+            with anyio.move_on_after(_PUSH_GRACE_S):
                 await waiter.arrived.wait()
 
     def _end_soon(self, submitting: anyio.CancelScope, waiter: Waiter) -> None:
         failed = isinstance(waiter.push, TurnFailed)
-        patience = _REPLY_PATIENCE_S if self._backend.says_more and not failed else 0
+        patience = _REPLY_GRACE_S if self._backend.reply_has_metadata and not failed else 0
         submitting.deadline = anyio.current_time() + patience
 
 

@@ -40,7 +40,7 @@ def turn_id_of(filename: str, suffix: str = ".txt") -> str | None:
     return stem if stem != filename and is_turn_id(stem) else None
 
 
-def webhook_id(backend: str, persona: str, turn_id: str, revision: int, mark: str) -> str:
+def webhook_id(backend: str, persona: str, turn_id: str, revision: int, content_key: str) -> str:
     """The id under which one revision is pushed, the same at every attempt.
 
     Args:
@@ -48,7 +48,7 @@ def webhook_id(backend: str, persona: str, turn_id: str, revision: int, mark: st
         persona: label of the assistant.
         turn_id: id of the turn.
         revision: 1 for the first content, then counting up.
-        mark: hex SHA-256 of the content, of which 16 digits are kept, or a failure's reason.
+        content_key: hex SHA-256 of the content, of which 16 digits are kept, or a failure's reason.
 
     Raises:
         BadId: one of the parts is not what it must be.
@@ -60,4 +60,4 @@ def webhook_id(backend: str, persona: str, turn_id: str, revision: int, mark: st
     ):
         if not good:
             raise BadId(f"{text!r} is no {what}")
-    return f"{backend}_{persona}_{turn_id}_{revision}_{mark[:16]}"
+    return f"{backend}_{persona}_{turn_id}_{revision}_{content_key[:16]}"

@@ -25,7 +25,7 @@ __all__ = ["TOLERANCE_S", "Keys", "Verification"]
 #: How far, in seconds, a timestamp may be from the receiver's clock (the standard's figure).
 TOLERANCE_S = 300
 #: The standard asks for 24 to 64 bytes; a longer key does no harm.
-_LEAST_KEY_BYTES = 24
+_MIN_KEY_BYTES = 24
 _PREFIX = "whsec_"
 _LARGE = 1024 * 1024
 _NOT_UTF8 = "the body or a header is not UTF-8"
@@ -180,6 +180,6 @@ def _key(place: int, secret: str) -> bytes:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise BadSecret(f"secret {place} is not base64 after {_PREFIX}") from None
-    if len(key) < _LEAST_KEY_BYTES:
+    if len(key) < _MIN_KEY_BYTES:
         raise BadSecret(f"secret {place} is {len(key)} bytes long, at least 24 are needed")
     return key

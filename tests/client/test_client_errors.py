@@ -19,7 +19,7 @@ from paliadin_client import (
     SubmitLost,
     Unreachable,
 )
-from paliadin_client.errors import of_exit, of_http
+from paliadin_client.errors import error_from_exit, error_from_http
 from paliadin_client.sshlog import Stage
 
 
@@ -40,7 +40,7 @@ from paliadin_client.sshlog import Stage
 )
 def test_of_http(status: int, code: object, error: type[PaliadinError]) -> None:
     """The backend's code decides, else the status."""
-    found = of_http(status, code, None, None)
+    found = error_from_http(status, code, None, None)
     assert (type(found), str(found)) == (error, f"{error.code}: HTTP {status}")
     assert found.retryable == error.retryable
 
@@ -64,7 +64,7 @@ def test_of_http(status: int, code: object, error: type[PaliadinError]) -> None:
 )
 def test_of_exit(status: int, stage: Stage, error: type[PaliadinError]) -> None:
     """How far ssh came tells no connection from a lost one; the shim's status tells the rest."""
-    found = of_exit(status, stage, "words of ssh", "words of the host")
+    found = error_from_exit(status, stage, "words of ssh", "words of the host")
     assert (type(found), str(found)) == (error, f"{error.code}: ssh ended with {status}")
     ours = {Unreachable: "words of ssh", ShimAuthFailed: "words of ssh"}
     both = "words of the host words of ssh" if error is ConnectionLost else "words of the host"
@@ -78,7 +78,7 @@ def test_backends_words_stay_inside(
     status: int, code: object, retryable: object, words: str
 ) -> None:
     """Whatever a backend says stands in `detail` alone, short and without control characters."""
-    error = of_http(status, code, retryable, words)
+    error = error_from_http(status, code, retryable, words)
     assert str(error) == f"{error.code}: HTTP {status}"
     assert len(error.detail) <= 200
     assert all(ord(c) >= 32 and not 127 <= ord(c) < 160 for c in error.detail)

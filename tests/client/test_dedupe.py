@@ -34,9 +34,9 @@ async def test_outlives_the_process(tmp_path: Path) -> None:
     path = tmp_path / "inbox.sqlite3"
     await Sqlite(path).remember("id-1", "turn-1", rank(2), NOW)
     again = Sqlite(path)
-    assert await again.look("id-1", "turn-1") == (True, rank(2))
-    assert await again.look("id-2", "turn-1") == (False, rank(2))
-    assert await again.look("id-2", "turn-2") == (False, None)
+    assert await again.find("id-1", "turn-1") == (True, rank(2))
+    assert await again.find("id-2", "turn-1") == (False, rank(2))
+    assert await again.find("id-2", "turn-2") == (False, None)
 
 
 async def test_kept_as_long_as_a_turn_can_come_again(tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ async def test_kept_as_long_as_a_turn_can_come_again(tmp_path: Path) -> None:
     dedupe = Sqlite(tmp_path / "inbox.sqlite3")
     await dedupe.remember("id-1", "turn-1", rank(), NOW)
     await dedupe.remember("id-2", "turn-2", rank(), NOW + timedelta(days=KEEP_DAYS))
-    assert await dedupe.look("id-1", "turn-1") == (True, rank())
+    assert await dedupe.find("id-1", "turn-1") == (True, rank())
     await dedupe.remember("id-3", "turn-3", rank(), NOW + timedelta(days=KEEP_DAYS, seconds=1))
-    assert await dedupe.look("id-1", "turn-1") == (False, None)
-    assert await dedupe.look("id-2", "turn-2") == (True, rank())
+    assert await dedupe.find("id-1", "turn-1") == (False, None)
+    assert await dedupe.find("id-2", "turn-2") == (True, rank())
 
 
 async def test_memory_is_bounded() -> None:
@@ -57,8 +57,8 @@ async def test_memory_is_bounded() -> None:
         for revision in (1, 2):
             name = f"id-{number}-{revision}"
             await dedupe.remember(name, f"turn-{number}", rank(revision), NOW)
-    assert await dedupe.look("id-0-2", "turn-0") == (False, None)
-    assert await dedupe.look("id-1-1", "turn-1") == (True, rank(2))
+    assert await dedupe.find("id-0-2", "turn-0") == (False, None)
+    assert await dedupe.find("id-1-1", "turn-1") == (True, rank(2))
     assert len(dedupe._ids) == len(dedupe._ranks) == 10_000
 
 
@@ -90,11 +90,11 @@ async def test_database_without_ranks(tmp_path: Path) -> None:
         db.executemany("INSERT INTO stored VALUES (?, ?, ?, 0)", rows)
     dedupe = Sqlite(path)
     answered = Rank("aichat_paliadin_t_1", answered=True, revision=1)
-    assert await dedupe.look(rows[0][0], "turn-1") == (True, answered)
+    assert await dedupe.find(rows[0][0], "turn-1") == (True, answered)
     failed = Rank("legacy_paliadin_t_2", answered=False, revision=3)
-    assert await dedupe.look("another", "turn-2") == (False, failed)
+    assert await dedupe.find("another", "turn-2") == (False, failed)
     await dedupe.remember("another", "turn-2", rank(), NOW)
-    assert await dedupe.look("another", "turn-2") == (True, rank())
+    assert await dedupe.find("another", "turn-2") == (True, rank())
 
 
 def test_for_its_user_alone(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ async def test_removed_while_in_use(
         path.with_name("inbox.sqlite3.locks").rmdir()
     with dedupe.claim("turn-1") as mine:
         assert mine
-    known, _ = await dedupe.look("id-1", "turn-1")
+    known, _ = await dedupe.find("id-1", "turn-1")
     assert known == (what == "locks removed")
     await dedupe.remember("id-1", "turn-1", rank(), NOW)
-    assert await dedupe.look("id-1", "turn-1") == (True, rank())
+    assert await dedupe.find("id-1", "turn-1") == (True, rank())
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
 
 
@@ -139,9 +139,9 @@ async def test_directory_removed_while_in_use(tmp_path: Path) -> None:
     with pytest.raises(DedupeFailed, match=r"inbox\.sqlite3: No such file"), dedupe.claim("turn-1"):
         pass
     with pytest.raises(DedupeFailed, match=r"inbox\.sqlite3: No such file"):
-        await dedupe.look("id-1", "turn-1")
+        await dedupe.find("id-1", "turn-1")
     directory.mkdir()
-    assert await dedupe.look("id-1", "turn-1") == (False, None)
+    assert await dedupe.find("id-1", "turn-1") == (False, None)
 
 
 async def test_threads_of_its_own(tmp_path: Path) -> None:

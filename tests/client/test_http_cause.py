@@ -15,7 +15,7 @@ import trustme
 import paliadin_client
 from paliadin_client import ConfigError, PaliadinError, ShimError, Unreachable
 from paliadin_client import aichat as module
-from paliadin_client.http_cause import no_connection
+from paliadin_client.http_cause import connection_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -164,7 +164,7 @@ def test_other_causes(cause: Exception, words: str, *, retryable: bool) -> None:
     """What no test can make for real is told from the innermost cause, also one of a group's."""
     outer = OSError("All connection attempts failed")
     outer.__cause__ = ExceptionGroup("each attempt", [cause])
-    found = no_connection(outer)
+    found = connection_error(outer)
     assert str(found).endswith(words)
     assert "marker" not in found.detail
     assert found.retryable is retryable

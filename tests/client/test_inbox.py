@@ -295,7 +295,7 @@ async def test_no_whole_body(
 
 async def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is being read is bounded in all and in time, since anybody can send it."""
-    monkeypatch.setattr(module, "_MOST_READ_BYTES", 8)
+    monkeypatch.setattr(module, "_MAX_BUFFERED_BYTES", 8)
     inbox = Inbox([SECRET])
     headers = Keys([SECRET]).sign("push_1", b"x" * 9, datetime.now(UTC))
     chunk: dict[str, object] = {"type": "http.request", "body": b"xxx", "more_body": True}
@@ -446,7 +446,7 @@ async def test_same_id_of_two_turns(inboxes: tuple[Inbox, Inbox], app: App, secr
         sender.url = url
         for turn_id in (TURN, str(uuid4())):
             tasks.start_soon(sender.send, "same_id", sender.body(turn_id))
-        await until(lambda: len(app.began) == 1 and len(inboxes[0]._held) == 2)
+        await until(lambda: len(app.began) == 1 and len(inboxes[0]._early_pushes) == 2)
         app.slow.set()
     assert app.most_at_once == 1
 
@@ -556,7 +556,7 @@ async def test_held_is_bounded(secret: str) -> None:
             turns = [str(uuid4()) for _ in range(70)]
             for turn_id in turns:
                 await sender.push(turn_id)
-    assert len(inbox._held) == 64
+    assert len(inbox._early_pushes) == 64
     with inbox.expect(turns[5]) as waiter:
         assert waiter.push is None
     with inbox.expect(turns[6]) as waiter:
@@ -564,7 +564,7 @@ async def test_held_is_bounded(secret: str) -> None:
     now += timedelta(seconds=61)
     with inbox.expect(turns[7]) as waiter:
         assert waiter.push is None
-    assert inbox._held == {}
+    assert inbox._early_pushes == {}
 
 
 async def test_database_gone(secret: str, app: App, tmp_path: Path) -> None:

@@ -371,7 +371,7 @@ async def test_failed_health_frees_the_primer(legacy: LegacyHost) -> None:
     request = TurnRequest(user=ANNA, message="?", primer=[Exchange("Q", "A")])
     now = [0.0]
     settings = paliadin_client.settings.Settings.from_environ(legacy.environ)
-    async with paliadin_client.gate.open_backend(settings.backend) as backend:
+    async with paliadin_client.connection.open_backend(settings.backend) as backend:
         paliadin = Paliadin(backend, deadline_s=20, clock=lambda: now[0])
         await paliadin.run_turn(request)
         now[0] += 11

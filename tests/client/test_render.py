@@ -134,7 +134,7 @@ def test_rendered() -> None:
 
 
 @given(st.text(st.characters(max_codepoint=0x2030)) | st.from_regex(r"<http://[%0-9a-f]{1,12}>"))
-def test_harmless(text: str) -> None:
+def test_strip_controls(text: str) -> None:
     """Whatever the Markdown, only the renderer's own colours reach the terminal."""
     rest = re.sub(r"\x1b\[[0-9;]*m", "", shown(text, colours=True))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", rest)

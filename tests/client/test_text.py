@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paliadin_client import BadRequest, Exchange, TurnRequest, User
-from paliadin_client.backend import parse_uuid, primer_block, user8
-from paliadin_client.text import excerpt, harmless, one_line
+from paliadin_client.backend import parse_uuid, primer_block, userid8
+from paliadin_client.text import excerpt, one_line, strip_controls
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -32,9 +32,9 @@ def test_one_line_keeps_words_apart() -> None:
 
 
 @given(st.text())
-def test_harmless(text: str) -> None:
+def test_strip_controls(text: str) -> None:
     """Lines and tabs stay, and nothing that a terminal obeys."""
-    shown = harmless(text)
+    shown = strip_controls(text)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     assert shown.count("\n") == text.count("\n")
 
@@ -76,7 +76,7 @@ def test_primer_has_one_end(question: str, answer: str) -> None:
 )
 def test_user8(user_id: str, digits: str) -> None:
     """The first 8 digits name the user, in one spelling."""
-    assert user8(User(user_id)) == digits
+    assert userid8(User(user_id)) == digits
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_user8(user_id: str, digits: str) -> None:
 def test_no_user8(user_id: str) -> None:
     """What is no UUID, or begins with a time, names nobody."""
     with pytest.raises(BadRequest):
-        user8(User(user_id))
+        userid8(User(user_id))
 
 
 @given(st.text())

@@ -32,7 +32,7 @@ from paliadin_client import (
 )
 from paliadin_client import turn as module
 from paliadin_client.backend import Reply
-from paliadin_client.gate import open_backend
+from paliadin_client.connection import open_backend
 from paliadin_client.settings import Settings
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ async def test_turn_failed(
     host: Host, inbox: Inbox, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pushed failure ends the wait at once with its reason: no response could mend it."""
-    monkeypatch.setattr(module, "_REPLY_PATIENCE_S", 3600.0)
+    monkeypatch.setattr(module, "_REPLY_GRACE_S", 3600.0)
     host.script = never
     environ = {**host.environ, "PALIADIN_DEADLINE_S": "3600"}
     async with (
@@ -524,7 +524,7 @@ class NullBackend:
     """A backend that waits for an event, and answers."""
 
     name: ClassVar[str] = "null"
-    says_more: ClassVar[bool] = False
+    reply_has_metadata: ClassVar[bool] = False
     health_per_pane: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -583,7 +583,7 @@ async def test_ten_thousand_waiters(inbox: Inbox, sidecar: Sidecar) -> None:
     assert all(isinstance(result, asyncio.CancelledError) for result in results[:5000])
     rest = [result for result in results[5001:] if not isinstance(result, BaseException)]
     assert [result.turn_id for result in rest] == [each.turn_id for each in requests[5001:]]
-    assert (inbox._waiters, inbox._held) == ({}, {})
+    assert (inbox._waiters, inbox._early_pushes) == ({}, {})
     await until(lambda: len(asyncio.all_tasks()) == before)
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import jwt
 import pytest
 
-from paliadin_client.mint import mint
+from paliadin_client.turn_token import sign_turn_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ ANNA, BEN = (str(uuid4()) for _ in range(2))
 
 def test_claims() -> None:
     """The claims are exactly the known ones, and the turn's id; they last two minutes."""
-    token = mint(ANNA, "turn-1", SECRET, NOW)
+    token = sign_turn_token(ANNA, "turn-1", SECRET, NOW)
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_signature": False})
     issued = int(NOW.timestamp())
     assert claims == {
@@ -47,7 +47,7 @@ def test_claims() -> None:
 )
 def test_verified(secret: str, age: int, error: type[Exception] | None) -> None:
     """A verifier takes it for two minutes, and only with the secret."""
-    token = mint(ANNA, "turn-1", SECRET, datetime.now(UTC) - timedelta(seconds=age))
+    token = sign_turn_token(ANNA, "turn-1", SECRET, datetime.now(UTC) - timedelta(seconds=age))
     if error is None:
         assert _verified(token, secret)["sub"] == ANNA
     else:
@@ -90,7 +90,7 @@ def test_row_level_security(psql: Callable[..., str]) -> None:
     seen = {}
     for user in (ANNA, BEN, str(uuid4())):
         # As the agent's skill does it: what verifies is set for one transaction.
-        claims = _verified(mint(user, "turn-1", SECRET, datetime.now(UTC)))
+        claims = _verified(sign_turn_token(user, "turn-1", SECRET, datetime.now(UTC)))
         rows = psql(QUERY, role=str(claims["role"]), claims=json.dumps(claims))
         seen[user] = rows.split("\n")[:-1]
     assert seen == {ANNA: ["anna 1", "anna 2"], BEN: ["ben 1"], user: []}

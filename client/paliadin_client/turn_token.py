@@ -10,14 +10,14 @@ import jwt
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["LIFETIME_S", "MIN_SECRET_BYTES", "mint"]
+__all__ = ["LIFETIME_S", "MIN_SECRET_BYTES", "sign_turn_token"]
 
 LIFETIME_S = 120
 #: A key of HS256 has at least as many bytes as its hash (RFC 7518, 3.2).
 MIN_SECRET_BYTES = 32
 
 
-def mint(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
+def sign_turn_token(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
     """A token for one turn, of the shape that Supabase's row-level security reads.
 
     Args:

@@ -1,4 +1,4 @@
-"""The gate: the one backend that the environment selects."""
+"""Connects to the one backend that the environment selects."""
 
 from __future__ import annotations
 
