@@ -16,7 +16,7 @@ from chaos.writers import rename, replaced
 if TYPE_CHECKING:
     from chaos.world import World
 
-#: The names that `crash.point` is called with, over the daemon's code.
+#: The names that `failpoint` is called with, over the daemon's code.
 _NAMES = (
     "before a commit",
     "after a commit",

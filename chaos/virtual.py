@@ -20,11 +20,13 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from paliadin_sidecar import daemon as service
-from paliadin_sidecar import failpoints as crash
+from paliadin_sidecar import failpoints
+from paliadin_sidecar.audit import lines, printer
 from paliadin_sidecar.delivery import dispatcher as dispatch
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.notifications import changes as real_changes
+from paliadin_sidecar.outbox import opening
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -198,12 +200,14 @@ class Daemon:
 
         for where, name, ours in (
             (service, "time", clock),
+            (lines, "time", clock),
+            (printer, "time", clock),
             (watch, "time", clock),
-            (service, "Outbox", ClockedOutbox),
+            (opening, "Outbox", ClockedOutbox),
             (service, "Dispatch", ClockedDispatch),
             (service, "Sender", lambda *_, **__: _Network(self)),
             (service, "changes", hearing.changes),
-            (crash, "point", self._point),
+            (failpoints, "on_failpoint", self._point),
             (anyio.to_thread, "run_sync", _at_once),
             (service, "Threads", _AtOnce),
         ):
@@ -247,7 +251,7 @@ class Daemon:
                 self._end()
 
     def kill(self, at_point: int = 0) -> None:
-        """SIGKILL, now or at its Nth crash point from now on."""
+        """SIGKILL, now or at its Nth failpoint from now on."""
         if not self.is_up:
             return
         if at_point:
@@ -259,7 +263,7 @@ class Daemon:
         self._end()
 
     def spare(self) -> None:
-        """It is not killed at a crash point any more."""
+        """It is not killed at a failpoint any more."""
         self._die_at = None
 
     def passes(self, seconds: float) -> None:

@@ -1,24 +1,37 @@
-"""Named places at which a test ends the process as the loss of power would; else nothing."""
+"""Failpoints: named places at which a test ends the process as the loss of power would."""
 
 from __future__ import annotations
 
 import os
 import signal
 from itertools import count
+from typing import TYPE_CHECKING
 
-__all__ = ["point"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["failpoint", "on_failpoint"]
 
 
-def point(name: str) -> None:
-    """A place where the process may end. Costs a call that does nothing."""
+def failpoint(name: str) -> None:
+    """A place where the process may end. Outside tests, a call that does nothing."""
+    if on_failpoint is not None:
+        on_failpoint(name)
 
 
-if _at := os.environ.get("PALIADIN_CRASH_AT"):
-    _numbers = count(1)
+def _die_at(wanted: str) -> Callable[[str], None]:
+    numbers = count(1)  # over all threads
 
-    def point(name: str) -> None:
-        """Die by SIGKILL if this is the point of that number, over all threads, or name."""
-        number = str(next(_numbers))
-        if _at in {number, name}:
+    def die(name: str) -> None:
+        number = str(next(numbers))
+        if wanted in {number, name}:
             os.write(2, f"crash point {number}: {name}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return die
+
+
+_at = os.environ.get("PALIADIN_CRASH_AT")
+#: What a failpoint calls: with `PALIADIN_CRASH_AT`, it dies by SIGKILL at the failpoint of that
+#: number or name.
+on_failpoint: Callable[[str], None] | None = _die_at(_at) if _at else None

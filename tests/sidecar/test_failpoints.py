@@ -1,4 +1,4 @@
-"""Crash points: they end the process where they are told to, and are nothing otherwise."""
+"""Failpoints: they end the process where they are told to, and are nothing otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from support.receiver import Receiver
     from support.sidecar import Sidecar
 
-_CALLS = "from paliadin_sidecar import failpoints; [failpoints.point(n) or print(n) for n in 'abc']"
+_CALLS = (
+    "from paliadin_sidecar.failpoints import failpoint; [failpoint(n) or print(n) for n in 'abc']"
+)
 
 
 def call(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

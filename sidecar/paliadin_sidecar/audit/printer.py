@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
-from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
 from paliadin_sidecar.errors import Blocked
+from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 
@@ -85,10 +85,10 @@ class EventPrinter:
         while True:
             try:
                 await self._writable()
-                crash.point("before a line is printed")
+                failpoint("before a line is printed")
                 told = unconfirmable(event.fields, self._key)
                 self._audit.line(event.name, event.at, {"event_id": event.id, **told})
-                crash.point("after a line was printed")
+                failpoint("after a line was printed")
             except OSError:
                 # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
                 await anyio.sleep(BLOCKED_S)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from paliadin_contract.callback import Host, Ping, encode
-from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import Blame
 from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Circuit, Verdict
 from paliadin_sidecar.errors import Blocked
+from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.outbox import Outbox
 
@@ -220,9 +220,9 @@ class Dispatch:
         self, tasks: TaskGroup, due: Delivery, began: float
     ) -> tuple[Outcome, Verdict, float]:
         # Its outcome, what that means, and how much it says against the turn.
-        crash.point("before an attempt")
+        failpoint("before an attempt")
         outcome = await self._attempt(due.webhook_id, due.body)
-        crash.point("after an attempt")
+        failpoint("after an attempt")
         verdict = policy.classify(outcome.status)
         if outcome.status is not None:
             self._circuit.answered(acknowledged=verdict is Verdict.ACKNOWLEDGED)
@@ -305,7 +305,7 @@ class Dispatch:
                     outbox.mark_dead(tried, cause)
 
         if isinstance(decision, policy.Delivered):
-            crash.point("before an acknowledgement is recorded")
+            failpoint("before an acknowledgement is recorded")
         try:
             # What is known is written down, also when everything is being cancelled.
             with anyio.CancelScope(shield=True):
@@ -315,7 +315,7 @@ class Dispatch:
                 transition
             )  # not sent again meanwhile: it counts as under way
         if isinstance(decision, policy.Delivered):
-            crash.point("after an acknowledgement was recorded")
+            failpoint("after an acknowledgement was recorded")
 
     # --- is the receiver well? ------------------------------------------------------------
 
@@ -333,10 +333,10 @@ class Dispatch:
         return self._well
 
     async def _ping(self) -> bool:
-        crash.point("before a ping")
+        failpoint("before a ping")
         began = anyio.current_time()
         outcome = await self._attempt(*ping_body(self._host, self._wall()))
-        crash.point("after a ping")
+        failpoint("after a ping")
         verdict = policy.classify(outcome.status)
         self._slow_down(outcome, verdict, began)
         return verdict is Verdict.ACKNOWLEDGED

@@ -6,8 +6,8 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from paliadin_sidecar import failpoints as crash
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
+from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import size, translated
 from paliadin_sidecar.outbox.statements import MIGRATIONS, Row, sql
@@ -156,9 +156,9 @@ class Database:
                 offset_s = self._follow_clock()
                 self._transaction_at = self.now()
                 results = [step() for step in steps]
-                crash.point("before a commit")
+                failpoint("before a commit")
                 self.connection.execute("COMMIT")
-                crash.point("after a commit")
+                failpoint("after a commit")
             except BaseException:
                 self.last_event = last_event  # the next one will get the number again
                 self.last_attempt_at = ANY_TIME  # a clamp is undone as well
