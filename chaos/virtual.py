@@ -24,6 +24,7 @@ from paliadin_sidecar import failpoints
 from paliadin_sidecar.audit import lines, printer
 from paliadin_sidecar.delivery import dispatcher as dispatch
 from paliadin_sidecar.errors import WatchFailed
+from paliadin_sidecar.intake import loop as intake
 from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.notifications import changes as real_changes
 from paliadin_sidecar.outbox import opening
@@ -199,17 +200,18 @@ class Daemon:
                 super().__init__(*what, **how)
 
         for where, name, ours in (
-            (service, "time", clock),
+            (intake, "time", clock),
             (lines, "time", clock),
             (printer, "time", clock),
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
             (service, "Dispatch", ClockedDispatch),
             (service, "Sender", lambda *_, **__: _Network(self)),
-            (service, "changes", hearing.changes),
+            (intake, "changes", hearing.changes),
             (failpoints, "on_failpoint", self._point),
             (anyio.to_thread, "run_sync", _at_once),
             (service, "Threads", _AtOnce),
+            (intake, "Threads", _AtOnce),
         ):
             self._stack.enter_context(patch.object(where, name, ours))
 

@@ -42,7 +42,7 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(tmp_path: P
             Hint(TurnKey("aichat", "paliadin", "t1"), "submitted-1", "user-1")
         ]
         async with anyio.create_task_group() as taking:
-            taking.start_soon(service._take, scanned)
+            taking.start_soon(service._intake.roots[0]._take, scanned)
             await service._dispatch.looked.wait()  # it has said that it is blocked
             assert "outbox.blocked" in lines.getvalue()
             other.rollback()

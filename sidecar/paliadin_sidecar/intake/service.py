@@ -1,0 +1,131 @@
+"""All roots together: a loop for each, and what they tell as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.outbox.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from paliadin_sidecar.errors import Blocked
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.settings import Settings
+
+__all__ = ["IntakeService"]
+
+
+class IntakeService:
+    """The intake of all roots.
+
+    Args:
+        settings: what to do.
+        group: the outbox.
+        most_held: files that may be held open while they settle.
+        record: records an event of the service.
+        on_accepted: called when something was, or is about to be, committed that may be sent.
+        on_blocked: called when a batch is held since the outbox is blocked.
+        on_unblocked: called when no root holds a batch any more.
+        on_no_events: called with why roots miss file notifications; None where none does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        group: GroupCommit,
+        most_held: int,
+        *,
+        record: Callable[..., Awaitable[None]],
+        on_accepted: Callable[[], None],
+        on_blocked: Callable[[Blocked], None],
+        on_unblocked: Callable[[], None],
+        on_no_events: Callable[[str | None], None],
+    ) -> None:
+        self._group = group
+        self._record = record
+        self._on_blocked = on_blocked
+        self._on_unblocked = on_unblocked
+        self._on_no_events = on_no_events
+        self.accepted = on_accepted
+        self._held_back = 0
+        self._found: list[dict[str, object]] = []
+        self.roots = [
+            RootIntake(spec, settings, most_held // len(settings.roots), group, self)
+            for spec in settings.roots
+        ]
+
+    async def run(self) -> None:
+        """Take in what comes to each root, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            for root in self.roots:
+                tasks.start_soon(root.run, name="intake")
+                tasks.start_soon(root.listen, name="listen")
+
+    async def began(self) -> None:
+        """Wait until each root was looked through once, or does not answer."""
+        for root in self.roots:
+            await root.began.wait()
+
+    def stop(self) -> None:
+        """Take in nothing more."""
+        for root in self.roots:
+            root.stop()
+
+    def close(self) -> None:
+        """Let go of all descriptors and threads."""
+        for root in self.roots:
+            root.close()
+
+    def counts(self) -> tuple[int, int]:
+        """How many scans there were, and how many files only a scan found."""
+        intakes = [root.intake for root in self.roots]
+        return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
+
+    def watch_progress(self) -> None:
+        """From now on `progress` waits for the next scan of each root that answers."""
+        for root in self.roots:
+            if not root.hangs:
+                root.scanned = anyio.Event()
+
+    async def progress(self) -> None:
+        """Wait until each root got further."""
+        for root in self.roots:
+            await root.scanned.wait()
+
+    def excuse(self) -> None:
+        """Who waits for `progress` need not: the outbox is blocked, and is looked at again."""
+        for root in self.roots:
+            root.scanned.set()
+
+    # --- what a root tells: see `loop.Office` ------------------------------------------------
+
+    def holds(self, exc: Blocked) -> None:
+        """A root holds a batch, since the outbox is blocked."""
+        self._held_back += 1
+        self._on_blocked(exc)
+
+    def let_go(self) -> None:
+        """A root has committed what it held."""
+        self._held_back -= 1
+        if not self._held_back:
+            self._on_unblocked()
+
+    async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
+        """Record an event of the service."""
+        await self._record(name, **fields)
+
+    async def changed(self) -> None:
+        """Write down what all roots are and hold, where that changed."""
+        found = [one for root in self.roots for one in root.intake.found()]
+        if found != self._found:
+            self._found = found
+            await self._group.commit_when_possible(Outbox.set_roots, found)
+
+    def notifications(self) -> None:
+        """Say which roots miss file notifications."""
+        failed = [f"{r.spec.path} ({r.no_events})" for r in self.roots if r.no_events]
+        self._on_no_events(", ".join(failed) or None)
