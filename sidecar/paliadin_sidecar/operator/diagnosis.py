@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "Finding",
     "answer_name",
     "failing_problems",
     "likely_cause",
@@ -21,22 +19,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: `ok`, `note` (nothing to do, but know it) or `wrong`.
-        subject: what was looked at.
-        message: what was found, why it matters, and what mends it.
-    """
-
-    level: Literal["ok", "note", "wrong"]
-    subject: str
-    message: str
-
-
-#: Why there was no HTTP status, by `deliver.Outcome.error`.
+#: Why there was no HTTP status, by `sender.Outcome.error`.
 _ERRORS = {
     "dns": "its name does not resolve: see PALIADIN_CALLBACK_URL and this host's resolver "
     "(getent hosts NAME)",
@@ -50,7 +33,7 @@ _ERRORS = {
     "reset": "the connection ended without an answer: the receiver or a proxy died or closed it, "
     "or that port speaks TLS where PALIADIN_CALLBACK_URL says http",
 }
-#: Why TLS failed, by `deliver.Outcome.detail`.
+#: Why TLS failed, by `sender.Outcome.detail`.
 _TLS = {
     "no_tls": "that port does not speak TLS, probably plain HTTP: see the port in "
     "PALIADIN_CALLBACK_URL, and whether what ends TLS listens on it",
@@ -101,8 +84,8 @@ def likely_cause(status: int | None, error: str | None, detail: str | None = Non
 
     Args:
         status: the HTTP status, None where there was none.
-        error: see `deliver.Outcome`.
-        detail: see `deliver.Outcome`.
+        error: see `sender.Outcome`.
+        detail: see `sender.Outcome`.
     """
     if status is None:
         if error == "tls" and detail:

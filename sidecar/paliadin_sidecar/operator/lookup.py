@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.outbox import Outbox
 
-__all__ = ["ID_RULE", "find_turn", "listed", "strays"]
+__all__ = ["ID_RULE", "STATES", "find_turn", "listed", "strays"]
 
+#: The states of a delivery, as they are listed.
+STATES = ("pending", "delivered", "dead", "failed", "superseded", "history")
 ID_RULE = "a turn's file is <id>.txt, and an id has 1 to 64 of A-Z, a-z, 0-9, - and _"
 #: As many candidates, or names, are shown.
 MAX_SHOWN = 10

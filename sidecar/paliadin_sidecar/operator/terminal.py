@@ -6,7 +6,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -14,9 +14,9 @@ import msgspec
 from paliadin_sidecar.host import streams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["local_time", "print_json", "print_table", "printable", "utc_time"]
+__all__ = ["local_time", "print_json", "print_table", "printable", "utc_time", "with_utc_times"]
 
 #: Wider than any table: a value is never cut or folded, so that it can be copied.
 _WIDTH = 100_000
@@ -53,6 +53,20 @@ def print_json(value: object) -> None:
 def utc_time(at: float) -> str:
     """Epoch seconds as RFC 3339, in UTC, with milliseconds."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def with_utc_times(row: Mapping[str, Any], *also: str) -> dict[str, Any]:
+    """A row for a program: without our own `id`, and its times as RFC 3339.
+
+    Args:
+        row: its times are epoch seconds, and their names end with `_at`.
+        also: the names of its other times.
+    """
+    return {
+        name: utc_time(value) if name.endswith(("_at", *also)) and value is not None else value
+        for name, value in row.items()
+        if name != "id"
+    }
 
 
 def local_time(at: float) -> str:

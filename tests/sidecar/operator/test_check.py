@@ -20,7 +20,8 @@ from support.users import NOBODY, root_only
 
 from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.operator import check as doctor
+from paliadin_sidecar.operator.checks import storage, system
+from paliadin_sidecar.operator.hosting import Hosting
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
@@ -239,8 +240,9 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     host.state.mkdir(mode=0o700)
     with Outbox(host.state / FILENAME, create=True) as outbox:
         outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
-    monkeypatch.setattr(doctor, "_READ_S", -1.0)
-    found = {f.subject: f for f in doctor.examine(Settings.from_environment(host.environ))}
+    monkeypatch.setattr(storage, "_READ_S", -1.0)
+    settings = Settings.from_environment(host.environ)
+    found = {f.subject: f for f in storage.outbox(settings, Hosting())}
     assert found["outbox"].level == "note"
 
 
@@ -480,8 +482,8 @@ def test_no_file_events(host: Sidecar, limit: str, engine: str) -> None:
 
 def test_a_limit_that_is_not_told() -> None:
     """A kernel that shows no such number is no reason to fall over."""
-    assert doctor._limit("none") == "unknown"
-    assert doctor._limit("watches").isdigit()
+    assert system._limit("none") == "unknown"
+    assert system._limit("watches").isdigit()
 
 
 @root_only
@@ -505,8 +507,8 @@ def test_writers_that_the_kernel_does_not_know(
 ) -> None:
     """A root on a file system that others write unseen is named, with what follows from it."""
     settings = Settings.from_environment(host.environ)
-    monkeypatch.setattr(doctor, "type_of", lambda _: "fuse.sshfs")
-    found = [f for f in doctor.examine(settings) if f.subject == "read leases"]
+    monkeypatch.setattr(system, "type_of", lambda _: "fuse.sshfs")
+    found = system.read_leases(settings)
     assert [f.level for f in found] == ["note", "note"]
     for finding, root in zip(found, (host.aichat, host.legacy), strict=True):
         assert f"{root}: it is on a file system (fuse.sshfs)" in finding.message

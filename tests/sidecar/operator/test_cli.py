@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar, new_secret
-from support.users import root_only
+from support.users import NOBODY, root_only
 from support.waiting import until
 
 from paliadin_sidecar.host.report import Reporter
@@ -341,13 +341,13 @@ def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
     host.start()
     host.stop()
     code = (
-        "import os, sys; from paliadin_sidecar.operator.cli import main; os.setgroups([]);"
-        "os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345);"
+        "import sys; from paliadin_sidecar.operator.cli import main;"
         "sys.argv[0] = 'paliadin-sidecar'; main()"
     )
+    ordinary = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     for command in ("status", "turns"):
         done = subprocess.run(
-            [COMMAND.replace("paliadin-sidecar", "python"), "-c", code, command],
+            [*ordinary, COMMAND.replace("paliadin-sidecar", "python"), "-c", code, command],
             env=host.environ | {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
             capture_output=True, text=True, check=False, cwd="/",
         )  # fmt: skip

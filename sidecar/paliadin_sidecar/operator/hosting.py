@@ -73,7 +73,7 @@ class Hosting:
             case _:
                 return exc.remedy
 
-    def fitted_settings(self, problems: Sequence[str]) -> list[str]:
+    def setting_problems(self, problems: Sequence[str]) -> list[str]:
         """What is wrong with the configuration, for an operator beside a unit.
 
         Who makes a second secret because a command knows none cuts the unit off from paliad.
@@ -89,7 +89,7 @@ class Hosting:
         found = [secret if "make one with" in problem else problem for problem in problems]
         return [*found, f"{self.unit} runs it on this host: mend that, and {self.restart}"]
 
-    def fitted(self, text: str) -> str:
+    def commands_of_this_host(self, text: str) -> str:
         """A sentence whose `paliadin-sidecar` commands are those for this host and instance."""
         named = f" --env-file {shlex.quote(str(self.env_file))}" if self.env_file else ""
         inside = f"{_COMPOSE} exec {_SERVICE} " if self.container and not self.unit else ""

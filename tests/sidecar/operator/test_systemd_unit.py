@@ -1,4 +1,4 @@
-"""`unit.py`: what systemd says of the daemon's unit, and what that means to an operator."""
+"""`systemd_unit.py`: what systemd says of the daemon's unit, and what that means to an operator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from paliadin_sidecar.operator.unit import Unit, explain, last_words, parse
+from paliadin_sidecar.operator.systemd_unit import Unit, explain, last_words, parse
 
 NAME = "paliadin-sidecar.service"
 RESTART = f"systemctl restart {NAME}"

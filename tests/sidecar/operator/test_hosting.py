@@ -1,4 +1,4 @@
-"""`advice.py`: the commands fit the host that they are typed on."""
+"""`hosting.py`: the commands fit the host that they are typed on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from paliadin_sidecar.errors import Damaged, Full, Newer, Older
-from paliadin_sidecar.operator.advice import Hosting, in_container, is_unit, unit_name
+from paliadin_sidecar.operator.hosting import Hosting, in_container, is_unit, unit_name
 
 STATE = Path("/var/lib/paliadin-hugo")
 UNIT, IMAGE = Hosting("paliadin-hugo.service"), Hosting(container=True)
@@ -24,9 +24,9 @@ def test_restart() -> None:
 def test_commands_name_the_instance_and_the_container() -> None:
     """What is no command of ours stays as it is."""
     said = "paliadin-sidecar check --ping; systemctl restart paliadin-sidecar"
-    assert Hosting().fitted(said) == UNIT.fitted(said) == said
-    assert IMAGE.fitted(said) == f"docker compose exec sidecar {said}"
-    assert BY_FILE.fitted(said) == (
+    assert Hosting().commands_of_this_host(said) == UNIT.commands_of_this_host(said) == said
+    assert IMAGE.commands_of_this_host(said) == f"docker compose exec sidecar {said}"
+    assert BY_FILE.commands_of_this_host(said) == (
         "paliadin-sidecar check --env-file '/etc/paliadin hugo/sidecar.env' --ping; "
         "systemctl restart paliadin-sidecar"
     )
@@ -64,8 +64,8 @@ def test_each_host_has_its_own_way_to_begin_anew() -> None:
 def test_nobody_is_told_to_make_a_second_secret() -> None:
     """Beside a unit, whose secret systemd hands over; where there is none, it is what helps."""
     problems = ["PALIADIN_CALLBACK_SECRET is not set: must be x; make one with echo", "B='': wrong"]
-    assert Hosting().fitted_settings(problems) == problems
-    secret, other, restart = UNIT.fitted_settings(problems)
+    assert Hosting().setting_problems(problems) == problems
+    secret, other, restart = UNIT.setting_problems(problems)
     assert "make one" not in secret
     assert "LoadCredential=" in secret
     assert other == problems[1]

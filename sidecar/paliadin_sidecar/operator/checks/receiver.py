@@ -15,7 +15,8 @@ import anyio
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.dispatcher import ping_body
 from paliadin_sidecar.delivery.sender import Sender
-from paliadin_sidecar.operator.diagnosis import Finding, answer_name, likely_cause
+from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
+from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ async def ping(settings: Settings) -> list[Finding]:
     outcome = await _attempt(settings, settings.secrets)
     clock = _clock(outcome, time.time())
     if _is_acknowledged(outcome):
-        answer = Finding("ok", "ping", f"{outcome.status} after {outcome.ms:.0f} ms")
+        answer = ok("ping", f"{outcome.status} after {outcome.ms:.0f} ms")
         forged = await _attempt(settings, (_unknown_secret(),))
         return [answer, _verification(forged), *clock]
     cause = await _other_protocol(settings.callback_url, outcome)
     cause = cause or _cause(settings.callback_url, outcome)
     what = answer_name(outcome.status, outcome.error, outcome.detail)
     what = f"status {what}" if outcome.status is not None else what
-    answer = Finding("wrong", "ping", f"{what}, so answers wait here; {cause}")
+    answer = wrong("ping", f"{what}, so answers wait here; {cause}")
     return [answer, *clock]
 
 
@@ -72,14 +73,14 @@ def _verification(forged: Outcome) -> Finding:
     # What acknowledges whatever comes acknowledges answers as well, and they are not sent again.
     gets = answer_name(forged.status, forged.error, forged.detail)
     if not _is_acknowledged(forged):
-        return Finding("ok", "signature check", f"a ping with a wrong signature gets {gets}")
-    wrong = (
+        return ok("signature check", f"a ping with a wrong signature gets {gets}")
+    text = (
         f"a ping with a wrong signature gets {gets} as well, so what answers there is not paliad's "
         "route but something that takes all, such as a login page or a proxy's own, and then every "
         "answer that it acknowledges is lost: see the path in PALIADIN_CALLBACK_URL and what is "
         "before paliad. Or the route verifies no signatures, and anybody can forge answers there"
     )
-    return Finding("wrong", "signature check", wrong)
+    return wrong("signature check", text)
 
 
 def _cause(url: str, outcome: Outcome) -> str:
@@ -143,14 +144,11 @@ def _clock(outcome: Outcome, now: float) -> list[Finding]:
             f"this host's is {utc_time(now)}; the receiver sends no Date, so its own cannot be "
             "compared here, and at 300 s every signature is refused: date -u, on both"
         )
-        return [Finding("note", "clock", unknown)]
+        return [note("clock", unknown)]
     if abs(skew_s) > _SKEW_S:
-        return [
-            Finding(
-                "wrong",
-                "clock",
-                f"is {skew_s:+.0f} s from the receiver's, and at 300 s every signature is "
-                "refused: timedatectl set-ntp true, on whichever is wrong",
-            )
-        ]
-    return [Finding("ok", "clock", f"{skew_s:+.0f} s from the receiver's")]
+        text = (
+            f"is {skew_s:+.0f} s from the receiver's, and at 300 s every signature is refused: "
+            "timedatectl set-ntp true, on whichever is wrong"
+        )
+        return [wrong("clock", text)]
+    return [ok("clock", f"{skew_s:+.0f} s from the receiver's")]

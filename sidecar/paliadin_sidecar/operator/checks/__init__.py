@@ -1,0 +1,1 @@
+"""What `check` examines: one module for each theme, each returning findings."""

@@ -1,0 +1,80 @@
+"""`run`: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
+from paliadin_sidecar.host.threads import Deadline
+from paliadin_sidecar.operator.hosting import is_unit
+from paliadin_sidecar.operator.session import clear_errors, env_file_option, stdout
+from paliadin_sidecar.settings import Settings, merged_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["run"]
+
+#: The whole stop stays within 10 s.
+_STOP_S = 9.0
+#: What ends the daemon with a sentence. Anything else is a defect of ours, and a crash.
+_EXPECTED = (BadSettings, StateDirError, OutboxError, KeyboardInterrupt, SystemExit)
+
+
+@click.command()
+@env_file_option
+@click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
+def run(env_file: Path | None, *, quarantine: bool) -> None:
+    """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
+    # structlog loads it where it is installed: 6 MB that a daemon has no use for.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
+    # Imported here, since the help loads this module too.
+    import anyio  # noqa: PLC0415
+
+    from paliadin_contract.trace import safe_trace  # noqa: PLC0415
+    from paliadin_sidecar import daemon  # noqa: PLC0415
+    from paliadin_sidecar.audit.lines import Audit  # noqa: PLC0415
+
+    deadline: Deadline | None = None
+    try:
+        with clear_errors():
+            environ = dict(os.environ)
+            # systemd has read the unit's EnvironmentFile= already, and the default file may be
+            # another instance's: what a unit leaves unset stays unset.
+            if env_file or not is_unit():
+                environ = merged_environment(os.environ, env_file)
+            try:
+                settings = Settings.from_environment(environ)
+                deadline = Deadline(_STOP_S)
+                serve = partial(
+                    daemon.run,
+                    quarantine=quarantine,
+                    on_stop=deadline.begin,
+                    unknown=Settings.unknown_variables(environ),
+                )
+                anyio.run(serve, settings, stdout())
+            except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
+                expected = _first_expected(exc)
+                if expected is not None:
+                    raise expected from None
+                trace = safe_trace(exc)
+                Audit(sys.stderr).line("service.crashed", time.time(), {"trace": trace})
+                sys.exit(1)
+            deadline.done(0)
+    except SystemExit as exc:
+        if deadline is not None:
+            deadline.done(exc.code if isinstance(exc.code, int) else 1)
+        raise
+
+
+def _first_expected(exc: BaseException) -> BaseException | None:
+    # From inside the exceptions of the task groups.
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, map(_first_expected, exc.exceptions)), None)
+    return exc if isinstance(exc, _EXPECTED) else None

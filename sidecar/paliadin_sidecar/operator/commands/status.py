@@ -1,0 +1,126 @@
+"""`status`: how the daemon does, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from paliadin_sidecar.operator import instance as instances
+from paliadin_sidecar.operator.diagnosis import failing_problems, pause_problem, waiting_problems
+from paliadin_sidecar.operator.lookup import ID_RULE, STATES, listed, strays
+from paliadin_sidecar.operator.session import env_file_option, json_option, opened_outbox
+from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, with_utc_times
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from paliadin_sidecar.operator.instance import Instance
+    from paliadin_sidecar.outbox.outbox import Outbox
+
+__all__ = ["status"]
+
+#: So many names of a root are looked through for those that are ignored.
+_MAX_LISTED = 10_000
+#: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.
+_OVERDUE_S = 300.0
+#: A directory that is missing for longer than this is wrong; the alert has the same limit.
+_MISSING_S = 600.0
+#: So many attempts without success are wrong at once: they take a second or two.
+_ATTEMPTS = 3
+#: A turn that was given up is wrong for a day; then it is history that `turns` shows.
+_DEAD_S = 86_400.0
+
+
+@click.command()
+@env_file_option
+@json_option
+@click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
+def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Say how the daemon does; exit 1 when something is wrong."""
+    with opened_outbox(env_file) as (state_dir, outbox):
+        found = _status(instances.inspect(state_dir, env_file), outbox)
+    if as_json:
+        print_json(found)
+    elif not quiet:
+        _print_status(found)
+    sys.exit(1 if found["problems"] else 0)
+
+
+def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
+    now = time.time()
+    service = outbox.service()
+    oldest_s = outbox.oldest_pending_s()
+    dead = outbox.dead_since(now - _DEAD_S)
+    problems = instance.problems()
+    failing = outbox.failing(attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
+    if service["paused_at"] is not None:
+        since = local_time(service["paused_at"])
+        problems.append(pause_problem(service["paused_for"], since, failing))
+    problems += [
+        f"root {root['path']}: {root['why']}{_since_when(root)}; paliadin-sidecar check says what "
+        "mends it"
+        for root in service["roots"]
+        if root["state"] in ("untrusted", "unreadable")
+        or (root["state"] == "missing" and now - root.get("since", now) > _MISSING_S)
+    ]
+    problems += waiting_problems(service["roots"], local_time)
+    if oldest_s is not None and oldest_s > _OVERDUE_S:
+        problems.append(f"a turn has been undelivered for {_age(oldest_s)}")
+    problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])
+    return {
+        "alive": instance.alive,
+        "problems": [instance.hosting.commands_of_this_host(problem) for problem in problems],
+        "counts": dict.fromkeys(STATES, 0) | outbox.counts(),
+        "outbox_bytes": outbox.used_bytes(),
+        "oldest_undelivered_s": oldest_s,
+        "paused": service["paused_at"] is not None,
+        "paused_for": service["paused_for"],
+        "roots": [with_utc_times(root, "since") for root in service["roots"]],
+    }
+
+
+def _since_when(root: Mapping[str, Any]) -> str:
+    # A daemon of an older version does not say.
+    return f" (since {local_time(root['since'])})" if "since" in root else ""
+
+
+def _age(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    click.echo("running" if found["alive"] else "not running")
+    for problem in found["problems"]:
+        click.echo(f"WRONG: {problem}")
+    print_table(("state", "deliveries"), list(found["counts"].items()))
+    if found["oldest_undelivered_s"] is not None:
+        click.echo(f"oldest undelivered: {_age(found['oldest_undelivered_s'])}")
+    columns = ("path", "state", "turn_files", "foreign_files")
+    print_table(
+        ("root", "path", "state", "turn files", "others"),
+        [
+            (f"{root['backend']}/{root['persona']}", *(root[name] for name in columns))
+            for root in found["roots"]
+        ],
+    )
+    _print_strays(found["roots"])
+
+
+def _print_strays(roots: Sequence[Mapping[str, Any]]) -> None:
+    for root in roots:
+        if root["state"] != "armed" or not root["foreign_files"]:
+            continue  # one that does not answer is not asked
+        try:
+            with os.scandir(root["path"]) as names:
+                found = strays(entry.name for entry in islice(names, _MAX_LISTED))
+        except OSError:
+            continue  # its state says so
+        if found:
+            click.echo(f"ignored in {root['path']}: {listed(found)} ({ID_RULE})")

@@ -1,0 +1,174 @@
+"""`turns`, `show` and `log`: what was accepted, and what happened to it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
+from paliadin_sidecar.operator.lookup import STATES
+from paliadin_sidecar.operator.session import (
+    env_file_option,
+    find_turns,
+    json_option,
+    opened_outbox,
+    since,
+    stdout,
+)
+from paliadin_sidecar.operator.terminal import (
+    local_time,
+    print_json,
+    print_table,
+    utc_time,
+    with_utc_times,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["log", "show", "turns"]
+
+#: What the line above a turn's table says already, or nobody needs to see.
+_HIDDEN = {
+    "turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at", "event",
+    "webhook_id",
+}  # fmt: skip
+
+
+@click.command()
+@env_file_option
+@click.option("--state", type=click.Choice(STATES), help="Only these.")
+@click.option(
+    "--since",
+    "since_text",
+    default="0",
+    help="Accepted since: 30m, 12h, 7d, or 2026-11-22T08:00.",
+)
+@click.option("--limit", default=50, type=click.IntRange(1, 100_000), show_default=True)
+@json_option
+def turns(
+    env_file: Path | None, state: str | None, since_text: str, limit: int, *, as_json: bool
+) -> None:
+    """List deliveries, the newest first."""
+    with opened_outbox(env_file) as (_, outbox):
+        from_s = since(since_text)
+        rows = outbox.deliveries(state, from_s, limit)
+        number = outbox.count_deliveries(state, from_s)
+    more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
+    if as_json:
+        print_json([with_utc_times(row) for row in rows])
+        if number > len(rows):
+            click.echo(more, err=True)
+        return
+    if not rows:
+        when = "" if since_text == "0" else f" accepted since {local_time(from_s)}"
+        click.echo("No deliveries" + (f" that are {state}" if state else "") + when)
+        return
+    _print_deliveries(rows)
+    if number > len(rows):
+        click.echo(more)
+
+
+def _print_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
+    print_table(
+        ("turn", "rev", "backend", "user", "state", "tries", "last answer", "bytes", "accepted"),
+        [
+            (
+                row["turn_id"],
+                row["revision"],
+                f"{row['backend']}/{row['persona']}",
+                row["user"] or "",
+                f"{row['state']} ({row['reason']})" if row["reason"] else row["state"],
+                row["attempts"],
+                answer_name(*_last_answer(row)),
+                row["bytes"],
+                local_time(row["accepted_at"]),
+            )
+            for row in rows
+        ],
+    )
+    failed = {_last_answer(row) for row in rows if row["state"] in {"pending", "dead"}}
+    for answer in sorted(failed, key=str):
+        if any(answer):
+            click.echo(f"{answer_name(*answer)}: {likely_cause(*answer)}")
+
+
+def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | None]:
+    return row["last_status"], row["last_error"], row["last_detail"]
+
+
+@click.command()
+@env_file_option
+@click.argument("turn_ids", metavar="TURN_ID...", nargs=-1, required=True)
+@json_option
+def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> None:
+    """Tell all that happened to turns, by their own ids or those they were submitted under.
+
+    The beginning of an id is enough where no other id begins so.
+    """
+    with opened_outbox(env_file) as (_, outbox):
+        ids, missed = find_turns(outbox, turn_ids)
+        found = [turn for id_ in ids for turn in outbox.timelines(id_)]
+    if as_json:
+        print_json([_timeline_json(turn) for turn in found])
+    for turn in [] if as_json else found:
+        _print_timeline(turn)
+    sys.exit(1 if missed else 0)
+
+
+def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **turn,
+        "deliveries": [with_utc_times(row) for row in turn["deliveries"]],
+        "events": [{**event, "at": utc_time(event["at"])} for event in turn["events"]],
+    }
+
+
+def _print_timeline(turn: Mapping[str, Any]) -> None:
+    about = f"{turn['turn_id']} {turn['backend']}/{turn['persona']}"
+    if turn["submitted_turn_id"]:
+        about += f", submitted as {turn['submitted_turn_id']} by {turn['user']}"
+    click.echo(about)
+    print_table(
+        ("when", "event", "what"),
+        [
+            (
+                local_time(event["at"]),
+                event["event"],
+                " ".join(f"{k}={v}" for k, v in event.items() if k not in _HIDDEN),
+            )
+            for event in turn["events"]
+        ],
+    )
+
+
+@click.command()
+@env_file_option
+@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None:
+    """Print the events, as the journal has them, for a person; of these turns, or all.
+
+    The beginning of an id is enough where no other id begins so.
+    """
+    from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
+    from paliadin_sidecar.operator import eventlog  # noqa: PLC0415 - structlog is slow to load
+
+    audit, missed = Audit(stdout(), readable=True), False
+    with opened_outbox(env_file) as (state_dir, outbox):
+        key = state_directory.journal_key(state_dir)
+        if follow:
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+            events = eventlog.follow(outbox, eventlog.find_or_await(outbox, turn_ids), stdout())
+        else:
+            ids, missed = find_turns(outbox, turn_ids)
+            # Where none of those that were named is known, it is not all that is meant.
+            events = eventlog.past(outbox, ids) if ids or not turn_ids else iter(())
+        for event in events:
+            audit.line(event.name, event.at, unconfirmable(event.fields, key))
+    sys.exit(1 if missed else 0)

@@ -1,0 +1,114 @@
+"""A daemon as the commands see it: its lock, its own report, and its systemd unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.host import report as reports
+from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.operator import systemd_unit
+from paliadin_sidecar.operator.hosting import Hosting, in_container, unit_name
+from paliadin_sidecar.operator.terminal import local_time
+from paliadin_sidecar.settings import DEFAULT_ENV_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from paliadin_sidecar.host.report import Report
+    from paliadin_sidecar.operator.systemd_unit import Unit
+
+__all__ = ["Instance", "inspect"]
+
+_PROBLEMS = {
+    "outbox": "no answer is accepted, since the outbox cannot be written",
+    "intake": "new answers wait in their directories",
+    "metrics": "no metrics are served, and no answer waits for that",
+    "events": "file events cannot be had, so that an answer is only seen by the next scan",
+}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What can be known from outside of the daemon of one state directory.
+
+    Attributes:
+        alive: whether it holds the lock of its state directory; None where this user may not see.
+        report: what it says of itself; None where it left nothing.
+        unit: None where systemd has none of its name.
+        hosting: how it is run, for the commands in an advice.
+    """
+
+    alive: bool | None
+    report: Report | None
+    unit: Unit | None
+    hosting: Hosting
+
+    def problems(self) -> list[str]:
+        """What keeps it from its work, and what mends that: a sentence each."""
+        if self.alive is None:
+            return []
+        if not self.alive:
+            why = f": {systemd_unit.explain(self.unit)}" if self.unit else ""
+            return [f"the daemon does not run{why}"]
+        if self.report is None:
+            why = "it is of an older version, or had no room to"
+            return [f"the daemon says nothing of itself, since {why}: {self.hosting.restart}"]
+        found = [
+            f"{_PROBLEMS.get(each.what, each.what)}: {each.why} (since {local_time(each.since)}); "
+            "paliadin-sidecar check says what mends it"
+            for each in self.report.problems
+        ]
+        if not self.report.ready:
+            found.append(
+                f"the daemon starts since {local_time(self.report.started_at)}, and its first scan "
+                "is not done yet"
+            )
+        return found
+
+    def outdated(self, version: str, variables: Mapping[str, str]) -> list[str]:
+        """What changed since it was started, which it does not know until it is restarted.
+
+        Args:
+            version: of the program that is installed.
+            variables: what the environment says now, see `Settings.variables`.
+        """
+        report = self.report
+        if not self.alive or report is None:
+            return []
+        found = []
+        if report.version != version:
+            found.append(f"runs version {report.version}, and {version} is installed")
+        now = reports.fingerprints(variables, report.key)
+        changed = [name for name in now if report.settings.get(name) != now[name]]
+        if changed:
+            found.append(f"still runs with another value of {', '.join(sorted(changed))}")
+        restart = self.hosting.restart
+        if self.unit and self.unit.properties.get("NeedDaemonReload") == "yes":
+            found.append("its unit was changed since")
+            restart = f"systemctl daemon-reload && {restart}"
+        return [f"{what}: {restart}" for what in found]
+
+
+def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
+    """See how the daemon of this state directory does.
+
+    Args:
+        state_dir: where its outbox is.
+        env_file: what the operator named by `--env-file`.
+    """
+    unit = systemd_unit.read(unit_name(state_dir)) or _unit_of(env_file or DEFAULT_ENV_FILE)
+    hosting = Hosting(unit.name if unit else None, in_container(), env_file)
+    try:
+        alive, report = state_directory.is_alive(state_dir), reports.read(state_dir)
+    except PermissionError:
+        alive, report = None, None
+    return Instance(alive, report, unit, hosting)
+
+
+def _unit_of(env_file: Path) -> Unit | None:
+    # Where PALIADIN_STATE_DIR names no unit's: the one that reads this file, if it is called so.
+    name = "paliadin-sidecar" if env_file == DEFAULT_ENV_FILE else env_file.parent.name
+    unit = systemd_unit.read(f"{name}.service")
+    return unit if unit and str(env_file) in unit.environment_files else None

@@ -1,0 +1,181 @@
+"""What the commands have in common: their options, the outbox, and how errors end them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import re
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, SidecarError, Unwritable
+from paliadin_sidecar.operator import instance as instances
+from paliadin_sidecar.operator.hosting import Hosting, is_unit, unit_name
+from paliadin_sidecar.operator.lookup import find_turn
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.settings import Settings, merged_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "clear_errors",
+    "env_file_option",
+    "find_turns",
+    "json_option",
+    "opened_outbox",
+    "since",
+    "stdout",
+]
+
+env_file_option = click.option(
+    "--env-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Read variables from this file where the environment does not set them. "
+    "Default: /etc/paliadin/sidecar.env, if it is there.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+
+
+def stdout() -> TextIO:
+    """The standard output; where it was closed, one that takes everything.
+
+    A daemon without one still delivers, and its outbox keeps the events.
+    """
+    return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
+
+
+def since(text: str) -> float:
+    """The time, in epoch seconds, that an age such as `7d` or a date means; 0 for `0`.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
+    if match:
+        unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+        return time.time() - int(match[1]) * unit_s
+    if text == "0":
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no age such as 30m, 12h or 7d, and no date such as 2026-11-22T08:00",
+            param_hint="--since",
+        ) from None
+
+
+@contextmanager
+def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
+    """The state directory, and its outbox open; what goes wrong ends the command.
+
+    Args:
+        env_file: what the operator named by `--env-file`.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
+    with clear_errors(env_file):
+        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+        path = state_dir / FILENAME
+        try:
+            with path.open("rb"):
+                pass
+            outbox = Outbox(path)
+        except (FileNotFoundError, NotADirectoryError):
+            click.echo(
+                f"There is no outbox in {state_dir}: the daemon makes one when it starts. Is "
+                "PALIADIN_STATE_DIR the daemon's?",
+                err=True,
+            )
+            for problem in instances.inspect(state_dir, env_file).problems():
+                click.echo(problem, err=True)
+            sys.exit(1)
+        except Unwritable:
+            raise PermissionError(errno.EACCES, "", str(path)) from None
+        with outbox:
+            try:
+                yield state_dir, outbox
+            except sqlite3.Error as exc:
+                raise outbox.translated(exc) from None
+
+
+def find_turns(outbox: Outbox, given: Sequence[str], unknown: str = "") -> tuple[list[str], bool]:
+    """The ids that are meant, each once, and whether one means none, or several, which is told.
+
+    Args:
+        outbox: where they are looked for.
+        given: what the operator typed.
+        unknown: what is told of one that no turn has, with `{}` in its place.
+    """
+    ids, missed = [], False
+    for one in given:
+        try:
+            ids.append(find_turn(outbox, one))
+        except NoSuchTurn as exc:
+            click.echo(unknown.format(one) if unknown and exc.is_unknown else exc, err=True)
+            missed = True
+    return list(dict.fromkeys(ids)), missed
+
+
+@contextmanager
+def clear_errors(env_file: Path | None = None) -> Iterator[None]:
+    """End the command with a sentence and the exit code of the error that ends the block."""
+    try:
+        yield
+    except PermissionError as exc:
+        click.echo(f"{exc.filename} may not be read by this user. {_sudo(exc.filename)}", err=True)
+        sys.exit(1)
+    except BadSettings as exc:
+        for problem in _of_this_host(exc.problems, env_file):
+            click.echo(problem, err=True)
+        sys.exit(exc.exit_code)
+    except SidecarError as exc:
+        remedy = exc.remedy
+        if isinstance(exc, OutboxError):
+            remedy = _hosting(exc.path.parent, env_file).remedy(exc)
+        mark = "." if remedy[:1].isupper() else ":"
+        click.echo(f"{exc}{mark} {remedy}" if remedy else exc, err=True)
+        sys.exit(exc.exit_code)
+
+
+def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
+    # The environment of an operator's command is not the unit's.
+    if is_unit():
+        return problems
+    try:
+        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+    except (BadSettings, PermissionError):
+        return problems
+    instance = instances.inspect(state_dir, env_file)
+    return instance.hosting.setting_problems(problems) + instance.problems()
+
+
+def _hosting(state_dir: Path, env_file: Path | None) -> Hosting:
+    if is_unit():
+        return Hosting(unit_name(state_dir))
+    return instances.inspect(state_dir, env_file).hosting
+
+
+def _sudo(filename: str) -> str:
+    typed = " ".join(["paliadin-sidecar", *sys.argv[1:]])
+    if sys.argv[1:2] == ["check"]:
+        # The daemon's user has the unit's capabilities in the unit alone, and would see less.
+        return f"Try: sudo {typed}"
+    path = Path(filename)
+    while not os.access(path.parent, os.X_OK) and path != path.parent:
+        path = path.parent
+    try:
+        owner = pwd.getpwuid(path.stat().st_uid).pw_name
+    except (OSError, KeyError):
+        owner = "root"
+    return f"Try: sudo -u {owner} {typed}"
