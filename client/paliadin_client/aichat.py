@@ -1,6 +1,6 @@
-"""The aichat backend, over HTTP.
+"""The aichat backend: asks over HTTP.
 
-What its requests and answers are called is known in part only. The rest is guessed here: the
+The names in its requests and answers are known in part. The rest is guessed in this module: the
 names `message` and `jwt` in `_turn`, the primer's form (the text that the agent reads),
 `_TEXT` in an answer, and where an error's fields stand in `_error`.
 """
@@ -15,18 +15,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-import anyio
 import httpx2
 import jwt
 import msgspec
 
-from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, userid8
+from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, answers_within, userid8
 from paliadin_client.errors import (
     ConfigError,
     ConnectionLost,
     PaliadinError,
     ShimError,
-    Unreachable,
     error_from_http,
 )
 from paliadin_client.http_cause import connection_error, system_message
@@ -119,11 +117,13 @@ class Aichat:
 
     async def health(self, _user: User | None, /) -> None:
         """`GET /chat/health`: one check for all users."""
-        await self._within(_HEALTH_S, "GET", "chat/health", None)
+        with answers_within(_HEALTH_S, "aichat"):
+            await self._call("GET", "chat/health", None)
 
     async def reset(self, user: User) -> None:
         """`POST /chat/reset`."""
-        await self._within(_RESET_S, "POST", "chat/reset", self._who(user))
+        with answers_within(_RESET_S, "aichat"):
+            await self._call("POST", "chat/reset", self._who(user))
 
     async def _turn(self, request: TurnRequest, primer: str) -> Reply:
         token = self._jwt_secret and sign_turn_token(
@@ -143,33 +143,9 @@ class Aichat:
     def _who(self, user: User) -> dict[str, str]:
         return {"persona": self._persona, "username": self.pane(user), "user_id": user.user_id}
 
-    async def _within(
-        self, seconds: float, method: str, path: str, payload: Mapping[str, str] | None
-    ) -> None:
-        try:
-            with anyio.fail_after(seconds):
-                await self._call(method, path, payload)
-        except TimeoutError:
-            raise Unreachable(f"aichat did not answer within {seconds:g} s") from None
-
     async def _call(self, method: str, path: str, payload: Mapping[str, str] | None) -> bytes:
-        body = bytearray()
         try:
-            async with self._http.stream(method, path, json=payload) as response:
-                # A compressed body is not decoded, whatever it is: a few bytes may be gigabytes.
-                coding = response.headers.get("content-encoding", "identity")
-                plain = coding.lower() == "identity"
-                if response.is_success and not plain:
-                    raise ConnectionLost(
-                        "the answer is compressed, which was not asked for: a proxy before aichat "
-                        "must leave it as it is",
-                        detail=f"Content-Encoding: {coding}",
-                        retryable=False,
-                    )
-                async for chunk in response.aiter_raw():
-                    body += chunk
-                    if len(body) > MAX_ANSWER_BYTES:
-                        raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
+            response, body = await self._exchange(method, path, payload)
         # Not chained: httpx2's errors hold the request, and may quote the answer.
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
             raise connection_error(exc) from None
@@ -185,8 +161,30 @@ class Aichat:
                 detail=f"Location: {_SECRETS.sub('', response.headers.get('location', ''))}",
             )
         if not response.is_success:
-            raise _error(response.status_code, bytes(body) if plain else b"")
-        return bytes(body)
+            raise _error(response.status_code, body)
+        return body
+
+    async def _exchange(
+        self, method: str, path: str, payload: Mapping[str, str] | None
+    ) -> tuple[httpx2.Response, bytes]:
+        body = bytearray()
+        async with self._http.stream(method, path, json=payload) as response:
+            # A compressed body is not decoded, since a few of its bytes may become gigabytes.
+            coding = response.headers.get("content-encoding", "identity")
+            if coding.lower() != "identity":
+                if not response.is_success:
+                    return response, b""
+                raise ConnectionLost(
+                    "the answer is compressed, which was not asked for: a proxy before aichat "
+                    "must leave it as it is",
+                    detail=f"Content-Encoding: {coding}",
+                    retryable=False,
+                )
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
+        return response, bytes(body)
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:

@@ -1,16 +1,19 @@
-"""What a backend is: the one seam between a turn and the two ways to the host."""
+"""Defines what a backend is, and what is asked of it: the seam between a turn and the two ways."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 from uuid import UUID, uuid4
 
-from paliadin_client.errors import BadRequest
+import anyio
+
+from paliadin_client.errors import BadRequest, Unreachable
 from paliadin_client.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from paliadin_contract.trailer import Trailer
 
@@ -21,6 +24,7 @@ __all__ = [
     "Reply",
     "TurnRequest",
     "User",
+    "answers_within",
     "parse_uuid",
     "primer_block",
     "userid8",
@@ -130,6 +134,20 @@ class Backend(Protocol):
     async def reset(self, user: User) -> None:
         """End the window or session that this user's turns use."""
         ...
+
+
+@contextmanager
+def answers_within(seconds: float, who: str) -> Iterator[None]:
+    """Ends what is awaited in this context when it takes longer.
+
+    Raises:
+        Unreachable: it took longer; `who` is named in its text.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise Unreachable(f"{who} did not answer within {seconds:g} s") from None
 
 
 def primer_block(exchanges: Sequence[Exchange]) -> str:

@@ -21,18 +21,12 @@ try:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from paliadin_client.render import Answer
-except ModuleNotFoundError as exc:  # the command comes with every install, its extra does not
+except ModuleNotFoundError as exc:  # every install brings the command, and only the extra its needs
     sys.exit(f"paliadin: {exc.name} is not installed: docs/client.md says how")
 
 from paliadin_client.backend import TurnRequest, User
 from paliadin_client.connection import connect
-from paliadin_client.errors import (
-    BadRequest,
-    ConfigError,
-    NotConfigured,
-    PaliadinError,
-    Unreachable,
-)
+from paliadin_client.errors import PaliadinError
 from paliadin_client.text import strip_controls
 
 if TYPE_CHECKING:
@@ -44,20 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _T = TypeVar("_T")
-
-#: Anything else is 1: the answer is no.
-_EXIT_CODES = ((BadRequest, 2), (ConfigError, 78), (NotConfigured, 78))
-_ADVICE = {
-    "auth_failed": "Is AICHAT_TOKEN the backend's?",
-    "bad_config": "Set them in the environment; docs/client.md has the table.",
-    "bootstrap_failed": "The host could not start the agent: look at its tmux session there.",
-    "mriver_unreachable": "Is the host up? `paliadin health` tells when it is again.",
-    "not_configured": "Set PALIADIN_REMOTE_HOST, or PALIADIN_BACKEND=aichat and its variables.",
-    "persona_unknown": "Is AICHAT_PERSONA one that the backend has?",
-    "shim_auth_failed": "Are PALIADIN_SSH_PRIVATE_KEY and PALIADIN_KNOWN_HOSTS the host's?",
-    "shim_error": "The backend's own log says more.",
-    "timeout": "The agent may still be at it. `paliadin reset` ends its session.",
-}
 
 _user_id = click.option("--user-id", required=True, help="UUID of the user who asks.")
 _email = click.option("--email", help="The user's e-mail address, which names their window.")
@@ -74,7 +54,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # As Ctrl-C does: the backend sees that nobody waits, and ssh's key does not stay behind.
+        # They end it as Ctrl-C does: the backend sees that nobody waits, and ssh's key is removed.
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
             signal.signal(number, signal.default_int_handler)
 
@@ -91,7 +71,7 @@ def ask(message: str, user_id: str, email: str | None) -> None:
         if sys.stdout.isatty():
             Console().print(Answer(result.text), crop=False)
         else:
-            # To the very stream: click would take ASCII for a mistake, and write UTF-8.
+            # `file` is given, since click takes ASCII for a mistake otherwise, and writes UTF-8.
             click.echo(strip_controls(result.text), file=sys.stdout)
 
 
@@ -115,14 +95,14 @@ def reset(user_id: str, email: str | None) -> None:
 
 @contextmanager
 def _output() -> Iterator[None]:
-    # A pipe that somebody made non-blocking would take what fits, and the rest would be lost.
+    # A pipe that somebody made non-blocking takes what fits, and the rest would be lost.
     os.set_blocking(sys.stdout.fileno(), True)
     try:
         yield
     except OSError as exc:
         if exc.errno == errno.EPIPE:
             raise  # whoever read it has read enough, which click takes care of
-        # What is left unwritten is let go, or the interpreter would try again at its end.
+        # What is left unwritten is dropped, or the interpreter would try again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(f"paliadin: it is done, and the output cannot be written: {exc.strerror}")
 
@@ -147,14 +127,6 @@ def _do(
         with waiting or nullcontext():
             return anyio.run(connected)
     except PaliadinError as exc:
-        for line in (str(exc), exc.detail, _advice(exc)):
-            if line:
-                click.echo(f"paliadin: {line}", err=True)
-        sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(exc, kind)), 1))
-
-
-def _advice(exc: PaliadinError) -> str | None:
-    # Where waiting does not help, the error itself says what does.
-    if isinstance(exc, Unreachable) and not exc.retryable:
-        return None
-    return _ADVICE.get(exc.code)
+        for line in filter(None, (str(exc), exc.detail, exc.remedy)):
+            click.echo(f"paliadin: {line}", err=True)
+        sys.exit(exc.exit_code)

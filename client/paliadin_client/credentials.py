@@ -1,12 +1,10 @@
-"""What is wrong with the key and the known hosts, before the first turn finds out.
+"""Finds what is wrong with ssh's key and known hosts when a client connects, before any turn.
 
-OpenSSH itself says whether it can read them (`ssh-keygen`); what they look like says what to do.
+OpenSSH itself says whether it can read them (`ssh-keygen`). What they look like says what to do.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING
@@ -16,7 +14,6 @@ import anyio
 from paliadin_client.text import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from subprocess import CompletedProcess
 
     from paliadin_client.settings import LegacySettings
@@ -54,8 +51,8 @@ async def _key_problem(directory: str, key: str) -> str | None:
     if done and done.returncode == 0:
         return None
     said = done.stderr.decode(errors="replace") if done else ""
-    for has_shape, sentence in _KEY_SHAPES:
-        if has_shape(key) or (sentence is _ENCRYPTED and "passphrase" in said):
+    for shape, sentence in _KEY_SHAPES:
+        if re.search(shape, key, re.DOTALL) or (sentence is _ENCRYPTED and "passphrase" in said):
             return f"{_KEY} {sentence}"
     if done is None:
         return None
@@ -105,46 +102,33 @@ _FOUND = re.compile(r"# Host .* found: line \d+ *(\w*) *")
 _NAMES = re.compile(r"^(?!#|@|\|)(\S+) +[\w@.-]+ +\S", re.MULTILINE)
 
 
-def _is_base64_of_key(key: str) -> bool:
-    try:
-        return base64.b64decode(key, validate=False).startswith(b"-----BEGIN")
-    except binascii.Error:
-        return False
-
-
-def _matches(pattern: str) -> Callable[[str], object]:
-    return re.compile(pattern, re.DOTALL).search
-
-
 _ENCRYPTED = (
     "is encrypted, and nobody is there to type its passphrase: ssh-keygen -p -N '' -f FILE takes "
     "it off the file"
 )
-#: In this order: what a key looks like that OpenSSH does not read, and what to do.
-_KEY_SHAPES: tuple[tuple[Callable[[str], object], str], ...] = (
-    (_matches(r"\\r"), _WINDOWS),
-    (_matches(r"\A[\"']"), "begins with a quotation mark: it takes the key without any"),
+#: What a key that OpenSSH does not read looks like, and what to do. The first that fits counts.
+_KEY_SHAPES = (
+    (r"\\r", _WINDOWS),
+    (r"\A[\"']", "begins with a quotation mark: it takes the key without any"),
     (
-        _matches(r"\APuTTY-User-Key-File"),
+        r"\APuTTY-User-Key-File",
         "is a key of PuTTY's: puttygen FILE.ppk -O private-openssh -o FILE makes it OpenSSH's",
     ),
     (
-        _matches(r"\A---- BEGIN SSH2 ENCRYPTED"),
+        r"\A---- BEGIN SSH2 ENCRYPTED",
         "is a key of ssh.com's: ssh-keygen -i makes it OpenSSH's",
     ),
-    (_matches(r"ENCRYPTED"), _ENCRYPTED),
+    (r"ENCRYPTED", _ENCRYPTED),
     (
-        _matches(r"\A(ssh|ecdsa|sk)-\S+ AAAA|\A-----BEGIN [A-Z ]*PUBLIC KEY|\A---- BEGIN"),
+        r"\A(ssh|ecdsa|sk)-\S+ AAAA|\A-----BEGIN [A-Z ]*PUBLIC KEY|\A---- BEGIN",
         "is a public key: the private one is in the file without .pub",
     ),
-    (_is_base64_of_key, "is base64 of a key: it takes the key itself"),
+    # That is `-----BEGIN` in base64.
+    (r"\ALS0tLS1CRUdJT", "is base64 of a key: it takes the key itself"),
+    (r"\A[~./\w][^\s]*/[^\s]*\n\Z", "is the name of a file: it takes the file's contents"),
     (
-        _matches(r"\A[~./\w][^\s]*/[^\s]*\n\Z"),
-        "is the name of a file: it takes the file's contents",
-    ),
-    (
-        _matches(r"\A-----BEGIN [^\n]*-----END"),
+        r"\A-----BEGIN [^\n]*-----END",
         "is one line: its line ends were lost, write each as \\n",
     ),
-    (_matches(r"\A-----BEGIN (?!.*\n-----END)"), "has no last line -----END …: it is cut off"),
+    (r"\A-----BEGIN (?!.*\n-----END)", "has no last line -----END …: it is cut off"),
 )

@@ -1,4 +1,4 @@
-"""What an inbox remembers of the pushes that the app has stored, in memory or in SQLite."""
+"""Remembers which pushes the app has stored, in memory or in SQLite, and which are being stored."""
 
 from __future__ import annotations
 
@@ -6,45 +6,37 @@ import fcntl
 import hashlib
 import logging
 import os
-import re
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
 from paliadin_client.errors import ConfigError
-from paliadin_contract.rank import Rank, outranks
+from paliadin_contract.rank import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
-__all__ = ["KEEP_DAYS", "Dedupe", "DedupeFailed", "Memory", "Sqlite"]
+__all__ = ["KEEP_DAYS", "DedupeFailed", "Memory", "Sqlite"]
 
 _log = logging.getLogger(__name__)
 
 #: A sidecar sends until it is acknowledged, keeps a body for 72 h after that for `replay`, and a
-#: row for 90 days after its file has gone. What is older than this comes again only where an
-#: outbox was lost, and the file still lies there.
+#: row for 90 days after its file has gone. An older turn comes again only where an outbox was lost
+#: and the file is still there.
 KEEP_DAYS = 90
 _MEMORY_TURNS = 10_000
 _BUSY_S = 5.0
-#: The database has threads of its own: the app may keep all of anyio's usual ones busy.
+#: The database has threads of its own, since the app may keep all of anyio's usual ones busy.
 _THREADS = 4
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS stored (
-    webhook_id TEXT PRIMARY KEY,
-    turn TEXT NOT NULL,
-    revision INTEGER NOT NULL,
-    at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS stored_turn ON stored (turn, revision);
-CREATE INDEX IF NOT EXISTS stored_at ON stored (at);
+CREATE TABLE IF NOT EXISTS webhook_ids (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS webhook_ids_at ON webhook_ids (at);
 CREATE TABLE IF NOT EXISTS ranks (
     turn TEXT PRIMARY KEY,
     file TEXT NOT NULL,
@@ -56,30 +48,6 @@ CREATE INDEX IF NOT EXISTS ranks_at ON ranks (at);
 """
 
 
-class Dedupe(Protocol):
-    """A turn is named as its app finds it: by the submitted id, else by its own."""
-
-    def claim(self, name: str) -> AbstractContextManager[bool]:
-        """Whether nobody else has claimed `name`; nobody else can within the context."""
-        ...
-
-    async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
-        """Whether this push was stored, and the rank of what was stored for the turn last.
-
-        Raises:
-            DedupeFailed: it cannot be told now.
-        """
-        ...
-
-    async def remember(self, webhook_id: str, turn: str, rank: Rank, now: datetime, /) -> None:
-        """This push was stored.
-
-        Raises:
-            DedupeFailed: it cannot be remembered now.
-        """
-        ...
-
-
 class DedupeFailed(Exception):
     """The database does not answer. Its text names the path and SQLite's or the system's reason."""
 
@@ -89,7 +57,10 @@ class DedupeFailed(Exception):
 
 
 class Memory:
-    """The pushes of the last 10,000 turns, in this process."""
+    """Remembers the pushes of the last 10,000 turns, for this process alone.
+
+    A turn is named as its app finds it: by the submitted id, else by its own.
+    """
 
     def __init__(self) -> None:
         self._claimed: set[str] = set()
@@ -98,7 +69,7 @@ class Memory:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """See `Dedupe`."""
+        """Whether nobody else has claimed `name`. Nobody else can within the context."""
         if name in self._claimed:
             yield False
             return
@@ -109,11 +80,11 @@ class Memory:
             self._claimed.remove(name)
 
     async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
-        """See `Dedupe`."""
+        """Whether this push was stored, and the rank of what was stored for the turn last."""
         return webhook_id in self._ids.get(turn, ()), self._ranks.get(turn)
 
     async def remember(self, webhook_id: str, turn: str, rank: Rank, _now: datetime, /) -> None:
-        """See `Dedupe`."""
+        """Remember that this push was stored."""
         self._ids.setdefault(turn, set()).add(webhook_id)
         self._ranks[turn] = rank
         if len(self._ids) > _MEMORY_TURNS:
@@ -122,7 +93,7 @@ class Memory:
 
 
 class Sqlite:
-    """A database that outlives the process, and that several processes may share.
+    """Remembers the same as `Memory` in a database, which several processes may share.
 
     Args:
         path: of the database, a file; made where there is none, readable by its user alone.
@@ -147,13 +118,13 @@ class Sqlite:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """A lock on a file: the kernel drops it with the process, however that ends.
+        """As `Memory.claim`, by a file's lock: the kernel drops it with the process.
 
         Raises:
             DedupeFailed: there is no place for the lock.
         """
         path = self._locks / hashlib.sha256(name.encode()).hexdigest()
-        with self._named():
+        with self._errors_named():
             if not self._locks.exists():
                 self._renew()
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -168,57 +139,56 @@ class Sqlite:
             os.close(lock)
 
     async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
-        """See `Dedupe`."""
+        """As `Memory.find`.
+
+        Raises:
+            DedupeFailed: the database does not answer.
+        """
         return await to_thread.run_sync(self._find, webhook_id, turn, limiter=self._threads)
 
     async def remember(self, webhook_id: str, turn: str, rank: Rank, now: datetime, /) -> None:
-        """See `Dedupe`."""
+        """As `Memory.remember`.
+
+        Raises:
+            DedupeFailed: the database does not answer.
+        """
         await to_thread.run_sync(
             self._remember, webhook_id, turn, rank, now.timestamp(), limiter=self._threads
         )
 
     def _find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         with self._open() as db:
-            stored = db.execute("SELECT 1 FROM stored WHERE webhook_id = ?", (webhook_id,))
-            known = stored.fetchone() is not None
+            known = db.execute("SELECT 1 FROM webhook_ids WHERE id = ?", (webhook_id,)).fetchone()
             ranks = db.execute("SELECT file, answered, revision FROM ranks WHERE turn = ?", (turn,))
-            if row := ranks.fetchone():
-                return known, Rank(row[0], bool(row[1]), row[2])
-            # Stored when there were no ranks yet.
-            before = db.execute("SELECT webhook_id, revision FROM stored WHERE turn = ?", (turn,))
-            standing = None
-            for rank in (_rank_of_id(*stored) for stored in before):
-                standing = rank if outranks(rank, standing) else standing
-            return known, standing
+            row = ranks.fetchone()
+        return known is not None, row and Rank(row[0], bool(row[1]), row[2])
 
     def _remember(self, webhook_id: str, turn: str, rank: Rank, now: float) -> None:
         with self._open() as db, db:
-            db.execute(
-                "INSERT OR IGNORE INTO stored VALUES (?, ?, ?, ?)",
-                (webhook_id, turn, rank.revision, now),
-            )
+            db.execute("INSERT OR IGNORE INTO webhook_ids VALUES (?, ?)", (webhook_id, now))
             db.execute("REPLACE INTO ranks VALUES (?, ?, ?, ?, ?)", (turn, *rank, now))
-            for statement in ("DELETE FROM stored WHERE at < ?", "DELETE FROM ranks WHERE at < ?"):
-                db.execute(statement, (now - KEEP_DAYS * 86_400,))
+            for table in ("webhook_ids", "ranks"):
+                oldest = now - KEEP_DAYS * 86_400
+                db.execute(f"DELETE FROM {table} WHERE at < ?", (oldest,))  # noqa: S608 - as above
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        # One connection for each use: it belongs to no thread, and nothing is left to be closed.
-        with self._named():
+        # Each use has its own connection, so that none belongs to a thread or must be closed later.
+        with self._errors_named():
             if not (self._path.exists() and self._path.stat().st_size):
                 self._renew()
             with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as db:
                 yield db
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _errors_named(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.Error) as exc:
             raise DedupeFailed(self._path, exc) from None
 
     def _renew(self) -> None:
-        # Somebody removed it while we run. No more than memory is lost, and answers must arrive.
+        # Somebody removed it while we run. Only the memory is lost, and answers must arrive.
         self._make()
         _log.error(
             "dedupe.renewed path=%s: it was removed while in use, so that what was stored before "
@@ -237,12 +207,6 @@ class Sqlite:
             os.close(made)
         with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as db:
             db.executescript(_SCHEMA)
-
-
-def _rank_of_id(webhook_id: str, revision: int) -> Rank:
-    # The file, the revision, and 16 digits of an answer's hash or a failure's reason.
-    file, _, mark = webhook_id.rpartition(f"_{revision}_")
-    return Rank(file, re.fullmatch("[0-9a-f]{16}", mark) is not None, revision)
 
 
 def _locked(lock: int, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What the client raises, and the two tables that decide which.
+"""Every error that the client raises, and what an HTTP status or an exit status of ssh means.
 
 PaliadinError
 ├── ConfigError         the environment is wrong; names all that is wrong with it
@@ -50,6 +50,10 @@ __all__ = [
 ]
 
 
+_IS_IT_UP = "Is the host up? `paliadin health` tells when it is again."
+_AGENT_IS_BUSY = "The agent may still be at it. `paliadin reset` ends its session."
+
+
 class PaliadinError(Exception):
     """Root of everything the client raises.
 
@@ -59,18 +63,33 @@ class PaliadinError(Exception):
 
     Attributes:
         code: stable name of the kind of error.
+        remedy: what to do about it; a traceback shows it as a note. It may be empty where the
+            reason says it already.
+        exit_code: that of a command which ends with it.
         retryable: whether the same call may well succeed later, with nothing changed.
         detail: what the backend said: one line, at most 200 characters, no control characters.
     """
 
     code = ""
+    remedy = ""
+    exit_code = 1
     retryable = False
 
-    def __init__(self, reason: str, *, detail: str = "", retryable: bool | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        detail: str = "",
+        retryable: bool | None = None,
+        remedy: str | None = None,
+    ) -> None:
         super().__init__(reason)
         self.detail = excerpt(detail)
         if retryable is not None:
             self.retryable = retryable
+        if remedy is not None:
+            self.remedy = remedy
+        self.add_note(self.remedy)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.args[0]}"
@@ -80,6 +99,8 @@ class ConfigError(PaliadinError):
     """The environment is wrong. `problems` has a sentence for each variable that is."""
 
     code = "bad_config"
+    remedy = "Set them in the environment; docs/client.md has the table."
+    exit_code = 78
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -90,16 +111,22 @@ class NotConfigured(PaliadinError):
     """There is no backend to ask."""
 
     code = "not_configured"
+    remedy = "Set PALIADIN_REMOTE_HOST, or PALIADIN_BACKEND=aichat and its variables."
+    exit_code = 78
 
 
 class BadRequest(PaliadinError):
     """The request is refused, and would be again."""
 
     code = "bad_request"
+    remedy = "Change the request: the same one would be refused again."
+    exit_code = 2
 
 
 class MessageTooLong(BadRequest):
     """More than the legacy path can carry. Sizes are bytes of base64."""
+
+    remedy = "Shorten the question or the primer, or ask over aichat."
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
@@ -113,24 +140,28 @@ class AuthFailed(PaliadinError):
     """The backend does not know us."""
 
     code = "auth_failed"
+    remedy = "Is AICHAT_TOKEN the backend's?"
 
 
 class ShimAuthFailed(AuthFailed):
     """The host refused our key, or its own key is not the known one."""
 
     code = "shim_auth_failed"
+    remedy = "Are PALIADIN_SSH_PRIVATE_KEY and PALIADIN_KNOWN_HOSTS the host's?"
 
 
 class PersonaUnknown(PaliadinError):
     """The backend has no such persona."""
 
     code = "persona_unknown"
+    remedy = "Is AICHAT_PERSONA one that the backend has?"
 
 
 class Unreachable(PaliadinError):
     """The host cannot be reached; nothing was sent."""
 
     code = "mriver_unreachable"
+    remedy = _IS_IT_UP
     retryable = True
 
 
@@ -138,6 +169,7 @@ class BootstrapFailed(PaliadinError):
     """The host could not start the agent."""
 
     code = "bootstrap_failed"
+    remedy = "The host could not start the agent: look at its tmux session there."
     retryable = True
 
 
@@ -145,6 +177,7 @@ class ShimError(PaliadinError):
     """The backend failed, or answered what cannot be read."""
 
     code = "shim_error"
+    remedy = "The backend's own log says more."
 
 
 class SubmitLost(PaliadinError):
@@ -157,18 +190,21 @@ class BackendTimeout(SubmitLost):
     """The backend gave up waiting for the agent."""
 
     code = "timeout"
+    remedy = _AGENT_IS_BUSY
 
 
 class ConnectionLost(SubmitLost):
     """The connection went away after something was sent."""
 
     code = "mriver_unreachable"
+    remedy = _IS_IT_UP
 
 
 class TurnTimeout(PaliadinError):
-    """No answer came within the deadline. A later one still reaches `Inbox`'s `on_turn`."""
+    """No answer came within the deadline. A later one still reaches the inbox's `on_turn`."""
 
     code = "timeout"
+    remedy = _AGENT_IS_BUSY
     retryable = True
 
     def __init__(self, turn_id: str, deadline_s: float) -> None:
@@ -180,22 +216,21 @@ class AnswerUnusable(PaliadinError):
     """The agent wrote a file that cannot become an answer (`turn.failed`)."""
 
     code = "answer_unusable"
+    remedy = "`paliadin-sidecar show TURN_ID` on the host says what was wrong with the file."
 
     def __init__(self, turn_id: str, reason: str) -> None:
-        # An untrusted file says something about the host, which another question does not mend.
+        # An untrusted file is a fault of the host, which asking again does not mend.
         super().__init__(f"turn {turn_id}: {reason}", retryable=reason != "untrusted")
         self.turn_id = turn_id
         self.reason = reason
 
 
 _BY_CODE: dict[str, type[PaliadinError]] = {
-    "auth_failed": AuthFailed,
-    "bad_request": BadRequest,
-    "bootstrap_failed": BootstrapFailed,
-    "mriver_unreachable": Unreachable,
-    "persona_unknown": PersonaUnknown,
-    "shim_error": ShimError,
-    "timeout": BackendTimeout,
+    kind.code: kind
+    for kind in (
+        *(AuthFailed, BackendTimeout, BadRequest, BootstrapFailed),
+        *(PersonaUnknown, ShimError, Unreachable),
+    )
 }
 #: Where an answer names no code that we know, as one from a proxy does not.
 _BY_STATUS: dict[int, type[PaliadinError]] = {

@@ -49,7 +49,10 @@ def connection_error(exc: BaseException) -> Unreachable:
             words, retryable = found
             break
     return Unreachable(
-        f"no connection to aichat: {words}", detail=system_message(exc), retryable=retryable
+        f"no connection to aichat: {words}",
+        detail=system_message(exc),
+        retryable=retryable,
+        remedy=None if retryable else "",  # the reason says it
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the sidecar's pushes arrive: an ASGI app to mount in any framework."""
+"""Receives the sidecar's pushes: an ASGI app for any framework, which stores before it answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 
-    from paliadin_client.dedupe import Dedupe
     from paliadin_contract.signature import Verification
 
     Message = MutableMapping[str, Any]
@@ -38,15 +37,15 @@ _log = logging.getLogger(__name__)
 TurnCallback = TurnCompleted | TurnFailed
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-#: Pushes that came before their waiter. They are few, and soon asked for or never.
+#: Pushes that came before somebody waited. They are few, and are soon asked for or never.
 _MAX_EARLY_PUSHES = 64
 _EARLY_PUSH_LIFETIME = timedelta(seconds=60)
-#: How long the next bytes of a body may take, and the whole of it: a sidecar gives a whole attempt
-#: 10 s, and 60 s at most.
+#: How long the next bytes of a body may take, and the whole body: a sidecar gives one attempt 10 s
+#: unless it is configured otherwise, and 60 s at most.
 _IDLE_S = 5.0
 _BODY_S = 60.0
-#: Bodies that are being read are in memory before it is known who sent them: eight at once may have
-#: their full size, as a sidecar sends no more.
+#: A body is in memory before it is known who sent it, so their sum is bounded. Eight at once may
+#: have their full size, and a sidecar sends no more at once.
 _MAX_BUFFERED_BYTES = 8 * MAX_BODY_BYTES
 
 
@@ -60,16 +59,16 @@ def _nothing() -> None:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """Who waits for a turn: `arrived` is set, and `on_push` called, as soon as `push` is there."""
+    """Waits for a turn: when `push` is there, `arrived` is set and `on_push` has been called."""
 
     push: TurnCallback | None = None
     arrived: anyio.Event = field(default_factory=anyio.Event)
     on_push: Callable[[], None] = _nothing
-    names: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
 
     def offer(self, callback: TurnCallback) -> None:
-        """Keep `callback`, unless what is here counts more."""
-        if _counts_more(callback, self.push):
+        """Keep `callback`, unless what is here outranks it."""
+        if outranks(rank_of(callback), rank_of(self.push) if self.push else None):
             self.push = callback
             self.arrived.set()
             self.on_push()
@@ -110,10 +109,10 @@ class Inbox:
         if on_turn is not None:
             _check_on_turn(on_turn)
         self._on_turn = on_turn
-        self._dedupe: Dedupe = Memory() if dedupe is None else Sqlite(dedupe)
+        self._dedupe = Memory() if dedupe is None else Sqlite(dedupe)
         self._now = now
         self._waiters: dict[str, Waiter] = {}
-        self._early_pushes: dict[str, tuple[datetime, TurnCallback]] = {}
+        self._early_pushes: dict[str, tuple[datetime, Waiter]] = {}
         self._read_bytes = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -144,21 +143,22 @@ class Inbox:
         try:
             yield waiter
         finally:
-            for name in waiter.names:
-                del self._waiters[name]
+            for alias in waiter.aliases:
+                del self._waiters[alias]
 
     def add_alias(self, waiter: Waiter, turn_id: str | None) -> None:
         """Let `waiter` wait for `turn_id` too, unless another does."""
         if turn_id is None or turn_id in self._waiters:
             return
         self._waiters[turn_id] = waiter
-        waiter.names.append(turn_id)
-        for turn, (since, callback) in list(self._early_pushes.items()):
+        waiter.aliases.append(turn_id)
+        for turn, (since, early) in list(self._early_pushes.items()):
+            assert early.push is not None
             if self._now() - since > _EARLY_PUSH_LIFETIME:
                 del self._early_pushes[turn]
-            elif turn_id in (callback.data.submitted_turn_id, callback.data.turn_id):
+            elif turn_id in (early.push.data.submitted_turn_id, early.push.data.turn_id):
                 del self._early_pushes[turn]
-                waiter.offer(callback)
+                waiter.offer(early.push)
 
     async def _receive(self, scope: Message, receive: Receive) -> tuple[HTTPStatus, str]:
         headers = {
@@ -180,9 +180,9 @@ class Inbox:
             return HTTPStatus.BAD_REQUEST, str(exc)
         if not isinstance(callback, TurnCallback):
             return HTTPStatus.NO_CONTENT, ""
-        # As the app finds it in its own records.
+        # The id under which the app finds the turn in its own records.
         turn = callback.data.submitted_turn_id or callback.data.turn_id
-        # The answer is here, and whoever waits need not wait for the app's database.
+        # Whoever waits for the answer need not wait for the app's database, too.
         self._wake_waiter(turn, callback)
         return await self._store(webhook_id, turn, callback)
 
@@ -223,7 +223,7 @@ class Inbox:
         try:
             with claim(f"turn {turn}") as turn_is_ours, claim(f"id {webhook_id}") as id_is_ours:
                 if not (turn_is_ours and id_is_ours):
-                    # Refused, not queued: behind a hanging app the queue would never end.
+                    # It is refused and not queued, since a queue behind a hanging app never ends.
                     return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
                 known, standing = await self._dedupe.find(webhook_id, turn)
                 if not known and outranks(rank, standing):
@@ -236,7 +236,7 @@ class Inbox:
             _log.error("push.not_stored id=%s error=%s", webhook_id, exc)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         except Exception as exc:  # noqa: BLE001 - whatever it is, the turn is not known to be stored
-            # Types and places: a database's error may quote the row, and with it the answer.
+            # Types and places alone: a database's error may quote the row, and with it the answer.
             trace = " | ".join(safe_trace(exc))
             _log.error("push.not_stored id=%s error=%s", webhook_id, trace)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
@@ -247,20 +247,15 @@ class Inbox:
         if waiter is not None:
             waiter.offer(callback)
             return
-        _, held = self._early_pushes.pop(turn, (None, None))
-        kept = callback if _counts_more(callback, held) else held
-        assert kept is not None  # one of the two
-        self._early_pushes[turn] = (self._now(), kept)
+        _, early = self._early_pushes.pop(turn, (None, Waiter()))
+        early.offer(callback)
+        self._early_pushes[turn] = (self._now(), early)
         if len(self._early_pushes) > _MAX_EARLY_PUSHES:
             del self._early_pushes[next(iter(self._early_pushes))]
 
 
-def _counts_more(new: TurnCallback, old: TurnCallback | None) -> bool:
-    return outranks(rank_of(new), rank_of(old) if old else None)
-
-
 def _check_on_turn(on_turn: Callable[[TurnCallback], Awaitable[object]]) -> None:
-    # A partial or a wrapper may hold a function, or an object that can be called.
+    # The function, or an object that can be called, may be inside a partial or a wrapper.
     held = [on_turn, inspect.unwrap(on_turn), getattr(on_turn, "func", None)]
     if not any(map(inspect.iscoroutinefunction, (*held, *(type(each).__call__ for each in held)))):
         raise ConfigError(["on_turn is no async function: write `async def`"])
@@ -293,7 +288,7 @@ def _missing_part(read: int, length: int | None) -> str:
 
 
 async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
-    # Behind a dispatcher each app gets its own: an exception would end the others.
+    # A dispatcher hands its lifespan to each of its apps, and an exception would end them all.
     for moment in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{moment}.complete"})

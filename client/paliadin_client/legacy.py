@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -43,10 +43,7 @@ async def open_legacy(settings: LegacySettings) -> AsyncIterator[Legacy]:
     Raises:
         ConfigError: there is no room for the key, or key or known hosts will not do.
     """
-    if settings.host is None:
-        yield Legacy(None, settings.prefix, primer=settings.primer)
-        return
-    async with open_ssh(settings) as ssh:
+    async with open_ssh(settings) if settings.host else nullcontext() as ssh:
         yield Legacy(ssh, settings.prefix, primer=settings.primer)
 
 
@@ -70,10 +67,10 @@ class Legacy:
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
         """The submit; refused are a turn id that is no UUID and a message that does not fit."""
         session = self.pane(request.user)
-        # Written as the shim reads it: it is a file's name there, and the push's here.
+        # The shim names the file by the id as it stands here, and that name comes back in the push.
         if parse_uuid(request.turn_id) is None:
             raise BadRequest("the turn id is no UUID")
-        # The shim has one place for both, which the process list shows here.
+        # The shim has one argument for both, which the process list shows here.
         line = f"{primer if self._primer else ''} {one_line(request.message)}".lstrip()
         message = base64.b64encode(line.encode()).decode()
         verb = ("run-turn", session, request.turn_id)

@@ -1,4 +1,4 @@
-"""The system's ssh: its options, its key in a private directory, its handshakes, its end."""
+"""Runs commands on the host by the system's ssh, with one key, one known host and no other way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from paliadin_client.backend import MAX_ANSWER_BYTES
+from paliadin_client.backend import MAX_ANSWER_BYTES, answers_within
 from paliadin_client.credentials import credential_problems, unescaped
 from paliadin_client.errors import (
     ConfigError,
@@ -94,13 +94,12 @@ _OPTIONS = (
 #: A stock sshd (`MaxStartups 10:30:100`) drops others at random while it has ten handshakes, and
 #: other processes of ours have theirs.
 _MAX_HANDSHAKES = 4
-#: A handshake that takes longer holds nobody else up.
+#: After so many seconds a handshake no longer counts, so that one that hangs delays no other.
 _SLOW_HANDSHAKE_S = 10.0
 #: For how long, in seconds, a dropped handshake is tried again: less than a health check may take.
 _RETRY_S = 15.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-#: The end is kept, where the cause stands.
 _MAX_STDERR_BYTES = 4096
 
 
@@ -157,7 +156,7 @@ class Ssh:
             except PaliadinError:
                 now = anyio.current_time()
                 until = min(until, now + _RETRY_S)  # counted from the first
-                # At random, or those that were dropped together would come back together.
+                # Random, since those that were dropped together would otherwise return together.
                 wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
                 if log.stage is not Stage.DROPPED or now + wait > until:
                     raise
@@ -166,49 +165,38 @@ class Ssh:
 
     async def _run(self, command: Sequence[str], log: SshLog, limit_s: float) -> bytes:
         await self._handshakes.acquire()
-        with ExitStack() as slot:
+        with ExitStack() as slot, answers_within(limit_s, "the shim"):
             slot.callback(self._handshakes.release)
-            try:
-                with anyio.fail_after(limit_s):
-                    return await self._read(command, log, slot)
-            except TimeoutError:
-                raise Unreachable(f"the shim did not answer within {limit_s:g} s") from None
+            return await self._read(command, log, slot)
 
     async def _read(self, command: Sequence[str], log: SshLog, slot: ExitStack) -> bytes:
         stdout, stderr = bytearray(), bytearray()
-        with ExitStack() as kept:
-            process, log_read = await self._start(command)
-            kept.callback(os.close, log_read)
+        async with self._started(command) as (process, log_read):
             assert process.stdout is not None
             assert process.stderr is not None
-            try:
-                async with anyio.create_task_group() as reading:
-                    reading.start_soon(_hold, slot, shaken := anyio.Event())
-                    reading.start_soon(_follow, log_read, log, shaken)
-                    reading.start_soon(_drain, process.stderr, stderr)
-                    async for chunk in process.stdout:
-                        stdout += chunk
-                        if len(stdout) > MAX_ANSWER_BYTES:
-                            reading.cancel_scope.cancel()
-                            break
-                if len(stdout) > MAX_ANSWER_BYTES:
-                    raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
-                status = await process.wait()
-            finally:
-                # However we leave, ssh ends, and is reaped.
-                if process.returncode is None:
-                    process.kill()
-                with anyio.CancelScope(shield=True):
-                    await process.aclose()
+            async with anyio.create_task_group() as reading:
+                reading.start_soon(_release_slot, slot, authenticated := anyio.Event())
+                reading.start_soon(_follow_log, log_read, log, authenticated)
+                reading.start_soon(_keep_end, process.stderr, stderr)
+                async for chunk in process.stdout:
+                    stdout += chunk
+                    if len(stdout) > MAX_ANSWER_BYTES:
+                        reading.cancel_scope.cancel()
+                        break
+            if len(stdout) > MAX_ANSWER_BYTES:
+                raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
+            status = await process.wait()
         if status:
             raise error_from_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
         return bytes(stdout)
 
-    async def _start(self, command: Sequence[str]) -> tuple[Process, int]:
-        with ExitStack() as failed:
+    @asynccontextmanager
+    async def _started(self, command: Sequence[str]) -> AsyncIterator[tuple[Process, int]]:
+        # ssh, and where its log is read. When the context ends, ssh has ended and was reaped.
+        with ExitStack() as opened:
             try:
                 log_read, log_write = os.pipe()
-                failed.callback(os.close, log_read)
+                opened.callback(os.close, log_read)
                 with ExitStack() as ours:
                     ours.callback(os.close, log_write)
                     process = await anyio.open_process(
@@ -216,28 +204,33 @@ class Ssh:
                     )
             except OSError as exc:
                 raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
-            failed.pop_all()
-        return process, log_read
+            try:
+                yield process, log_read
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                with anyio.CancelScope(shield=True):
+                    await process.aclose()
 
 
-async def _hold(slot: ExitStack, shaken: anyio.Event) -> None:
+async def _release_slot(slot: ExitStack, authenticated: anyio.Event) -> None:
     with anyio.move_on_after(_SLOW_HANDSHAKE_S):
-        await shaken.wait()
+        await authenticated.wait()
     slot.close()
 
 
-async def _follow(descriptor: int, log: SshLog, shaken: anyio.Event) -> None:
+async def _follow_log(descriptor: int, log: SshLog, authenticated: anyio.Event) -> None:
     written = b"."
     while written:
         await anyio.wait_readable(descriptor)
         written = os.read(descriptor, 65_536)
         log.feed(written)
         if log.stage is Stage.AUTHENTICATED or not written:
-            shaken.set()
+            authenticated.set()
 
 
-async def _drain(stream: ByteReceiveStream, kept: bytearray) -> None:
-    # To the end, else its writer would wait for us.
+async def _keep_end(stream: ByteReceiveStream, kept: bytearray) -> None:
+    # All of it is read, since its writer would wait for us otherwise. The cause stands at its end.
     async for chunk in stream:
         kept += chunk
         del kept[:-_MAX_STDERR_BYTES]

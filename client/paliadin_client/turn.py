@@ -1,14 +1,14 @@
-"""A turn from question to answer: the health gate, the primer, and the race for the answer."""
+"""Runs a turn: checks health, adds the primer, and returns the response or the push, if earlier."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakValueDictionary
 
 import anyio
 
@@ -39,12 +39,13 @@ __all__ = ["HEALTH_TRUST_S", "Paliadin", "Timings", "TurnResult"]
 
 _log = logging.getLogger(__name__)
 
-#: How long, in seconds, a health check that succeeded is believed. A failure is not.
+#: How long, in seconds, a health check that succeeded is trusted. A failure is not.
 HEALTH_TRUST_S = 10.0
-#: A response without a whole trailer may be half a file: the push, which never is, gets this long.
+#: A response without a whole trailer may be half a file, and a push never is. So the push is waited
+#: for this long before such a response is returned.
 _PUSH_GRACE_S = 2.0
-#: A push is the whole answer, but only aichat's response says that the pane was fresh, and names
-#: the conversation: where the push is first, the response on its heels gets this long.
+#: A push is the whole answer, but only aichat's response names the conversation and says that the
+#: pane was fresh. So where the push comes first, the response is waited for this long.
 _REPLY_GRACE_S = 0.25
 
 
@@ -88,18 +89,11 @@ class TurnResult:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    number: int
-    ended: float
-    error: PaliadinError | None
-
-
 @dataclass(slots=True)
-class _Heard:
-    """What the submit has brought so far; it outlives the deadline that ends the wait."""
+class _Submission:
+    """What the submit has brought so far. It outlives the deadline that ends the wait."""
 
-    since: float
+    started: float
     reply: Reply | None = None
     lost: SubmitLost | None = None
 
@@ -128,12 +122,10 @@ class Paliadin:
         self._clock = clock
         #: Panes whose agent knows what was said before.
         self._primed: set[str] = set()
-        #: Whose panes they are: two users in one would read each other's conversation.
+        #: The user of each pane: two users in one would read each other's conversation.
         self._owners: dict[str, str] = {}
-        #: A lock for each check that somebody makes or awaits.
-        self._checking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
-        self._checks: dict[str, _Check] = {}
-        self._begun = 0
+        #: Until when a pane's last health check is trusted. "" stands for all panes.
+        self._healthy_until: dict[str, float] = {}
 
     async def health(self, user: User | None = None) -> None:
         """Return if the backend is well, or was within the last 10 s.
@@ -145,16 +137,15 @@ class Paliadin:
             PaliadinError: it is not.
         """
         key = self._backend.pane(user) if user and self._backend.health_per_pane else ""
-        asked, begun = self._clock(), self._begun
-        async with self._checking.setdefault(key, anyio.Lock()):
-            known = self._checks.get(key)
-            if known and known.error is None and asked - known.ended < HEALTH_TRUST_S:
-                return
-            # Whoever queued here behind a check that fails shares the next one's result.
-            if known is None or known.number <= begun:
-                known = await self._check(key, user)
-        if known.error:
-            raise known.error.with_traceback(None)
+        if self._clock() < self._healthy_until.get(key, -math.inf):
+            return
+        try:
+            await self._backend.health(user)
+        except PaliadinError:
+            if self._backend.health_per_pane:
+                self._primed.clear()  # the agents may have been started afresh
+            raise
+        self._healthy_until[key] = self._clock() + HEALTH_TRUST_S
 
     async def run_turn(self, request: TurnRequest) -> TurnResult:
         """Ask, and return the answer: by the backend's response or by a push, whichever is first.
@@ -176,20 +167,20 @@ class Paliadin:
         primer = primer_block(request.primer) if fresh else ""
         submit = self._backend.prepare(request, primer)
         self._primed.add(pane)
-        who = f"turn_id={request.turn_id} user={request.user.user_id[:8]}"
+        log_ids = f"turn_id={request.turn_id} user={request.user.user_id[:8]}"
         try:
-            result, spawned = await self._run(request, submit, who)
+            result, spawned = await self._run(request, submit, log_ids)
         except BaseException as exc:
             if fresh:
                 self._primed.discard(pane)
-            # A bug's name is enough here, since it is raised on; its text may hold anything.
-            _log.info("turn.unanswered %s error=%s", who, type(exc).__name__)
+            # The error is raised on. Only its name is logged, since its text may hold anything.
+            _log.info("turn.unanswered %s error=%s", log_ids, type(exc).__name__)
             raise
         if spawned and not fresh:
-            self._primed.discard(pane)  # it was fresh after all, and had no primer
+            self._primed.discard(pane)  # the agent was fresh after all, and got no primer
         _log.info(
             "turn.answered %s via=%s revision=%s ms=%.0f",
-            *(who, result.via, result.revision, result.timings.answer_ms),
+            *(log_ids, result.via, result.revision, result.timings.answer_ms),
         )
         return result
 
@@ -218,45 +209,26 @@ class Paliadin:
             )
         return pane
 
-    async def _check(self, key: str, user: User | None) -> _Check:
-        self._begun += 1
-        number, error = self._begun, None
-        try:
-            await self._backend.health(user)
-        except PaliadinError as exc:
-            error = exc
-            if self._backend.health_per_pane:
-                self._primed.clear()
-        ended = self._clock()
-        # Users come and go: what is too old to be trusted is not kept.
-        self._checks = {
-            other: check
-            for other, check in self._checks.items()
-            if ended - check.ended < HEALTH_TRUST_S
-        }
-        self._checks[key] = _Check(number, ended, error)
-        return self._checks[key]
-
     async def _run(
-        self, request: TurnRequest, submit: Callable[[], Awaitable[Reply]], who: str
+        self, request: TurnRequest, submit: Callable[[], Awaitable[Reply]], log_ids: str
     ) -> tuple[TurnResult, bool]:
         started = self._clock()
-        heard = _Heard(started)
+        submission = _Submission(started)
         expected = self._inbox.expect(request.turn_id) if self._inbox else nullcontext(Waiter())
         with anyio.move_on_after(self._deadline_s), expected as waiter:
             if waiter.push is None:
                 await self.health(request.user)
-                heard.since = self._clock()
+                submission.started = self._clock()
             if waiter.push is None:
-                _log.info("turn.submitted %s backend=%s", who, self._backend.name)
-                await self._race(submit, waiter, heard, who)
-        reply, push = heard.reply, waiter.push
+                _log.info("turn.submitted %s backend=%s", log_ids, self._backend.name)
+                await self._race(submit, waiter, submission, log_ids)
+        reply, push = submission.reply, waiter.push
         if isinstance(push, TurnFailed):
             raise AnswerUnusable(request.turn_id, push.data.reason)
         if push is not None:
             text, trailer = split(push.data.response)
         elif reply is None:
-            raise TurnTimeout(request.turn_id, self._deadline_s) from heard.lost
+            raise TurnTimeout(request.turn_id, self._deadline_s) from submission.lost
         elif not reply.text.strip():
             raise ShimError("the backend's answer has no text", retryable=True)
         else:
@@ -269,8 +241,8 @@ class Paliadin:
             revision=push.data.revision if push else None,
             via="push" if push else "response",
             timings=Timings(
-                health_ms=(heard.since - started) * 1000,
-                answer_ms=(self._clock() - heard.since) * 1000,
+                health_ms=(submission.started - started) * 1000,
+                answer_ms=(self._clock() - submission.started) * 1000,
                 backend_ms=reply.duration_ms if reply else None,
                 completed_at=push.data.completed_at if push else None,
             ),
@@ -281,35 +253,34 @@ class Paliadin:
         self,
         submit: Callable[[], Awaitable[Reply]],
         waiter: Waiter,
-        heard: _Heard,
-        who: str,
+        submission: _Submission,
+        log_ids: str,
     ) -> None:
         with anyio.CancelScope() as submitting:
-            waiter.on_push = partial(self._end_soon, submitting, waiter)
+            waiter.on_push = partial(self._end_submit, submitting, waiter)
             try:
-                heard.reply = await submit()
+                submission.reply = await submit()
             except SubmitLost as exc:
                 if self._inbox is None:
                     raise
-                heard.lost = exc
-                _log.info("turn.submit_lost %s error=%s", who, exc)
+                submission.lost = exc
+                _log.info("turn.submit_lost %s error=%s", log_ids, exc)
             except PaliadinError:
                 if waiter.push is None:
                     raise
         if self._inbox is None or waiter.push is not None:
             return
-        if heard.reply is None:
+        if submission.reply is None:
             await waiter.arrived.wait()
-        elif not heard.reply.whole:
-            # The backend may have named the turn itself, and no token told the sidecar ours.
-            self._inbox.add_alias(waiter, heard.reply.turn_id)
+        elif not submission.reply.whole:
+            # The backend may have named the turn itself. Without a token the push has no other id.
+            self._inbox.add_alias(waiter, submission.reply.turn_id)
             with anyio.move_on_after(_PUSH_GRACE_S):
                 await waiter.arrived.wait()
 
-    def _end_soon(self, submitting: anyio.CancelScope, waiter: Waiter) -> None:
-        failed = isinstance(waiter.push, TurnFailed)
-        patience = _REPLY_GRACE_S if self._backend.reply_has_metadata and not failed else 0
-        submitting.deadline = anyio.current_time() + patience
+    def _end_submit(self, submitting: anyio.CancelScope, waiter: Waiter) -> None:
+        wanted = self._backend.reply_has_metadata and not isinstance(waiter.push, TurnFailed)
+        submitting.deadline = anyio.current_time() + (_REPLY_GRACE_S if wanted else 0)
 
 
 def _check_request(request: TurnRequest) -> None:
@@ -327,7 +298,7 @@ def _check_request(request: TurnRequest) -> None:
 
 
 def _check_id(text: object, whose: str) -> None:
-    # It travels back in a push as an id, and stands in logs.
+    # It comes back in a push, which takes ids alone, and stands in logs.
     if not isinstance(text, str):
         raise BadRequest(f"the {whose} id is a {type(text).__name__}: a str or a uuid.UUID is one")
     if not is_turn_id(text):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,14 @@ def test_backends_words_stay_inside(
     assert str(error) == f"{error.code}: HTTP {status}"
     assert len(error.detail) <= 200
     assert all(ord(c) >= 32 and not 127 <= ord(c) < 160 for c in error.detail)
+
+
+def test_each_says_what_to_do() -> None:
+    """Each error that is raised has a remedy of its own or its kind's, and a traceback shows it."""
+    for kind in (*PaliadinError.__subclasses__(), *SubmitLost.__subclasses__()):
+        assert kind.remedy or kind is SubmitLost
+    error = error_from_http(401, None, None, "")
+    assert "AICHAT_TOKEN" in traceback.format_exception(error)[-1]
 
 
 def test_submit_lost() -> None:

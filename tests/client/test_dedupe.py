@@ -76,27 +76,6 @@ def test_no_possible_file(path: str) -> None:
         Sqlite(path)
 
 
-async def test_database_without_ranks(tmp_path: Path) -> None:
-    """Of what was stored before there were ranks, the ids tell what it counts."""
-    path = tmp_path / "inbox.sqlite3"
-    Sqlite(path)
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("DROP TABLE ranks")
-        rows = [
-            ("aichat_paliadin_t_1_1_0123456789abcdef", "turn-1", 1),
-            ("aichat_paliadin_t_1_2_too_large", "turn-1", 2),
-            ("legacy_paliadin_t_2_3_empty", "turn-2", 3),
-        ]
-        db.executemany("INSERT INTO stored VALUES (?, ?, ?, 0)", rows)
-    dedupe = Sqlite(path)
-    answered = Rank("aichat_paliadin_t_1", answered=True, revision=1)
-    assert await dedupe.find(rows[0][0], "turn-1") == (True, answered)
-    failed = Rank("legacy_paliadin_t_2", answered=False, revision=3)
-    assert await dedupe.find("another", "turn-2") == (False, failed)
-    await dedupe.remember("another", "turn-2", rank(), NOW)
-    assert await dedupe.find("another", "turn-2") == (True, rank())
-
-
 def test_for_its_user_alone(tmp_path: Path) -> None:
     """Database and locks are readable by their user alone, also where they were not before."""
     path = tmp_path / "inbox.sqlite3"

@@ -455,30 +455,6 @@ async def test_failed_health_is_not_trusted(host: Host) -> None:
     assert (host.checks, len(host.turns)) == (3, 1)
 
 
-async def test_health_checks_are_shared(host: Host) -> None:
-    """Turns that are asked at once share one health check."""
-    async with (
-        paliadin_client.connect(environ=host.environ) as paliadin,
-        anyio.create_task_group() as tasks,
-    ):
-        for _ in range(5):
-            tasks.start_soon(paliadin.run_turn, ask())
-    assert (host.checks, len(host.turns)) == (1, 5)
-
-
-async def test_failed_checks_are_shared(host: Host) -> None:
-    """Calls that queue for one health check share its failure, too; the next one asks again."""
-    host.unwell = "shim_error"
-    async with paliadin_client.connect(environ=host.environ) as paliadin:
-        calls = [paliadin.health(ANNA) for _ in range(5)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(result) for result in results] == [ShimError] * 5
-        assert host.checks == 1
-        with pytest.raises(ShimError):
-            await paliadin.health(ANNA)
-    assert host.checks == 2
-
-
 async def test_unreachable(host: Host) -> None:
     """A host that does not listen is unreachable, at once and without a word of its address."""
     environ = {**host.environ, "AICHAT_URL": "http://127.0.0.1:1", "PALIADIN_REMOTE_PORT": "1"}
