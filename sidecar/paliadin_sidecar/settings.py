@@ -11,39 +11,29 @@ import ssl
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
-from paliadin_sidecar import envfile, misspelt
+from paliadin_sidecar import misspelt
+from paliadin_sidecar.environment import BOM, Reader
 from paliadin_sidecar.errors import BadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "DEFAULT_ENV_FILE",
-    "Engine",
-    "RootSpec",
-    "Settings",
-    "merged_environment",
-]
+__all__ = ["Engine", "RootSpec", "Settings"]
 
 Engine = Literal["watchfiles", "inotify"]
 _ENGINES: tuple[Engine, ...] = ("watchfiles", "inotify")
 _LEVELS = ("debug", "info", "warning", "error")
-T = TypeVar("T", bound=str)
 
-#: Where the commands look for what their environment does not say.
-DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
 _DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin="
 #: Where the legacy shim writes, unless its PALIADIN_RESPONSE_DIR says otherwise.
 _DEFAULT_RESPONSES = "/tmp/paliadin"  # noqa: S108 - a place, not a file
-_DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
 _MIB = 1024 * 1024
-_BOM = "\ufeff"
 #: The user id that is none: -1 in the kernel's 32 bits.
 _NO_USER = 2**32 - 1
 
@@ -96,30 +86,29 @@ class Settings:
     @classmethod
     def unknown_variables(cls, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """The variables that look like ours and are none, each with the nearest that is."""
-        _, read = cls._read(environ)
-        return misspelt.unknown_variables(environ, read.asked)
+        return misspelt.unknown_variables(environ, cls._read(environ)[1].asked)
 
     @classmethod
-    def _read(cls, environ: Mapping[str, str]) -> tuple[Settings, _Reader]:
-        read = _Reader(environ)
+    def _read(cls, environ: Mapping[str, str]) -> tuple[Settings, Reader]:
+        read = Reader(environ)
         settings = cls(
             state_dir=read.state_dir(),
-            roots=read.roots(),
-            owner=read.owner(),
+            roots=_roots(read),
+            owner=_owner(read),
             host_label=read.text("PALIADIN_HOST_LABEL", socket.gethostname()),
             callback_insecure=(insecure := read.flag("PALIADIN_CALLBACK_INSECURE")),
-            callback_url=read.url("PALIADIN_CALLBACK_URL", insecure=insecure),
-            secrets=read.secrets(),
+            callback_url=_url(read, insecure=insecure),
+            secrets=_secrets(read),
             max_bytes=int(read.number("PALIADIN_MAX_BYTES", 4 * _MIB, least=1, most=64 * _MIB)),
             max_outbox=int(read.number("PALIADIN_MAX_OUTBOX", 1024 * _MIB, least=_MIB, most=2**50)),
             quiet_s=read.number("PALIADIN_QUIET_S", 5.0, least=0, most=600),
             rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
             refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),
             callback_timeout_s=read.number("PALIADIN_CALLBACK_TIMEOUT_S", 10.0, least=0.1, most=60),
-            callback_ca_file=read.authority("PALIADIN_CALLBACK_CA_FILE"),
-            events=read.engine("PALIADIN_EVENTS"),
+            callback_ca_file=_authority(read),
+            events=_engine(read),
             log_level=read.choice("PALIADIN_LOG_LEVEL", _LEVELS, "info"),
-            metrics=read.address("PALIADIN_METRICS"),
+            metrics=_address(read),
         )
         return settings, read
 
@@ -143,252 +132,158 @@ class Settings:
             del others[name]
         return named | {f"PALIADIN_{name.upper()}": str(value) for name, value in others.items()}
 
-    @staticmethod
-    def find_state_dir(environ: Mapping[str, str]) -> Path:
-        """Where the outbox is: all that a command which only reads it needs.
 
-        Raises:
-            BadSettings: the value is no absolute path.
-        """
-        read = _Reader(environ)
-        found = read.state_dir()
-        if read.problems:
-            raise BadSettings(read.problems)
-        return found
+# --- how each variable is read ----------------------------------------------------------
 
 
-def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
-    """The environment, and from the file what the environment does not say.
+def _engine(read: Reader) -> Engine:
+    name = "PALIADIN_EVENTS"
+    value = read.choice(name, _ENGINES, _ENGINES[0])
+    if value == "inotify" and find_spec("asyncinotify") is None:
+        read.wrong(name, value, "needs the package asyncinotify, as in requirements/sidecar.txt")
+    return value
 
-    What systemd ignores in the file is here under a name that no variable has, to be told of.
 
-    Args:
-        environ: the process's environment.
-        env_file: a file as systemd reads one for a unit; None for the default one, which may be
-            missing.
-
-    Raises:
-        BadSettings: a file that was named cannot be read.
-        PermissionError: the default one is there and may not be read.
-    """
-    path = env_file or DEFAULT_ENV_FILE
+def _authority(read: Reader) -> Path | None:
+    name = "PALIADIN_CALLBACK_CA_FILE"
+    value = read.text(name, "")
+    if not value:
+        return None
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            said = envfile.assignments(file.read())
-    except FileNotFoundError:
-        if env_file is None:
-            return dict(environ)
-        raise BadSettings([f"--env-file {env_file} does not exist"]) from None
-    except (OSError, UnicodeDecodeError) as exc:
-        if isinstance(exc, PermissionError):
-            raise
-        raise BadSettings([f"{path} cannot be read: {type(exc).__name__}"]) from None
-    if any(name.startswith(_BOM) for name, _ in said):
-        mend = "a byte order mark, which makes systemd ignore its first variable"
-        raise BadSettings([f"{path} begins with {mend}: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"])
-    return dict(said) | dict(environ)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except OSError as exc:  # an SSLError is one
+        why = exc.strerror or type(exc).__name__
+        read.wrong(name, value, f"must be a readable file of PEM certificates ({why})")
+    return Path(value)
 
 
-class _Reader:
-    # Collects the problems, so that an operator sees all of them at once.
+def _address(read: Reader) -> tuple[str, int] | None:
+    name = "PALIADIN_METRICS"
+    value = read.text(name, "")
+    if not value:
+        return None
+    try:
+        url = urlsplit(f"//{value}")
+        host, port = url.hostname or "", url.port or 0
+        # No other names: one that is looked up can be another address tomorrow.
+        if host != "localhost":
+            ipaddress.ip_address(host)
+    except ValueError:
+        host, port = "", 0
+    if not port or value.lower() not in {f"{host}:{port}", f"[{host}]:{port}"}:
+        read.wrong(name, value, "must be <address>:<port>, such as 127.0.0.1:9464")
+    return host, port
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.problems: list[str] = []
-        self.asked: set[str] = set()
 
-    def _wrong(self, name: str, value: str, right: str) -> None:
-        # A secret may stand where it does not belong, or where it does with a mistake.
-        shown = "<hidden>" if "whsec_" in value else repr(value)
-        self.problems.append(f"{name}={shown}: {right}")
+def _owner(read: Reader) -> int:
+    value = read.text("PALIADIN_OWNER", str(os.getuid()))
+    if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII) and int(value) < _NO_USER:
+        return int(value)
+    try:
+        return pwd.getpwnam(value).pw_uid
+    except KeyError:
+        read.wrong("PALIADIN_OWNER", value, "must be a user's name or number on this host")
+        return os.getuid()
 
-    def text(self, name: str, default: str) -> str:
-        self.asked.add(name)
-        value = self._environ.get(name, "").strip()
-        try:
-            good = b"\0" not in value.encode()
-        except UnicodeEncodeError:  # how Python carries a byte that is no UTF-8
-            good = False
-        if not good:
-            # No path, no name and no body can hold it. The value may be a secret.
-            self.problems.append(f"{name} must be UTF-8 without NUL")
-            return default
-        return value or default
 
-    def flag(self, name: str) -> bool:
-        value = self.text(name, "0")
-        if value not in {"0", "1"}:
-            self._wrong(name, value, "must be 1 or 0")
-        return value == "1"
+def _roots(read: Reader) -> tuple[RootSpec, ...]:
+    name = "PALIADIN_WATCH"
+    value = read.text(name, "") or f"{_DEFAULT_WATCH}{_responses(read)}"
+    right = "must be <backend>/<persona>=<absolute path>, several joined by ':'"
+    roots: list[RootSpec] = []
+    for part in value.split(":"):
+        labels, _, path = part.strip().partition("=")
+        backend, _, persona = labels.partition("/")
+        if not (is_label(backend) and is_label(persona) and _is_plain(path)):
+            read.wrong(name, part, f"{right}; labels are of a-z, 0-9 and -")
+            continue
+        roots.append(RootSpec(backend, persona, Path(path)))
+    _distinct(read, name, [f"{r.backend}/{r.persona}" for r in roots])
+    _distinct(read, name, [str(r.path) for r in roots])
+    return tuple(roots)
 
-    def choice(self, name: str, known: tuple[T, ...], default: T) -> T:
-        value = self.text(name, default).lower()
-        for one in known:
-            if one == value:
-                return one
-        self._wrong(name, value, f"must be one of {', '.join(known)}")
-        return default
 
-    def engine(self, name: str) -> Engine:
-        value = self.choice(name, _ENGINES, _ENGINES[0])
-        if value == "inotify" and find_spec("asyncinotify") is None:
-            self._wrong(
-                name, value, "needs the package asyncinotify, as in requirements/sidecar.txt"
-            )
+def _responses(read: Reader) -> str:
+    name = "PALIADIN_RESPONSE_DIR"
+    value = read.text(name, _DEFAULT_RESPONSES)
+    if _is_plain(value) and ":" not in value:
         return value
+    read.wrong(name, value, "must be an absolute path without ':'")
+    return _DEFAULT_RESPONSES
 
-    def number(self, name: str, default: float, *, least: float, most: float) -> float:
-        value = self.text(name, str(default))
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not least <= number <= most:  # also when it is no number
-            self._wrong(name, value, f"must be a number from {least:.12g} to {most:.12g}")
-            return default
-        return number
 
-    def authority(self, name: str) -> Path | None:
-        value = self.text(name, "")
-        if not value:
-            return None
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
-        except OSError as exc:  # an SSLError is one
-            why = exc.strerror or type(exc).__name__
-            self._wrong(name, value, f"must be a readable file of PEM certificates ({why})")
-        return Path(value)
+def _distinct(read: Reader, name: str, values: list[str]) -> None:
+    for twice in sorted({v for v in values if values.count(v) > 1}):
+        read.wrong(name, twice, "is named twice; each root needs a label and a path of its own")
 
-    def address(self, name: str) -> tuple[str, int] | None:
-        value = self.text(name, "")
-        if not value:
-            return None
-        try:
-            url = urlsplit(f"//{value}")
-            host, port = url.hostname or "", url.port or 0
-            # No other names: one that is looked up can be another address tomorrow.
-            if host != "localhost":
-                ipaddress.ip_address(host)
-        except ValueError:
-            host, port = "", 0
-        if not port or value.lower() not in {f"{host}:{port}", f"[{host}]:{port}"}:
-            self._wrong(name, value, "must be <address>:<port>, such as 127.0.0.1:9464")
-        return host, port
 
-    def state_dir(self) -> Path:
-        name = "PALIADIN_STATE_DIR"
-        # systemd lists several, should a unit ask for them: the first is ours.
-        of_systemd = self.text("STATE_DIRECTORY", _DEFAULT_STATE_DIR).split(":")[0]
-        value = self.text(name, of_systemd)
-        path = Path(value)
-        if not path.is_absolute():
-            self._wrong(name, value, "must be an absolute path")
-        return path
+def _url(read: Reader, *, insecure: bool) -> str:
+    name = "PALIADIN_CALLBACK_URL"
+    value = read.text(name, "")
+    right = "must be the https:// address of paliad's callback route"
+    if not value:
+        read.problems.append(f"{name} is not set: {right}")
+        return ""
+    try:
+        url = urlsplit(value)
+        host = url.hostname if url.port != 0 else None
+        (host or "").encode("idna")  # as its lookup does: no label is empty, or too long
+    except ValueError:
+        host = None
+    # What is no printable ASCII would fail at each attempt only (RFC 3986, section 2).
+    if not host or url.scheme not in {"http", "https"} or not re.fullmatch("[!-~]+", value):
+        read.wrong(name, _without_secrets(value), right)
+    elif url.username is not None or set(value) & set("?#"):
+        # They would end in logs here and in access logs there; an empty one would not be sent.
+        read.wrong(name, _without_secrets(value), "must hold no user, password or query")
+    elif url.scheme == "http" and not insecure and not _is_loopback(host):
+        read.wrong(
+            name, value, "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
+        )
+    return value
 
-    def owner(self) -> int:
-        value = self.text("PALIADIN_OWNER", str(os.getuid()))
-        if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII) and int(value) < _NO_USER:
-            return int(value)
-        try:
-            return pwd.getpwnam(value).pw_uid
-        except KeyError:
-            self._wrong("PALIADIN_OWNER", value, "must be a user's name or number on this host")
-            return os.getuid()
 
-    def roots(self) -> tuple[RootSpec, ...]:
-        name = "PALIADIN_WATCH"
-        value = self.text(name, "") or f"{_DEFAULT_WATCH}{self._responses()}"
-        right = "must be <backend>/<persona>=<absolute path>, several joined by ':'"
-        roots: list[RootSpec] = []
-        for part in value.split(":"):
-            labels, _, path = part.strip().partition("=")
-            backend, _, persona = labels.partition("/")
-            if not (is_label(backend) and is_label(persona) and _is_plain(path)):
-                self._wrong(name, part, f"{right}; labels are of a-z, 0-9 and -")
-                continue
-            roots.append(RootSpec(backend, persona, Path(path)))
-        self._distinct(name, [f"{r.backend}/{r.persona}" for r in roots])
-        self._distinct(name, [str(r.path) for r in roots])
-        return tuple(roots)
-
-    def _responses(self) -> str:
-        name = "PALIADIN_RESPONSE_DIR"
-        value = self.text(name, _DEFAULT_RESPONSES)
-        if _is_plain(value) and ":" not in value:
-            return value
-        self._wrong(name, value, "must be an absolute path without ':'")
-        return _DEFAULT_RESPONSES
-
-    def _distinct(self, name: str, values: list[str]) -> None:
-        for twice in sorted({v for v in values if values.count(v) > 1}):
-            self._wrong(
-                name, twice, "is named twice; each root needs a label and a path of its own"
+def _secrets(read: Reader) -> tuple[str, ...]:
+    name = "PALIADIN_CALLBACK_SECRET"
+    value, source = _secret_text(read, name)
+    # Editors, and whatever was joined from their files, leave byte order marks.
+    value = value.replace(BOM, "").strip()
+    if not value:
+        if source:
+            read.problems.append(
+                f"{source} is not set: must be whsec_<base64>, the one that paliad has; where "
+                "there is none yet, make one with "
+                """echo "whsec_$(head -c 32 /dev/urandom | base64)" """.rstrip()
             )
+        return ()
+    try:
+        Keys(value.split())
+    except BadSecret as exc:
+        read.problems.append(f"{source}: {exc}; must be whsec_<base64>, 24 bytes or more")
+    return tuple(value.split())
 
-    def url(self, name: str, *, insecure: bool) -> str:
-        value = self.text(name, "")
-        right = "must be the https:// address of paliad's callback route"
-        if not value:
-            self.problems.append(f"{name} is not set: {right}")
-            return ""
-        try:
-            url = urlsplit(value)
-            host = url.hostname if url.port != 0 else None
-            (host or "").encode("idna")  # as its lookup does: no label is empty, or too long
-        except ValueError:
-            host = None
-        # What is no printable ASCII would fail at each attempt only (RFC 3986, section 2).
-        if not host or url.scheme not in {"http", "https"} or not re.fullmatch("[!-~]+", value):
-            self._wrong(name, _without_secrets(value), right)
-        elif url.username is not None or set(value) & set("?#"):
-            # They would end in logs here and in access logs there; an empty one would not be sent.
-            self._wrong(name, _without_secrets(value), "must hold no user, password or query")
-        elif url.scheme == "http" and not insecure and not _is_loopback(host):
-            self._wrong(
-                name, value, "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
-            )
-        return value
 
-    def secrets(self) -> tuple[str, ...]:
-        name = "PALIADIN_CALLBACK_SECRET"
-        value, source = self._secret_text(name)
-        # Editors, and whatever was joined from their files, leave byte order marks.
-        value = value.replace(_BOM, "").strip()
-        if not value:
-            if source:
-                self.problems.append(
-                    f"{source} is not set: must be whsec_<base64>, the one that paliad has; where "
-                    "there is none yet, make one with "
-                    """echo "whsec_$(head -c 32 /dev/urandom | base64)" """.rstrip()
-                )
-            return ()
-        try:
-            Keys(value.split())
-        except BadSecret as exc:
-            self.problems.append(f"{source}: {exc}; must be whsec_<base64>, 24 bytes or more")
-        return tuple(value.split())
-
-    def _secret_text(self, name: str) -> tuple[str, str]:
-        # The text, and where it comes from; an unreadable file is a problem already said.
-        if value := self.text(name, ""):
-            return value, name
-        path = self.text(f"{name}_FILE", "")
-        source = f"{name}_FILE"
-        if not path and (directory := self.text("CREDENTIALS_DIRECTORY", "")):
-            path, source = f"{directory}/callback-secret", "the credential callback-secret"
-            if not os.access(path, os.F_OK):
-                return "", name
-        if not path:
+def _secret_text(read: Reader, name: str) -> tuple[str, str]:
+    # The text, and where it comes from; an unreadable file is a problem already said.
+    if value := read.text(name, ""):
+        return value, name
+    path = read.text(f"{name}_FILE", "")
+    source = f"{name}_FILE"
+    if not path and (directory := read.text("CREDENTIALS_DIRECTORY", "")):
+        path, source = f"{directory}/callback-secret", "the credential callback-secret"
+        if not os.access(path, os.F_OK):
             return "", name
-        try:
-            text = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            right = f"must be a text file that this user can read ({type(exc).__name__})"
-            if isinstance(exc, PermissionError):
-                right += f", or nothing can be signed: chown {os.geteuid()} {path}"
-            self._wrong(source, path, right)
-            return "", ""
-        return text, f"{source} ({path})"
+    if not path:
+        return "", name
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        right = f"must be a text file that this user can read ({type(exc).__name__})"
+        if isinstance(exc, PermissionError):
+            right += f", or nothing can be signed: chown {os.geteuid()} {path}"
+        read.wrong(source, path, right)
+        return "", ""
+    return text, f"{source} ({path})"
 
 
 def _is_plain(path: str) -> bool:

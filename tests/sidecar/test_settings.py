@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, asdict
@@ -16,10 +15,10 @@ from hypothesis import strategies as st
 from support.sidecar import new_secret
 from support.users import without_privilege
 
-import paliadin_sidecar.settings
 from paliadin_contract.ids import is_label
+from paliadin_sidecar.environment import find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings
-from paliadin_sidecar.settings import RootSpec, Settings, merged_environment
+from paliadin_sidecar.settings import RootSpec, Settings
 
 SECRET, OLD_SECRET = new_secret(), new_secret()
 LEAST = {
@@ -296,16 +295,8 @@ def test_no_text(name: str, value: str) -> None:
 )
 def test_state_dir(environ: dict[str, str], found: str) -> None:
     """The state directory is ours to say, else systemd's first, else the usual one."""
-    assert Settings.find_state_dir(environ) == Path(found)
+    assert find_state_dir(environ) == Path(found)
     assert settings(**environ).state_dir == Path(found)
-
-
-@pytest.mark.parametrize("name", ["PALIADIN_STATE_DIR", "STATE_DIRECTORY"])
-def test_relative_state_dir(name: str) -> None:
-    """A relative one would depend on where a command is typed."""
-    with pytest.raises(BadSettings) as caught:
-        Settings.find_state_dir({name: "state"})
-    assert caught.value.problems == ["PALIADIN_STATE_DIR='state': must be an absolute path"]
 
 
 # --- the roots ------------------------------------------------------------------------------
@@ -575,23 +566,6 @@ def test_no_secret_in_a_repr() -> None:
         assert secret.removeprefix("whsec_") not in repr(said) + str(said)
 
 
-# --- the file -------------------------------------------------------------------------------
-
-
-def test_env_file(tmp_path: Path) -> None:
-    """A file says what the environment does not, and nothing in it is expanded."""
-    path = tmp_path / "sidecar.env"
-    path.write_text("# a comment\nA=1\nB='two words'\nC=$HOME ${HOME}\nD=4\nE\n")
-    assert merged_environment({"D": "from outside", "F": "6"}, path) == {
-        "A": "1",
-        "B": "two words",
-        "C": "$HOME ${HOME}",
-        "D": "from outside",
-        "F": "6",
-        "E without =": "",  # to be told of
-    }
-
-
 def test_a_comment_behind_a_value_is_a_part_of_it(tmp_path: Path) -> None:
     """As systemd reads it for the daemon: the commands find wrong what the daemon does."""
     path = tmp_path / "sidecar.env"
@@ -600,41 +574,6 @@ def test_a_comment_behind_a_value_is_a_part_of_it(tmp_path: Path) -> None:
     said, ignored = problems(**environ)
     assert ignored.startswith("export PALIADIN_RESCAN_S is no variable")
     assert said == "PALIADIN_QUIET_S='7   # seconds': must be a number from 0 to 600"
-
-
-def test_default_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The usual file may be missing; where it is there, it counts."""
-    path = tmp_path / "sidecar.env"
-    monkeypatch.setattr(paliadin_sidecar.settings, "DEFAULT_ENV_FILE", path)
-    assert merged_environment({"A": "1"}, None) == {"A": "1"}
-    path.write_text("B=2\n")
-    assert merged_environment({"A": "1"}, None) == {"A": "1", "B": "2"}
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("missing", "--env-file {} does not exist"),
-        ("folder", "{} cannot be read: IsADirectoryError"),
-        ("binary", "{} cannot be read: UnicodeDecodeError"),
-    ],
-)
-def test_bad_env_file(tmp_path: Path, name: str, sentence: str) -> None:
-    """A file that was named must be there, and be text."""
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "binary").write_bytes(b"A=\xff\n")
-    with pytest.raises(BadSettings) as caught:
-        merged_environment({}, tmp_path / name)
-    assert caught.value.problems == [sentence.format(tmp_path / name)]
-
-
-def test_forbidden_env_file(tmp_path: Path) -> None:
-    """A file that is there and may not be read is for the command to explain."""
-    path = tmp_path / "sidecar.env"
-    path.write_text("A=1\n")
-    path.chmod(0)
-    with without_privilege(), pytest.raises(PermissionError):
-        merged_environment({}, path)
 
 
 # --- whatever is said -----------------------------------------------------------------------
@@ -719,15 +658,3 @@ def test_a_secret_with_a_byte_order_mark(tmp_path: Path, shape: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
     assert set(Settings.from_environment(secret_from(path)).secrets) == {SECRET}
     assert set(settings(PALIADIN_CALLBACK_SECRET=text).secrets) == {SECRET}
-
-
-def test_an_environment_file_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """Systemd ignores the first variable of such a file: it is said, with what mends it."""
-    path = tmp_path / "sidecar.env"
-    path.write_text("\ufeffA=1\nB=2\n", encoding="utf-8")
-    with pytest.raises(BadSettings, match="byte order mark") as caught:
-        merged_environment({}, path)
-    subprocess.run(["sh", "-ec", caught.value.problems[0].partition(": ")[2]], check=True)
-    assert merged_environment({}, path) == {"A": "1", "B": "2"}
-    path.write_text("\ufeff# of an editor\nA=1\n", encoding="utf-8")
-    assert merged_environment({}, path) == {"A": "1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from paliadin_sidecar.settings import merged_environment
+from paliadin_sidecar.environment import merged_environment
 
 REPOSITORY = Path(__file__).parents[2]
 ENV_FILE = REPOSITORY / "systemd/sidecar.env"

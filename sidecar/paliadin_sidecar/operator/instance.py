@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar.environment import DEFAULT_ENV_FILE
 from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import systemd_unit
 from paliadin_sidecar.operator.hosting import Hosting, in_container, unit_name
 from paliadin_sidecar.operator.terminal import local_time
-from paliadin_sidecar.settings import DEFAULT_ENV_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from paliadin_sidecar.environment import find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, SidecarError, Unwritable
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.hosting import Hosting, is_unit, unit_name
 from paliadin_sidecar.operator.lookup import find_turn
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.settings import Settings, merged_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +85,7 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
     with clear_errors(env_file):
-        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+        state_dir = find_state_dir(merged_environment(os.environ, env_file))
         path = state_dir / FILENAME
         try:
             with path.open("rb"):
@@ -153,7 +153,7 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
     if is_unit():
         return problems
     try:
-        state_dir = Settings.find_state_dir(merged_environment(os.environ, env_file))
+        state_dir = find_state_dir(merged_environment(os.environ, env_file))
     except (BadSettings, PermissionError):
         return problems
     instance = instances.inspect(state_dir, env_file)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from paliadin_sidecar.environment import DEFAULT_ENV_FILE, find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.findings import wrong
 from paliadin_sidecar.operator.hosting import unit_name
 from paliadin_sidecar.operator.session import clear_errors, env_file_option, json_option
 from paliadin_sidecar.operator.terminal import print_json, print_table
-from paliadin_sidecar.settings import DEFAULT_ENV_FILE, Settings, merged_environment
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
-    state_dir = Settings.find_state_dir(environ)
+    state_dir = find_state_dir(environ)
     if os.geteuid() and state_dir.is_dir() and not os.access(state_dir, os.R_OK | os.X_OK):
         # Most of what follows would look wrong to this user, and not be so.
         raise PermissionError(errno.EACCES, "", str(state_dir))
@@ -101,7 +102,7 @@ def _environment_of(
         found |= os.environ
     if not any(map(found.get, _SECRET_VARIABLES)):
         # An operator's command signs with the service's secret.
-        folder = _credentials(Settings.find_state_dir(environ), env_file)
+        folder = _credentials(find_state_dir(environ), env_file)
         found |= {"CREDENTIALS_DIRECTORY": str(folder)} if folder else {}
     return found
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
 from paliadin_sidecar.host.threads import Deadline
 from paliadin_sidecar.operator.hosting import is_unit
 from paliadin_sidecar.operator.session import clear_errors, env_file_option, stdout
-from paliadin_sidecar.settings import Settings, merged_environment
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

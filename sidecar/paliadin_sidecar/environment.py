@@ -1,0 +1,142 @@
+"""The variables, of the process and of a file, and how one of them is read.
+
+All that a command needs which only looks at an outbox: what the daemon needs is in `settings`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from paliadin_sidecar import envfile
+from paliadin_sidecar.errors import BadSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment"]
+
+T = TypeVar("T", bound=str)
+
+#: Where the commands look for what their environment does not say.
+DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
+#: The byte order mark that editors leave.
+BOM = "\ufeff"
+_DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
+
+
+def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
+    """The environment, and from the file what the environment does not say.
+
+    What systemd ignores in the file is here under a name that no variable has, to be told of.
+
+    Args:
+        environ: the process's environment.
+        env_file: a file as systemd reads one for a unit; None for the default one, which may be
+            missing.
+
+    Raises:
+        BadSettings: a file that was named cannot be read.
+        PermissionError: the default one is there and may not be read.
+    """
+    path = env_file or DEFAULT_ENV_FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            said = envfile.assignments(file.read())
+    except FileNotFoundError:
+        if env_file is None:
+            return dict(environ)
+        raise BadSettings([f"--env-file {env_file} does not exist"]) from None
+    except PermissionError:
+        raise
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadSettings([f"{path} cannot be read: {type(exc).__name__}"]) from None
+    if any(name.startswith(BOM) for name, _ in said):
+        mark = "a byte order mark, which makes systemd ignore its first variable"
+        raise BadSettings([f"{path} begins with {mark}: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"])
+    return dict(said) | dict(environ)
+
+
+def find_state_dir(environ: Mapping[str, str]) -> Path:
+    """Where the outbox is.
+
+    Raises:
+        BadSettings: the value is no absolute path.
+    """
+    reader = Reader(environ)
+    found = reader.state_dir()
+    if reader.problems:
+        raise BadSettings(reader.problems)
+    return found
+
+
+class Reader:
+    """Reads variables, and collects the problems, so that an operator sees all of them at once.
+
+    Args:
+        environ: where they are.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.asked: set[str] = set()  #: the names of the variables that were read
+        #: One sentence each: the variable, its value unless it is a secret's, what would be right.
+        self.problems: list[str] = []
+
+    def wrong(self, name: str, value: str, right: str) -> None:
+        """Add a problem; a secret may stand where it does not belong, and is not shown."""
+        shown = "<hidden>" if "whsec_" in value else repr(value)
+        self.problems.append(f"{name}={shown}: {right}")
+
+    def text(self, name: str, default: str = "") -> str:
+        """The value, without blanks around it; the default where it is empty."""
+        self.asked.add(name)
+        value = self._environ.get(name, "").strip()
+        try:
+            good = b"\0" not in value.encode()
+        except UnicodeEncodeError:  # how Python carries a byte that is no UTF-8
+            good = False
+        if not good:
+            # No path, no name and no body can hold it. The value may be a secret.
+            self.problems.append(f"{name} must be UTF-8 without NUL")
+            return default
+        return value or default
+
+    def flag(self, name: str) -> bool:
+        """1 or 0, which is the default."""
+        value = self.text(name, "0")
+        if value not in {"0", "1"}:
+            self.wrong(name, value, "must be 1 or 0")
+        return value == "1"
+
+    def choice(self, name: str, known: tuple[T, ...], default: T) -> T:
+        """One of several words, in whatever case."""
+        value = self.text(name, default).lower()
+        for one in known:
+            if one == value:
+                return one
+        self.wrong(name, value, f"must be one of {', '.join(known)}")
+        return default
+
+    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+        """A number between two others."""
+        value = self.text(name, str(default))
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:  # also when it is no number
+            self.wrong(name, value, f"must be a number from {least:.12g} to {most:.12g}")
+            return default
+        return number
+
+    def state_dir(self) -> Path:
+        """The daemon's state directory."""
+        name = "PALIADIN_STATE_DIR"
+        # systemd lists several, should a unit ask for them: the first is ours.
+        of_systemd = self.text("STATE_DIRECTORY", _DEFAULT_STATE_DIR).split(":")[0]
+        value = self.text(name, of_systemd)
+        path = Path(value)
+        if not path.is_absolute():
+            self.wrong(name, value, "must be an absolute path")
+        return path

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from support.users import without_privilege
+
+from paliadin_sidecar import environment
+from paliadin_sidecar.environment import Reader, find_state_dir, merged_environment
+from paliadin_sidecar.errors import BadSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_reader_collects() -> None:
+    """Every problem is kept, and so is every name that was asked for."""
+    reader = Reader({"A": "2", "B": "x", "C": " Two ", "D": "9", "E": "whsec_AAAA"})
+    assert reader.flag("A") is False
+    assert reader.number("B", 1.5, least=0, most=9) == 1.5
+    assert reader.choice("C", ("one", "two"), "one") == "two"
+    assert reader.number("D", 1.5, least=0, most=9) == 9
+    assert reader.choice("E", ("one",), "one") == "one"
+    assert reader.text("F", "default") == "default"
+    assert reader.problems == [
+        "A='2': must be 1 or 0",
+        "B='x': must be a number from 0 to 9",
+        "E=<hidden>: must be one of one",
+    ]
+    assert reader.asked == {"A", "B", "C", "D", "E", "F"}
+
+
+@pytest.mark.parametrize("name", ["PALIADIN_STATE_DIR", "STATE_DIRECTORY"])
+def test_relative_state_dir(name: str) -> None:
+    """A relative one would depend on where a command is typed."""
+    with pytest.raises(BadSettings) as caught:
+        find_state_dir({name: "state"})
+    assert caught.value.problems == ["PALIADIN_STATE_DIR='state': must be an absolute path"]
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+def test_env_file(tmp_path: Path) -> None:
+    """A file says what the environment does not, and nothing in it is expanded."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("# a comment\nA=1\nB='two words'\nC=$HOME ${HOME}\nD=4\nE\n")
+    assert merged_environment({"D": "from outside", "F": "6"}, path) == {
+        "A": "1",
+        "B": "two words",
+        "C": "$HOME ${HOME}",
+        "D": "from outside",
+        "F": "6",
+        "E without =": "",  # to be told of
+    }
+
+
+def test_default_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual file may be missing; where it is there, it counts."""
+    path = tmp_path / "sidecar.env"
+    monkeypatch.setattr(environment, "DEFAULT_ENV_FILE", path)
+    assert merged_environment({"A": "1"}, None) == {"A": "1"}
+    path.write_text("B=2\n")
+    assert merged_environment({"A": "1"}, None) == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing", "--env-file {} does not exist"),
+        ("folder", "{} cannot be read: IsADirectoryError"),
+        ("binary", "{} cannot be read: UnicodeDecodeError"),
+    ],
+)
+def test_bad_env_file(tmp_path: Path, name: str, sentence: str) -> None:
+    """A file that was named must be there, and be text."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"A=\xff\n")
+    with pytest.raises(BadSettings) as caught:
+        merged_environment({}, tmp_path / name)
+    assert caught.value.problems == [sentence.format(tmp_path / name)]
+
+
+def test_forbidden_env_file(tmp_path: Path) -> None:
+    """A file that is there and may not be read is for the command to explain."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("A=1\n")
+    path.chmod(0)
+    with without_privilege(), pytest.raises(PermissionError):
+        merged_environment({}, path)
+
+
+def test_an_environment_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Systemd ignores the first variable of such a file: it is said, with what mends it."""
+    path = tmp_path / "sidecar.env"
+    path.write_text("\ufeffA=1\nB=2\n", encoding="utf-8")
+    with pytest.raises(BadSettings, match="byte order mark") as caught:
+        merged_environment({}, path)
+    subprocess.run(["sh", "-ec", caught.value.problems[0].partition(": ")[2]], check=True)
+    assert merged_environment({}, path) == {"A": "1", "B": "2"}
+    path.write_text("\ufeff# of an editor\nA=1\n", encoding="utf-8")
+    assert merged_environment({}, path) == {"A": "1"}
