@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures, with the clock passed in.
+"""Signs and verifies callbacks as Standard Webhooks says, with the clock passed in.
 
 Source: https://www.standardwebhooks.com, version 1, symmetric keys.
 """
@@ -10,15 +10,13 @@ import binascii
 import codecs
 import hmac
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-from standardwebhooks import Webhook
 
 from paliadin_contract.errors import BadSecret, BadSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
 __all__ = ["TOLERANCE_S", "Keys", "Verification"]
 
@@ -27,7 +25,8 @@ TOLERANCE_S = 300
 #: The standard asks for 24 to 64 bytes; a longer key does no harm.
 _MIN_KEY_BYTES = 24
 _PREFIX = "whsec_"
-_LARGE = 1024 * 1024
+#: A body is read in such steps, so that no copy of a large one is made.
+_STEP_BYTES = 1024 * 1024
 _NOT_UTF8 = "the body or a header is not UTF-8"
 _TIMESTAMP = re.compile(r"\A[0-9]{1,11}\Z", re.ASCII)
 
@@ -43,21 +42,18 @@ class Keys:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._webhooks: list[Webhook] = []
-        self._raw: list[bytes] = []
+        self._keys: list[bytes] = []
         wrong = []
         for place, secret in enumerate(secrets, 1):
             try:
-                key = _key(place, secret)
-                self._webhooks.append(Webhook(key))
-                self._raw.append(key)
+                self._keys.append(_key(place, secret))
             except BadSecret as exc:
                 wrong.append(str(exc))
-        if wrong or not self._webhooks:
+        if wrong or not self._keys:
             raise BadSecret("; ".join(wrong) or "no secret")
 
     def __repr__(self) -> str:
-        return f"Keys(<{len(self._webhooks)} masked>)"
+        return f"Keys(<{len(self._keys)} masked>)"
 
     def sign(self, webhook_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """The three headers that prove `body`, one signature for each secret.
@@ -65,10 +61,18 @@ class Keys:
         Raises:
             UnicodeDecodeError: `body` is not UTF-8.
         """
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for start in range(0, len(body), _STEP_BYTES):
+            decoder.decode(body[start : start + _STEP_BYTES])
+        decoder.decode(b"", final=True)
+        timestamp = int(now.timestamp())
+        macs = self._macs(webhook_id, timestamp)
+        for mac in macs:
+            mac.update(body)
         return {
             "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": " ".join(self._signatures(webhook_id, body, now)),
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(_signature(mac).decode() for mac in macs),
         }
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> str:
@@ -106,29 +110,14 @@ class Keys:
             raise BadSignature(f"webhook-timestamp is more than {TOLERANCE_S} s from this clock")
         try:
             candidates = [part.encode() for part in offered.split(" ")]
-            signed = f"{webhook_id}.{int(timestamp)}.".encode()
+            return Verification(webhook_id, candidates, self._macs(webhook_id, int(timestamp)))
         except UnicodeError:
             raise BadSignature(_NOT_UTF8) from None
-        return Verification(
-            webhook_id, candidates, [hmac.new(k, signed, "sha256") for k in self._raw]
-        )
 
-    def _signatures(self, webhook_id: str, body: bytes, at: datetime) -> list[str]:
-        if len(body) <= _LARGE:
-            text = body.decode()
-            return [
-                webhook.sign(webhook_id, at.astimezone(UTC), text) for webhook in self._webhooks
-            ]
-        # The library copies a body three times.
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for start in range(0, len(body), _LARGE):
-            decoder.decode(body[start : start + _LARGE])
-        decoder.decode(b"", final=True)
-        signed = f"{webhook_id}.{int(at.timestamp())}.".encode()
-        macs = [hmac.new(key, signed, "sha256") for key in self._raw]
-        for mac in macs:
-            mac.update(body)
-        return [f"v1,{base64.b64encode(mac.digest()).decode()}" for mac in macs]
+    def _macs(self, webhook_id: str, timestamp: int) -> list[hmac.HMAC]:
+        # What is signed begins with these two; the body follows.
+        begin = f"{webhook_id}.{timestamp}.".encode()
+        return [hmac.new(key, begin, "sha256") for key in self._keys]
 
 
 class Verification:
@@ -156,7 +145,7 @@ class Verification:
         self._decode(b"", final=True)
         if not self._is_utf8:
             raise BadSignature(_NOT_UTF8)
-        wanted = [b"v1," + base64.b64encode(mac.digest()) for mac in self._macs]
+        wanted = [_signature(mac) for mac in self._macs]
         # Every pair is compared, so that time tells nothing about which secret matched.
         matches = [hmac.compare_digest(a, b) for a in wanted for b in self._offered]
         if not any(matches):
@@ -169,6 +158,10 @@ class Verification:
         except UnicodeDecodeError:
             self._is_utf8 = False
             self._decoder.reset()
+
+
+def _signature(mac: hmac.HMAC) -> bytes:
+    return b"v1," + base64.b64encode(mac.digest())
 
 
 def _key(place: int, secret: str) -> bytes:
