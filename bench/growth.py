@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
@@ -73,6 +74,5 @@ def _deliver(outbox: Outbox, key: TurnKey, now: float) -> None:
     outbox.accept(arrival)
     ((due,), _) = outbox.fetch_due((), limit=1, max_retries=0)
     tried = replace(due, attempts=1, first_attempt_at=now)
-    outbox.attempted(tried, status=204, error=None, ms=12.0)
-    outbox.delivered(tried)
+    outbox.record_delivered(tried, Outcome(204, None, ms=12.0))
     outbox.mark_gone(key)

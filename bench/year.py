@@ -22,6 +22,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
@@ -75,8 +76,7 @@ class Year:
             due, _ = self.outbox.fetch_due((), limit=250, max_retries=0)
             for one in due:
                 tried = replace(one, attempts=1, first_attempt_at=self.now)
-                self.outbox.attempted(tried, status=204, error=None, ms=12.0)
-                self.outbox.delivered(tried)
+                self.outbox.record_delivered(tried, Outcome(204, None, ms=12.0))
             return len(due)
 
         while self.outbox.transaction([all_due])[0]:

@@ -283,26 +283,22 @@ class Dispatch:
             floor_s=policy.retry_after_s(outcome.retry_after, now),
         )
 
-        in_full = tried.attempts <= policy.TOLD_IN_FULL or not isinstance(decision, policy.Retry)
-
         def transition(outbox: Outbox) -> None:
-            outbox.attempted(
-                tried,
-                status=outcome.status,
-                error=outcome.error,
-                detail=outcome.detail,
-                ms=outcome.ms,
-                told=in_full or policy.is_told(tried.reported_at, now),
-                keep=None if in_full else policy.TOLD_IN_FULL,
-            )
             match decision:
                 case policy.Delivered():
-                    outbox.delivered(tried)
-                case policy.Retry(seconds):
-                    refused = outcome.status if verdict is Verdict.REFUSED else None
-                    outbox.retry(tried, seconds, refused_with=refused, told=in_full)
+                    outbox.record_delivered(tried, outcome)
                 case policy.Dead(cause):
-                    outbox.mark_dead(tried, cause)
+                    outbox.record_dead(tried, outcome, cause)
+                case policy.Retry(seconds):
+                    in_full = tried.attempts <= policy.TOLD_IN_FULL
+                    outbox.record_retry(
+                        tried,
+                        outcome,
+                        seconds,
+                        refused=verdict is Verdict.REFUSED,
+                        reported=in_full or policy.is_told(tried.reported_at, now),
+                        keep=None if in_full else policy.TOLD_IN_FULL,
+                    )
 
         if isinstance(decision, policy.Delivered):
             failpoint("before an acknowledgement is recorded")

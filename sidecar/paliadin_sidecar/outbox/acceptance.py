@@ -1,4 +1,4 @@
-"""What intake finds becomes turns and deliveries."""
+"""What intake found becomes turns and deliveries."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from paliadin_contract.ids import webhook_id
 from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
 from paliadin_sidecar.outbox.database import LATE_S
-from paliadin_sidecar.outbox.event_rows import record_event
+from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
-from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
-from paliadin_sidecar.outbox.statements import Row, sql
+from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, State, to_ms
+from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import sqlite3
+    from collections.abc import Mapping, Sequence
 
     from paliadin_sidecar.outbox.database import Database
     from paliadin_sidecar.outbox.records import Arrival, TurnKey
+
+    Turn = Mapping[str, Any] | sqlite3.Row
 
 __all__ = [
     "accept",
@@ -31,17 +34,19 @@ __all__ = [
     "register_root",
 ]
 
+#: A turn of which nothing was seen yet.
+_NEW = {
+    "submitted_turn_id": None,
+    "user_id": None,
+    "revision": 0,
+    "answered_at": None,
+    "seen_content_key": None,
+    "sent_content_key": None,
+}
 
-def record_hint(outbox: Database, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
-    """Keep what a turn's token said; the first one counts."""
-    turn = find_or_add_turn(outbox, key)
-    sql.record_hint(
-        outbox.connection, turn=turn["id"], submitted_turn_id=submitted_turn_id, user_id=user_id
-    )
 
-
-def accept(outbox: Database, arrival: Arrival) -> bool:
-    """Take a settled file: freeze its body and id, or only its event. True if it is sent.
+def accept(outbox: Database, arrival: Arrival) -> Delivery | None:
+    """Take a file that is complete: freeze its body and id, or only its event.
 
     The same content as before is nothing new. A later revision supersedes what is still
     undelivered of the turn. Only audited are: a change that has no text, one that comes
@@ -50,183 +55,196 @@ def accept(outbox: Database, arrival: Arrival) -> bool:
     Where the outbox takes more than it may, some of what the receiver has goes before its
     time; what is undelivered never goes.
 
+    Returns:
+        What is to be sent, if anything is.
+
     Raises:
         OverBudget: nothing is left that may go.
     """
-    turn = find_or_add_turn(outbox, arrival.key)
-    seen = {
-        "turn": turn["id"],
-        "fingerprint": arrival.fingerprint,
-        "content_key": arrival.content_key,
-    }
+    named = _named(arrival.key)
+    turn: Turn = outbox.one(sql.turn, named) or named | _NEW
     # Nothing new, or it came back to what the receiver has.
     if arrival.content_key in (turn["seen_content_key"], turn["sent_content_key"]):
-        sql.update_seen(outbox.connection, **seen)
-        return False
-    why_not = _why_not(outbox, arrival, turn)
-    about: dict[str, Any] = {"bytes": arrival.size, "sha256": arrival.sha256}
+        _update_seen(outbox, turn["id"], arrival)
+        return None
+    why_not = _why_not_sent(outbox, arrival, turn)
     if why_not is not None:
-        sql.update_seen(outbox.connection, **seen)
+        turn = _find_or_add_turn(outbox, arrival.key)
+        _update_seen(outbox, turn["id"], arrival)
         name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
-        record_event(outbox, name, turn, **about, pushed=False, why=why_not)
-        return False
+        about = {"bytes": arrival.size, "sha256": arrival.sha256, "pushed": False, "why": why_not}
+        record_event(outbox, name, turn["id"], turn_subject(turn) | about)
+        return None
     _make_room(outbox)
-    revision = turn["revision"] + 1
-    id_ = webhook_id(
-        arrival.key.backend, arrival.key.persona, arrival.key.turn_id, revision, arrival.content_key
-    )
-    superseded = []
-    if revision > 1:
-        found = sql.supersede(outbox.connection, turn=turn["id"], now=outbox.now())
-        superseded = [row["webhook_id"] for row in found]
-    delivery = _add_delivery(
-        outbox, turn["id"], arrival, revision=revision, id_=id_, state="pending"
-    )
-    packed = pack(_body(outbox, arrival, turn, revision))
-    sql.add_body(
-        outbox.connection,
-        delivery=delivery,
-        bytes=packed.data,
-        size=packed.size,
-        deflated=packed.deflated,
-    )
-    answered_at = turn["answered_at"]
-    if answered_at is None and arrival.reason is None:
-        answered_at = outbox.now()
-    sql.update_revision(outbox.connection, **seen, revision=revision, answered_at=answered_at)
-    if arrival.reason:
-        name, about["reason"] = "turn.failed", arrival.reason
-        if arrival.why:
-            about["why"] = arrival.why
-    else:
-        name, about["pushed"] = "turn.accepted" if revision == 1 else "turn.revised", True
-    if superseded:
-        about["superseded"] = superseded
-    record_event(
-        outbox,
-        name,
-        turn,
-        revision=revision,
-        webhook_id=id_,
-        **about,
-        settle_ms=max(0, outbox.now() - to_ms(arrival.completed_at.timestamp())),
-    )
-    return True
+    return _add_revision(outbox, arrival, turn)
+
+
+def record_hint(outbox: Database, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
+    """Keep what a turn's token said; the first one counts."""
+    hint = {"submitted_turn_id": submitted_turn_id, "user_id": user_id, "now": outbox.now()}
+    outbox.execute(sql.record_hint, _named(key) | hint)
 
 
 def mark_gone(outbox: Database, key: TurnKey) -> None:
-    """Note that a turn's file is no longer there."""
-    sql.mark_gone(
-        outbox.connection,
-        backend=key.backend,
-        persona=key.persona,
-        turn_id=key.turn_id,
-        now=outbox.now(),
-    )
+    """Record that a turn's file is no longer there."""
+    outbox.execute(sql.mark_gone, _named(key) | {"now": outbox.now()})
 
 
 def mark_vanished(outbox: Database, key: TurnKey) -> None:
-    """Note that a file went before it could be opened; no event if the turn was taken."""
-    turn = find_or_add_turn(outbox, key)
+    """Record that a file went before it could be opened; no event if the turn was taken."""
+    turn = _find_or_add_turn(outbox, key)
     if turn["seen_content_key"] is None:
-        record_event(outbox, "turn.vanished", turn)
-    sql.mark_gone(
-        outbox.connection,
-        backend=key.backend,
-        persona=key.persona,
-        turn_id=key.turn_id,
-        now=outbox.now(),
-    )
+        record_event(outbox, "turn.vanished", turn["id"], turn_subject(turn))
+    mark_gone(outbox, key)
 
 
 def record_turn_event(outbox: Database, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
     """Record an event of a turn that changes no state."""
-    record_event(outbox, name, find_or_add_turn(outbox, key), **fields)
+    turn = _find_or_add_turn(outbox, key)
+    record_event(outbox, name, turn["id"], turn_subject(turn) | fields)
 
 
 def is_known_root(outbox: Database, backend: str, persona: str, path: str) -> bool:
     """Whether this root was ever watched by this outbox, or one that it follows."""
-    if sql.service(outbox.connection)["successor"]:
+    if outbox.execute(sql.service).fetchone()["successor"]:
         return True
-    found = sql.root(outbox.connection, backend=backend, persona=persona, path=path)
-    return found is not None
+    root = {"backend": backend, "persona": persona, "path": path}
+    return outbox.one(sql.root, root) is not None
 
 
 def register_root(
     outbox: Database, backend: str, persona: str, path: str, history: Sequence[Arrival]
 ) -> None:
     """Record a root that was never watched, and its old files as history."""
-    now = outbox.now()
-    if sql.root(outbox.connection, backend=backend, persona=persona, path=path) is not None:
+    root = {"backend": backend, "persona": persona, "path": path}
+    if outbox.one(sql.root, root) is not None:
         return
-    sql.add_root(outbox.connection, backend=backend, persona=persona, path=path, now=now)
+    outbox.execute(sql.add_root, root | {"now": outbox.now()})
     for arrival in history:
-        turn = find_or_add_turn(outbox, arrival.key)
-        sql.update_seen(
-            outbox.connection,
-            turn=turn["id"],
-            fingerprint=arrival.fingerprint,
-            content_key=arrival.content_key,
-        )
-        _add_delivery(outbox, turn["id"], arrival, revision=0, id_=None, state="history")
-        record_event(outbox, "turn.history", turn, bytes=arrival.size, sha256=arrival.sha256)
+        turn = _find_or_add_turn(outbox, arrival.key)
+        _update_seen(outbox, turn["id"], arrival)
+        _add_delivery(outbox, turn["id"], arrival, revision=0, id_=None, state=State.HISTORY)
+        about = {"bytes": arrival.size, "sha256": arrival.sha256}
+        record_event(outbox, "turn.history", turn["id"], turn_subject(turn) | about)
 
 
 def present_files(outbox: Database, backend: str, persona: str) -> dict[str, str]:
     """Fingerprints by turn id of the files that were there when last looked at."""
-    rows = sql.present_files(outbox.connection, backend=backend, persona=persona)
-    return {row["turn_id"]: row["fingerprint"] for row in rows}
+    root = {"backend": backend, "persona": persona}
+    return dict(map(tuple, outbox.execute(sql.present_files, root)))
 
 
-def _make_room(outbox: Database) -> None:
-    most = outbox.max_bytes
-    if most is None or outbox.used_bytes() <= most or purge_bodies(outbox, ANY_TIME):
-        return
-    raise OverBudget(
-        outbox.path,
-        f"what is undelivered takes all of PALIADIN_MAX_OUTBOX={most}, so new answers wait",
-    )
+def _named(key: TurnKey) -> dict[str, Any]:
+    return {"backend": key.backend, "persona": key.persona, "turn_id": key.turn_id}
 
 
-def find_or_add_turn(outbox: Database, key: TurnKey) -> Row:
-    named = {"backend": key.backend, "persona": key.persona, "turn_id": key.turn_id}
-    turn = sql.turn(outbox.connection, **named)
-    if turn is None:
-        turn = sql.add_turn(outbox.connection, **named, now=outbox.now())
-    return cast("Row", turn)
+def _find_or_add_turn(outbox: Database, key: TurnKey) -> sqlite3.Row:
+    named = _named(key)
+    turn = outbox.one(sql.turn, named) or outbox.one(sql.add_turn, named | {"now": outbox.now()})
+    return cast("sqlite3.Row", turn)
 
 
-def _why_not(outbox: Database, arrival: Arrival, turn: Row) -> str | None:
-    answered_at = turn["answered_at"]
+def _update_seen(outbox: Database, turn: int, arrival: Arrival) -> None:
+    seen = {"fingerprint": arrival.fingerprint, "content_key": arrival.content_key}
+    outbox.execute(sql.update_seen, seen | {"turn": turn})
+
+
+def _why_not_sent(outbox: Database, arrival: Arrival, turn: Turn) -> str | None:
     if arrival.reason is None and not arrival.has_text:
         return "no_text"
-    if answered_at is None:
+    if turn["answered_at"] is None:
         return None
     if arrival.reason is not None:
         return arrival.reason
-    return "late" if outbox.now() - answered_at > LATE_S * 1000 else None
+    return "late" if outbox.now() - turn["answered_at"] > LATE_S * 1000 else None
 
 
-def _add_delivery(
-    outbox: Database, turn: int, arrival: Arrival, *, revision: int, id_: str | None, state: str
-) -> int:
-    return cast(
-        "int",
-        sql.add_delivery(
-            outbox.connection,
-            turn=turn,
-            revision=revision,
-            webhook_id=id_,
-            state=state,
-            reason=arrival.reason,
-            bytes=arrival.size,
-            sha256=arrival.sha256,
-            now=outbox.now(),
-        ),
+def _make_room(outbox: Database) -> None:
+    if not outbox.is_over_budget() or purge_bodies(outbox, ANY_TIME):
+        return
+    budget = f"PALIADIN_MAX_OUTBOX={outbox.max_bytes}"
+    detail = f"what is undelivered takes all of {budget}, so new answers wait"
+    raise OverBudget(outbox.path, detail)
+
+
+def _add_revision(outbox: Database, arrival: Arrival, turn: Turn) -> Delivery:
+    now, key, revision = outbox.now(), arrival.key, turn["revision"] + 1
+    id_ = webhook_id(key.backend, key.persona, key.turn_id, revision, arrival.content_key)
+    answered_at = turn["answered_at"]
+    if answered_at is None and arrival.reason is None:
+        answered_at = now
+    row = {
+        "answered_at": answered_at,
+        "content_key": arrival.content_key,
+        "fingerprint": arrival.fingerprint,
+    }
+    superseded = []
+    if "id" in turn.keys():  # noqa: SIM118 - a row's `in` looks at its values
+        turn_row = turn["id"]
+        outbox.execute(sql.update_revision, row | {"turn": turn_row, "revision": revision})
+        if revision > 1:
+            found = outbox.execute(sql.supersede, {"turn": turn_row, "now": now})
+            superseded = [one["webhook_id"] for one in found]
+    else:
+        row |= _named(key) | {"now": now}
+        turn_row = outbox.execute(sql.add_turn_with_revision, row).lastrowid
+    body = _body(outbox, arrival, turn, revision)
+    delivery = _add_delivery(
+        outbox, turn_row, arrival, revision=revision, id_=id_, state=State.PENDING
+    )
+    packed = pack(body)
+    kept = {"size": packed.size, "deflated": packed.deflated, "bytes": packed.data}
+    outbox.execute(sql.add_body, kept | {"delivery": delivery})
+    subject = turn_subject(turn) | {
+        "revision": revision,
+        "webhook_id": id_,
+        "bytes": arrival.size,
+        "sha256": arrival.sha256,
+    }
+    fields = subject.copy()
+    if arrival.reason:
+        name, fields["reason"] = "turn.failed", arrival.reason
+        if arrival.why:
+            fields["why"] = arrival.why
+    else:
+        name, fields["pushed"] = "turn.accepted" if revision == 1 else "turn.revised", True
+    if superseded:
+        fields["superseded"] = superseded
+    fields["settle_ms"] = max(0, now - to_ms(arrival.completed_at.timestamp()))
+    record_event(outbox, name, turn_row, fields)
+    return Delivery(
+        id=delivery,
+        turn=turn_row,
+        webhook_id=id_,
+        body=body,
+        accepted_at=now / 1000,
+        root=_root(key),
+        subject=subject,
     )
 
 
-def _body(outbox: Database, arrival: Arrival, turn: Row, revision: int) -> bytes:
+def _root(key: TurnKey) -> str:
+    return f"{key.backend}/{key.persona}"
+
+
+def _add_delivery(
+    outbox: Database, turn: int, arrival: Arrival, *, revision: int, id_: str | None, state: State
+) -> int:
+    values = {
+        "turn": turn,
+        "revision": revision,
+        "webhook_id": id_,
+        "state": state,
+        "reason": arrival.reason,
+        "bytes": arrival.size,
+        "sha256": arrival.sha256,
+        "now": outbox.now(),
+        "root": _root(arrival.key),
+    }
+    return cast("int", outbox.execute(sql.add_delivery, values).lastrowid)
+
+
+def _body(outbox: Database, arrival: Arrival, turn: Turn, revision: int) -> bytes:
     common = {
         "turn_id": arrival.key.turn_id,
         "submitted_turn_id": turn["submitted_turn_id"],

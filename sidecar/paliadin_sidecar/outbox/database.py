@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
-from paliadin_sidecar.outbox.sqlite_errors import size, translated
-from paliadin_sidecar.outbox.statements import MIGRATIONS, Row, sql
+from paliadin_sidecar.outbox.sqlite_errors import translated
+from paliadin_sidecar.outbox.statements import MIGRATIONS, sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["FILENAME", "LATE_S", "Database"]
@@ -28,6 +29,8 @@ _MAX_LOG_BYTES = 16 * 1024 * 1024
 _STEP_S = 1.0
 #: Another process that writes is a command, done in no time.
 _BUSY_TIMEOUT_S = 1.0
+
+_NOTHING: Mapping[str, Any] = {}
 
 T = TypeVar("T")
 
@@ -72,7 +75,8 @@ class Database:
         self._offset_s = self._clock_offset_s()
         self.set_forward_ms = 0
         self._transaction_at: int | None = None  # one reading for all of its times
-        self.last_attempt_at = ANY_TIME  # not earlier than that of any delivery
+        self._data_version = 0
+        self._forget_attempts()
         if not create and not path.exists():
             raise FileNotFoundError(path)
         mode = "rwc" if create else "rw"
@@ -85,15 +89,16 @@ class Database:
                 check_same_thread=False,
             )
             try:
-                self.connection.row_factory = _row
+                self.connection.row_factory = sqlite3.Row
                 self._set_up(create=create, successor=successor)
+                self._page_size = self.pragma("page_size")
             except BaseException:
                 self.connection.close()
                 raise
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
-        self._log_path = path.with_name(f"{path.name}-wal")
-        self._identity = _identity(path)
+        self._file, self._log = str(path), f"{path}-wal"
+        self._file_identity = _identity(_stat(self._file))
         self._log_identity: tuple[int, int] | None = None
         self._log_is_empty = False  #: and rightly so
 
@@ -102,30 +107,30 @@ class Database:
         if version > ours:
             raise Newer(self.path, f"is of version {version}, this program knows {ours}")
         if version == 0 and not create:
-            if self.connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
+            if self.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
                 raise FileNotFoundError(self.path)  # its making was cut short: it holds nothing
             raise Damaged(self.path, "is no outbox")
         if version < ours and not create:
             raise Older(self.path, f"is of version {version}, this program's is {ours}")
         if version == 0:
             # Before the first page is written: later only a VACUUM could change it.
-            self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # WAL with FULL survives the loss of power, not just of the process.
-        self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute("PRAGMA synchronous = FULL")
-        self.connection.execute("PRAGMA foreign_keys = ON")
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = FULL")
+        self.execute("PRAGMA foreign_keys = ON")
         # A hardened service can write no directory for temporary files.
-        self.connection.execute("PRAGMA temp_store = MEMORY")
-        self.connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
+        self.execute("PRAGMA temp_store = MEMORY")
+        self.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
         if version == 0:
             # The schema, its number and the one row of the service go together.
-            self._begin_with(sql.schema.sql, ours)
-            sql.create_service(self.connection, successor=int(successor))
-            self.connection.execute("COMMIT")
+            self._begin_with(sql.schema, ours)
+            self.execute(sql.create_service, {"successor": int(successor)})
+            self.execute("COMMIT")
             return
         for number in range(version, ours):
             self._begin_with(self.migrations[number - 1], number + 1)
-            self.connection.execute("COMMIT")
+            self.execute("COMMIT")
 
     def _begin_with(self, script: str, version: int) -> None:
         self.connection.executescript(f"BEGIN IMMEDIATE;{script}PRAGMA user_version = {version};")
@@ -149,21 +154,20 @@ class Database:
             OutboxError: none of them took effect.
         """
         last_event = self.last_event
-        self.check_identity()  # before a commit makes an emptied log look like a whole one
+        self._check_log()  # before a commit makes an emptied log look like a whole one
         try:
-            self.connection.execute("BEGIN IMMEDIATE")
+            self.execute("BEGIN IMMEDIATE")
             try:
                 offset_s = self._follow_clock()
-                self._transaction_at = self.now()
                 results = [step() for step in steps]
                 failpoint("before a commit")
-                self.connection.execute("COMMIT")
+                self.execute("COMMIT")
                 failpoint("after a commit")
             except BaseException:
                 self.last_event = last_event  # the next one will get the number again
-                self.last_attempt_at = ANY_TIME  # a clamp is undone as well
+                self._forget_attempts()
                 if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
+                    self.execute("ROLLBACK")
                 raise
             finally:
                 self._transaction_at = None
@@ -172,22 +176,41 @@ class Database:
         if offset_s != self._offset_s:
             self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
             self._offset_s = offset_s
-            self.last_attempt_at = ANY_TIME
+            self._forget_attempts()
         self.check_identity()
         return results
+
+    def execute(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Cursor:
+        """Run one statement; a method of `Outbox` calls this within a transaction."""
+        return self.connection.execute(statement, values)
+
+    def one(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Row | None:
+        """The first row of a query; None where there is none."""
+        row: sqlite3.Row | None = self.connection.execute(statement, values).fetchone()
+        return row
+
+    def value(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> Any:  # noqa: ANN401 - a column's
+        """The first column of a query's only row."""
+        return self.connection.execute(statement, values).fetchone()[0]
+
+    def _forget_attempts(self) -> None:
+        # What is known of the times of attempts without asking the database, which is asked again.
+        self.last_attempt_at = ANY_TIME  #: not earlier than that of any delivery
+        self.retries_from = 0  #: no delivery that was tried before is due earlier
 
     def _follow_clock(self) -> float:
         # Dates stay dates of the clock, and what is measured from them stays as long as it is.
         # Returns the offset that is heeded once this is committed.
         offset_s = self._clock_offset_s()
+        self._transaction_at = now = self.now()
         step_s = offset_s - self._offset_s
         if abs(step_s) < _STEP_S:
             return self._offset_s
         step = to_ms(step_s)
-        sql.shift_deliveries(self.connection, step=step)
+        self.execute(sql.shift_deliveries, {"step": step})
         # Older ones are late, whatever the new date is.
-        since = self.now() - step - abs(step) - to_ms(LATE_S)
-        sql.shift_turns(self.connection, step=step, since=since)
+        since = now - step - abs(step) - to_ms(LATE_S)
+        self.execute(sql.shift_turns, {"step": step, "since": since})
         return offset_s
 
     def _clock_offset_s(self) -> float:
@@ -204,28 +227,39 @@ class Database:
         Raises:
             Damaged: one was unlinked, replaced or truncated: commits would go to an unlinked file.
         """
-        log = _identity(self._log_path)
-        self._log_identity = self._log_identity or log  # it is made by the first commit
-        same = (_identity(self.path), log) == (self._identity, self._log_identity)
-        if not same or size(self.path) == 0 or not self._log_is_whole():
-            raise Damaged(self.path, "was removed, replaced or truncated while it was in use")
+        file = _stat(self._file)
+        if file is None or _identity(file) != self._file_identity or file.st_size == 0:
+            raise self._replaced()
+        self._check_log()
 
-    def _log_is_whole(self) -> bool:
+    def _check_log(self) -> None:
         # A checkpoint of another process may have emptied it, and then all of it is in the
         # database. Checkpointing again proves that: it fails where something is missing.
-        if self._log_identity is None or size(self._log_path) > 0:
+        log = _stat(self._log)
+        self._log_identity = self._log_identity or _identity(log)  # the first commit makes it
+        if self._log_identity != _identity(log):
+            raise self._replaced()
+        if log is None or log.st_size > 0:
             self._log_is_empty = False
         elif not self._log_is_empty:  # once: each checkpoint touches the file
             try:
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.Error as exc:
-                return getattr(exc, "sqlite_errorname", "") != "SQLITE_IOERR_SHORT_READ"
-            self._log_is_empty = True
-        return True
+                if getattr(exc, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":
+                    raise self._replaced() from None
+            else:
+                self._log_is_empty = True
+
+    def _replaced(self) -> Damaged:
+        return Damaged(self.path, "was removed, replaced or truncated while it was in use")
 
     def changed_elsewhere(self) -> int:
         """A number that moves when another process writes."""
-        return self.pragma("data_version")
+        version = self.pragma("data_version")
+        if version != self._data_version:
+            self._data_version = version
+            self._forget_attempts()
+        return version
 
     def check_pages(self, within_s: float) -> bool:
         """Read every page; False where that took longer than so many seconds.
@@ -236,21 +270,21 @@ class Database:
         end = time.monotonic() + within_s
         try:
             self.connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
-            row = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+            row = self.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as exc:
             if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return False
             raise self.translated(exc) from None
         finally:
             self.connection.set_progress_handler(None, 0)
-        if row["quick_check"] != "ok":
+        if row[0] != "ok":
             raise Damaged(self.path, "is damaged (found by quick_check)")
         return True
 
     def pragma(self, name: str) -> int:
         """What a PRAGMA says that is a number."""
-        row: dict[str, int] = self.connection.execute(f"PRAGMA {name}").fetchone()
-        return row[name]
+        value: int = self.value(f"PRAGMA {name}")
+        return value
 
     def translated(self, exc: sqlite3.Error) -> OutboxError:
         """The same error in the words of this package; reads outside `transaction` need it."""
@@ -258,8 +292,14 @@ class Database:
 
     def used_bytes(self) -> int:
         """What it takes, without pages that are free to be used again."""
-        pages = self.pragma("page_count") - self.pragma("freelist_count")
-        return pages * self.pragma("page_size")
+        return (self.pragma("page_count") - self.pragma("freelist_count")) * self._page_size
+
+    def is_over_budget(self) -> bool:
+        """Whether it takes more than it may."""
+        limit = self.max_bytes
+        if limit is None or self.pragma("page_count") * self._page_size <= limit:
+            return False
+        return self.used_bytes() > limit
 
     def now(self) -> int:
         """The time of the transaction, in milliseconds."""
@@ -267,13 +307,12 @@ class Database:
         return to_ms(self.wall()) if self._transaction_at is None else self._transaction_at
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _stat(path: str) -> os.stat_result | None:
     try:
-        info = path.stat()
+        return os.stat(path)  # noqa: PTH116 - a Path costs as much again, four times a turn
     except OSError:
         return None
-    return (info.st_dev, info.st_ino)
 
 
-def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Row:
-    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+def _identity(info: os.stat_result | None) -> tuple[int, int] | None:
+    return None if info is None else (info.st_dev, info.st_ino)

@@ -1,4 +1,4 @@
-"""Upkeep: what is over goes after its time, in small steps."""
+"""Pruning: what is finished goes after its time, in small steps."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ __all__ = ["BODY_S", "TURN_S", "prune", "purge_bodies"]
 #: An acknowledged body is kept this long for a replay, and a turn this long after its file has
 #: gone and nothing touched it any more.
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
-#: One step of upkeep: some 10 ms that a delivery may have to wait, and the disk's time.
+#: One step of pruning: some 10 ms that a delivery may have to wait, and the disk's time.
 _STEP_ROWS, _STEP_BYTES, _STEP_PAGES = 100, 4 * 1024 * 1024, 256
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
 _KEPT_PAGES = 4096
 
 
 def prune(outbox: Database) -> bool:
-    """One small step of upkeep; True where there may be more to do.
+    """One small step of pruning; True where there may be more to do.
 
     Bodies go `BODY_S` after their acknowledgement, or as soon as the outbox takes more than it
-    may. A turn goes, with its deliveries and
-    events, `TURN_S` after its file has gone (or never came) and nothing touched it any
-    more; an event of the service as late. What is pending or dead never goes, nor a turn
-    whose file still lies: it would be taken for a new one.
+    may. A turn goes, with its deliveries and events, `TURN_S` after its file has gone (or never
+    came) and nothing touched it any more; an event of the service as late. What is pending or
+    dead never goes, nor a turn whose file is still there: it would be taken for a new one.
     """
     now = outbox.now() - outbox.set_forward_ms  # a wrong date is no reason to forget
-    is_full = outbox.max_bytes is not None and outbox.used_bytes() > outbox.max_bytes
-    before = ANY_TIME if is_full else now - to_ms(BODY_S)
+    before = ANY_TIME if outbox.is_over_budget() else now - to_ms(BODY_S)
     return (
         purge_bodies(outbox, before) or _purge_turns(outbox, now - to_ms(TURN_S)) or _shrink(outbox)
     )
@@ -43,20 +41,20 @@ def prune(outbox: Database) -> bool:
 def purge_bodies(outbox: Database, before: int) -> bool:
     """Drop some of the bodies that were settled before then; False where there are none."""
     expired, size = [], 0
-    for row in list(sql.expired_bodies(outbox.connection, before=before, limit=_STEP_ROWS)):
+    for row in outbox.execute(sql.expired_bodies, {"before": before, "limit": _STEP_ROWS}):
         expired.append(row["id"])
         size += row["bytes"]
         if size >= _STEP_BYTES:
             break
-    ids = msgspec.json.encode(expired).decode()
-    sql.delete_bodies(outbox.connection, deliveries=ids)
-    return bool(sql.mark_bodies_purged(outbox.connection, deliveries=ids, now=outbox.now()))
+    values = {"deliveries": msgspec.json.encode(expired).decode(), "now": outbox.now()}
+    outbox.execute(sql.delete_bodies, values)
+    return outbox.execute(sql.mark_bodies_purged, values).rowcount > 0
 
 
 def _purge_turns(outbox: Database, before: int) -> bool:
-    turns = sql.purge_turns(outbox.connection, before=before, limit=_STEP_ROWS)
-    events = sql.purge_events(outbox.connection, before=before, limit=_STEP_ROWS)
-    return bool(turns or events)
+    values = {"before": before, "limit": _STEP_ROWS}
+    turns = outbox.execute(sql.purge_turns, values).rowcount
+    return outbox.execute(sql.purge_events, values).rowcount + turns > 0
 
 
 def _shrink(outbox: Database) -> bool:
@@ -66,5 +64,5 @@ def _shrink(outbox: Database) -> bool:
     # A page each time, whatever number stands there: Python's sqlite3 steps a statement
     # without columns once.
     for _ in range(min(_STEP_PAGES, free)):
-        outbox.connection.execute("PRAGMA incremental_vacuum(1)")
+        outbox.execute("PRAGMA incremental_vacuum(1)")
     return True

@@ -33,10 +33,9 @@ class Outbox(Database):
     retry_after_s = queue.retry_after_s
 
     # transitions
-    attempted = transitions.attempted
-    delivered = transitions.delivered
-    retry = transitions.retry
-    mark_dead = transitions.mark_dead
+    record_delivered = transitions.record_delivered
+    record_retry = transitions.record_retry
+    record_dead = transitions.record_dead
     pause = transitions.pause
     resume = transitions.resume
     replay = transitions.replay

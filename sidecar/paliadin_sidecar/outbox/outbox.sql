@@ -1,21 +1,26 @@
--- name: schema#
+-- Each statement has a name, by which `statements.sql` knows it, and a sentence that says what it
+-- does. Times are epoch milliseconds.
+
+-- All tables and indexes of an outbox.
+-- name: schema
 CREATE TABLE turn (
     id INTEGER PRIMARY KEY,
     backend TEXT NOT NULL,
     persona TEXT NOT NULL,
     turn_id TEXT NOT NULL,
-    submitted_turn_id TEXT,           -- hints from the turn's token
+    submitted_turn_id TEXT,           -- from the turn's token, as is the next one
     user_id TEXT,
     revision INTEGER NOT NULL DEFAULT 0,  -- the last one given
     answered_at INTEGER,              -- when its first answer was accepted
-    seen_content_key TEXT,                   -- content, or failure, that was last looked at
-    sent_content_key TEXT,                   -- content, or failure, of the last revision
-    fingerprint TEXT,                   -- of the file when it was last looked at
+    seen_content_key TEXT,            -- content, or failure, that was last seen in its file
+    sent_content_key TEXT,            -- content, or failure, of the last revision
+    fingerprint TEXT,                 -- of the file when it was last read
     gone_at INTEGER,                  -- when the file was seen to be gone
     seen_at INTEGER NOT NULL,
     UNIQUE (backend, persona, turn_id)
 );
-CREATE INDEX turn_present ON turn (backend, persona) WHERE fingerprint IS NOT NULL AND gone_at IS NULL;
+CREATE INDEX turn_present ON turn (backend, persona)
+    WHERE fingerprint IS NOT NULL AND gone_at IS NULL;
 CREATE INDEX turn_by_id ON turn (turn_id);
 CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_id IS NOT NULL;
 CREATE INDEX turn_finished ON turn (coalesce(gone_at, seen_at))
@@ -39,11 +44,11 @@ CREATE TABLE delivery (
     refusals INTEGER NOT NULL DEFAULT 0,
     refused_at INTEGER,               -- when it was first refused
     settled_at INTEGER,               -- when it was acknowledged, given up or superseded
-    body_purged_at INTEGER,                -- when its body went
+    body_purged_at INTEGER,
     evidence REAL NOT NULL DEFAULT 0, -- how much its failures say against it
-    reported_at INTEGER,                  -- when an attempt was last told by an event
+    reported_at INTEGER,              -- when an attempt last got an event
     reported_attempt INTEGER NOT NULL DEFAULT 0,  -- which one that was
-    root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn, while it is pending
+    root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn
 );
 CREATE INDEX delivery_of_turn ON delivery (turn);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
@@ -54,12 +59,12 @@ CREATE INDEX delivery_retry ON delivery (root, next_attempt_at)
 CREATE INDEX delivery_finished ON delivery (settled_at)
     WHERE state IN ('delivered', 'failed', 'superseded') AND body_purged_at IS NULL;
 
--- Apart, so that the many small updates of a delivery do not rewrite megabytes.
+-- Apart from `delivery`, so that its many small updates do not rewrite megabytes.
 CREATE TABLE body (
     delivery INTEGER PRIMARY KEY REFERENCES delivery (id) ON DELETE CASCADE,
-    bytes BLOB NOT NULL,
     size INTEGER NOT NULL,            -- of the body as it is sent
-    deflated INTEGER NOT NULL         -- how many times
+    deflated INTEGER NOT NULL,        -- how many times
+    bytes BLOB NOT NULL
 );
 
 CREATE TABLE event (
@@ -89,60 +94,86 @@ CREATE TABLE service (
     roots TEXT NOT NULL DEFAULT '[]'  -- JSON: what the last scan that found something new found
 );
 
--- name: create_service!
+-- Makes the one row of the service.
+-- name: create_service
 INSERT INTO service (id, successor) VALUES (1, :successor);
 
--- name: turn^
+-- ---- Intake -------------------------------------------------------------------------------
+
+-- Finds a turn as its file names it.
+-- name: turn
 SELECT * FROM turn WHERE backend = :backend AND persona = :persona AND turn_id = :turn_id;
 
--- name: subject^
-SELECT t.id AS turn, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id,
-       d.revision, d.webhook_id, d.state, d.bytes, d.sha256, d.accepted_at
-FROM turn t JOIN delivery d ON d.turn = t.id WHERE d.id = :delivery;
-
--- name: add_turn^
+-- Makes a turn of which only its name is known.
+-- name: add_turn
 INSERT INTO turn (backend, persona, turn_id, seen_at)
 VALUES (:backend, :persona, :turn_id, :now) RETURNING *;
 
--- name: record_hint!
-UPDATE turn SET submitted_turn_id = :submitted_turn_id, user_id = :user_id
-WHERE id = :turn AND submitted_turn_id IS NULL;
+-- Makes a turn with its first revision.
+-- name: add_turn_with_revision
+INSERT INTO turn (backend, persona, turn_id, revision, answered_at,
+    seen_content_key, sent_content_key, fingerprint, seen_at)
+VALUES (:backend, :persona, :turn_id, 1, :answered_at,
+    :content_key, :content_key, :fingerprint, :now);
 
--- name: update_seen!
-UPDATE turn SET fingerprint = :fingerprint, seen_content_key = :content_key, gone_at = NULL WHERE id = :turn;
+-- Keeps what a turn's token said; the first one counts.
+-- name: record_hint
+INSERT INTO turn (backend, persona, turn_id, seen_at, submitted_turn_id, user_id)
+VALUES (:backend, :persona, :turn_id, :now, :submitted_turn_id, :user_id)
+ON CONFLICT DO UPDATE SET submitted_turn_id = excluded.submitted_turn_id,
+    user_id = excluded.user_id
+WHERE submitted_turn_id IS NULL;
 
--- name: update_revision!
-UPDATE turn SET revision = :revision, sent_content_key = :content_key, answered_at = :answered_at,
-    fingerprint = :fingerprint, seen_content_key = :content_key, gone_at = NULL
+-- Keeps what was seen in a turn's file, where nothing is sent.
+-- name: update_seen
+UPDATE turn SET fingerprint = :fingerprint, seen_content_key = :content_key, gone_at = NULL
 WHERE id = :turn;
 
--- name: mark_gone!
+-- Gives a turn its next revision.
+-- name: update_revision
+UPDATE turn SET revision = :revision, sent_content_key = :content_key,
+    answered_at = :answered_at, fingerprint = :fingerprint, seen_content_key = :content_key,
+    gone_at = NULL
+WHERE id = :turn;
+
+-- Keeps that a turn's file is gone, since when.
+-- name: mark_gone
 UPDATE turn SET gone_at = :now
 WHERE backend = :backend AND persona = :persona AND turn_id = :turn_id AND gone_at IS NULL;
 
+-- The files of a root that were there when last looked at.
 -- name: present_files
 SELECT turn_id, fingerprint FROM turn
 WHERE backend = :backend AND persona = :persona AND fingerprint IS NOT NULL AND gone_at IS NULL;
 
+-- Ends what is undelivered of a turn, since a later revision takes its place.
 -- name: supersede
 UPDATE delivery INDEXED BY delivery_of_turn SET state = 'superseded', settled_at = :now
 WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
 
--- name: add_delivery<!
+-- Adds a delivery that is due at once, or one that only counts as history.
+-- name: add_delivery
 INSERT INTO delivery
     (turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at, next_attempt_at, root)
-SELECT :turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now,
-    backend || '/' || persona FROM turn WHERE id = :turn;
+VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now, :root);
 
--- name: add_body!
-INSERT INTO body (delivery, bytes, size, deflated) VALUES (:delivery, :bytes, :size, :deflated);
+-- Keeps the body that a delivery sends.
+-- name: add_body
+INSERT INTO body (delivery, size, deflated, bytes) VALUES (:delivery, :size, :deflated, :bytes);
 
--- name: body^
-SELECT bytes, size, deflated FROM body WHERE delivery = :delivery;
+-- Finds a root by what it was registered as.
+-- name: root
+SELECT registered_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
+
+-- Registers a root.
+-- name: add_root
+INSERT INTO root (backend, persona, path, registered_at) VALUES (:backend, :persona, :path, :now);
+
+-- ---- The queue ----------------------------------------------------------------------------
 
 -- Of each root the oldest and the newest that were never tried, so many of either. The roots are
--- found by skipping from one to the next in the index. The indexes are named: the planner would read
--- the whole backlog for each delivery.
+-- found by skipping from one to the next in the index. The indexes are named: the planner would
+-- read the whole backlog for each delivery.
 -- name: first_attempts
 WITH RECURSIVE roots (root) AS (
     SELECT min(root) FROM delivery INDEXED BY delivery_first_attempt
@@ -151,8 +182,9 @@ WITH RECURSIVE roots (root) AS (
     SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_first_attempt
             WHERE d.state = 'pending' AND d.attempts = 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, b.size
+SELECT d.*, b.size, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
+    CROSS JOIN turn t ON t.id = d.turn
 WHERE d.id IN (
     SELECT * FROM (
         SELECT f.id FROM delivery f INDEXED BY delivery_first_attempt
@@ -177,8 +209,9 @@ WITH RECURSIVE roots (root) AS (
     SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_retry
             WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, b.size
+SELECT d.*, b.size, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
+    CROSS JOIN turn t ON t.id = d.turn
 WHERE d.id IN (
     SELECT f.id FROM delivery f INDEXED BY delivery_retry
     WHERE f.state = 'pending' AND f.attempts > 0 AND f.root = r.root
@@ -188,23 +221,12 @@ WHERE d.id IN (
   AND (:max_size IS NULL OR b.size <= :max_size)
 ORDER BY d.next_attempt_at;
 
--- A clock that was set back must not hold a turn for longer than its own delay.
--- name: clamp_next_attempts!
-UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
-WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
+-- The body of a delivery.
+-- name: body
+SELECT size, deflated, bytes FROM body WHERE delivery = :delivery;
 
--- The clock was set: what durations are measured from is set with it. The index is named, so that a
--- backlog alone is read.
--- name: shift_deliveries!
-UPDATE delivery INDEXED BY delivery_by_state SET accepted_at = accepted_at + :step,
-    first_attempt_at = first_attempt_at + :step, attempted_at = attempted_at + :step,
-    next_attempt_at = next_attempt_at + :step, refused_at = refused_at + :step
-WHERE state = 'pending';
-
--- name: shift_turns!
-UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
-
--- name: next_attempt_at$
+-- When the first one that was tried before is due, and when the next one is that is not due yet.
+-- name: next_attempts
 WITH RECURSIVE roots (root) AS (
     SELECT min(root) FROM delivery INDEXED BY delivery_retry
     WHERE state = 'pending' AND attempts > 0
@@ -214,55 +236,115 @@ WITH RECURSIVE roots (root) AS (
     FROM roots r WHERE r.root IS NOT NULL)
 SELECT min((
     SELECT min(d.next_attempt_at) FROM delivery d INDEXED BY delivery_retry
+    WHERE d.state = 'pending' AND d.attempts > 0 AND d.root = r.root)),
+  min((
+    SELECT min(d.next_attempt_at) FROM delivery d INDEXED BY delivery_retry
     WHERE d.state = 'pending' AND d.attempts > 0 AND d.root = r.root AND d.next_attempt_at > :now))
 FROM roots r;
 
--- Until when the receiver asked to be left alone: longer than any pause of ours is its own wish.
--- name: asked_to_rest_until$
+-- Until when the receiver asked to be left alone: a delay that is longer than any of ours is its
+-- own wish.
+-- name: retry_after
 SELECT max(next_attempt_at) FROM delivery INDEXED BY delivery_retry
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at - attempted_at > :ours;
 
--- name: record_attempt!
+-- A clock that was set back must not hold a turn for longer than its own delay.
+-- name: clamp_next_attempts
+UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
+WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
+
+-- The clock was set: what durations are measured from is set with it. The index is named, so that
+-- a backlog alone is read.
+-- name: shift_deliveries
+UPDATE delivery INDEXED BY delivery_by_state SET accepted_at = accepted_at + :step,
+    first_attempt_at = first_attempt_at + :step, attempted_at = attempted_at + :step,
+    next_attempt_at = next_attempt_at + :step, refused_at = refused_at + :step
+WHERE state = 'pending';
+
+-- The same for the time from which an edit counts as late.
+-- name: shift_turns
+UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
+
+-- ---- What became of a delivery ------------------------------------------------------------
+
+-- An attempt after which the receiver has it, also where a later revision superseded it meanwhile.
+-- name: record_delivered
 UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
-    attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence
+    attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence,
+    reported_at = :reported_at, reported_attempt = :reported_attempt,
+    state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END, settled_at = :now
 WHERE id = :delivery;
 
--- name: mark_reported!
-UPDATE delivery SET reported_at = :now, reported_attempt = attempts WHERE id = :delivery;
+-- An attempt that is followed by another one, unless it was superseded meanwhile.
+-- name: record_retry
+UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
+    attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence,
+    reported_at = :reported_at, reported_attempt = :reported_attempt,
+    next_attempt_at = :next_attempt_at
+WHERE id = :delivery RETURNING state;
 
--- One that was told after the first few takes the place of those before it: what an outage leaves
--- does not grow. Whoever counts attempts has had five minutes to see the older ones.
--- name: purge_attempt_events!
+-- An attempt after which it is given up, unless it was superseded meanwhile.
+-- name: record_dead
+UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
+    attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence,
+    reported_at = :reported_at, reported_attempt = :reported_attempt,
+    reason = CASE WHEN state = 'pending' THEN :cause ELSE reason END,
+    settled_at = CASE WHEN state = 'pending' THEN :now ELSE settled_at END,
+    state = CASE WHEN state = 'pending' THEN 'dead' ELSE state END
+WHERE id = :delivery RETURNING state;
+
+-- An attempt that was reported after the first few takes the place of those before it: what an
+-- outage leaves does not grow. Whoever counts attempts has had five minutes to see the older ones.
+-- name: purge_attempt_events
 DELETE FROM event WHERE turn = :turn AND at < :now - 300000
   AND id <= (SELECT printed FROM service)
   AND name = 'delivery.attempted' AND json_extract(fields, '$.webhook_id') = :webhook_id
   AND json_extract(fields, '$.attempt') > :kept;
 
--- name: schedule_retry!
-UPDATE delivery SET next_attempt_at = :next_attempt_at WHERE id = :delivery AND state = 'pending';
+-- Keeps since when and why the receiver is left alone; none where it is not.
+-- name: set_paused
+UPDATE service SET paused_at = :at, paused_for = :why;
 
--- name: mark_delivered!
-UPDATE delivery SET state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END,
-    settled_at = :now
-WHERE id = :delivery;
+-- What a replay sends again: the newest revision of each turn that was not superseded.
+-- name: replayable
+SELECT d.id, d.turn, d.revision, d.webhook_id, d.bytes, d.sha256,
+       t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
+FROM delivery d JOIN turn t ON t.id = d.turn
+WHERE d.state IN ('delivered', 'failed', 'dead')
+  AND d.id = (SELECT max(x.id) FROM delivery x WHERE x.turn = d.turn AND x.state <> 'superseded')
+  AND (:turn IS NULL OR d.turn = :turn)
+  AND (:dead = 0 OR d.state = 'dead')
+  AND d.accepted_at >= :since
+ORDER BY d.id;
 
--- name: mark_dead!
-UPDATE delivery SET state = 'dead', reason = :reason, settled_at = :now
-WHERE id = :delivery AND state = 'pending';
+-- Makes a delivery pending again, as if it had never been tried, where its body is still there.
+-- name: replay
+UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
+    attempts = 0, first_attempt_at = NULL, next_attempt_at = :now, refusals = 0,
+    refused_at = NULL, evidence = 0, reported_at = NULL, reported_attempt = 0, settled_at = NULL
+WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
 
--- name: add_event<!
+-- ---- Events -------------------------------------------------------------------------------
+
+-- Writes an event of a turn, or of the service where it names none.
+-- name: add_event
 INSERT INTO event (at, name, turn, fields) VALUES (:now, :name, :turn, :fields);
 
+-- The events after one, in the order in which they were written.
 -- name: events
 SELECT id, at, name, fields FROM event WHERE id > :after ORDER BY id LIMIT :limit;
 
+-- All events of a turn.
 -- name: events_of_turn
 SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
 
--- name: last_event$
+-- The newest event.
+-- name: last_event
 SELECT max(id) FROM event;
 
--- name: end_to_end_ms$
+-- How long it took from a file's completion to the acknowledgement that an event tells of; none
+-- after a replay.
+-- name: end_to_end_ms
 SELECT json_extract(d.fields, '$.since_accepted_ms') + json_extract(a.fields, '$.settle_ms')
 FROM event d
 JOIN event a ON a.turn = d.turn AND a.name IN ('turn.accepted', 'turn.revised')
@@ -271,31 +353,30 @@ WHERE d.id = :event AND NOT EXISTS (
     SELECT 1 FROM event r WHERE r.turn = d.turn AND r.name = 'delivery.replayed' AND r.id < d.id
       AND json_extract(r.fields, '$.webhook_id') = json_extract(d.fields, '$.webhook_id'));
 
--- name: root^
-SELECT registered_at FROM root WHERE backend = :backend AND persona = :persona AND path = :path;
-
--- name: add_root!
-INSERT INTO root (backend, persona, path, registered_at) VALUES (:backend, :persona, :path, :now);
-
--- name: service^
-SELECT * FROM service;
-
--- name: set_printed!
+-- Keeps up to which event the lines are out.
+-- name: set_printed
 UPDATE service SET printed = :printed;
 
--- name: set_paused!
-UPDATE service SET paused_at = :at, paused_for = :why;
+-- ---- What commands and metrics read -------------------------------------------------------
 
--- name: set_roots!
+-- The one row of the service.
+-- name: service
+SELECT * FROM service;
+
+-- Keeps what a scan found, for commands; writes nothing where nothing changed.
+-- name: set_roots
 UPDATE service SET roots = :roots WHERE roots <> :roots;
 
+-- How many deliveries are in each state.
 -- name: counts
 SELECT state, count(*) AS n FROM delivery GROUP BY state;
 
--- name: oldest_pending$
+-- When the oldest that is undelivered was accepted.
+-- name: oldest_pending
 SELECT min(accepted_at) FROM delivery WHERE state = 'pending';
 
--- name: dead_since$
+-- How many were given up since a time.
+-- name: dead_since
 SELECT count(*) FROM delivery WHERE state = 'dead' AND settled_at >= :since;
 
 -- The last answers to those that do not get through, counted.
@@ -316,6 +397,7 @@ FROM some d JOIN event e ON e.id = (
       AND json_extract(a.fields, '$.webhook_id') = d.webhook_id)
 GROUP BY 1, 2, 3, 4 ORDER BY n DESC;
 
+-- Deliveries with their turns and what was last answered, the newest first.
 -- name: deliveries
 SELECT t.turn_id, t.backend, t.persona, t.submitted_turn_id, substr(t.user_id, 1, 8) AS user,
        d.revision, d.state, d.reason, d.bytes, d.sha256, d.webhook_id, d.attempts,
@@ -330,15 +412,18 @@ LEFT JOIN event e ON e.id = (
 WHERE d.accepted_at >= :since AND (:state IS NULL OR d.state = :state)
 ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
 
--- name: count_deliveries$
+-- How many of them there are without a limit.
+-- name: count_deliveries
 SELECT count(*) FROM delivery
 WHERE accepted_at >= :since AND (:state IS NULL OR state = :state);
 
+-- The deliveries of a turn.
 -- name: deliveries_of_turn
 SELECT id, revision, state, reason, bytes, sha256, webhook_id, attempts,
        accepted_at, next_attempt_at, settled_at
 FROM delivery WHERE turn = :turn ORDER BY id;
 
+-- The turns of an id, their own or that under which they were submitted.
 -- name: turns_named
 SELECT * FROM turn WHERE turn_id = :id
 UNION SELECT * FROM turn WHERE submitted_turn_id = :id;
@@ -350,22 +435,10 @@ UNION SELECT submitted_turn_id, id FROM turn
 WHERE submitted_turn_id >= :first AND submitted_turn_id < :end
 ORDER BY 1 LIMIT :limit;
 
--- name: replayable
-SELECT d.id FROM delivery d
-WHERE d.state IN ('delivered', 'failed', 'dead')
-  AND d.id = (SELECT max(x.id) FROM delivery x WHERE x.turn = d.turn AND x.state <> 'superseded')
-  AND (:turn IS NULL OR d.turn = :turn)
-  AND (:dead = 0 OR d.state = 'dead')
-  AND d.accepted_at >= :since
-ORDER BY d.id;
+-- ---- Pruning ------------------------------------------------------------------------------
 
--- name: replay!
-UPDATE delivery SET state = 'pending', reason = CASE WHEN sha256 IS NULL THEN reason END,
-    root = (SELECT backend || '/' || persona FROM turn WHERE id = turn), attempts = 0, first_attempt_at = NULL, next_attempt_at = :now,
-    refusals = 0, refused_at = NULL, evidence = 0, reported_at = NULL, reported_attempt = 0, settled_at = NULL
-WHERE id = :delivery AND EXISTS (SELECT 1 FROM body WHERE delivery = :delivery);
-
--- What is over, for upkeep. A superseded body is never sent again, also not by a replay.
+-- Deliveries that ended before a time and still have a body. A superseded body is never sent
+-- again, also not by a replay.
 -- name: expired_bodies
 SELECT d.id, coalesce(length(b.bytes), 0) AS bytes
 FROM delivery d INDEXED BY delivery_finished LEFT JOIN body b ON b.delivery = d.id
@@ -373,14 +446,16 @@ WHERE d.state IN ('delivered', 'failed', 'superseded') AND d.body_purged_at IS N
   AND d.settled_at < :before
 ORDER BY d.settled_at LIMIT :limit;
 
--- name: mark_bodies_purged!
+-- Keeps that the bodies of these deliveries are gone.
+-- name: mark_bodies_purged
 UPDATE delivery SET body_purged_at = :now WHERE id IN (SELECT value FROM json_each(:deliveries));
 
--- name: delete_bodies!
+-- Drops the bodies of these deliveries.
+-- name: delete_bodies
 DELETE FROM body WHERE delivery IN (SELECT value FROM json_each(:deliveries));
 
--- Whose file is gone, or never came; whatever else touched a turn left an event.
--- name: purge_turns!
+-- Drops turns whose file is gone, or never came; whatever else touched a turn left an event.
+-- name: purge_turns
 DELETE FROM turn WHERE id IN (
     SELECT t.id FROM turn t
     WHERE (t.gone_at IS NOT NULL OR t.fingerprint IS NULL)
@@ -392,7 +467,8 @@ DELETE FROM turn WHERE id IN (
           AND (e.at >= :before OR e.id > (SELECT printed FROM service)))
     LIMIT :limit);
 
--- name: purge_events!
+-- Drops events of the service that are old and were printed.
+-- name: purge_events
 DELETE FROM event WHERE id IN (
     SELECT id FROM event
     WHERE turn IS NULL AND at < :before AND id <= (SELECT printed FROM service)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
 from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
-from paliadin_sidecar.outbox.records import Delivery, to_ms, to_seconds
-from paliadin_sidecar.outbox.statements import Row, sql
+from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, to_ms, to_seconds
+from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import sqlite3
+    from collections.abc import Iterable
 
     from paliadin_sidecar.outbox.database import Database
 
@@ -44,63 +45,65 @@ def fetch_due(
     """
     now = outbox.now()
     if now < outbox.last_attempt_at:
-        sql.clamp_next_attempts(outbox.connection, now=now)
-        outbox.last_attempt_at = now
+        outbox.execute(sql.clamp_next_attempts, {"now": now})
+        outbox.last_attempt_at, outbox.retries_from = now, now
+    # By the same clock reading: what is not due by it is what is waited for.
+    next_at = _next_retry_at(outbox, now)
     busy, held = list(busy), list(held)
     shares = Shares() if shares is None else shares.copy()
-    retries = partial(sql.retries, now=now)
-    rows = _fitting(outbox, retries, shares.retries, busy=busy, held=held, limit=max_retries)
-    rows += _fitting(
-        outbox,
-        sql.first_attempts,
-        shares.first_attempts,
-        busy=busy,
-        held=held,
-        limit=limit - len(rows),
-    )
-    found = [
-        Delivery(
-            id=row["id"],
-            turn=row["turn"],
-            webhook_id=row["webhook_id"],
-            body=_unpacked(outbox, row["id"]),
-            accepted_at=row["accepted_at"] / 1000,
-            attempts=row["attempts"],
-            first_attempt_at=to_seconds(row["first_attempt_at"]),
-            refusals=row["refusals"],
-            refused_at=to_seconds(row["refused_at"]),
-            evidence=row["evidence"],
-            reported_at=to_seconds(row["reported_at"]),
-            reported_attempt=row["reported_attempt"],
-            root=row["root"],
+    rows: list[sqlite3.Row] = []
+    if outbox.retries_from <= now:
+        rows = _fitting(
+            outbox, sql.retries, shares.retries, busy=busy, held=held, limit=max_retries
         )
-        for row in rows
-    ]
-    # By the same clock reading: what is not due by it is what is waited for.
-    next_at = sql.next_attempt_at(outbox.connection, now=now)
+    rest = limit - len(rows)
+    rows += _fitting(
+        outbox, sql.first_attempts, shares.first_attempts, busy=busy, held=held, limit=rest
+    )
+    found = [_delivery(outbox, row) for row in rows]
     return found, None if next_at is None else (next_at - now) / 1000
+
+
+def retry_after_s(outbox: Database, ours_s: float) -> float:
+    """For how many seconds the receiver still wants nothing.
+
+    Args:
+        ours_s: the longest pause between two attempts that it did not ask for.
+    """
+    until = outbox.value(sql.retry_after, {"ours": to_ms(ours_s)})
+    return 0.0 if until is None else max(0.0, (until - outbox.now()) / 1000)
+
+
+def _next_retry_at(outbox: Database, now: int) -> int | None:
+    # When the next retry is due that is not yet. While none is due, nobody needs to ask.
+    if outbox.retries_from > now:
+        return outbox.retries_from if outbox.retries_from < ANY_TIME else None
+    first_at, next_at = outbox.execute(sql.next_attempts, {"now": now}).fetchone()
+    outbox.retries_from = ANY_TIME if first_at is None else first_at
+    return cast("int | None", next_at)
 
 
 def _fitting(
     outbox: Database,
-    query: Callable[..., Iterable[Row]],
+    statement: str,
     share: FairShare,
     *,
     busy: list[int],
     held: list[int],
     limit: int,
-) -> list[Row]:
+) -> list[sqlite3.Row]:
     # Adds to `share`, `busy` and `held` what it finds.
-    found: list[Row] = []
+    found: list[sqlite3.Row] = []
     while (room := limit - len(found)) > 0:
         max_size = max_beside(held)
-        queues: dict[str, list[Row]] = {}
-        for row in query(
-            outbox.connection,
-            busy=msgspec.json.encode(busy).decode(),
-            max_size=max_size,
-            limit=room if max_size is None else max(room, _LOOK_AHEAD),
-        ):
+        queues: dict[str, list[sqlite3.Row]] = {}
+        wanted = {
+            "now": outbox.now(),
+            "busy": msgspec.json.encode(busy).decode(),
+            "max_size": max_size,
+            "limit": room if max_size is None else max(room, _LOOK_AHEAD),
+        }
+        for row in outbox.execute(statement, wanted):
             queues.setdefault(row["root"], []).append(row)
         rows = share.order(queues, room)
         fit = [rows[place] for place in take_fitting([row["size"] for row in rows], held)]
@@ -114,19 +117,28 @@ def _fitting(
     return found
 
 
-def _unpacked(outbox: Database, delivery: int) -> bytes:
-    row = sql.body(outbox.connection, delivery=delivery)
+def _delivery(outbox: Database, row: sqlite3.Row) -> Delivery:
+    return Delivery(
+        id=row["id"],
+        turn=row["turn"],
+        webhook_id=row["webhook_id"],
+        body=_body(outbox, row["id"]),
+        accepted_at=row["accepted_at"] / 1000,
+        attempts=row["attempts"],
+        first_attempt_at=to_seconds(row["first_attempt_at"]),
+        refusals=row["refusals"],
+        refused_at=to_seconds(row["refused_at"]),
+        evidence=row["evidence"],
+        reported_at=to_seconds(row["reported_at"]),
+        reported_attempt=row["reported_attempt"],
+        root=row["root"],
+        subject=delivery_subject(row),
+    )
+
+
+def _body(outbox: Database, delivery: int) -> bytes:
+    row = outbox.execute(sql.body, {"delivery": delivery}).fetchone()
     try:
         return unpack(Packed(row["bytes"], row["size"], row["deflated"]))
     except BadBody:
         raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
-
-
-def retry_after_s(outbox: Database, ours_s: float) -> float:
-    """For how many seconds the receiver still wants nothing.
-
-    Args:
-        ours_s: the longest pause between two attempts that it did not ask for.
-    """
-    until = sql.asked_to_rest_until(outbox.connection, ours=to_ms(ours_s))
-    return 0.0 if until is None else max(0.0, (until - outbox.now()) / 1000)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY_TIME",
     "Arrival",
+    "Attempt",
+    "AttemptHistory",
     "Delivery",
     "Event",
+    "State",
     "TurnKey",
     "rounded",
     "to_ms",
@@ -24,6 +28,17 @@ __all__ = [
 
 #: Later than every stored time, in milliseconds.
 ANY_TIME = 2**62
+
+
+class State(StrEnum):
+    """What became of a delivery."""
+
+    PENDING = "pending"  #: accepted, and neither acknowledged nor given up yet
+    DELIVERED = "delivered"  #: an answer that the receiver acknowledged
+    DEAD = "dead"  #: given up; an operator may send it again
+    FAILED = "failed"  #: a failure, not an answer, that the receiver acknowledged
+    SUPERSEDED = "superseded"  #: never acknowledged, since a later revision took its place
+    HISTORY = "history"  #: lay in the root before it was first watched; never sent
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class TurnKey:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A file that settled: an answer, or the reason why it is none."""
+    """A file that is complete: an answer, or the reason why it is none."""
 
     key: TurnKey
     fingerprint: str  #: of the file, as it was read; empty where it must be read again
@@ -55,23 +70,51 @@ class Arrival:
         return self.sha256 or self.reason or ""
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """A delivery whose time has come. Times are epoch seconds."""
+@dataclass(kw_only=True, slots=True)
+class AttemptHistory:
+    """What the attempts of a delivery came to. Times are epoch seconds."""
+
+    attempts: int = 0
+    first_attempt_at: float | None = None
+    refusals: int = 0
+    refused_at: float | None = None  #: when it was first refused
+    evidence: float = 0.0  #: how much its failures say against it, see `delivery.evidence.SURE`
+    reported_at: float | None = None  #: when one of them last got an event
+    reported_attempt: int = 0  #: which one that was
+
+
+@dataclass(kw_only=True, slots=True)
+class Delivery(AttemptHistory):
+    """A body to be sent. While it is under way its history is kept up to date here."""
 
     id: int
     turn: int
     webhook_id: str
     body: bytes = field(repr=False)
     accepted_at: float
-    attempts: int
-    first_attempt_at: float | None
-    refusals: int
-    refused_at: float | None
-    evidence: float = 0.0
-    reported_at: float | None = None
-    reported_attempt: int = 0
     root: str = ""  #: backend and persona
+    #: What each of its events shows: its turn, revision and id, the answer's size and digest.
+    subject: dict[str, Any] = field(default_factory=dict)
+
+
+class Attempt(Protocol):
+    """What came of one request."""
+
+    @property
+    def status(self) -> int | None:
+        """What was answered."""
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing was."""
+
+    @property
+    def detail(self) -> str | None:
+        """More about that."""
+
+    @property
+    def ms(self) -> float:
+        """How long it took."""
 
 
 @dataclass(frozen=True)

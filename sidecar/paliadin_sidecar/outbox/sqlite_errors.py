@@ -22,7 +22,7 @@ from paliadin_sidecar.host.users import user_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["size", "translated"]
+__all__ = ["translated"]
 
 #: Not the system's refusal but a file that is shorter than it was, or another one.
 _PROVES_DAMAGE = {"SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
@@ -55,7 +55,7 @@ def translated(exc: sqlite3.Error, path: Path) -> OutboxError:
 def _of_the_system(path: Path, code: int, name: str) -> OutboxError:
     # SQLite says that the system refused something, and not why: the system is asked.
     folder = path.parent
-    refused = storage.write_error(folder, max(map(size, _files(path))))
+    refused = storage.write_error(folder, max(map(_size, _files(path))))
     number = None if refused is None else refused.errno
     if refused is not None and number in storage.NO_ROOM:
         return Full(path, storage.explain(refused, folder))
@@ -76,8 +76,7 @@ def _files(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}{part}") for part in ("", "-wal", "-shm")]
 
 
-def size(path: Path) -> int:
-    """How many bytes a file has; 0 where there is none."""
+def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
-from typing import Any
+from types import SimpleNamespace
 
-import aiosql
-
-__all__ = ["MIGRATIONS", "Row", "sql"]
-
-#: A row, by the names of its columns.
-Row = dict[str, Any]
-
-sql: Any = aiosql.from_str(
-    files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
-    "sqlite3",
-    mandatory_parameters=False,  # the statements name them
-)
+__all__ = ["MIGRATIONS", "sql"]
 
 #: The steps that lead from each version of the schema to the next one, the first from version 1;
 #: each runs in one transaction with its number. A change of the schema changes `schema` and adds
 #: its step here.
 MIGRATIONS: tuple[str, ...] = ()
+
+_parts = re.split(
+    r"^-- name: (\w+)\n",
+    files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+#: Each statement's text, as an attribute.
+sql = SimpleNamespace(**dict(zip(_parts[1::2], _parts[2::2], strict=True)))

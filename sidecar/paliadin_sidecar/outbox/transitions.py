@@ -1,135 +1,92 @@
-"""What became of a delivery: attempts, their ends, and an operator's replay."""
+"""What became of a delivery: attempts and what they led to, and an operator's replay."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from paliadin_sidecar.outbox.event_rows import record_delivery_event, record_event
-from paliadin_sidecar.outbox.records import rounded, to_ms, to_ms_or_none
+from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
+from paliadin_sidecar.outbox.records import State, rounded, to_ms, to_ms_or_none
 from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
-    from paliadin_sidecar.outbox.records import Delivery
+    from paliadin_sidecar.outbox.records import Attempt, Delivery
 
-__all__ = ["attempted", "delivered", "mark_dead", "pause", "replay", "resume", "retry"]
+__all__ = ["pause", "record_dead", "record_delivered", "record_retry", "replay", "resume"]
 
 
-def attempted(
+def record_delivered(outbox: Database, delivery: Delivery, attempt: Attempt) -> None:
+    """Record the attempt after which the receiver has it; the delivery counts it already."""
+    outbox.execute(sql.record_delivered, _attempted(outbox, delivery))
+    _record_attempt_event(outbox, delivery, attempt)
+    since_accepted_ms = max(0, outbox.now() - to_ms(delivery.accepted_at))
+    ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
+    record_event(outbox, "delivery.delivered", delivery.turn, delivery.subject | ended)
+
+
+def record_retry(
     outbox: Database,
-    due: Delivery,
+    delivery: Delivery,
+    attempt: Attempt,
+    delay_s: float,
     *,
-    status: int | None,
-    error: str | None,
-    ms: float,
-    detail: str | None = None,
-    told: bool = True,
+    refused: bool = False,
+    reported: bool = True,
     keep: int | None = None,
 ) -> None:
-    """Record an attempt; what it led to follows in the same transaction.
+    """Record an attempt after which it is tried again.
 
     Args:
-        due: the delivery, this attempt counted.
-        status: what was answered.
-        error: why nothing was.
-        detail: more about that.
-        ms: how long it took.
-        told: False for one that is counted and gets no event. The next event says how many
-            were not told.
-        keep: the events of earlier attempts go, but for those of the first so many.
+        delivery: what was sent, this attempt counted.
+        attempt: what came of it.
+        delay_s: seconds until the next attempt.
+        refused: whether the receiver refused it, or it just failed.
+        reported: False for an attempt that is counted and gets no event. The next event says how
+            many got none.
+        keep: None for one of the first attempts, all of whose events are written. Otherwise the
+            attempt's event alone is, and those of earlier attempts go, but for the first so many.
     """
-    now = outbox.now()
-    outbox.last_attempt_at = max(outbox.last_attempt_at, now)
-    sql.record_attempt(
-        outbox.connection,
-        delivery=due.id,
-        now=now,
-        attempts=due.attempts,
-        first_attempt_at=to_ms_or_none(due.first_attempt_at),
-        refusals=due.refusals,
-        refused_at=to_ms_or_none(due.refused_at),
-        evidence=due.evidence,
-    )
-    if not told:
-        return
-    fields: dict[str, Any] = {"status": status} if error is None else {"error": error}
-    if (untold := due.attempts - 1 - due.reported_attempt) > 0:
-        fields["untold"] = untold
-    if detail is not None:
-        fields["detail"] = detail
-    record_delivery_event(
-        outbox,
-        "delivery.attempted",
-        due.id,
-        attempt=due.attempts,
-        **fields,
-        duration_ms=rounded(ms),
-    )
-    sql.mark_reported(outbox.connection, delivery=due.id, now=outbox.now())
+    values = _attempted(outbox, delivery, reported=reported)
+    next_attempt_at = outbox.now() + to_ms(delay_s)
+    state = outbox.value(sql.record_retry, values | {"next_attempt_at": next_attempt_at})
+    outbox.retries_from = min(outbox.retries_from, next_attempt_at)
+    if reported:
+        _record_attempt_event(outbox, delivery, attempt)
     if keep is not None:
-        sql.purge_attempt_events(
-            outbox.connection, turn=due.turn, webhook_id=due.webhook_id, kept=keep, now=outbox.now()
-        )
-
-
-def delivered(outbox: Database, due: Delivery) -> None:
-    """The receiver has it."""
-    sql.mark_delivered(outbox.connection, delivery=due.id, now=outbox.now())
-    since_accepted_ms = max(0, outbox.now() - to_ms(due.accepted_at))
-    record_delivery_event(
-        outbox,
-        "delivery.delivered",
-        due.id,
-        attempts=due.attempts,
-        since_accepted_ms=since_accepted_ms,
-    )
-
-
-def retry(
-    outbox: Database,
-    due: Delivery,
-    seconds: float,
-    *,
-    refused_with: int | None = None,
-    told: bool = True,
-) -> None:
-    """Again after so many seconds; it was refused, or it just failed."""
-    if not sql.schedule_retry(
-        outbox.connection, delivery=due.id, next_attempt_at=outbox.now() + to_ms(seconds)
-    ):
-        return  # superseded while it was under way
-    if not told:
+        if reported:
+            purged = {"turn": delivery.turn, "webhook_id": delivery.webhook_id, "kept": keep}
+            outbox.execute(sql.purge_attempt_events, purged | {"now": outbox.now()})
         return
-    if refused_with is not None:
-        record_delivery_event(
-            outbox, "delivery.refused", due.id, status=refused_with, refusals=due.refusals
-        )
-    record_delivery_event(
-        outbox,
-        "delivery.retry_scheduled",
-        due.id,
-        attempt=due.attempts,
-        delay_ms=rounded(seconds * 1000),
-    )
-
-
-def mark_dead(outbox: Database, due: Delivery, cause: str) -> None:
-    """Give it up, for an operator to see."""
-    if not sql.mark_dead(outbox.connection, delivery=due.id, reason=cause, now=outbox.now()):
+    if state != State.PENDING:
         return  # superseded while it was under way
-    record_delivery_event(outbox, "delivery.dead", due.id, cause=cause, attempts=due.attempts)
+    if refused:
+        about = {"status": attempt.status, "refusals": delivery.refusals}
+        record_event(outbox, "delivery.refused", delivery.turn, delivery.subject | about)
+    planned = {"attempt": delivery.attempts, "delay_ms": rounded(delay_s * 1000)}
+    record_event(outbox, "delivery.retry_scheduled", delivery.turn, delivery.subject | planned)
+
+
+def record_dead(outbox: Database, delivery: Delivery, attempt: Attempt, cause: str) -> None:
+    """Record the attempt after which it is given up, for an operator to see."""
+    values = _attempted(outbox, delivery)
+    state = outbox.value(sql.record_dead, values | {"cause": cause})
+    _record_attempt_event(outbox, delivery, attempt)
+    if state == State.DEAD:  # else it was superseded while it was under way
+        ended = {"cause": cause, "attempts": delivery.attempts}
+        record_event(outbox, "delivery.dead", delivery.turn, delivery.subject | ended)
 
 
 def pause(outbox: Database, why: str) -> None:
-    """The receiver is not well."""
-    sql.set_paused(outbox.connection, at=outbox.now(), why=why)
-    record_event(outbox, "receiver.paused", None, why=why)
+    """Record that the receiver is not well."""
+    outbox.execute(sql.set_paused, {"at": outbox.now(), "why": why})
+    record_event(outbox, "receiver.paused", None, {"why": why})
 
 
 def resume(outbox: Database, paused_s: float) -> None:
-    """The receiver is well again."""
-    sql.set_paused(outbox.connection, at=None, why=None)
-    record_event(outbox, "receiver.resumed", None, paused_ms=max(0.0, rounded(paused_s * 1000)))
+    """Record that the receiver is well again."""
+    outbox.execute(sql.set_paused, {"at": None, "why": None})
+    paused_ms = max(0.0, rounded(paused_s * 1000))
+    record_event(outbox, "receiver.resumed", None, {"paused_ms": paused_ms})
 
 
 def replay(
@@ -143,20 +100,50 @@ def replay(
         since: only what was accepted since then, in epoch seconds.
 
     Returns:
-        How many will be sent, and how many cannot since their bodies were let go.
+        How many will be sent, and how many cannot since their bodies were purged.
     """
     turns = [None]
     if turn_id is not None:
-        turns = [row["id"] for row in list(sql.turns_named(outbox.connection, id=turn_id))]
+        turns = [row["id"] for row in outbox.execute(sql.turns_named, {"id": turn_id})]
     sent = without_body = 0
     for turn in turns:
-        found = list(
-            sql.replayable(outbox.connection, turn=turn, dead=int(dead), since=to_ms(since))
-        )
-        for row in found:
-            if not sql.replay(outbox.connection, delivery=row["id"], now=outbox.now()):
+        wanted = {"turn": turn, "dead": int(dead), "since": to_ms(since)}
+        for row in outbox.execute(sql.replayable, wanted).fetchall():
+            values = {"delivery": row["id"], "now": outbox.now()}
+            if not outbox.execute(sql.replay, values).rowcount:
                 without_body += 1
                 continue
             sent += 1
-            record_delivery_event(outbox, "delivery.replayed", row["id"])
+            record_event(outbox, "delivery.replayed", row["turn"], delivery_subject(row))
     return sent, without_body
+
+
+def _attempted(outbox: Database, delivery: Delivery, *, reported: bool = True) -> dict[str, Any]:
+    # The values of the columns that an attempt changes.
+    now = outbox.now()
+    outbox.last_attempt_at = max(outbox.last_attempt_at, now)
+    return {
+        "delivery": delivery.id,
+        "now": now,
+        "attempts": delivery.attempts,
+        "first_attempt_at": to_ms_or_none(delivery.first_attempt_at),
+        "refusals": delivery.refusals,
+        "refused_at": to_ms_or_none(delivery.refused_at),
+        "evidence": delivery.evidence,
+        "reported_at": now if reported else to_ms_or_none(delivery.reported_at),
+        "reported_attempt": delivery.attempts if reported else delivery.reported_attempt,
+    }
+
+
+def _record_attempt_event(outbox: Database, delivery: Delivery, attempt: Attempt) -> None:
+    fields = delivery.subject | {"attempt": delivery.attempts}
+    if attempt.error is None:
+        fields["status"] = attempt.status
+    else:
+        fields["error"] = attempt.error
+    if (untold := delivery.attempts - 1 - delivery.reported_attempt) > 0:
+        fields["untold"] = untold
+    if attempt.detail is not None:
+        fields["detail"] = attempt.detail
+    fields["duration_ms"] = rounded(attempt.ms)
+    record_event(outbox, "delivery.attempted", delivery.turn, fields)

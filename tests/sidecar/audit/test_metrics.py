@@ -18,6 +18,7 @@ from support.receiver import Receiver, Reply
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.audit.metrics import Numbers
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
@@ -309,11 +310,13 @@ class Box:
         def step() -> None:
             for due in self.outbox.fetch_due((), limit=9, max_retries=9)[0]:
                 tried = replace(due, attempts=due.attempts + 1)
-                self.outbox.attempted(tried, status=status, error=error, ms=250.0)
+                outcome = Outcome(status, error, ms=250.0)
                 if status == 204:
-                    self.outbox.delivered(tried)
-                if status == 422:
-                    self.outbox.mark_dead(tried, "refused")
+                    self.outbox.record_delivered(tried, outcome)
+                elif status == 422:
+                    self.outbox.record_dead(tried, outcome, "refused")
+                else:
+                    self.outbox.record_retry(tried, outcome, 0.0)
 
         self.outbox.transaction([step])
 

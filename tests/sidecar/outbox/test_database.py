@@ -19,6 +19,7 @@ from support.users import ORDINARY, root_only, without_privilege
 import paliadin_sidecar.outbox.database
 import paliadin_sidecar.outbox.statements
 from paliadin_contract.callback import decode
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import (
     Busy,
     Damaged,
@@ -93,25 +94,36 @@ class Box:
         (timeline,) = self(Outbox.timelines, turn_id)
         return [(one["revision"], one["state"]) for one in timeline["deliveries"]]
 
-    def attempt(
-        self, due: Delivery, *, status: int | None = 503, error: str | None = None
-    ) -> Delivery:
-        """Record one more attempt; what it led to is for the caller to say."""
-        tried = replace(
-            due,
-            attempts=due.attempts + 1,
-            first_attempt_at=due.first_attempt_at or self.now,
-        )
-        self(Outbox.attempted, tried, status=status, error=error, ms=12.34)
-        return tried
+    def retry(
+        self,
+        due: Delivery,
+        delay_s: float = 0.0,
+        *,
+        status: int | None = 503,
+        error: str | None = None,
+        **kwargs: Any,  # noqa: ANN401 - handed on
+    ) -> None:
+        """Record one more attempt, after which it is tried again."""
+        outcome = Outcome(status, error, ms=12.34)
+        self(Outbox.record_retry, counted(due, self.now), outcome, delay_s, **kwargs)
 
-    def settle(self, transition: Callable[[Outbox, Delivery], None]) -> None:
-        """Attempt the one that is due, with this end."""
-        (due,) = self.due()
-        self(transition, self.attempt(due))
+    def acknowledge(self, due: Delivery, status: int = 204) -> None:
+        """Record one more attempt, after which the receiver has it."""
+        self(Outbox.record_delivered, counted(due, self.now), Outcome(status, None, ms=12.34))
+
+    def give_up(self, due: Delivery, cause: str) -> None:
+        """Record one more attempt, after which it is given up."""
+        self(Outbox.record_dead, counted(due, self.now), Outcome(400, None, ms=12.34), cause)
 
     def deliver(self) -> None:
-        self.settle(Outbox.delivered)
+        """The one that is due is acknowledged."""
+        (due,) = self.due()
+        self.acknowledge(due)
+
+
+def counted(due: Delivery, now: float = NOW) -> Delivery:
+    """The delivery with one more attempt."""
+    return replace(due, attempts=due.attempts + 1, first_attempt_at=due.first_attempt_at or now)
 
 
 @pytest.fixture
@@ -163,7 +175,7 @@ def key(turn_id: str) -> TurnKey:
 
 def test_accept(box: Box) -> None:
     """An answer is kept with its id, its frozen body and its event, and is due at once."""
-    assert box(Outbox.accept, answer("Grüße")) is True
+    taken = box(Outbox.accept, answer("Grüße"))
     id_, digest = webhook_id(1, sha256("Grüße")), sha256("Grüße")
     assert box.events() == [
         (
@@ -180,17 +192,15 @@ def test_accept(box: Box) -> None:
         )
     ]
     (due,) = box.due()
+    assert due == taken  # who is given it at once needs not ask for it
     assert due == Delivery(
         id=due.id,
         turn=due.turn,
         webhook_id=id_,
         body=due.body,
         accepted_at=NOW,
-        attempts=0,
-        first_attempt_at=None,
-        refusals=0,
-        refused_at=None,
         root="aichat/paliadin",
+        subject={**ABOUT_KEY, "revision": 1, "webhook_id": id_, "bytes": 7, "sha256": digest},
     )
     assert json.loads(due.body) == {
         "type": "turn.completed",
@@ -239,7 +249,7 @@ def test_the_same_again(box: Box) -> None:
     """The same content is no news: it is looked at, and nothing is told or sent."""
     box(Outbox.accept, answer())
     box.events()
-    assert box(Outbox.accept, answer(fingerprint="2:4:1")) is False
+    assert box(Outbox.accept, answer(fingerprint="2:4:1")) is None
     assert box.events() == []
     assert box.states() == [(1, "pending")]
     assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "2:4:1"}
@@ -248,7 +258,7 @@ def test_the_same_again(box: Box) -> None:
 def test_turns_of_one_id(box: Box) -> None:
     """Turns are told apart by backend and persona too."""
     for other in (replace(KEY, backend="legacy"), replace(KEY, persona="hugo"), KEY):
-        assert box(Outbox.accept, answer(key=other)) is True
+        assert box(Outbox.accept, answer(key=other))
     assert len(box(Outbox.timelines, "t")) == 3
 
 
@@ -307,7 +317,7 @@ def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
     box(Outbox.accept, answer("A"))
     box.events()
     box.now += after_s
-    assert box(Outbox.accept, answer("B")) is pushed
+    assert bool(box(Outbox.accept, answer("B"))) is pushed
     ((name, fields),) = box.events()
     assert (name, fields["pushed"]) == ("turn.revised", pushed)
     if not pushed:
@@ -336,7 +346,7 @@ def test_times_follow_a_clock_that_is_set(box: Box) -> None:
     """What waits goes on waiting as long as it would have, and is as old as it was."""
     box(Outbox.accept, answer())
     (due,) = box.due()
-    box(Outbox.retry, box.attempt(due), 30.0)
+    box.retry(due, 30.0)
     for set_s in (3600, -7200):
         box.set_date(set_s)
         assert box.due() == []
@@ -596,7 +606,7 @@ def test_due_in_order(box: Box) -> None:
         box(Outbox.accept, answer(key=key(name)))
     for due in box.due():
         if (name := due.webhook_id.split("_")[2]) in "ab":
-            box(Outbox.retry, box.attempt(due), {"a": 2, "b": 1}[name])
+            box.retry(due, {"a": 2, "b": 1}[name])
     box.now += 2
     for limit, max_retries, names in (
         (9, 9, "bacd"),
@@ -624,7 +634,7 @@ def test_roots_take_turns(box: Box) -> None:
         "legacy/paliadin",
     ]
     for due in box.due(limit=99):
-        box(Outbox.retry, box.attempt(due), 0)
+        box.retry(due, 0)
     again = box.due(limit=3, max_retries=3)
     assert sorted(due.id for due in again) == sorted(due.id for due in found)
     shares = Shares()
@@ -642,16 +652,16 @@ def test_a_replayed_flood(box: Box) -> None:
     for n in range(20):
         box(Outbox.accept, answer(key=key(f"old{n}")))
     for due in box.due(limit=20):
-        box(Outbox.delivered, box.attempt(due))
+        box.acknowledge(due)
     assert box(Outbox.replay) == (20, 0)
     box(Outbox.accept, answer(key=key("new")))
     assert "new" in [due.webhook_id.split("_")[2] for due in box.due(limit=2)]
 
 
-@pytest.mark.parametrize("query", ["first_attempts", "retries", "next_attempt_at"])
+@pytest.mark.parametrize("query", ["first_attempts", "retries", "next_attempts"])
 def test_what_is_due_is_found_by_an_index(box: Box, query: str) -> None:
     """No row is read that is not pending, nor all that are."""
-    statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
+    statement = getattr(paliadin_sidecar.outbox.statements.sql, query)
     values = {"busy": "[]", "max_size": None, "limit": 1, "now": 0}
     with closing(sqlite3.connect(box.path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
@@ -671,7 +681,7 @@ def test_not_due_yet(box: Box) -> None:
     assert box.due_in() is None
     box(Outbox.accept, answer())
     assert box.due_in() is None
-    box.settle(lambda outbox, due: outbox.retry(due, 1.5))
+    box.retry(box.due()[0], 1.5)
     assert box.due() == []
     assert box.due_in() == 1.5
     box.now += 1.499
@@ -690,7 +700,7 @@ def test_busy(box: Box) -> None:
     box(Outbox.accept, answer("No.", key("a")))
     assert [due.turn for due in box.due(first.turn)] == [second.turn]
     assert box.due(first.turn, second.turn) == []
-    box(Outbox.retry, box.attempt(second), 0)
+    box.retry(second, 0)
     assert box.due(first.turn, second.turn) == []
     assert [due.webhook_id for due in box.due(second.turn)] == [webhook_id(2, sha256("No."), "a")]
 
@@ -699,7 +709,7 @@ def test_busy(box: Box) -> None:
 def test_a_clock_that_was_set_back(box: Box, back_s: float) -> None:
     """A clock that jumps back makes a turn due at once, and not when it was to be."""
     box(Outbox.accept, answer())
-    box.settle(lambda outbox, due: outbox.retry(due, 60))
+    box.retry(box.due()[0], 60)
     box.now -= back_s
     assert len(box.due()) == 1
 
@@ -707,7 +717,7 @@ def test_a_clock_that_was_set_back(box: Box, back_s: float) -> None:
 def test_a_clock_that_was_set_back_while_the_disk_was_full(box: Box) -> None:
     """What was not committed is done again."""
     box(Outbox.accept, answer())
-    box.settle(lambda outbox, due: outbox.retry(due, 60))
+    box.retry(box.due()[0], 60)
     box.due()
     box.now -= 10
 
@@ -727,9 +737,8 @@ def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
     tried = replace(due, attempts=1, first_attempt_at=box.now)
 
     def put_off(outbox: Outbox) -> None:
-        outbox.attempted(tried, status=503, error=None, ms=1.0)
         box.set_date(3600)
-        outbox.retry(tried, 1)
+        outbox.record_retry(tried, Outcome(503, None, ms=1.0), 1)
 
     box(put_off)
     box.set_date(-3600)
@@ -742,8 +751,7 @@ def test_what_was_tried_is_kept(box: Box) -> None:
     box(Outbox.accept, answer())
     (due,) = box.due()
     tried = replace(due, attempts=3, first_attempt_at=NOW + 0.25, refusals=2, refused_at=NOW + 0.5)
-    box(Outbox.attempted, tried, status=400, error=None, ms=1.0)
-    box(Outbox.retry, tried, 0, refused_with=400)
+    box(Outbox.record_retry, tried, Outcome(400, None, ms=1.0), 0, refused=True)
     with closing(Box(box.path).outbox) as outbox:
         outbox.wall = lambda: NOW + 1
         kept = replace(tried, reported_attempt=3, reported_at=NOW)
@@ -766,7 +774,7 @@ def test_delivered(box: Box) -> None:
     box.events()
     box.now += 2.5
     (due,) = box.due()
-    box(Outbox.delivered, box.attempt(due, status=204))
+    box.acknowledge(due)
     fields = about(box) | {"submitted_turn_id": "submitted", "user": "5f3c0000"}
     assert box.events() == [
         ("delivery.attempted", fields | {"attempt": 1, "status": 204, "duration_ms": 12.3}),
@@ -789,7 +797,7 @@ def test_retry(box: Box) -> None:
     box(Outbox.accept, answer())
     box.events()
     (due,) = box.due()
-    box(Outbox.retry, box.attempt(due, status=None, error="timeout"), 0.123456)
+    box.retry(due, 0.123456, status=None, error="timeout")
     assert box.events() == [
         (
             "delivery.attempted",
@@ -805,8 +813,7 @@ def test_refused(box: Box) -> None:
     box(Outbox.accept, answer())
     box.events()
     (due,) = box.due()
-    tried = replace(box.attempt(due, status=400), refusals=1, refused_at=NOW)
-    box(Outbox.retry, tried, 1, refused_with=400)
+    box.retry(replace(due, refusals=1, refused_at=NOW), 1, status=400, refused=True)
     assert box.events()[1:] == [
         ("delivery.refused", about(box) | {"status": 400, "refusals": 1}),
         ("delivery.retry_scheduled", about(box) | {"attempt": 1, "delay_ms": 1000.0}),
@@ -817,7 +824,7 @@ def test_dead(box: Box) -> None:
     """What is given up stays, with its cause, for an operator to see."""
     box(Outbox.accept, answer())
     box.now += 5
-    box.settle(lambda outbox, due: outbox.mark_dead(due, "refused"))
+    box.give_up(box.due()[0], "refused")
     assert box.events()[-1] == (
         "delivery.dead",
         about(box) | {"cause": "refused", "attempts": 1},
@@ -831,9 +838,9 @@ def test_dead(box: Box) -> None:
 
 def test_superseded_while_under_way(box: Box) -> None:
     """An attempt of an older revision may end in any way: it is told, and changes nothing."""
-    ends: list[Callable[[Outbox, Delivery], None]] = [
-        lambda outbox, due: outbox.retry(due, 1, refused_with=400),
-        lambda outbox, due: outbox.mark_dead(due, "poison"),
+    ends: list[Callable[[Delivery], None]] = [
+        lambda due: box.retry(due, 1, status=400, refused=True),
+        lambda due: box.give_up(due, "poison"),
     ]
     for n, end in enumerate(ends):
         turn = key(f"t{n}")
@@ -841,7 +848,7 @@ def test_superseded_while_under_way(box: Box) -> None:
         (due,) = box.due()
         box(Outbox.accept, answer("B", turn))
         box.events()
-        box(end, box.attempt(due))
+        end(due)
         assert [name for name, _ in box.events()] == ["delivery.attempted"]
         assert box.states(turn.turn_id) == [(1, "superseded"), (2, "pending")]
         box.deliver()
@@ -852,7 +859,7 @@ def test_acknowledged_although_superseded(box: Box) -> None:
     box(Outbox.accept, answer("A"))
     (due,) = box.due()
     box(Outbox.accept, answer("B"))
-    box(Outbox.delivered, box.attempt(due))
+    box.acknowledge(due)
     assert box.states() == [(1, "delivered"), (2, "pending")]
 
 
@@ -860,10 +867,10 @@ def test_what_the_receiver_asked_for_outlives_a_restart(box: Box) -> None:
     """A pause that is longer than any of ours was its own wish, and holds all turns."""
     assert box(Outbox.retry_after_s, 60.0) == 0
     box(Outbox.accept, answer(key=key("a")))
-    box.settle(lambda outbox, due: outbox.retry(due, 60.0))
+    box.retry(box.due()[0], 60.0)
     assert box(Outbox.retry_after_s, 60.0) == 0
     box(Outbox.accept, answer(key=key("b")))
-    box.settle(lambda outbox, due: outbox.retry(due, 1800.0))
+    box.retry(box.due()[0], 1800.0)
     assert box(Outbox.retry_after_s, 60.0) == 1800
     box.now += 1801
     assert box(Outbox.retry_after_s, 60.0) == 0
@@ -874,32 +881,29 @@ def test_the_evidence_against_a_turn(box: Box) -> None:
     box(Outbox.accept, answer())
     (due,) = box.due()
     assert due.evidence == 0
-    box(Outbox.retry, replace(box.attempt(due, status=400), evidence=1.5), 0.0)
-    box(Outbox.attempted, replace(due, attempts=1, evidence=1.5), status=400, error=None, ms=1.0)
+    box.retry(replace(due, evidence=1.5), status=400)
     (due,) = box.due()
     assert due.evidence == 1.5
-    box(Outbox.mark_dead, due, "refused")
+    box.give_up(due, "refused")
     box(Outbox.replay, turn_id="t")
     (due,) = box.due()
     assert (due.evidence, due.reported_attempt, due.reported_at) == (0, 0, None)
 
 
-def fail_again(box: Box, times: int, *, told: bool, keep: int | None = None) -> None:
+def fail_again(box: Box, times: int, *, reported: bool, keep: int | None = None) -> None:
     for _ in range(times):
         (due,) = box.due()
-        tried = replace(due, attempts=due.attempts + 1, first_attempt_at=NOW)
-        box(Outbox.attempted, tried, status=503, error=None, ms=1.0, told=told, keep=keep)
-        box(Outbox.retry, tried, 0.0, told=keep is None and told)
+        box.retry(due, reported=reported, keep=keep)
 
 
 def test_what_is_not_told_is_counted(box: Box) -> None:
     """The next event says how many attempts got none."""
     box(Outbox.accept, answer())
-    fail_again(box, 2, told=True)
+    fail_again(box, 2, reported=True)
     box.events()
-    fail_again(box, 3, told=False)
+    fail_again(box, 3, reported=False, keep=2)
     assert box.events() == []
-    fail_again(box, 1, told=True, keep=2)
+    fail_again(box, 1, reported=True, keep=2)
     ((name, fields),) = box.events()
     assert (name, fields["attempt"], fields["untold"]) == ("delivery.attempted", 6, 3)
 
@@ -907,12 +911,12 @@ def test_what_is_not_told_is_counted(box: Box) -> None:
 def test_an_outage_leaves_as_many_rows_however_long_it_lasts(box: Box) -> None:
     """Events of attempts after the first few take each other's place, once they were printed."""
     box(Outbox.accept, answer())
-    fail_again(box, 2, told=True)
+    fail_again(box, 2, reported=True)
     rows = []
     for _ in range(60):
         box.now += 60
-        fail_again(box, 10, told=False)
-        fail_again(box, 1, told=True, keep=2)
+        fail_again(box, 10, reported=False, keep=2)
+        fail_again(box, 1, reported=True, keep=2)
         box(Outbox.set_printed, box(Outbox.newest_event))
         rows.append(len(box(Outbox.events, 0)))
     assert rows[-1] == rows[10]
@@ -926,7 +930,7 @@ def test_an_event_that_was_not_printed_stays(box: Box) -> None:
     box(Outbox.accept, answer())
     for _ in range(20):
         box.now += 60
-        fail_again(box, 1, told=True, keep=0)
+        fail_again(box, 1, reported=True, keep=0)
     assert len(box(Outbox.events, 0)) == 1 + 20
 
 
@@ -976,7 +980,7 @@ def test_replay(box: Box) -> None:
 def test_replay_of_the_dead(box: Box) -> None:
     """What was given up begins anew, without its past; a failure keeps its reason."""
     box(Outbox.accept, answer(key=key("a")))
-    box.settle(lambda outbox, due: outbox.mark_dead(due, "poison"))
+    box.give_up(box.due()[0], "poison")
     box(Outbox.accept, failure("empty", key("b")))
     box.deliver()
     assert box(Outbox.replay, dead=True) == (1, 0)
@@ -1087,7 +1091,7 @@ def test_deliveries(box: Box) -> None:
     """Deliveries are listed, the newest first, by state and time and up to a number."""
     box(Outbox.record_hint, KEY, "submitted", USER)
     box(Outbox.accept, answer())
-    box.settle(lambda outbox, due: outbox.retry(due, 2))
+    box.retry(box.due()[0], 2)
     box.now += 1
     box(Outbox.accept, failure("empty", key("b")))
     box.deliver()
@@ -1106,7 +1110,7 @@ def test_deliveries(box: Box) -> None:
             "sha256": None,
             "webhook_id": webhook_id(1, "empty", "b"),
             "attempts": 1,
-            "last_status": 503,
+            "last_status": 204,
             "last_error": None,
             "last_detail": None,
             "accepted_at": NOW + 1,
@@ -1160,7 +1164,7 @@ def test_timeline(box: Box) -> None:
 def test_no_answer_in_a_repr() -> None:
     """Neither an arrival nor a delivery shows what it holds."""
     arrival = answer("geheim")
-    due = Delivery(1, 1, "id", b"geheim", NOW, 0, None, 0, None)
+    due = Delivery(id=1, turn=1, webhook_id="id", body=b"geheim", accepted_at=NOW)
     assert "geheim" not in repr(arrival) + repr(due)
 
 
@@ -1471,7 +1475,7 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
             path = tmp_path / "disk" / FILENAME
             with closing(Outbox(path, create=True)) as outbox:
                 small, large = answer(), answer(noise(1_000_000), key("large"))
-                assert outbox.transaction([partial(outbox.accept, small)]) == [True]
+                assert outbox.transaction([partial(outbox.accept, small)])[0] is not None
                 for _ in range(2):
                     with pytest.raises(Full):
                         outbox.transaction([partial(outbox.accept, large)])
@@ -1479,7 +1483,8 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
                     [partial(outbox.fetch_due, (), limit=9, max_retries=9)]
                 )
                 assert [due.webhook_id for due in found] == [webhook_id(1, sha256("Yes."))]
-                outbox.transaction([partial(outbox.delivered, found[0])])
+                sent = partial(outbox.record_delivered, found[0], Outcome(204))
+                outbox.transaction([sent])
                 assert outbox.counts() == {"delivered": 1}
                 outbox.check_identity()
     except subprocess.CalledProcessError as exc:
@@ -1512,7 +1517,7 @@ def test_the_same_bytes_at_every_attempt(box: Box) -> None:
     """However often it is unpacked, and over a restart."""
     box(Outbox.accept, answer("ä\0" * 50_000))
     (first,) = box.due()
-    box(Outbox.retry, box.attempt(first), 1.0)
+    box.retry(first, 1.0)
     box.outbox.close()
     again = Box(box.path)
     again.now += 2
@@ -1541,7 +1546,7 @@ def test_beyond_its_budget_what_the_receiver_has_goes_first(box: Box) -> None:
     for n in range(3):
         box(Outbox.accept, answer(noise(50_000), key(f"d{n}")))
     for due in box.due():
-        box(Outbox.delivered, box.attempt(due))
+        box.acknowledge(due)
     box(Outbox.accept, answer(noise(50_000), key("pending")))
     budget(box, -1)
     assert box(Outbox.accept, answer(noise(50_000), key("new")))
@@ -1560,7 +1565,7 @@ def test_beyond_its_budget_new_ones_wait_and_undelivered_ones_stay(box: Box) -> 
             box(Outbox.accept, answer("one more", key("late")))
     assert box(Outbox.timelines, "late") == []
     assert len(box.due()) == 3
-    box(Outbox.delivered, box.attempt(box.due()[0]))
+    box.acknowledge(box.due()[0])
     assert box(Outbox.accept, answer("one more", key("late")))
     assert len(box.due()) == 3
 
@@ -1605,8 +1610,7 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
 
     def fail(fresh: Delivery) -> None:
         due = replace(fresh, attempts=attempts, first_attempt_at=box.now)
-        box.outbox.attempted(due, status=503, error=None, ms=1.0)
-        box.outbox.retry(due, 0)
+        box.outbox.record_retry(due, Outcome(503, None, ms=1.0), 0)
 
     def take(name: str, count: int) -> None:
         for n in range(count):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import pytest
 from support.noise import noise
@@ -15,6 +15,7 @@ from support.receiver import Reply
 from support.waiting import until
 
 import paliadin_sidecar.outbox.statements
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -54,13 +55,13 @@ class Box:
     def take(self, turn_id: str, text: str = "Yes.") -> None:
         self(Outbox.accept, arrival(turn_id, text))
 
-    def attempt(self) -> Any:  # noqa: ANN401 - what `due` gives
+    def end(self, record: Callable[..., None], *about: object) -> None:
+        """Record an attempt of the one that is due, and what it led to."""
         (due,) = self(Outbox.fetch_due, (), limit=9, max_retries=9)[0]
-        self(Outbox.attempted, due, status=204, error=None, ms=1.0)
-        return due
+        self(record, replace(due, attempts=1), Outcome(204, None, ms=1.0), *about)
 
     def deliver(self) -> None:
-        self(Outbox.delivered, self.attempt())
+        self.end(Outbox.record_delivered)
 
     def gone(self, turn_id: str) -> None:
         self(Outbox.mark_gone, key(turn_id))
@@ -142,7 +143,7 @@ def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
 def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
     """A year later it can still be sent."""
     box.take("dead")
-    box(Outbox.mark_dead, box.attempt(), "refused")
+    box.end(Outbox.record_dead, "refused")
     box.take("pending")
     for turn_id in ("dead", "pending"):
         box.gone(turn_id)
@@ -228,7 +229,7 @@ def test_a_file_that_came_back_is_kept(box: Box) -> None:
 def test_what_was_touched_lately_is_kept(box: Box) -> None:
     """A replay makes an old turn young."""
     box.take("t")
-    box(Outbox.mark_dead, box.attempt(), "refused")
+    box.end(Outbox.record_dead, "refused")
     box.gone("t")
     box.later(2 * TURN_S)
     assert box(Outbox.replay, dead=True) == (1, 0)
@@ -335,7 +336,7 @@ def test_upkeep_with_nothing_to_do_writes_nothing(box: Box) -> None:
 @pytest.mark.parametrize("query", ["expired_bodies", "purge_turns", "purge_events"])
 def test_upkeep_reads_an_index(box: Box, query: str) -> None:
     """What is to be done is found without reading what is not."""
-    statement = getattr(paliadin_sidecar.outbox.statements.sql, query).sql
+    statement = getattr(paliadin_sidecar.outbox.statements.sql, query)
     with closing(sqlite3.connect(box.path)) as db:
         values = {"before": 0, "limit": 1}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
