@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import selectors
-import signal
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -183,6 +182,7 @@ class Daemon:
         self._settings, self._log, self._attempt = settings, log, attempt
         self._loop = _Loop(clock)
         self._task: asyncio.Task[None] | None = None
+        self._terminate: Callable[[], object] = lambda: None
         self._points: Iterator[int] = iter(())
         self._die_at: int | None = None
         self._dead = False
@@ -241,15 +241,16 @@ class Daemon:
         """Start it, if it does not run."""
         if not self.is_up:
             self._dead, self._die_at = False, None
-            self._task = self._loop.create_task(service.run(self._settings, self._log))
+            self._task = self._loop.create_task(
+                service.run(self._settings, self._log, self._on_signal)
+            )
 
     def stop(self) -> None:
         """SIGTERM, and its end."""
         if self.is_up:
             self.passes(0.0)
             if self.is_up:
-                assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-                signal.raise_signal(signal.SIGTERM)
+                self._terminate()
                 self._end()
 
     def kill(self, at_point: int = 0) -> None:
@@ -278,6 +279,9 @@ class Daemon:
         outcome = await self._attempt(webhook_id, body)
         self._check()
         return outcome
+
+    def _on_signal(self, call: Callable[[], object]) -> None:
+        self._terminate = call
 
     def _end(self) -> None:
         assert self._task is not None

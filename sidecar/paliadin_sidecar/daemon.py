@@ -1,12 +1,14 @@
-"""The daemon: the tasks that carry turns from stage to stage, and their end.
+"""The daemon: opens what the rooms need, runs them in one group of named tasks, and ends them.
 
-One group of named tasks; one that dies takes the daemon down, for whoever restarts it.
+A turn goes through the rooms in this order: intake finds and reads its file, the outbox commits
+it, delivery sends it and commits what came of that, and audit prints the events of both. A task
+that fails takes the daemon down, for whoever restarts it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import signal
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -19,22 +21,24 @@ from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.audit.service import Problems, ServiceEvents
 from paliadin_sidecar.delivery.dispatcher import Dispatch
 from paliadin_sidecar.delivery.sender import Sender
-from paliadin_sidecar.host import state_directory as statedir
 from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.host.report import Reporter
+from paliadin_sidecar.host.state_directory import journal_key
 from paliadin_sidecar.host.systemd import Notify
 from paliadin_sidecar.host.threads import Threads
-from paliadin_sidecar.intake import turnfile
+from paliadin_sidecar.host.watchdog import feed_watchdog
 from paliadin_sidecar.intake.service import IntakeService
-from paliadin_sidecar.outbox import opening, upkeep
+from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
+from paliadin_sidecar.outbox.upkeep import follow_commands, prune_regularly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from paliadin_sidecar.errors import Blocked
+    from paliadin_sidecar.outbox.outbox import Outbox
     from paliadin_sidecar.settings import Settings
 
 __all__ = ["run"]
@@ -46,47 +50,48 @@ _GRACE_S = 5.0
 _FLUSH_S = 1.0
 #: Threads for names, of which one that does not resolve can hold its thread for half a minute.
 _LOOKUPS = 4
-#: systemd is told the counts at most this often.
-_STATUS_LAG_S = 1.0
-#: These are told also when there is none.
-_TOLD = ("pending", "delivered", "dead")
 
 
 async def run(
     settings: Settings,
     stream: TextIO,
+    on_signal: Callable[[Callable[[], object]], None],
     *,
     quarantine: bool = False,
-    on_stop: Callable[[], None] = lambda: None,
     unknown: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; a second one ends the process at once.
+    """Serve until told to end.
 
     Args:
         settings: what to do.
         stream: where the event lines go.
+        on_signal: takes what is to be called, in any thread, when it is to end.
         quarantine: move the outbox aside first.
-        on_stop: called when it was told to end.
         unknown: variables that are misspelt, each with the nearest that is right.
 
     Raises:
         OutboxError, StateDirError, Locked: it cannot begin, or go on.
     """
     os.umask(0o077)
-    turnfile.ignore_lease_breaks()
-    most_held = raise_descriptor_limit()
+    ignore_lease_breaks()
     audit = Audit(stream, settings.log_level)
+    stopping, opening = anyio.Event(), anyio.CancelScope()
+
+    def stop() -> None:
+        stopping.set()
+        opening.cancel()  # it may wait for room on the disk
 
     def say_blocked(why: str) -> None:
         audit.print_unrecorded("outbox.blocked", {"path": str(settings.state_dir), "why": why})
 
+    on_signal(partial(asyncio.get_running_loop().call_soon_threadsafe, stop))
     with ExitStack() as stack:
         if quarantine:
-            opening.quarantine(settings)
-        outbox = await opening.open_outbox(stack, settings, say_blocked)
-        service = _Service(settings, outbox, stream, most_held, on_stop)
-        service.unknown = tuple(unknown)
-        stack.callback(service.close)
+            quarantine_outbox(settings)
+        with opening:
+            outbox = await open_outbox(stack, settings, say_blocked)
+        if opening.cancelled_caught:
+            return
         lookups = Threads(_LOOKUPS, "lookup")
         stack.callback(lookups.close)
         async with Sender(
@@ -96,197 +101,123 @@ async def run(
             ca_file=settings.callback_ca_file,
             lookups=lookups,
         ) as sender:
-            await service.serve(sender)
+            daemon = _Daemon(settings, outbox, sender, audit, stream)
+            stack.callback(daemon.intake.close)
+            await daemon.serve(stopping, unknown)
 
 
-class _Service:
+class _Daemon:
+    # The rooms, and what one of them tells another.
+
     def __init__(
-        self,
-        settings: Settings,
-        outbox: Outbox,
-        stream: TextIO,
-        most_held: int,
-        on_stop: Callable[[], None] = lambda: None,
+        self, settings: Settings, outbox: Outbox, sender: Sender, audit: Audit, stream: TextIO
     ) -> None:
-        self._settings = settings
-        self._audit = audit = Audit(stream, settings.log_level)
-        self._on_stop = on_stop
-        self._outbox = outbox
-        # All that a turn's way needs: no flood of anything else can take them.
-        self._notify_thread = Threads(1, "notify")
-        self._group = GroupCommit(outbox, self._wrote, self._blocked, self._unblocked)
-        self._intake = IntakeService(
-            settings,
-            self._group,
-            most_held,
-            record=self._happened,
-            on_accepted=self._accepted,
-            on_blocked=self._blocked,
-            on_unblocked=self._has_room,
-            on_no_events=partial(self._suffers, "events"),
+        self.settings = settings
+        self.audit = audit
+        self.systemd = Notify(os.environ)
+        self.reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
+        self.problems = Problems(audit, self.reporter, self.systemd)
+        self.group = GroupCommit(
+            outbox, self.on_events, self.on_blocked, self.problems.outbox_unblocked
         )
-        self.unknown: tuple[tuple[str, str], ...] = ()
-        self._reporter = Reporter(settings.state_dir, _VERSION, settings.variables())
-        self._problems = Problems(audit, self._reporter)
-        self._events = ServiceEvents(self._group, audit)
-        self._printer = EventPrinter(
-            self._group,
+        self.events = ServiceEvents(self.group, audit)
+        self.printer = EventPrinter(
+            self.group,
             audit,
             stream,
-            key=statedir.journal_key(settings.state_dir, create=True),
+            key=journal_key(settings.state_dir, create=True),
             printed=outbox.transaction([outbox.printed])[0],
         )
-        self._stop = anyio.Event()
-        self._systemd = Notify(os.environ, self._notify_thread)
-        self._counts_moved = anyio.Event()
-
-    def close(self) -> None:
-        self._intake.close()
-        self._notify_thread.close()
-
-    async def serve(self, sender: Sender) -> None:
-        settings = self._settings
-        self._dispatch = Dispatch(
-            self._group,
+        self.dispatcher = Dispatch(
+            self.group,
             sender.attempt,
             host=settings.host_label,
             refused_s=settings.refused_s,
         )
-        await self._work()
+        self.intake = IntakeService(
+            settings,
+            self.group,
+            raise_descriptor_limit(),
+            record=self.events.record,
+            on_accepted=self.dispatcher.wake,
+            on_blocked=self.on_blocked,
+            on_unblocked=self.problems.intake_unblocked,
+            on_no_events=partial(self.problems.set, "events"),
+        )
+        self.heartbeats = [self.dispatcher.heartbeat, *self.intake.heartbeats]
 
-    async def _work(self) -> None:
+    async def serve(self, stopping: anyio.Event, unknown: Iterable[tuple[str, str]]) -> None:
         async with anyio.create_task_group() as base:
-            base.start_soon(self._printer.run, name="audit")
-            base.start_soon(self._signals, name="signals")
-            base.start_soon(self._feed_watchdog, name="watchdog")
-            base.start_soon(self._say_counts, name="status")
-            if self._settings.metrics is not None:
-                base.start_soon(self._serve_metrics, self._settings.metrics, name="metrics")
+            base.start_soon(self.printer.run, name="audit")
+            base.start_soon(
+                feed_watchdog, self.systemd, self.heartbeats, self.dispatcher.wake, name="watchdog"
+            )
+            if self.settings.metrics is not None:
+                base.start_soon(self.serve_metrics, self.settings.metrics, name="metrics")
             async with anyio.create_task_group() as work:
-                work.start_soon(self._dispatch.run, name="dispatch")
-                work.start_soon(self._intake.run, name="intake")
-                work.start_soon(self._started, name="started")
+                work.start_soon(self.dispatcher.run, name="dispatcher")
+                work.start_soon(self.intake.run, name="intake")
+                work.start_soon(self.say_started, unknown, name="started")
                 work.start_soon(
-                    upkeep.follow_commands,
-                    self._group,
-                    self._settings.rescan_s,
-                    self._wrote_elsewhere,
+                    follow_commands,
+                    self.group,
+                    self.settings.rescan_s,
+                    self.on_command,
                     name="commands",
                 )
-                work.start_soon(upkeep.prune_regularly, self._group, name="upkeep")
-                await self._stop.wait()
-                await self._systemd("STOPPING=1")
-                await self._happened("service.stopping")
-                # Intake ends first; what it had not committed is found by the next start.
-                await self._dispatch.stop(_GRACE_S)
+                work.start_soon(prune_regularly, self.group, name="upkeep")
+                await stopping.wait()
+                await self.systemd("STOPPING=1")
+                # What intake has not committed is found by the next start.
+                self.intake.stop()
+                await self.events.record("service.stopping")
+                await self.dispatcher.stop(_GRACE_S)
                 work.cancel_scope.cancel()
-            await self._happened("service.stopped")
+            await self.events.record("service.stopped")
             with anyio.move_on_after(_FLUSH_S):
-                await self._printer.flush()
+                await self.printer.flush()
             base.cancel_scope.cancel()
 
-    async def _signals(self) -> None:
-        # A terminal that was closed, unless whoever started us said that it does not matter.
-        hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as received:
-            async for number in received:
-                if self._stop.is_set():
-                    os._exit(128 + number)
-                self._on_stop()
-                self._stop.set()
-                self._intake.stop()
-
-    async def _happened(self, name: str, **fields: object) -> None:
-        await self._events.record(name, **fields)
-
-    def _wrote(self) -> None:
-        self._unblocked()
-        self._printer.wake()
-        self._counts_moved.set()
-
-    def _wrote_elsewhere(self) -> None:
-        self._dispatch.wake()
-        self._printer.wake()
-        self._counts_moved.set()
-
-    def _suffers(self, what: str, why: str | None) -> None:
-        self._problems.set(what, why)
-        self._counts_moved.set()
-
-    def _unblocked(self) -> None:
-        self._problems.outbox_unblocked()
-        self._counts_moved.set()
-
-    def _accepted(self) -> None:
-        # It asks what is due in the same transaction, and sends when that is durable.
-        self._dispatch.wake()
-
-    def _has_room(self) -> None:
-        self._problems.intake_unblocked()
-        self._counts_moved.set()
-
-    def _blocked(self, exc: Blocked) -> None:
-        self._problems.outbox_blocked(exc)
-        self._counts_moved.set()
-        # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
-        self._intake.excuse()
-        self._dispatch.looked.set()
-
-    async def _started(self) -> None:
-        await self._intake.began()
-        self._reporter.ready()  # before its line: who has read that asks how it does
-        await self._happened(
+    async def say_started(self, unknown: Iterable[tuple[str, str]]) -> None:
+        await self.intake.began()
+        self.reporter.ready()  # before its line: who has read that asks how it does
+        await self.events.record(
             "service.started",
             version=_VERSION,
             pid=os.getpid(),
-            host=self._settings.host_label,
-            roots=[str(spec.path) for spec in self._settings.roots],
+            host=self.settings.host_label,
+            roots=[str(spec.path) for spec in self.settings.roots],
         )
-        for name, nearest in self.unknown:
-            await self._happened("service.unknown_variable", variable=name, nearest=nearest)
-        await self._systemd("READY=1")
+        for name, nearest in unknown:
+            await self.events.record("service.unknown_variable", variable=name, nearest=nearest)
+        await self.systemd("READY=1")
 
-    # --- metrics --------------------------------------------------------------------------
-
-    async def _serve_metrics(self, address: tuple[str, int]) -> None:
+    async def serve_metrics(self, address: tuple[str, int]) -> None:
         from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415 - 5 MB, where wanted
 
         await metrics_endpoint.serve_until_cancelled(
             address,
-            self._settings.state_dir / FILENAME,
-            [(spec.backend, spec.persona) for spec in self._settings.roots],
-            self._intake.counts,
-            self._metrics_fail,
+            self.settings.state_dir / FILENAME,
+            [(spec.backend, spec.persona) for spec in self.settings.roots],
+            self.intake.counts,
+            self.on_metrics,
         )
 
-    def _metrics_fail(self, why: str | None) -> None:
-        self._suffers("metrics", why)
+    def on_events(self) -> None:
+        self.problems.outbox_unblocked()
+        self.printer.wake()
+
+    def on_command(self) -> None:
+        self.dispatcher.wake()
+        self.printer.wake()
+
+    def on_blocked(self, exc: Blocked) -> None:
+        self.problems.outbox_blocked(exc)
+        # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
+        for heartbeat in self.heartbeats:
+            heartbeat.beat()
+
+    def on_metrics(self, why: str | None) -> None:
+        self.problems.set("metrics", why)
         if why is not None:
-            self._audit.print_unrecorded("metrics.failed", {"why": why})
-
-    # --- systemd --------------------------------------------------------------------------
-
-    async def _feed_watchdog(self) -> None:
-        # From the start: systemd begins to look at it when we are ready, and until then its
-        # limit for the start holds. A receiver that is down is none of this.
-        while self._systemd.watchdog_s is not None:
-            self._intake.watch_progress()
-            self._dispatch.looked = anyio.Event()
-            await anyio.sleep(self._systemd.watchdog_s / 3)
-            self._dispatch.wake()  # idle, it would look once a minute
-            await self._intake.progress()
-            await self._dispatch.looked.wait()
-            await self._systemd("WATCHDOG=1")
-
-    async def _say_counts(self) -> None:
-        said = ""
-        while self._systemd:
-            self._counts_moved = anyio.Event()
-            counts = dict.fromkeys(_TOLD, 0) | await self._group.commit_when_possible(Outbox.counts)
-            text = ", ".join(f"{n} {state}" for state, n in counts.items())
-            text = "; ".join([text, *(f"{p.what}: {p.why}" for p in self._reporter.problems)])
-            if text != said:
-                said = text
-                await self._systemd(f"STATUS={text}")
-            await self._counts_moved.wait()
-            await anyio.sleep(_STATUS_LAG_S)
+            self.audit.print_unrecorded("metrics.failed", {"why": why})

@@ -343,25 +343,6 @@ def test_a_limit_of_threads_that_is_reached_holds_no_turn(
     assert host.lines[-1]["event"] == "service.stopped"
 
 
-LATE = """
-import sys, threading
-from paliadin_sidecar.host.threads import Deadline
-deadline = Deadline(0.05)
-if sys.argv[1] == "hangs":
-    deadline.begin()
-else:
-    deadline.done(3)
-threading.Thread(target=threading.Event().wait).start()
-"""
-
-
-@pytest.mark.parametrize(("how", "code"), [("hangs", 0), ("is done", 3)])
-def test_the_end_waits_for_nothing_for_long(how: str, code: int) -> None:
-    """A thread that never ends does not hold the process, before its end or after it."""
-    done = subprocess.run([sys.executable, "-c", LATE, how], timeout=PATIENCE_S, check=False)
-    assert done.returncode == code
-
-
 def test_a_hanging_receiver_does_not_hold_the_end(host: Sidecar, receiver: Receiver) -> None:
     """The grace ends; the turn stays for the next start."""
     receiver.behaviour = lambda _: Reply(how="hang")

@@ -248,7 +248,8 @@ def test_turns_of_both_roots_arrive(host: Host) -> None:
     """From the agent's 0600 files in its 0700 directories to the receiver."""
     host.push("t1")
     host.push("t2", ROOTS[1])
-    until("the counts", lambda: host.show("StatusText") == "0 pending, 3 delivered, 0 dead")
+    show = "paliadin-sidecar status --json"
+    until("three", lambda: json.loads(host.run(show).stdout)["counts"]["delivered"] == 3)
 
 
 @pytest.mark.parametrize("engine", ["watchfiles", "inotify"])

@@ -10,6 +10,7 @@ from paliadin_sidecar.outbox.outbox import Outbox
 if TYPE_CHECKING:
     from paliadin_sidecar.audit.lines import Audit
     from paliadin_sidecar.host.report import Reporter
+    from paliadin_sidecar.host.systemd import Notify
     from paliadin_sidecar.outbox.group_commit import GroupCommit
 
 __all__ = ["Problems", "ServiceEvents"]
@@ -42,22 +43,26 @@ class ServiceEvents:
 
 
 class Problems:
-    """What the service suffers from now, for `status` and `check`.
+    """What the service suffers from now, for `status`, `check` and `systemctl status`.
 
     Args:
         audit: prints that the outbox is blocked, which no row can say.
         reporter: keeps what there is.
+        systemd: is told what there is.
     """
 
-    def __init__(self, audit: Audit, reporter: Reporter) -> None:
+    def __init__(self, audit: Audit, reporter: Reporter, systemd: Notify) -> None:
         self._audit = audit
         self._reporter = reporter
+        self._systemd = systemd
         self._blocked_why = ""
         self._budget_why = ""
 
     def set(self, what: str, why: str | None) -> None:
         """Something is wrong from now on; with None, no more. See `host.report.Problem`."""
-        self._reporter.problem(what, why)
+        if self._reporter.problem(what, why):
+            problems = self._reporter.problems
+            self._systemd.show("; ".join(f"{each.what}: {each.why}" for each in problems))
 
     def outbox_blocked(self, exc: Blocked) -> None:
         """The outbox refuses to take something. Each reason is printed once."""
@@ -75,8 +80,9 @@ class Problems:
 
     def outbox_unblocked(self) -> None:
         """The outbox takes what comes."""
-        self._blocked_why = ""
-        self.set("outbox", None)
+        if self._blocked_why:
+            self._blocked_why = ""
+            self.set("outbox", None)
 
     def intake_unblocked(self) -> None:
         """All that was held back for lack of room is accepted."""

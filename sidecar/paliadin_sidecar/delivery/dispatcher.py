@@ -21,6 +21,7 @@ from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Circuit, Verdict
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.host.watchdog import Heartbeat
 from paliadin_sidecar.outbox.fairness import Shares
 from paliadin_sidecar.outbox.outbox import Outbox
 
@@ -63,7 +64,7 @@ class Dispatch:
         random: see `policy.decide`.
 
     Attributes:
-        looked: set each time that it has looked what is due; replace it to wait for the next.
+        heartbeat: beats each time that it has asked what is due.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Dispatch:
         self._blame = Blame()
         self._put_off = Blame()  # by answers of any kind
         self._was_again = False  # the one that went out last
-        self.looked = anyio.Event()
+        self.heartbeat = Heartbeat()
         self._wake = anyio.Event()
         self._idle = anyio.Event()
         self._asking: anyio.Event | None = None
@@ -129,7 +130,7 @@ class Dispatch:
             while True:
                 self._wake = anyio.Event()
                 sleep_s = await self._start_due(tasks)
-                self.looked.set()
+                self.heartbeat.beat()
                 with anyio.move_on_after(sleep_s):
                     await self._wake.wait()
 

@@ -92,19 +92,21 @@ class Reporter:
         """The first scan is done."""
         self._replace(msgspec.structs.replace(self._report, ready=True))
 
-    def problem(self, what: str, why: str | None) -> None:
-        """Something is wrong from now on; with None, no more."""
+    def problem(self, what: str, why: str | None) -> bool:
+        """Something is wrong from now on; with None, no more. Returns whether that is new."""
         others = tuple(each for each in self._report.problems if each.what != what)
         now = tuple(each for each in self._report.problems if each.what == what)
         if why is not None:
             since = now[0].since if now else time.time()
             others += (Problem(what, why[:_WHY_CHARS], since),)
-        self._replace(msgspec.structs.replace(self._report, problems=others))
+        return self._replace(msgspec.structs.replace(self._report, problems=others))
 
-    def _replace(self, report: Report) -> None:
-        if report != self._report:
-            self._report = report
-            self._write()
+    def _replace(self, report: Report) -> bool:
+        if report == self._report:
+            return False
+        self._report = report
+        self._write()
+        return True
 
     def _write(self) -> None:
         with suppress(OSError):

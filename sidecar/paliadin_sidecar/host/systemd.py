@@ -1,4 +1,4 @@
-"""What systemd is told: ready, alive, how it goes, about to end (sd_notify(3))."""
+"""What systemd is told: ready, alive, what is wrong, about to end (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from paliadin_sidecar.host.threads import Threads
-
 __all__ = ["Notify"]
 
 #: systemd reads at once, or is in trouble that is not ours.
@@ -25,38 +23,45 @@ class Notify:
 
     Args:
         environ: the process's environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`.
-        in_thread: runs a call in a thread; anyio's where there is none of their own.
 
     Attributes:
         watchdog_s: seconds without `WATCHDOG=1` after which we are taken for hung; None where
             nobody looks.
     """
 
-    def __init__(self, environ: Mapping[str, str], in_thread: Threads | None = None) -> None:
-        self._in_thread = in_thread
+    def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         # An "@" stands for the NUL that a name in the abstract namespace begins with.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self.watchdog_s = _watchdog_s(environ) if address else None
 
-    def __bool__(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._address)
-
     async def __call__(self, *assignments: str) -> None:
-        """Send these, such as `READY=1`; one that cannot be sent is let go."""
-        if self._address:
-            in_thread = self._in_thread or anyio.to_thread.run_sync
-            await in_thread(self._send, "\n".join(assignments).encode())
+        """Send these, such as `READY=1`, in one datagram; one that cannot be sent is dropped.
 
-    def _send(self, message: bytes) -> None:
+        A queue that is full is waited for, for a moment.
+        """
+        if not self._address:
+            return
+        message = "\n".join(assignments).encode()
         # A ValueError: the address holds a NUL, or is longer than any socket's.
-        with (
-            suppress(OSError, ValueError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-        ):
-            sender.settimeout(_TIMEOUT_S)
-            sender.sendto(message, self._address)
+        with suppress(OSError, ValueError), _datagrams() as sender:
+            sender.connect(self._address)
+            with suppress(BlockingIOError):
+                sender.send(message)
+                return
+            with anyio.move_on_after(_TIMEOUT_S):
+                await anyio.wait_writable(sender)
+                sender.send(message)
+
+    def show(self, status: str) -> None:
+        """Have this shown by `systemctl status`; dropped where it cannot be sent at once."""
+        if self._address:
+            with suppress(OSError, ValueError), _datagrams() as sender:
+                sender.sendto(f"STATUS={status}".encode(), self._address)
+
+
+def _datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:

@@ -14,6 +14,7 @@ import anyio
 
 from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.watchdog import Heartbeat
 from paliadin_sidecar.intake import intake as finding
 from paliadin_sidecar.intake.intake import Intake
 from paliadin_sidecar.intake.notifications import changes
@@ -93,9 +94,8 @@ class RootIntake:
             monotonic=time.monotonic,
             wall=time.time,
         )
-        self.hangs = False  #: its file system does not answer
+        self.heartbeat = Heartbeat()  #: beats with each scan; excused where that hangs
         self.began = anyio.Event()  #: it was looked through once, or does not answer
-        self.scanned = anyio.Event()  #: since the watchdog was fed
         self.no_events: str | None = None  #: why there are none
         self._settings = settings
         self._group = group
@@ -116,7 +116,7 @@ class RootIntake:
     def close(self) -> None:
         """Let go of all descriptors."""
         # Closing asks the file system too.
-        if not self.hangs:
+        if not self.heartbeat.excused:
             self.intake.close()
         self._thread.close()
 
@@ -135,7 +135,7 @@ class RootIntake:
             if every_file or now >= next_scan:
                 self._every_file = False
                 await self._scan(every_file=every_file)
-                self.scanned.set()
+                self.heartbeat.beat()
                 now = time.monotonic()
                 next_scan = now + self._settings.rescan_s
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
@@ -244,14 +244,14 @@ class RootIntake:
                 steps = self.intake.steps
                 await asyncio.wait([answer], timeout=_ANSWER_S)
         if not answer.done():
-            self.hangs = True
+            self.heartbeat.excused = True
             self.root.does_not_answer()
             await self._tell_root(self.root.state)
             await self._office.changed()
             self.began.set()
-            self.scanned.set()
+            self.heartbeat.beat()
             await asyncio.wait([answer])
-            self.hangs = False
+            self.heartbeat.excused = False
         return answer.result()
 
     # --- files ----------------------------------------------------------------------------

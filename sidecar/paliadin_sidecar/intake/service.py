@@ -31,6 +31,9 @@ class IntakeService:
         on_blocked: called when a batch is held since the outbox is blocked.
         on_unblocked: called when no root holds a batch any more.
         on_no_events: called with why roots miss file notifications; None where none does.
+
+    Attributes:
+        heartbeats: of each root's loop.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class IntakeService:
             RootIntake(spec, settings, most_held // len(settings.roots), group, self)
             for spec in settings.roots
         ]
+        self.heartbeats = [root.heartbeat for root in self.roots]
 
     async def run(self) -> None:
         """Take in what comes to each root, until cancelled."""
@@ -84,22 +88,6 @@ class IntakeService:
         """How many scans there were, and how many files only a scan found."""
         intakes = [root.intake for root in self.roots]
         return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
-
-    def watch_progress(self) -> None:
-        """From now on `progress` waits for the next scan of each root that answers."""
-        for root in self.roots:
-            if not root.hangs:
-                root.scanned = anyio.Event()
-
-    async def progress(self) -> None:
-        """Wait until each root got further."""
-        for root in self.roots:
-            await root.scanned.wait()
-
-    def excuse(self) -> None:
-        """Who waits for `progress` need not: the outbox is blocked, and is looked at again."""
-        for root in self.roots:
-            root.scanned.set()
 
     # --- what a root tells: see `loop.Office` ------------------------------------------------
 

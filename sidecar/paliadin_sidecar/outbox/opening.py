@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.settings import Settings
 
-__all__ = ["open_outbox", "quarantine"]
+__all__ = ["open_outbox", "quarantine_outbox"]
 
 
 async def open_outbox(
@@ -51,7 +51,7 @@ async def open_outbox(
         await anyio.sleep(BLOCKED_S)
 
 
-def quarantine(settings: Settings) -> None:
+def quarantine_outbox(settings: Settings) -> None:
     """Move the outbox aside, so that the next start makes a new one.
 
     Raises:

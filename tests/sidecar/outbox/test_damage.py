@@ -14,7 +14,7 @@ import pytest
 from support.receiver import Receiver, Reply
 from support.waiting import PATIENCE_S, until
 
-from paliadin_sidecar.daemon import _Service
+from paliadin_sidecar import daemon
 from paliadin_sidecar.delivery.sender import Outcome, Sender
 from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.outbox.database import FILENAME
@@ -171,7 +171,7 @@ def test_an_attempt_that_is_recorded_while_all_ends(
     all_ends = anyio.Event()
     lost = Damaged(tmp_path / FILENAME, "was removed")
 
-    async def until_all_ends(_: _Service) -> None:
+    async def until_all_ends(*_: object) -> None:
         try:
             await anyio.sleep_forever()
         finally:
@@ -191,20 +191,18 @@ def test_an_attempt_that_is_recorded_while_all_ends(
             await all_ends.wait()
         return Outcome(status=503)
 
-    monkeypatch.setattr(_Service, "_signals", until_all_ends)
+    # What is the process's own stays as it is: this one is the test's, and in a thread.
+    monkeypatch.setattr(daemon, "ignore_lease_breaks", lambda: None)
+    monkeypatch.setattr(os, "umask", lambda _: 0o077)
+    monkeypatch.setattr(daemon, "feed_watchdog", until_all_ends)
     monkeypatch.setattr(Sender, "attempt", attempt)
     host.answer("t0")
     settings = Settings.from_environment(host.environ | {"PALIADIN_RESCAN_S": "60"})
     ended: list[BaseException] = []
 
     async def serve() -> None:
-        with (
-            Outbox(tmp_path / FILENAME, create=True) as outbox,
-            log.open("w", buffering=1) as lines,
-        ):
-            service = _Service(settings, outbox, lines, most_held=16)
-            async with Sender(settings.callback_url, settings.secrets, timeout_s=1.0) as sender:
-                await service.serve(sender)
+        with log.open("w", buffering=1) as lines:
+            await daemon.run(settings, lines, lambda _: None)
 
     def run() -> None:
         try:

@@ -12,7 +12,7 @@ import click
 
 from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
-from paliadin_sidecar.host.threads import Deadline
+from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator.hosting import is_unit
 from paliadin_sidecar.operator.session import clear_errors, env_file_option, stdout
 from paliadin_sidecar.settings import Settings
@@ -42,7 +42,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     from paliadin_sidecar import daemon  # noqa: PLC0415
     from paliadin_sidecar.audit.lines import Audit  # noqa: PLC0415
 
-    deadline: Deadline | None = None
+    termination: Termination | None = None
     try:
         with clear_errors():
             environ = dict(os.environ)
@@ -52,14 +52,13 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
                 environ = merged_environment(os.environ, env_file)
             try:
                 settings = Settings.from_environment(environ)
-                deadline = Deadline(_STOP_S)
+                termination = Termination(_STOP_S)
                 serve = partial(
                     daemon.run,
                     quarantine=quarantine,
-                    on_stop=deadline.begin,
                     unknown=Settings.unknown_variables(environ),
                 )
-                anyio.run(serve, settings, stdout())
+                anyio.run(serve, settings, stdout(), termination.on_signal)
             except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
                 expected = _first_expected(exc)
                 if expected is not None:
@@ -67,10 +66,10 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
                 trace = safe_trace(exc)
                 Audit(sys.stderr).line("service.crashed", time.time(), {"trace": trace})
                 sys.exit(1)
-            deadline.done(0)
+            termination.done(0)
     except SystemExit as exc:
-        if deadline is not None:
-            deadline.done(exc.code if isinstance(exc.code, int) else 1)
+        if termination is not None:
+            termination.done(exc.code if isinstance(exc.code, int) else 1)
         raise
 
 
