@@ -1,6 +1,9 @@
+"""The demo's stand-in for aichat, over HTTP and real tmux; what it refuses is shown by calls."""
+
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import stat
 import sys
@@ -10,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import anyio
+import httpx2
 import pytest
+from demo.aichat import Backend, Persona
 from demo.panes import Agent, Panes, _Pane
 from support.host import BEARER, MESSAGES, told, until
 
@@ -23,9 +28,35 @@ if TYPE_CHECKING:
     from support.host import Aichat, Place
 
     Start = Callable[..., Aichat]
+    InProcess = Callable[..., httpx2.Response]
 
 #: A token's shape, with the claims {"sub": "user-a", "jti": "caller-1"}.
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLWEiLCJqdGkiOiJjYWxsZXItMSJ9.c2VjcmV0LXBhcnQ"
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """Asks the stand-in's endpoints by a call. No tmux can be started."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def ask(
+        method: str, path: str, content: bytes, *, bearer: str = f"Bearer {BEARER}", **told: object
+    ) -> httpx2.Response:
+        options: dict[str, Any] = {"deadline_s": 1, "queue": 0, "own_ids": False, "half": False}
+        options |= {"error": None, "flat": False} | told
+        personas = {"paliadin": Persona(answers=str(tmp_path / "answers"))}
+        panes = Panes(tmp_path / "tmux")
+        backend = Backend(token=BEARER, personas=personas, panes=panes, **options)
+
+        async def asked() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app=backend.app())
+            async with httpx2.AsyncClient(transport=transport, base_url="http://h") as http:
+                headers = {"Authorization": bearer}
+                return await http.request(method, path, content=content, headers=headers)
+
+        return anyio.run(asked)
+
+    return ask
 
 
 def pane(place: Place, window: str = "alice") -> str:
@@ -65,15 +96,10 @@ def test_ids_are_made_where_the_caller_has_none(aichat: Start) -> None:
     ["", "Bearer", "Bearer wrong", f"Basic {BEARER}", BEARER],
     ids=["none", "empty", "wrong", "basic", "bare"],
 )
-def test_only_the_bearer_of_the_token_is_served(aichat: Start, bearer: str) -> None:
+def test_only_the_bearer_of_the_token_is_served(in_process: InProcess, bearer: str) -> None:
     """Without the token every endpoint says auth_failed, and nothing is started."""
-    http = aichat().http
-    http.headers["Authorization"] = bearer
-    for response in (
-        http.get("/chat/health"),
-        http.post("/chat/reset", json={"username": "alice"}),
-        http.post("/chat/turn", json={"username": "alice", "message": "Hallo?"}),
-    ):
+    for method, path in (("GET", "/chat/health"), ("POST", "/chat/reset"), ("POST", "/chat/turn")):
+        response = in_process(method, path, b'{"username":"alice","message":"?"}', bearer=bearer)
         assert response.status_code == 401
         assert response.json()["error"]["code"] == "auth_failed"
 
@@ -100,28 +126,26 @@ def test_health_is_ok(aichat: Start) -> None:
         {"message": "x", "jwt": ["no"]},
     ],
 )
-def test_a_malformed_request_is_a_bad_request(
-    place: Place, aichat: Start, body: dict[str, Any]
-) -> None:
+def test_a_malformed_request_is_a_bad_request(in_process: InProcess, body: dict[str, Any]) -> None:
     """A body of the wrong shape is refused before any pane is started."""
-    response = aichat().post("/chat/turn", **body)
+    content = json.dumps({"username": "alice", **body}).encode()
+    response = in_process("POST", "/chat/turn", content)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "bad_request"
     assert response.json()["error"]["retryable"] is False
-    assert place.windows() == []
 
 
-def test_a_body_that_is_no_json_is_a_bad_request(aichat: Start) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"message":"\xff"}'])
+def test_a_body_that_is_no_json_is_a_bad_request(in_process: InProcess, content: bytes) -> None:
     """Bytes that are no JSON in UTF-8 are refused as any other shape."""
-    http = aichat().http
-    for content in (b"", b"{", b"\xff\xfe", b"[]", b'{"message":"\xff","username":"a"}'):
-        response = http.post("/chat/turn", content=content)
-        assert response.json()["error"]["code"] == "bad_request"
+    response = in_process("POST", "/chat/turn", content)
+    assert response.json()["error"]["code"] == "bad_request"
 
 
-def test_an_unknown_persona_is_named_so(aichat: Start) -> None:
+def test_an_unknown_persona_is_named_so(in_process: InProcess) -> None:
     """A persona that is not configured is persona_unknown."""
-    response = aichat().ask("Hallo?", persona="hugo")
+    content = b'{"username":"alice","persona":"hugo","message":"?"}'
+    response = in_process("POST", "/chat/turn", content)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "persona_unknown"
 
@@ -265,6 +289,7 @@ def test_two_users_are_answered_at_once(
     assert place.windows() == ["aichat-paliadin:alice", "aichat-paliadin:bob"]
 
 
+@pytest.mark.slow
 def test_turns_of_one_window_queue_and_the_queue_is_bounded(
     place: Place, aichat: Start, pool: ThreadPoolExecutor
 ) -> None:
@@ -292,6 +317,7 @@ def test_a_window_is_locked_across_processes(place: Place, aichat: Start) -> Non
     until(lambda: standin.ask("Hallo?").status_code == 200)
 
 
+@pytest.mark.slow
 def test_two_stand_ins_share_a_window(
     aichat: Start, place: Place, pool: ThreadPoolExecutor
 ) -> None:
@@ -344,6 +370,7 @@ def test_the_token_is_in_no_process_no_environment_and_on_no_screen(
     assert turn.result()
 
 
+@pytest.mark.slow
 def test_the_deadline_ends_the_turn_but_not_the_answer(place: Place, aichat: Start) -> None:
     """After the deadline the token is gone, and the answer comes all the same."""
     standin = aichat("--deadline", "1.5")
@@ -358,6 +385,7 @@ def test_the_deadline_ends_the_turn_but_not_the_answer(place: Place, aichat: Sta
     assert told(path.read_text()) == "Spät think 2.5"
 
 
+@pytest.mark.slow
 def test_a_turn_after_a_late_one_is_answered(aichat: Start) -> None:
     """An agent that is still busy with a turn given up takes the next one after it."""
     standin = aichat("--deadline", "4")
@@ -417,6 +445,7 @@ def test_its_own_turn_ids(place: Place, aichat: Start, pool: ThreadPoolExecutor)
     assert [file.name for file in place.answers.iterdir()] == [f"{token.stem}.txt"]
 
 
+@pytest.mark.slow
 def test_half_an_answer(place: Place, aichat: Start) -> None:
     """Told so, it answers before the file is whole; else it waits for the trailer."""
     half = aichat("--half").answer("slow write think 1")
@@ -429,6 +458,7 @@ def test_half_an_answer(place: Place, aichat: Start) -> None:
     assert is_whole(aichat().answer("slow write think 1")["response"].encode())
 
 
+@pytest.mark.slow
 def test_an_answer_without_a_trailer_is_whole_when_it_rests(aichat: Start) -> None:
     """Without a trailer the answer comes too, and names nothing."""
     answer = aichat().answer("no trailer")
@@ -448,13 +478,21 @@ def test_an_answer_without_a_trailer_is_whole_when_it_rests(aichat: Start) -> No
         ("timeout", 504, True),
     ],
 )
-def test_each_error_on_demand(aichat: Start, code: str, status: int, *, retryable: bool) -> None:
+def test_each_error_on_demand(
+    in_process: InProcess, code: str, status: int, *, retryable: bool
+) -> None:
     """Told so, it answers with any code, under `error` or at the top level."""
     expected = {"code": code, "message": "as it was told to", "retryable": retryable}
-    for flags, body in (((), {"error": expected}), (("--flat-errors",), expected)):
-        response = aichat("--error", code, *flags).ask("Hallo?")
+    for flat, body in ((False, {"error": expected}), (True, expected)):
+        response = in_process("POST", "/chat/turn", b"{}", error=code, flat=flat)
         assert response.status_code == status
         assert response.json() == body
+
+
+def test_an_error_by_its_option(aichat: Start) -> None:
+    """The program's two options are these."""
+    response = aichat("--error", "timeout", "--flat-errors").ask("Hallo?")
+    assert (response.status_code, response.json()["code"]) == (504, "timeout")
 
 
 def test_a_reset_ends_exactly_that_users_window(place: Place, aichat: Start) -> None:

@@ -38,7 +38,7 @@ PALIADIN = str(Path(sys.executable).with_name("paliadin"))
 
 
 @dataclass
-class Circle:
+class RealHost:
     """A host with one backend, the sidecar that watches it, and the inbox that it pushes to."""
 
     backend: Literal["aichat", "legacy"]
@@ -46,7 +46,7 @@ class Circle:
     inbox: Inbox
     stored: list[TurnCallback]
 
-    def host(self, worst: Literal["", "impatient", "half"] = "") -> dict[str, str]:
+    def start(self, worst: Literal["", "impatient", "half"] = "") -> dict[str, str]:
         """Start the backend, in tmux as it was left; what a client must know of it."""
         if self.backend == "aichat":
             flags = {"": (), "impatient": ("--own-ids", "--deadline", "2"), "half": ("--half",)}
@@ -86,7 +86,7 @@ class Circle:
 
 
 @pytest.fixture(params=["aichat", "legacy"])
-async def circle(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Circle]:
+async def host(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[RealHost]:
     sidecar = Sidecar(place.path, "")
     sidecar.make_roots()
     place.answers = place.path / request.param
@@ -100,29 +100,30 @@ async def circle(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[
         sidecar.environ["PALIADIN_CALLBACK_URL"] = url
         sidecar.start()
         try:
-            yield Circle(request.param, place, inbox, stored)
+            yield RealHost(request.param, place, inbox, stored)
         finally:
             sidecar.close()
 
 
-async def test_a_turn_is_answered_and_pushed(circle: Circle) -> None:
+async def test_a_turn_is_answered_and_pushed(host: RealHost) -> None:
     """A healthy backend's own response is the answer with its trailer; a push brings the same."""
-    async with connect(environ=circle.host()) as paliadin:
+    async with connect(environ=host.start()) as paliadin:
         await paliadin.health(ANNA)
-        assert circle.agents() == {}
+        assert host.agents() == {}
         request = TurnRequest(user=ANNA, message="Welche Fristen?")
         result = await paliadin.run_turn(request)
     assert (result.via, result.revision, result.turn_id) == ("response", None, request.turn_id)
-    assert result.text == circle.answer(ANNA, "Welche Fristen?")
+    assert result.text == host.answer(ANNA, "Welche Fristen?")
     assert result.trailer == Trailer(used_tools=("demo",), rows_seen=1, classifier_tag="echo")
-    await until(lambda: bool(circle.stored))
-    [push] = circle.stored
+    await until(lambda: bool(host.stored))
+    [push] = host.stored
     assert isinstance(push, TurnCompleted)
-    assert push.data.response == (circle.place.answers / f"{request.turn_id}.txt").read_text()
+    assert push.data.response == (host.place.answers / f"{request.turn_id}.txt").read_text()
     assert push.data.response.startswith(result.text)
 
 
-async def test_two_users_at_once_get_their_own(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_two_users_at_once_get_their_own(host: RealHost) -> None:
     """Several turns of two users at once: each gets exactly what they asked, in their name."""
     answers: dict[tuple[str, str], str] = {}
 
@@ -132,74 +133,79 @@ async def test_two_users_at_once_get_their_own(circle: Circle) -> None:
 
     turns = [(user, f"{user.email}: {n}") for user in (ANNA, BAO) for n in ("eins", "zwei")]
     async with (
-        connect(inbox=circle.inbox, environ=circle.host()) as paliadin,
+        connect(inbox=host.inbox, environ=host.start()) as paliadin,
         anyio.create_task_group() as tasks,
     ):
         for turn in turns:
             tasks.start_soon(ask, *turn)
     assert answers == {
-        (user.user_id, question): circle.answer(user, question) for user, question in turns
+        (user.user_id, question): host.answer(user, question) for user, question in turns
     }
-    assert circle.agents().keys() == {circle.window(ANNA), circle.window(BAO)}
+    assert host.agents().keys() == {host.window(ANNA), host.window(BAO)}
 
 
-async def test_a_reset_ends_exactly_what_the_turns_used(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_a_reset_ends_exactly_what_the_turns_used(host: RealHost) -> None:
     """A reset ends the one window or session of the user's turns; the next turn makes it anew."""
-    async with connect(environ=circle.host()) as paliadin:
+    async with connect(environ=host.start()) as paliadin:
         for user in (ANNA, BAO):
             await paliadin.run_turn(TurnRequest(user=user, message="Eins"))
-        before = circle.agents()
+        before = host.agents()
         await paliadin.reset_session(ANNA)
-        assert circle.agents() == {circle.window(BAO): before[circle.window(BAO)]}
+        assert host.agents() == {host.window(BAO): before[host.window(BAO)]}
         await paliadin.run_turn(TurnRequest(user=ANNA, message="Zwei"))
-    after = circle.agents()
+    after = host.agents()
     assert after.keys() == before.keys()
-    assert after[circle.window(ANNA)] != before[circle.window(ANNA)]
+    assert after[host.window(ANNA)] != before[host.window(ANNA)]
 
 
-async def test_a_turn_that_outlives_its_submit_is_answered_by_the_push(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_a_turn_that_outlives_its_submit_is_answered_by_the_push(host: RealHost) -> None:
     """The backend gives up, aichat under an id of its own: the push still finds who waits."""
-    async with connect(environ=circle.host()) as paliadin:
+    async with connect(environ=host.start()) as paliadin:
         await paliadin.run_turn(TurnRequest(user=ANNA, message="Das erste weckt den Agenten."))
-    await until(lambda: len(circle.stored) == 1)
-    async with connect(inbox=circle.inbox, environ=circle.host("impatient")) as paliadin:
+    await until(lambda: len(host.stored) == 1)
+    async with connect(inbox=host.inbox, environ=host.start("impatient")) as paliadin:
         request = TurnRequest(user=ANNA, message="Gründlich: think 3")
         result = await paliadin.run_turn(request)
     assert (result.via, result.revision) == ("push", 1)
-    assert result.text == circle.answer(ANNA, "Gründlich: think 3")
-    await until(lambda: len(circle.stored) == 2)
-    over_aichat = circle.backend == "aichat"
-    push = circle.stored[1].data
+    assert result.text == host.answer(ANNA, "Gründlich: think 3")
+    await until(lambda: len(host.stored) == 2)
+    over_aichat = host.backend == "aichat"
+    push = host.stored[1].data
     assert push.submitted_turn_id == (request.turn_id if over_aichat else None)
     assert (push.turn_id != request.turn_id) == over_aichat
 
 
-async def test_half_a_file_is_not_the_answer(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_half_a_file_is_not_the_answer(host: RealHost) -> None:
     """Where the backend answers half a file, the push's whole text is what is returned."""
-    think = "0.5" if circle.backend == "aichat" else "3"
+    think = "0.5" if host.backend == "aichat" else "3"
     question = f"Fristen, slow write, think {think}: " + "x" * 500
-    async with connect(inbox=circle.inbox, environ=circle.host("half")) as paliadin:
+    async with connect(inbox=host.inbox, environ=host.start("half")) as paliadin:
         result = await paliadin.run_turn(TurnRequest(user=ANNA, message=question))
-    assert (result.via, result.text) == ("push", circle.answer(ANNA, question))
+    assert (result.via, result.text) == ("push", host.answer(ANNA, question))
 
 
-async def test_an_agent_that_was_killed_comes_back(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_an_agent_that_was_killed_comes_back(host: RealHost) -> None:
     """The turn after the agent was killed in its pane is answered there, by a new one."""
-    async with connect(inbox=circle.inbox, environ=circle.host()) as paliadin:
+    async with connect(inbox=host.inbox, environ=host.start()) as paliadin:
         for user in (ANNA, BAO):
             await paliadin.run_turn(TurnRequest(user=user, message="Eins"))
-        before = circle.agents()
-        os.kill(before[circle.window(ANNA)], signal.SIGKILL)
+        before = host.agents()
+        os.kill(before[host.window(ANNA)], signal.SIGKILL)
         result = await paliadin.run_turn(TurnRequest(user=ANNA, message="Zwei"))
-    assert result.text == circle.answer(ANNA, "Zwei")
-    after = circle.agents()
-    assert after[circle.window(ANNA)] != before[circle.window(ANNA)]
-    assert after[circle.window(BAO)] == before[circle.window(BAO)]
+    assert result.text == host.answer(ANNA, "Zwei")
+    after = host.agents()
+    assert after[host.window(ANNA)] != before[host.window(ANNA)]
+    assert after[host.window(BAO)] == before[host.window(BAO)]
 
 
-async def test_the_primer_goes_to_an_agent_that_does_not_know(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_the_primer_goes_to_an_agent_that_does_not_know(host: RealHost) -> None:
     """It is sent at first and after a reset; over aichat also once a pane was found fresh."""
-    async with connect(environ=circle.host()) as paliadin:
+    async with connect(environ=host.start()) as paliadin:
 
         async def arrived(question: str) -> str:
             request = TurnRequest(user=ANNA, message=question, primer=BEFORE)
@@ -209,15 +215,16 @@ async def test_the_primer_goes_to_an_agent_that_does_not_know(circle: Circle) ->
         assert await arrived("Zwei") == "Zwei"
         await paliadin.reset_session(ANNA)
         assert await arrived("Drei") == PRIMER + "Drei"
-        os.kill(circle.agents()[circle.window(ANNA)], signal.SIGKILL)
+        os.kill(host.agents()[host.window(ANNA)], signal.SIGKILL)
         # Only this turn's response can tell that the agent had to be started.
         assert await arrived("Vier") == "Vier"
-        assert await arrived("Fünf") == (PRIMER if circle.backend == "aichat" else "") + "Fünf"
+        assert await arrived("Fünf") == (PRIMER if host.backend == "aichat" else "") + "Fünf"
 
 
-async def test_the_command_asks_and_resets(circle: Circle) -> None:
+@pytest.mark.slow
+async def test_the_command_asks_and_resets(host: RealHost) -> None:
     """`paliadin health`, `ask` and `reset` do on the real host what they say."""
-    environ = circle.host()
+    environ = host.start()
 
     async def run(*arguments: str) -> tuple[int | None, str, str]:
         process = await asyncio.create_subprocess_exec(
@@ -228,9 +235,9 @@ async def test_the_command_asks_and_resets(circle: Circle) -> None:
 
     who = ("--user-id", ANNA.user_id, "--email", ANNA.email or "")
     assert await run("health") == (0, "ok\n", "")
-    answer = circle.answer(ANNA, "Fristen?") + "\n"
+    answer = host.answer(ANNA, "Fristen?") + "\n"
     code, out, err = await run("ask", "Fristen?", *who)
     assert (code, out) == (0, answer), err
-    assert circle.agents().keys() == {circle.window(ANNA)}
+    assert host.agents().keys() == {host.window(ANNA)}
     assert await run("reset", *who) == (0, "reset\n", "")
-    assert circle.agents() == {}
+    assert host.agents() == {}
