@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID, uuid4
 
 import anyio
+import httpx2
 import pytest
-from support.client_hosts import ANSWER, HALF, Drops, Fails, children, sockets, until
+from support.client_hosts import ANSWER, HALF, Drops, Fails, Sidecar, children, sockets, until
 
 import paliadin_client
 from paliadin_client import (
@@ -38,7 +39,7 @@ from paliadin_client.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from support.client_hosts import AichatHost, Host, Seen, Sidecar
+    from support.client_hosts import AichatHost, Host, Seen
 
     from paliadin_client import TurnCallback
 
@@ -197,8 +198,11 @@ async def test_half_answer_then_push(host: Host, inbox: Inbox, sidecar: Sidecar)
 
 
 @pytest.mark.parametrize("deadline", ["20", "1"], ids=["patience ends", "deadline ends"])
-async def test_half_answer_alone(host: Host, inbox: Inbox, deadline: str) -> None:
+async def test_half_answer_alone(
+    host: Host, inbox: Inbox, deadline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A response without a whole trailer is the answer where no push comes in time."""
+    monkeypatch.setattr(module, "_PUSH_GRACE_S", 0.2 if deadline == "20" else 20.0)
     host.script = says(HALF)
     environ = {**host.environ, "PALIADIN_DEADLINE_S": deadline}
     async with paliadin_client.connect(inbox=inbox, environ=environ) as paliadin:
@@ -541,6 +545,7 @@ async def test_push_during_the_health_check(inbox: Inbox, sidecar: Sidecar) -> N
     assert backend.submits == 0
 
 
+@pytest.mark.slow
 async def test_ten_thousand_waiters(inbox: Inbox, sidecar: Sidecar) -> None:
     """Ten thousand waiters at once are each answered or cancelled, and leave nothing behind."""
     backend = NullBackend()
@@ -563,8 +568,12 @@ async def test_ten_thousand_waiters(inbox: Inbox, sidecar: Sidecar) -> None:
     await until(lambda: len(asyncio.all_tasks()) == before)
 
 
-async def test_random_order(inbox: Inbox, sidecar: Sidecar) -> None:
+@pytest.mark.slow
+async def test_random_order(inbox: Inbox, secret: str) -> None:
     """Response and push in any order: one result for each turn, and its own."""
+    sidecar = Sidecar("http://inbox/", secret)
+    # Each push is a call of the inbox, so that it can come between any two steps of the turn.
+    sidecar.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=inbox))
     backend = NullBackend()
     backend.answer.set()
     paliadin = Paliadin(backend, inbox=inbox, deadline_s=100)

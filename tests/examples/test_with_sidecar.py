@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_answers_failures_and_revisions_are_stored(language: str, tmp_path: Path) -> None:
     """What the sidecar pushes ends in the receiver's store, whole, also over its restart."""
