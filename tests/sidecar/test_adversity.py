@@ -95,7 +95,7 @@ def test_a_start_without_room_waits_for_it(host: Sidecar, receiver: Receiver, op
         host.start(wait=False)
         why = host.wait_event("outbox.blocked")["why"]
         assert ("inodes" in why) == ("inodes" in options)
-        status = host.command("status")
+        status = host.typed("status")
         assert "--quarantine" not in status.stdout + status.stderr
         (host.state / "filler").unlink()
         subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=0", str(host.state)], check=True)
@@ -130,7 +130,7 @@ def test_what_is_undelivered_fills_the_budget_and_no_more(
     for n in range(12):
         host.answer(f"t{n}", noise(100_000))
     host.wait_event("outbox.blocked")
-    status = host.command("status")
+    status = host.typed("status")
     assert status.returncode == 1
     assert "PALIADIN_MAX_OUTBOX=1048576" in status.stdout
     outbox = host.state / "outbox.db"
@@ -141,7 +141,7 @@ def test_what_is_undelivered_fills_the_budget_and_no_more(
     for n in range(12):
         host.wait_event("delivery.delivered", turn_id=f"t{n}")
     assert len(host.events("outbox.blocked")) == 1
-    until("a good status", lambda: "PALIADIN_MAX_OUTBOX" not in host.command("status").stdout)
+    until("a good status", lambda: "PALIADIN_MAX_OUTBOX" not in host.typed("status").stdout)
     assert host.stop() == 0
 
 

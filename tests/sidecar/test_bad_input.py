@@ -39,7 +39,7 @@ def test_a_name_that_is_no_turn_id_is_nobody_s_business(host: Sidecar, receiver:
     receiver.wait("t1")
     assert host.stop() == 0
     assert len(receiver.turns) == 1
-    assert '"foreign_files": 6' in host.command("status", "--json").stdout
+    assert '"foreign_files": 6' in host.typed("status", "--json").stdout
 
 
 def test_a_name_that_is_not_utf_8_costs_no_turn(host: Sidecar, receiver: Receiver) -> None:
@@ -240,7 +240,7 @@ def test_a_root_that_is_a_link_is_untrusted(host: Sidecar, receiver: Receiver) -
     assert "symbolic link" in host.wait_event("root.untrusted", backend="aichat")["why"]
     host.answer("t1", root=host.legacy)
     receiver.wait("t1")
-    assert host.command("status").returncode == 1
+    assert host.typed("status").returncode == 1
 
 
 # --- configuration --------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def mount(host: Sidecar) -> Iterator[FuseMount]:
 
 def status(host: Sidecar) -> tuple[int, dict[str, Any]]:
     """Exit code, and what it says of the aichat root; all other problems are none."""
-    done = host.command("status", "--json")
+    done = host.typed("status", "--json")
     found = json.loads(done.stdout)
     assert all(str(host.aichat) in problem for problem in found["problems"])
     return done.returncode, found["roots"][0] | {"problems": found["problems"]}
@@ -43,7 +43,7 @@ def status(host: Sidecar) -> tuple[int, dict[str, Any]]:
 
 def check(host: Sidecar) -> tuple[str, str]:
     """Level and message of what `check` says of the aichat root."""
-    found = json.loads(host.command("check", "--json").stdout)
+    found = json.loads(host.typed("check", "--json").stdout)
     (one,) = (f for f in found if f["subject"].startswith("root aichat"))
     return one["level"], one["message"]
 

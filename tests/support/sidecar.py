@@ -12,7 +12,11 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from click.testing import CliRunner
+
+from paliadin_sidecar.operator.cli import main
 from support.waiting import PATIENCE_S, until
 
 TRAILER = "\n[paliadin-meta]\nused_tools: search\nrows_seen: 3\nclassifier_tag: fristen\n"
@@ -136,6 +140,18 @@ class Sidecar:
             timeout=PATIENCE_S,
             check=False,
         )
+
+    def typed(self, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """The same in this very process, in a tenth of the time. Not for `run`."""
+        handler = signal.getsignal(signal.SIGPIPE)
+        environment = patch.dict(os.environ, self.environ | environ, clear=True)
+        arguments = patch.object(sys, "argv", ["paliadin-sidecar", *args])
+        try:
+            with environment, arguments:
+                done = CliRunner().invoke(main, args, catch_exceptions=False)
+        finally:
+            signal.signal(signal.SIGPIPE, handler)
+        return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
     # --- what agents do ---------------------------------------------------------------------
 

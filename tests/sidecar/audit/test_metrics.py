@@ -164,12 +164,12 @@ def test_an_address_that_cannot_be_had_yet(metered: Sidecar, receiver: Receiver,
         receiver.wait("t1")
         said = metered.wait_event("metrics.failed")["why"]
         assert said.startswith(f"PALIADIN_METRICS='{metered.environ['PALIADIN_METRICS']}': ")
-        status = metered.command("status")
+        status = metered.typed("status")
         assert said in status.stdout
         assert status.returncode == 1
     if why == "taken":
         until("a scrape", lambda: is_served(metered))
-        assert "PALIADIN_METRICS" not in metered.command("status").stdout
+        assert "PALIADIN_METRICS" not in metered.typed("status").stdout
         assert len(metered.events("metrics.failed")) == 1
     assert metered.stop() == 0
     assert "Traceback" not in metered.output.decode()

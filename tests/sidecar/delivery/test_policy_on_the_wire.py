@@ -124,7 +124,7 @@ def test_whose_fault_the_receiver_s(host: Sidecar, receiver: Receiver) -> None:
     pings = len(receiver.pings)
     until("another ping", lambda: len(receiver.pings) > pings)
     assert len(receiver.turns) == sent
-    assert host.command("status").returncode == 1
+    assert host.typed("status").returncode == 1
     receiver.behaviour = lambda _: Reply()
     host.wait_event("receiver.resumed")
     for n in range(20):
@@ -176,13 +176,13 @@ def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Rec
         if host.events("delivery.dead"):
             break
     assert host.wait_event("delivery.dead", turn_id="bad")["cause"] == "refused"
-    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
+    (problem,) = json.loads(host.typed("status", "--json").stdout)["problems"]
     assert problem.startswith("1 given up within a day (1 with 400: ")
     assert problem.endswith("and then: paliadin-sidecar replay --dead")
     receiver.behaviour = lambda _: Reply()
-    assert host.command("replay", "--dead").stdout == "1 will be sent again\n"
+    assert host.typed("replay", "--dead").stdout == "1 will be sent again\n"
     host.wait_event("delivery.delivered", turn_id="bad")
-    assert host.command("status").returncode == 0
+    assert host.typed("status").returncode == 0
 
 
 def _tried_or_dead(host: Sidecar, receiver: Receiver, tried: int) -> bool:

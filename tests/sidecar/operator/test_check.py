@@ -37,10 +37,13 @@ def findings(
     command = [COMMAND, "check", "--json"]
     if shell:
         command = ["sh", "-ec", f'{shell}\nexec "$@"', "sh", *command]
-    done = subprocess.run(
-        [*before, *command],
-        env=host.environ | environ, capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
+    if before or shell:
+        done = subprocess.run(
+            [*before, *command],
+            env=host.environ | environ, capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+    else:
+        done = host.typed(*command[1:], **environ)
     assert "Traceback" not in done.stderr, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     wrong = any(one["level"] == "wrong" for one in found)
@@ -107,7 +110,7 @@ def test_a_state_directory_that_is_none(host: Sidecar) -> None:
     """Each command says so, and what lies in its place is kept."""
     host.state.write_text("somebody's")
     for command in ("status", "turns"):
-        done = host.command(command)
+        done = host.typed(command)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
         assert f"There is no outbox in {host.state}" in done.stderr
     level, message = findings(host)["state directory"]
@@ -146,7 +149,7 @@ def test_a_way_that_is_root_s_and_open(host: Sidecar) -> None:
     state = host.base / "open" / "state"
     state.mkdir(mode=0o700)
     os.chown(state, NOBODY, NOBODY)
-    found = json.loads(host.command("check", "--json", PALIADIN_STATE_DIR=str(state)).stdout)
+    found = json.loads(host.typed("check", "--json", PALIADIN_STATE_DIR=str(state)).stdout)
     wrong = [f["message"] for f in found if f["level"] == "wrong"]
     assert [message.rpartition(": ")[2] for message in wrong] == [f"chmod o-w {host.base}/open"]
 
@@ -655,11 +658,11 @@ def test_a_secret_that_everybody_may_read(host: Sidecar, name: str) -> None:
     if name == "named":
         host.environ["PALIADIN_CALLBACK_SECRET_FILE"] = str(host.base / name)
     check = ("check", "--json", "--env-file", f"{host.base}/sidecar.env")
-    done = host.command(*check)
+    done = host.typed(*check)
     (wrong,) = [f["message"] for f in json.loads(done.stdout) if f["level"] == "wrong"]
     assert wrong.startswith(f"{host.base}/{name} can be read by everybody")
     mend(wrong)
-    assert host.command(*check).returncode == 0
+    assert host.typed(*check).returncode == 0
 
 
 def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:
@@ -672,7 +675,7 @@ def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:
 def test_a_good_clock(host: Sidecar, receiver: Receiver) -> None:
     """Also what is well is said, with the difference."""
     receiver.behaviour = lambda _: Reply(204, {"date": formatdate(usegmt=True)})
-    found = json.loads(host.command("check", "--ping", "--json").stdout)
+    found = json.loads(host.typed("check", "--ping", "--json").stdout)
     assert [f["level"] for f in found if f["subject"] == "clock"] == ["ok"]
 
 

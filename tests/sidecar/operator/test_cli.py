@@ -20,6 +20,7 @@ from support.users import NOBODY, root_only
 from support.waiting import until
 
 from paliadin_sidecar.host.report import Reporter
+from paliadin_sidecar.operator.checks import receiver as receiver_check
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 
@@ -42,8 +43,8 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
 
 def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
     """Exit 0, and JSON with counts, pause, roots and no problem."""
-    until("a scan", lambda: '"turn_files": 2' in delivered.command("status", "--json").stdout)
-    done = delivered.command("status", "--json")
+    until("a scan", lambda: '"turn_files": 2' in delivered.typed("status", "--json").stdout)
+    done = delivered.typed("status", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0
     assert found["alive"] is True
@@ -58,9 +59,9 @@ def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
         ("legacy", "armed", 0),
     ]
     for args in (["status"], ["status", "--quiet"]):
-        assert delivered.command(*args).returncode == 0
-    assert delivered.command("status", "--quiet").stdout == ""
-    assert "running" in delivered.command("status").stdout
+        assert delivered.typed(*args).returncode == 0
+    assert delivered.typed("status", "--quiet").stdout == ""
+    assert "running" in delivered.typed("status").stdout
 
 
 def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -> None:
@@ -71,20 +72,20 @@ def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -
     resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
     host.answer("t0", random.Random(0).randbytes(1_000_000).hex())  # no text that compresses
     host.wait_event("outbox.blocked")
-    done = host.command("status")
+    done = host.typed("status")
     assert done.returncode == 1
     assert "no answer is accepted, since the outbox cannot be written: " in done.stdout
     assert "LimitFSIZE=" in done.stdout
     resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
     receiver.wait("t0")
-    until("a good status", lambda: host.command("status").returncode == 0)
+    until("a good status", lambda: host.typed("status").returncode == 0)
 
 
 def test_status_while_events_cannot_be_had(host: Sidecar) -> None:
     """An answer is then only seen by the next scan."""
     host.start()
     Reporter(host.state, version("paliadin"), {}).problem("events", "OSError")
-    done = host.command("status")
+    done = host.typed("status")
     assert done.returncode == 1
     assert "file events cannot be had" in done.stdout
 
@@ -93,7 +94,7 @@ def test_status_of_a_daemon_that_has_not_scanned_yet(host: Sidecar) -> None:
     """A start that hangs is no good state."""
     host.start()
     Reporter(host.state, version("paliadin"), {})
-    done = host.command("status")
+    done = host.typed("status")
     assert done.returncode == 1
     assert "its first scan is not done yet" in done.stdout
 
@@ -101,13 +102,13 @@ def test_status_of_a_daemon_that_has_not_scanned_yet(host: Sidecar) -> None:
 def test_what_was_corrected_without_a_restart_is_named(host: Sidecar) -> None:
     """The variable, and never its value: a URL, a secret, and nothing where nothing changed."""
     host.start()
-    assert '"daemon",\n    "message": "runs' in host.command("check", "--json").stdout
+    assert '"daemon",\n    "message": "runs' in host.typed("check", "--json").stdout
     for name, value in {
         "PALIADIN_CALLBACK_URL": "http://127.0.0.1:9/another",
         "PALIADIN_CALLBACK_SECRET": f"{new_secret()} {host.secret}",
         "PALIADIN_QUIET_S": "9",
     }.items():
-        done = host.command("check", **{name: value})
+        done = host.typed("check", **{name: value})
         assert done.returncode == 1
         assert f"still runs with another value of {name}: restart it" in done.stdout
         assert "whsec_" not in done.stdout
@@ -128,7 +129,7 @@ def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
         for missing_s, wrong in ((500.0, False), (700.0, True)):
             roots = [root | {"since": time.time() - missing_s}]
             outbox.transaction([partial(outbox.set_roots, roots)])
-            said = json.loads(host.command("status", "--json").stdout)["problems"]
+            said = json.loads(host.typed("status", "--json").stdout)["problems"]
             assert any("is gone" in problem for problem in said) == wrong
 
 
@@ -151,75 +152,75 @@ def test_check_has_what_the_unit_s_drop_ins_say(host: Sidecar, tmp_path: Path) -
     host.environ |= {f"PALIADIN_{name}": value for name, value in daemon_s.items()}
     host.start()
     host.environ = before
-    done = host.command("check", f"--env-file={files[0]}", PATH=path)
+    done = host.typed("check", f"--env-file={files[0]}", PATH=path)
     assert "still runs" not in done.stdout
     files[1].write_text("PALIADIN_RESCAN_S=6\n")
-    done = host.command("check", f"--env-file={files[0]}", PATH=path)
+    done = host.typed("check", f"--env-file={files[0]}", PATH=path)
     assert "another value of PALIADIN_RESCAN_S: systemctl restart state.service" in done.stdout
 
 
 def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
     """Exit 1: it is also the probe."""
     delivered.stop()
-    done = delivered.command("status")
+    done = delivered.typed("status")
     assert done.returncode == 1
     assert "WRONG: the daemon does not run" in done.stdout
 
 
 def test_turns_lists_what_was_accepted(delivered: Sidecar) -> None:
     """The newest first; by state, by age, so many; a table or JSON."""
-    rows = json.loads(delivered.command("turns", "--json").stdout)
+    rows = json.loads(delivered.typed("turns", "--json").stdout)
     found = [(r["turn_id"], r["revision"], r["state"]) for r in rows]
     assert found[0] == ("t2", 2, "delivered")
     # These two were written at once: which was accepted first is chance.
     assert sorted(found[1:]) == [("t1", 1, "delivered"), ("t2", 1, "delivered")]
     assert all(r["accepted_at"].endswith("Z") and r["settled_at"] for r in rows)
-    assert json.loads(delivered.command("turns", "--state", "dead", "--json").stdout) == []
-    assert len(json.loads(delivered.command("turns", "--limit", "1", "--json").stdout)) == 1
-    assert len(json.loads(delivered.command("turns", "--since", "1h", "--json").stdout)) == 3
-    assert json.loads(delivered.command("turns", "--since", "2100-01-01", "--json").stdout) == []
-    table = delivered.command("turns").stdout
+    assert json.loads(delivered.typed("turns", "--state", "dead", "--json").stdout) == []
+    assert len(json.loads(delivered.typed("turns", "--limit", "1", "--json").stdout)) == 1
+    assert len(json.loads(delivered.typed("turns", "--since", "1h", "--json").stdout)) == 3
+    assert json.loads(delivered.typed("turns", "--since", "2100-01-01", "--json").stdout) == []
+    table = delivered.typed("turns").stdout
     assert "t1" in table
     assert "aichat/paliadin" in table
 
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "-1h", "9999999999d", ""])
-def test_a_time_that_is_none_is_wrong_usage(delivered: Sidecar, since: str) -> None:
+def test_a_time_that_is_none_is_wrong_usage(host: Sidecar, since: str) -> None:
     """Exit 2, and what would be right."""
-    done = delivered.command("turns", "--since", since)
+    done = host.typed("turns", "--since", since)
     assert done.returncode == 2
     assert "12h" in done.stderr
 
 
 def test_show_tells_one_turn_s_story(delivered: Sidecar) -> None:
     """Every event in order, by its own id; exit 1 for one that is not known."""
-    (turn,) = json.loads(delivered.command("show", "t2", "--json").stdout)
+    (turn,) = json.loads(delivered.typed("show", "t2", "--json").stdout)
     assert [e["event"] for e in turn["events"]] == [
         "turn.accepted", "delivery.attempted", "delivery.delivered",
         "turn.revised", "delivery.attempted", "delivery.delivered",
     ]  # fmt: skip
     assert [d["state"] for d in turn["deliveries"]] == ["delivered", "delivered"]
-    assert "turn.revised" in delivered.command("show", "t2").stdout
-    unknown = delivered.command("show", "t9")
+    assert "turn.revised" in delivered.typed("show", "t2").stdout
+    unknown = delivered.typed("show", "t9")
     assert unknown.returncode == 1
     assert "No turn 't9' is known" in unknown.stderr
 
 
 def test_replay_sends_the_same_id_and_body_again(delivered: Sidecar, receiver: Receiver) -> None:
     """The newest revision of a turn goes again, also while the daemon runs."""
-    done = delivered.command("replay", "t2")
+    done = delivered.typed("replay", "t2")
     assert done.stdout == "1 will be sent again\n"
     again = receiver.wait("t2", 3)
     assert (again.id, again.body) == (receiver.of("t2")[1].id, receiver.of("t2")[1].body)
     delivered.wait_event("delivery.replayed", turn_id="t2", revision=2)
-    assert delivered.command("replay", "--since", "1h").stdout == "2 will be sent again\n"
+    assert delivered.typed("replay", "--since", "1h").stdout == "2 will be sent again\n"
     receiver.wait("t1", 2)
 
 
 def test_replay_without_a_daemon_waits_for_one(delivered: Sidecar, receiver: Receiver) -> None:
     """It says so, and the next start sends."""
     delivered.stop()
-    done = delivered.command("replay", "t1")
+    done = delivered.typed("replay", "t1")
     assert done.stdout == "1 will be sent again as soon as the daemon runs\n"
     delivered.start()
     receiver.wait("t1", 2)
@@ -227,19 +228,19 @@ def test_replay_without_a_daemon_waits_for_one(delivered: Sidecar, receiver: Rec
 
 def test_replay_says_what_it_cannot(delivered: Sidecar) -> None:
     """An unknown turn is exit 1, no choice or a mixed one is exit 2."""
-    done = delivered.command("replay", "t1", "t9")
+    done = delivered.typed("replay", "t1", "t9")
     assert done.returncode == 1
     assert "t9: not known" in done.stderr
-    twice = delivered.command("replay", "t2", "t2")
+    twice = delivered.typed("replay", "t2", "t2")
     assert (twice.returncode, twice.stdout) == (0, "1 will be sent again\n")
-    assert delivered.command("replay").returncode == 2
-    assert delivered.command("replay", "t1", "--dead").returncode == 2
+    assert delivered.typed("replay").returncode == 2
+    assert delivered.typed("replay", "t1", "--dead").returncode == 2
 
 
 def test_commands_without_an_outbox_say_where_they_looked(host: Sidecar) -> None:
     """Only `run` makes one."""
     for command in (["status"], ["turns"], ["show", "t1"], ["replay", "t1"]):
-        done = host.command(*command)
+        done = host.typed(*command)
         assert done.returncode == 1
         assert f"There is no outbox in {host.state}" in done.stderr
     assert not host.state.exists()
@@ -270,12 +271,12 @@ def test_the_commands_read_a_file_of_variables(delivered: Sidecar, tmp_path: Pat
 def test_check_of_a_good_host(host: Sidecar, receiver: Receiver) -> None:
     """Exit 0; --ping sends a signed ping and says what came back."""
     receiver.behaviour = verifying(host.secret)
-    done = host.command("check", "--ping", "--json")
+    done = host.typed("check", "--ping", "--json")
     findings = {f["subject"]: f for f in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert findings["ping"]["message"].startswith("204 after")
     assert receiver.pings[0].json["data"] == {"host": "mriver"}
-    assert "can be trusted" in host.command("check").stdout
+    assert "can be trusted" in host.typed("check").stdout
 
 
 @pytest.mark.parametrize(
@@ -289,11 +290,12 @@ def test_check_of_a_good_host(host: Sidecar, receiver: Receiver) -> None:
     ],
 )
 def test_check_says_what_the_receiver_s_answer_means(
-    host: Sidecar, receiver: Receiver, reply: Reply, says: str
+    host: Sidecar, receiver: Receiver, reply: Reply, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 1 and what mends it."""
+    monkeypatch.setattr(receiver_check, "_PROBE_S", 0.2)
     receiver.behaviour = lambda _: reply
-    done = host.command("check", "--ping")
+    done = host.typed("check", "--ping")
     assert done.returncode == 1
     assert says in " ".join(done.stdout.split())
 
@@ -304,7 +306,7 @@ def test_check_of_a_bad_host(host: Sidecar, receiver: Receiver) -> None:
     host.legacy.rmdir()
     host.state.mkdir()
     host.state.chmod(0o755)
-    done = host.command("check")
+    done = host.typed("check")
     text = " ".join(done.stdout.split())
     assert done.returncode == 1
     assert f"chmod o-w {host.aichat}" in text
@@ -314,7 +316,7 @@ def test_check_of_a_bad_host(host: Sidecar, receiver: Receiver) -> None:
 
 def test_check_of_a_bad_configuration(host: Sidecar) -> None:
     """All errors at once, exit 78."""
-    done = host.command("check", PALIADIN_CALLBACK_URL="", PALIADIN_QUIET_S="x")
+    done = host.typed("check", PALIADIN_CALLBACK_URL="", PALIADIN_QUIET_S="x")
     assert done.returncode == 78
     assert "PALIADIN_CALLBACK_URL is not set" in done.stderr
     assert "PALIADIN_QUIET_S='x'" in done.stderr
@@ -330,7 +332,7 @@ def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
     with sqlite3.connect(host.state / "outbox.db") as db:
         db.execute("UPDATE delivery SET accepted_at = accepted_at - 3600000")
     db.close()
-    done = host.command("status")
+    done = host.typed("status")
     assert "WRONG: a turn has been undelivered for 1:00:" in done.stdout
     assert "oldest undelivered" in done.stdout
 
@@ -358,7 +360,7 @@ def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
 
 def test_help_and_version_need_no_configuration() -> None:
     """Also for a person who has just installed it."""
-    for args in (["--help"], ["--version"], ["run", "--help"], ["replay", "-h"]):
+    for args in (["--help"], ["--version"], ["replay", "-h"]):
         done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout
@@ -373,13 +375,13 @@ def test_a_turn_that_does_not_get_through_is_wrong_at_once(
     host.start()
     host.answer("t1")
     host.wait_event("delivery.retry_scheduled", 3, turn_id="t1")
-    done = host.command("status")
+    done = host.typed("status")
     assert done.returncode == 1
     assert f"WRONG: 1 undelivered after several attempts, last answer {status}: " in done.stdout
     assert says in done.stdout
-    (row,) = json.loads(host.command("turns", "--json").stdout)
+    (row,) = json.loads(host.typed("turns", "--json").stdout)
     assert (row["last_status"], row["last_error"], row["last_detail"]) == (status, None, None)
-    head, line, *rest = host.command("turns").stdout.splitlines()
+    head, line, *rest = host.typed("turns").stdout.splitlines()
     assert line[head.index("last answer") :].startswith(str(status))
     assert any(one.startswith(f"{status}: ") and says in one for one in rest)
 
@@ -390,7 +392,7 @@ def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> No
     host.start()
     host.answer("t1")
     host.wait_event("receiver.paused")
-    (problem,) = json.loads(host.command("status", "--json").stdout)["problems"]
+    (problem,) = json.loads(host.typed("status", "--json").stdout)["problems"]
     assert "the receiver is not well since " in problem
     assert "(301), and turns wait until a ping is answered" in problem
     assert "redirects are not followed" in problem

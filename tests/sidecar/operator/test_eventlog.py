@@ -32,7 +32,7 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
 
 def test_all_events_as_a_person_reads_them(delivered: Sidecar) -> None:
     """Each line of the journal is one here, in its order; into a pipe without colours."""
-    lines = delivered.command("log").stdout.splitlines()
+    lines = delivered.typed("log").stdout.splitlines()
     events = [line for line in delivered.lines if line["event"] != "unreadable"]
     assert len(lines) == len(events)
     for line, event in zip(lines, events, strict=True):
@@ -44,23 +44,23 @@ def test_all_events_as_a_person_reads_them(delivered: Sidecar) -> None:
 
 def test_one_turn_or_several(delivered: Sidecar) -> None:
     """By a beginning as well; one that is unknown is exit 1, and never means all."""
-    done = delivered.command("log", "t1")
+    done = delivered.typed("log", "t1")
     assert done.returncode == 0
     assert "turn_id=t1" in done.stdout
     assert "turn_id=t2" not in done.stdout
-    assert len(delivered.command("log", "t2", "t1").stdout.splitlines()) == 6
-    done = delivered.command("log", "t9")
+    assert len(delivered.typed("log", "t2", "t1").stdout.splitlines()) == 6
+    done = delivered.typed("log", "t9")
     assert (done.returncode, done.stdout) == (1, "")
     assert "No turn 't9' is known" in done.stderr
-    ambiguous = delivered.command("log", "t")
+    ambiguous = delivered.typed("log", "t")
     assert (ambiguous.returncode, "t1, t2" in ambiguous.stderr) == (1, True)
-    assert delivered.command("log", "--follow", "t").returncode == 1
+    assert delivered.typed("log", "--follow", "t").returncode == 1
 
 
 def test_without_a_daemon(delivered: Sidecar) -> None:
     """What happened is told also where nothing happens any more."""
     delivered.stop()
-    assert "service.stopped" in delivered.command("log").stdout
+    assert "service.stopped" in delivered.typed("log").stdout
 
 
 @contextmanager
@@ -149,6 +149,6 @@ def test_no_answer_is_in_it(host: Sidecar, receiver: Receiver) -> None:
     host.start()
     host.answer("t1", "geheime Antwort")
     host.wait_event("delivery.delivered", turn_id="t1")
-    assert "geheim" not in host.command("log").stdout
+    assert "geheim" not in host.typed("log").stdout
     assert json.dumps(host.lines).count("geheim") == 0
-    assert os.fspath(host.aichat) in host.command("log").stdout
+    assert os.fspath(host.aichat) in host.typed("log").stdout

@@ -117,33 +117,33 @@ def test_the_commands_take_beginnings_and_several(host: Sidecar, receiver: Recei
     for id_ in (ONE, TWO, THREE):
         host.answer(id_)
         host.wait_event("delivery.delivered", turn_id=id_)
-    done = host.command("show", "5f3c", ONE, "--json")
+    done = host.typed("show", "5f3c", ONE, "--json")
     assert done.returncode == 0
     assert [turn["turn_id"] for turn in json.loads(done.stdout)] == [THREE, ONE]
-    done = host.command("show", "0b6f1f8e", "5f3c")
+    done = host.typed("show", "0b6f1f8e", "5f3c")
     assert done.returncode == 1
     assert f"{ONE}, {TWO}" in done.stderr
     assert THREE in done.stdout
-    done = host.command("replay", "5f3c", THREE, "t9", "0b6f1f8e")
+    done = host.typed("replay", "5f3c", THREE, "t9", "0b6f1f8e")
     assert done.returncode == 1
     assert done.stdout == "1 will be sent again\n"
     assert "t9: not known" in done.stderr
     assert f"{ONE}, {TWO}" in done.stderr
     receiver.wait(THREE, 2)
-    assert host.command("show").returncode == 2
+    assert host.typed("show").returncode == 2
 
 
 def test_a_file_that_is_no_turn_is_found_by_name(host: Sidecar) -> None:
     """By all that lists the roots, and by who asks for it."""
     (host.aichat / "mit blank.txt").write_text("x")
     host.start()
-    found = host.command("status").stdout
+    found = host.typed("status").stdout
     assert f"ignored in {host.aichat}: 'mit blank.txt' (a turn's file is <id>.txt" in found
-    notes = json.loads(host.command("check", "--json").stdout)
+    notes = json.loads(host.typed("check", "--json").stdout)
     assert [f["subject"] for f in notes if "'mit blank.txt'" in f["message"]] == [
         f"names in {host.aichat}"
     ]
-    done = host.command("show", "mit blank.txt")
+    done = host.typed("show", "mit blank.txt")
     assert (done.returncode, "such a file is ignored" in done.stderr) == (1, True)
 
 
@@ -163,17 +163,17 @@ def on_a_terminal(host: Sidecar, *args: str, columns: int) -> str:
     return text.decode()
 
 
-@pytest.mark.parametrize("columns", [20, 80, 200])
-def test_ids_are_never_folded(host: Sidecar, receiver: Receiver, columns: int) -> None:
+def test_ids_are_never_folded(host: Sidecar, receiver: Receiver) -> None:
     """They can be copied at any width, with all that stands in their line."""
     host.start()
     host.answer(ONE)
     host.wait_event("delivery.delivered", turn_id=ONE)
-    for command in (["turns"], ["show", ONE]):
-        assert ONE in on_a_terminal(host, *command, columns=columns)
-    (line,) = [x for x in on_a_terminal(host, "turns", columns=columns).splitlines() if ONE in x]
-    assert line.startswith(ONE)
-    assert "delivered" in line
+    for columns in (20, 80, 200):
+        listed = on_a_terminal(host, "turns", columns=columns).splitlines()
+        (line,) = [line for line in listed if ONE in line]
+        assert line.startswith(ONE)
+        assert "delivered" in line
+    assert ONE in on_a_terminal(host, "show", ONE, columns=20)
 
 
 def test_times_carry_their_zone(host: Sidecar, receiver: Receiver) -> None:
@@ -189,16 +189,16 @@ def test_times_carry_their_zone(host: Sidecar, receiver: Receiver) -> None:
 def test_what_is_not_shown_is_said(host: Sidecar, receiver: Receiver) -> None:
     """A limit with its number, and an empty list as one."""
     host.start()
-    assert host.command("turns").stdout == "No deliveries\n"
+    assert host.typed("turns").stdout == "No deliveries\n"
     for id_ in ("t1", "t2", "t3"):
         host.answer(id_)
         host.wait_event("delivery.delivered", turn_id=id_)
-    shown = host.command("turns", "--limit", "2").stdout
+    shown = host.typed("turns", "--limit", "2").stdout
     assert shown.splitlines()[-1] == "2 of 3 deliveries; --limit 3 shows all"
-    done = host.command("turns", "--limit", "2", "--json")
+    done = host.typed("turns", "--limit", "2", "--json")
     assert len(json.loads(done.stdout)) == 2
     assert done.stderr == "2 of 3 deliveries; --limit 3 shows all\n"
-    assert "of 3" not in host.command("turns").stdout
-    assert host.command("turns", "--state", "dead").stdout == "No deliveries that are dead\n"
-    none = host.command("turns", "--since", "2100-01-01", TZ="UTC").stdout
+    assert "of 3" not in host.typed("turns").stdout
+    assert host.typed("turns", "--state", "dead").stdout == "No deliveries that are dead\n"
+    none = host.typed("turns", "--since", "2100-01-01", TZ="UTC").stdout
     assert none == "No deliveries accepted since 2100-01-01 00:00:00+00:00\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 import threading
@@ -10,9 +9,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 import trustme
 from support.receiver import Receiver, Reply, verifying
+
+from paliadin_sidecar.operator.checks.receiver import ping
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +24,10 @@ if TYPE_CHECKING:
 
 
 def pinged(host: Sidecar, url: str, **environ: str) -> dict[str, tuple[str, str]]:
-    """Level and message of `ping` and `clock`."""
-    done = host.command("check", "--ping", "--json", PALIADIN_CALLBACK_URL=url, **environ)
-    assert "Traceback" not in done.stderr, done.stderr
-    found = {f["subject"]: (f["level"], f["message"]) for f in json.loads(done.stdout)}
-    assert done.returncode == any(level == "wrong" for level, _ in found.values())
-    return found
+    """Level and message of each finding."""
+    environ = host.environ | {"PALIADIN_CALLBACK_URL": url} | environ
+    found = anyio.run(ping, Settings.from_environment(environ))
+    return {each.subject: (each.level, each.message) for each in found}
 
 
 def server(certificate: trustme.LeafCert) -> ssl.SSLContext:
@@ -77,7 +78,9 @@ def test_an_unknown_authority(host: Sidecar) -> None:
 
 def test_plain_http_where_https_is_configured(host: Sidecar, receiver: Receiver) -> None:
     """The certificate is not blamed for what has none."""
-    message = pinged(host, receiver.url.replace("http:", "https:"))["ping"][1]
+    message = pinged(
+        host, receiver.url.replace("http:", "https:"), PALIADIN_CALLBACK_TIMEOUT_S="0.5"
+    )["ping"][1]
     assert "that port speaks plain HTTP, no TLS" in message
     assert "certificate" not in message
 

@@ -157,7 +157,7 @@ def test_commands_on_a_damaged_outbox(stopped: Sidecar, command: str) -> None:
     assert stopped.stop() == 0
     deliveries(stopped.state / FILENAME)
     args = {"show": ["sent"], "replay": ["sent"]}.get(command, [])
-    done = stopped.command(command, *args)
+    done = stopped.typed(command, *args)
     assert done.returncode == 1
     assert "paliadin-sidecar run --quarantine" in done.stderr
     assert "Traceback" not in done.stderr

@@ -371,7 +371,7 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
 
         until("upkeep", lambda: turns() == ["lies", "new"])
         until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
-    again = host.command("replay", "lies")
+    again = host.typed("replay", "lies")
     assert "bodies are let go 72 h after" in again.stderr
 
 

@@ -55,8 +55,8 @@ def turns(
     env_file: Path | None, state: str | None, since_text: str, limit: int, *, as_json: bool
 ) -> None:
     """List deliveries, the newest first."""
+    from_s = since(since_text)
     with opened_outbox(env_file) as (_, outbox):
-        from_s = since(since_text)
         rows = outbox.deliveries(state, from_s, limit)
         number = outbox.count_deliveries(state, from_s)
     more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
