@@ -40,6 +40,8 @@ LEVELS = {
 #: Among a turn's few contents, no two have the same of so many.
 _CONTENT_DIGITS = 16
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_to_json = msgspec.json.Encoder().encode
+_DIGEST = re.compile(r"_[0-9a-f]{16}\Z")
 
 
 class Audit:
@@ -53,7 +55,8 @@ class Audit:
     """
 
     def __init__(self, stream: TextIO, level: str = "info", *, readable: bool = False) -> None:
-        self._least = _RANK[level]
+        self._stream = stream
+        self._shown = {each for each, rank in _RANK.items() if rank >= _RANK[level]}
         processors: list[structlog.typing.Processor]
         if readable or stream.isatty():
             colors = streams.wants_colors(stream, os.environ)
@@ -62,29 +65,40 @@ class Audit:
         else:
             streams.as_utf8(stream)
             processors = [_json_line]
-        # No processor that renders exceptions: a traceback's text is nobody's to promise.
+        # No processor that renders exceptions: their text may hold an answer. The lines are
+        # returned, so that whoever has many of them can write them together.
         self._log: structlog.BoundLogger = structlog.wrap_logger(
-            structlog.PrintLogger(stream),
+            structlog.ReturnLogger(),
             processors=processors,
             wrapper_class=structlog.BoundLogger,
         ).bind()  # once, and not for each line
 
-    def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
-        """Print one event.
+    def render(self, name: str, at: float, fields: Mapping[str, Any]) -> str:
+        """One event's line, with its end; empty where its level is not shown.
 
         Args:
             name: the event's.
             at: epoch seconds.
             fields: what it says.
+        """
+        level = LEVELS.get(name, "info")
+        if level not in self._shown:
+            return ""
+        stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        return f"{self._log.msg(name, timestamp=f'{stamp[:-6]}Z', level=level, **fields)}\n"
+
+    def write(self, lines: str) -> None:
+        """Write what was rendered.
 
         Raises:
             OSError: the stream is closed or full.
         """
-        level = LEVELS.get(name, "info")
-        if _RANK[level] < self._least:
-            return
-        stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-        self._log.msg(name, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+        self._stream.write(lines)
+        self._stream.flush()
+
+    def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
+        """Print one event, see `render` and `write`."""
+        self.write(self.render(name, at, fields))
 
     def print_unrecorded(self, name: str, fields: Mapping[str, Any]) -> None:
         """Print one event that has no row, of this moment.
@@ -116,13 +130,13 @@ def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
             shown[name] = value
         elif value is not None:
             turn = [fields.get(part) for part in ("backend", "persona", "turn_id")]
-            told = msgspec.json.encode([*turn, value])
+            told = _to_json([*turn, value])
             shown["content"] = hmac.digest(key, told, "sha256").hex()[:_CONTENT_DIGITS]
     return shown
 
 
 def _without_digest(webhook_id: str) -> str:
-    return re.sub(r"_[0-9a-f]{16}\Z", "", webhook_id)
+    return _DIGEST.sub("", webhook_id)
 
 
 def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -134,5 +148,5 @@ def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structl
 
 
 def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
-    return msgspec.json.encode(first | dict(event)).decode()
+    first = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
+    return _to_json({**first, "event": event.pop("event"), **event}).decode()

@@ -16,6 +16,8 @@ from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["EventPrinter"]
@@ -25,6 +27,8 @@ __all__ = ["EventPrinter"]
 _PRINTED_LAG_S = 1.0
 #: A turn's lines follow each other within this time: read together, and out of its way.
 _GATHER_S = 0.05
+#: So many events are read at a time: few enough that no turn waits for their printing.
+_MAX_READ = 100
 
 
 class EventPrinter:
@@ -76,18 +80,36 @@ class EventPrinter:
 
     async def _print_new(self) -> None:
         async with self._printing:
-            while events := await self._group.commit_when_possible(Outbox.events, self._printed):
-                for event in events:
-                    await self._print(event)
-                    self._printed = event.id
+            more = True
+            while more:
+                events = await self._group.commit_when_possible(
+                    Outbox.events, self._printed, _MAX_READ
+                )
+                more = len(events) == _MAX_READ
+                for last, lines in self._batches(events):
+                    await self._write(lines)
+                    self._printed = last
 
-    async def _print(self, event: Event) -> None:
+    def _batches(self, events: Iterable[Event]) -> Iterator[tuple[int, str]]:
+        # As many lines as a pipe that takes something takes at once, with the id of the last event.
+        lines, last = "", 0
+        for event in events:
+            fields = {"event_id": event.id, **unconfirmable(event.fields, self._key)}
+            line = self._audit.render(event.name, event.at, fields)
+            if lines and len(lines.encode()) + len(line.encode()) > select.PIPE_BUF:
+                yield last, lines
+                lines = ""
+            lines += line
+            last = event.id
+        if last:
+            yield last, lines
+
+    async def _write(self, lines: str) -> None:
         while True:
             try:
                 await self._writable()
                 failpoint("before a line is printed")
-                told = unconfirmable(event.fields, self._key)
-                self._audit.line(event.name, event.at, {"event_id": event.id, **told})
+                self._audit.write(lines)
                 failpoint("after a line was printed")
             except OSError:
                 # Nobody reads, or the log's disk is full. The rows keep it; turns go on.
