@@ -14,7 +14,7 @@ from support.receiver import Reply, Request
 from chaos.verdict import in_effect
 from chaos.world import scenario
 from chaos.writers import TRAILER
-from paliadin_sidecar.delivery.dispatcher import Dispatch
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -59,16 +59,15 @@ async def _play(world: World) -> None:
         Sender(world.receiver.url, [world.host.secret], timeout_s=5.0, wall=wall) as sender,
         anyio.create_task_group() as tasks,
     ):
-        dispatch = Dispatch(group, sender.attempt, host="mriver", refused_s=900.0, wall=wall)
-        tasks.start_soon(dispatch.run)
+        dispatcher = Dispatcher(group, sender.attempt, host="mriver", refused_s=900.0, wall=wall)
+        tasks.start_soon(dispatcher.run)
         for n in range(_COUNT):
             turn = world.turn(f"t{n}")
             content = turn.text() + TRAILER
             turn.completed(content)
-            await group.commit_when_possible(
-                Outbox.accept, _arrival(turn.path.stem, content, wall())
-            )
-            dispatch.wake()
+            arrival = _arrival(turn.path.stem, content, wall())
+            accepted = await group.commit_when_possible(Outbox.accept, arrival)
+            dispatcher.offer([accepted] if accepted else [])
         with anyio.move_on_after(60):
             while len(in_effect(world.arrived)) < _COUNT:  # noqa: ASYNC110 - another thread's list
                 await anyio.sleep(0.05)

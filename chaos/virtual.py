@@ -21,7 +21,7 @@ import anyio.to_thread
 from paliadin_sidecar import daemon as service
 from paliadin_sidecar import failpoints
 from paliadin_sidecar.audit import lines, printer
-from paliadin_sidecar.delivery import dispatcher as dispatch
+from paliadin_sidecar.delivery import dispatcher
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import loop as intake
 from paliadin_sidecar.intake import roots as watch
@@ -194,7 +194,7 @@ class Daemon:
             def __init__(self, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed through
                 super().__init__(path, **how | {"wall": clock.time, "steady": clock.monotonic})
 
-        class ClockedDispatch(dispatch.Dispatch):
+        class ClockedDispatcher(dispatcher.Dispatcher):
             def __init__(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - handed through
                 how |= {"wall": clock.time, "steady": clock.monotonic, "random": rng.random}
                 super().__init__(*what, **how)
@@ -205,7 +205,7 @@ class Daemon:
             (printer, "time", clock),
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
-            (service, "Dispatch", ClockedDispatch),
+            (service, "Dispatcher", ClockedDispatcher),
             (service, "Sender", lambda *_, **__: _Network(self)),
             (intake, "changes", hearing.changes),
             (failpoints, "on_failpoint", self._point),

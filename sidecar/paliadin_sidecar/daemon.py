@@ -19,7 +19,7 @@ import anyio
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.audit.service import Problems, ServiceEvents
-from paliadin_sidecar.delivery.dispatcher import Dispatch
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.host.report import Reporter
@@ -128,7 +128,7 @@ class _Daemon:
             key=journal_key(settings.state_dir, create=True),
             printed=outbox.transaction([outbox.printed])[0],
         )
-        self.dispatcher = Dispatch(
+        self.dispatcher = Dispatcher(
             self.group,
             sender.attempt,
             host=settings.host_label,
@@ -139,7 +139,7 @@ class _Daemon:
             self.group,
             raise_descriptor_limit(),
             record=self.events.record,
-            on_accepted=self.dispatcher.wake,
+            on_accepted=self.dispatcher.offer,
             on_blocked=self.on_blocked,
             on_unblocked=self.problems.intake_unblocked,
             on_no_events=partial(self.problems.set, "events"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.outbox.records import Delivery
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["Office", "RootIntake"]
@@ -45,8 +46,8 @@ _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
 class Office(Protocol):
     """What a root's intake tells of itself to whoever runs all of them."""
 
-    def accepted(self) -> None:
-        """Something was, or is about to be, committed that may be sent."""
+    def accepted(self, deliveries: list[Delivery]) -> None:
+        """These were committed, and can be sent."""
 
     def holds(self, exc: Blocked) -> None:
         """The outbox is blocked, and a batch of this root's is held until it is not."""
@@ -261,27 +262,29 @@ class RootIntake:
         return [*self.intake.notice(touched), *self.intake.look()]
 
     async def _take(self, found: list[finding.Finding]) -> None:
-        def take(outbox: Outbox) -> None:
-            for one in found:
-                _take_one(outbox, one)
-
-        self._office.accepted()
         try:
-            await self._group.commit(take)
+            accepted = await self._group.commit(_take_all, found)
         except Blocked as exc:
             # This root's intake waits here, holding one batch, while delivery goes on. One by
             # one, since the room that comes first may be for one.
             self._office.holds(exc)
             for one in found:
-                await self._group.commit_when_possible(_take_one, one)
-                self._office.accepted()
+                accepted = await self._group.commit_when_possible(_take_all, [one])
+                self._office.accepted(accepted)
             self._office.let_go()
+        else:
+            self._office.accepted(accepted)
 
 
-def _take_one(outbox: Outbox, one: finding.Finding) -> None:
+def _take_all(outbox: Outbox, found: list[finding.Finding]) -> list[Delivery]:
+    # Returns what is to be sent.
+    return [delivery for one in found if (delivery := _take_one(outbox, one)) is not None]
+
+
+def _take_one(outbox: Outbox, one: finding.Finding) -> Delivery | None:
     match one:
         case finding.Settled(arrival):
-            outbox.accept(arrival)
+            return outbox.accept(arrival)
         case finding.Hint(key, submitted_turn_id, user_id):
             outbox.record_hint(key, submitted_turn_id, user_id)
         case finding.Stalled(key, why, detail):
@@ -295,3 +298,4 @@ def _take_one(outbox: Outbox, one: finding.Finding) -> None:
             outbox.mark_vanished(key)
         case finding.Gone(key):
             outbox.mark_gone(key)
+    return None

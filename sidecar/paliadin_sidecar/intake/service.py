@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.errors import Blocked
     from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.outbox.records import Delivery
     from paliadin_sidecar.settings import Settings
 
 __all__ = ["IntakeService"]
@@ -27,7 +28,7 @@ class IntakeService:
         group: the outbox.
         most_held: files that may be held open while they settle.
         record: records an event of the service.
-        on_accepted: called when something was, or is about to be, committed that may be sent.
+        on_accepted: called with what was committed and can be sent.
         on_blocked: called when a batch is held since the outbox is blocked.
         on_unblocked: called when no root holds a batch any more.
         on_no_events: called with why roots miss file notifications; None where none does.
@@ -43,7 +44,7 @@ class IntakeService:
         most_held: int,
         *,
         record: Callable[..., Awaitable[None]],
-        on_accepted: Callable[[], None],
+        on_accepted: Callable[[list[Delivery]], None],
         on_blocked: Callable[[Blocked], None],
         on_unblocked: Callable[[], None],
         on_no_events: Callable[[str | None], None],

@@ -54,22 +54,31 @@ class GroupCommit:
         self._on_unblocked = on_unblocked
         self._waiting: list[_Step] = []
 
-    async def commit(
+    def submit(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run one method; it is durable when this returns.
+    ) -> asyncio.Future[T]:
+        """Have one method run in the next transaction.
 
-        Who is cancelled while it waits has its call done all the same, once.
-
-        Raises:
-            OutboxError: it did not take effect; with `Blocked` it may later.
+        Returns:
+            Its result, or an OutboxError where it did not take effect. Who does not wait for it
+            any more has it done all the same, once.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._run, loop)
         self._waiting.append((partial(method, self._outbox, *args, **kwargs), done))
-        return await done
+        return done
+
+    async def commit(
+        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one method; it is durable when this returns.
+
+        Raises:
+            OutboxError: it did not take effect; with `Blocked` it may later.
+        """
+        return await self.submit(method, *args, **kwargs)
 
     async def commit_when_possible(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs

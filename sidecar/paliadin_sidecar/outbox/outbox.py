@@ -31,6 +31,7 @@ class Outbox(Database):
     # queue
     fetch_due = queue.fetch_due
     retry_after_s = queue.retry_after_s
+    newest_delivery = queue.newest_delivery
 
     # transitions
     record_delivered = transitions.record_delivered

@@ -248,6 +248,10 @@ FROM roots r;
 SELECT max(next_attempt_at) FROM delivery INDEXED BY delivery_retry
 WHERE state = 'pending' AND attempts > 0 AND next_attempt_at - attempted_at > :ours;
 
+-- The newest delivery: what has a greater id was accepted later.
+-- name: newest_delivery
+SELECT max(id) FROM delivery;
+
 -- A clock that was set back must not hold a turn for longer than its own delay.
 -- name: clamp_next_attempts
 UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.database import Database
 
-__all__ = ["fetch_due", "retry_after_s"]
+__all__ = ["fetch_due", "newest_delivery", "retry_after_s"]
 
 #: Beside a large body, a smaller one is looked for among so many of a root's oldest, and newest.
 _LOOK_AHEAD = 100
@@ -72,6 +72,11 @@ def retry_after_s(outbox: Database, ours_s: float) -> float:
     """
     until = outbox.value(sql.retry_after, {"ours": to_ms(ours_s)})
     return 0.0 if until is None else max(0.0, (until - outbox.now()) / 1000)
+
+
+def newest_delivery(outbox: Database) -> int:
+    """The id of the newest delivery, 0 where there is none."""
+    return cast("int", outbox.value(sql.newest_delivery) or 0)
 
 
 def _next_retry_at(outbox: Database, now: int) -> int | None:

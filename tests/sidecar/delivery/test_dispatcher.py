@@ -11,9 +11,9 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_contract.callback import Host, Ping, TurnCompleted, decode
-from paliadin_sidecar.delivery import dispatcher as dispatch
-from paliadin_sidecar.delivery import pace, policy
-from paliadin_sidecar.delivery.dispatcher import Dispatch, ping_body
+from paliadin_sidecar.delivery import breaker, dispatcher, pace, policy
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
+from paliadin_sidecar.delivery.health import ping_body
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked, Full
 from paliadin_sidecar.outbox import group_commit
@@ -62,10 +62,10 @@ class Office:
         self.turn: Callable[[str], Outcome | Awaitable[Outcome]] = lambda _: OK
         self.ping: Callable[[], Outcome | Awaitable[Outcome]] = lambda: OK
         self._moved = anyio.Event()
-        self.dispatch = self.make()
+        self.dispatcher = self.make()
 
-    def make(self) -> Dispatch:
-        return Dispatch(
+    def make(self) -> Dispatcher:
+        return Dispatcher(
             self.group,
             self.attempt,
             host="mriver",
@@ -79,7 +79,7 @@ class Office:
     async def open(self) -> AsyncIterator[None]:
         """Commit and dispatch until the block ends."""
         async with anyio.create_task_group() as work:
-            work.start_soon(self.dispatch.run)
+            work.start_soon(self.dispatcher.run)
             yield
             work.cancel_scope.cancel()
 
@@ -111,11 +111,11 @@ class Office:
         with closing(Outbox(self.path, wall=self.wall)) as outbox:
             for turn_id in turn_ids:
                 outbox.accept(arrival(turn_id, content, backend))
-        self.dispatch.wake()
+        self.dispatcher.wake()
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        self.dispatch.wake()
+        self.dispatcher.wake()
 
     def events(self, prefix: str = "") -> list[tuple[str, dict[str, Any]]]:
         with closing(Outbox(self.path)) as outbox:
@@ -158,7 +158,7 @@ class Office:
         """Wait until the dispatch has done all that it does without being told more."""
         # A call that is committed now comes after all that were asked for before.
         for _ in range(5):
-            self.dispatch.wake()
+            self.dispatcher.wake()
             await self.group.commit(Outbox.counts)
 
     def _move(self) -> None:
@@ -180,8 +180,8 @@ def office(tmp_path: Path) -> Iterator[Office]:
 @pytest.fixture(autouse=True)
 def shrunk_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and full disks last for instants."""
-    monkeypatch.setattr(policy, "_PING_FIRST_S", 0.01)
-    monkeypatch.setattr(policy, "_PING_MOST_S", 0.02)
+    monkeypatch.setattr(breaker, "_FIRST_PING_S", 0.01)
+    monkeypatch.setattr(breaker, "_MAX_PING_S", 0.02)
     monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
 
 
@@ -244,7 +244,7 @@ async def fail_once(office: Office, *turn_ids: str) -> None:
     async with office.open():
         await office.until_told("delivery.retry_scheduled", len(turn_ids))
     office.sent.clear()
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     office.now += 1
 
 
@@ -308,7 +308,7 @@ async def test_a_flood_of_another_roots_retries(office: Office) -> None:
     async with office.open():
         await office.until_told("delivery.retry_scheduled", 41)
     office.sent.clear()
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     office.now += 1
     office.turn = never
     async with office.open():
@@ -326,7 +326,7 @@ async def test_a_flood_over_a_restart(office: Office) -> None:
         async with office.open():
             await office.until_under_way(8)
             assert "other/1" in office.sent
-        office.dispatch = office.make()
+        office.dispatcher = office.make()
 
 
 async def test_the_failed_leave_room(office: Office) -> None:
@@ -435,7 +435,7 @@ async def test_one_acknowledgement_arms_nothing(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A receiver that comes back and takes one turn has not refused the others for good."""
-    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
+    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
     office.turn = lambda turn_id: OK if turn_id == "good" else REFUSED
     office.accept("bad", *ids("t", 7))
     async with office.open():
@@ -453,7 +453,7 @@ async def test_later_says_nothing_about_a_turn(
     """Put off for a day while others pass, it is still tried."""
     monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
     monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
-    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
+    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
     office.turn = lambda turn_id: outcome if turn_id == "slow" else OK
     office.accept("slow")
     async with office.open():
@@ -491,7 +491,7 @@ async def test_what_is_known_of_a_turn_outlives_a_restart(office: Office) -> Non
         await office.until_told("delivery.refused", 1)
         await try_again(office, 5, others=10)
     assert not office.has_dead()
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     async with office.open():
         office.pass_time(REFUSED_S)
         await office.until(lambda: office.sent.count("bad/1") == 7)
@@ -512,12 +512,12 @@ async def test_the_whole_sender_rests(office: Office) -> None:
         office.accept(*ids("t", 20))
         await office.settle()
         assert office.sent == ["a/1"]
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     async with office.open():
         await office.settle()
         assert office.sent == ["a/1"]
     office.now += 3001
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     async with office.open():
         await office.until(lambda: office.counts() == {"delivered": 21})
 
@@ -660,7 +660,7 @@ async def test_an_outage_that_answers(office: Office) -> None:
         await office.until(lambda: office.pings >= 4)
         assert office.events("receiver") == [("receiver.paused", {"why": "status_503"})]
         sent = len(office.sent)
-        assert 50 <= sent <= 50 + 2 * policy.PARALLEL
+        assert 50 <= sent <= 50 + 2 * breaker.MAX_CONCURRENCY
         office.pass_time(100)
         pings = office.pings
         await office.until(lambda: office.pings >= pings + 3)
@@ -693,9 +693,9 @@ async def test_a_receiver_that_takes_pings_and_no_turns(office: Office) -> None:
 
 async def test_what_an_outage_leaves(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its first attempts a turn has an event a minute, which says how many there were."""
-    monkeypatch.setattr(policy, "_LATER_TO_ASK", 10_000)
-    monkeypatch.setattr(policy, "_LATER_S", 1e9)
-    monkeypatch.setattr(policy, "BACKOFF_MOST_S", 0.1)
+    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
+    monkeypatch.setattr(breaker, "_SLOWLY_S", 1e9)
+    monkeypatch.setattr(policy, "MAX_BACKOFF_S", 0.1)
     office.turn = lambda _: LATER
     office.accept("a")
     async with office.open():
@@ -801,7 +801,7 @@ async def test_grace(office: Office) -> None:
     async with office.open():
         await office.until_under_way(3)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.dispatch.stop, PATIENCE_S)
+            tasks.start_soon(office.dispatcher.stop, PATIENCE_S)
             await anyio.lowlevel.checkpoint()
             office.accept("late")
             await office.settle()
@@ -812,7 +812,7 @@ async def test_grace(office: Office) -> None:
 
 async def test_what_is_written_down_takes_no_place(office: Office) -> None:
     """One that was answered makes room at once: the next is asked for as it is written down."""
-    answered = {turn_id: anyio.Event() for turn_id in ids("t", policy.PARALLEL + 1)}
+    answered = {turn_id: anyio.Event() for turn_id in ids("t", breaker.MAX_CONCURRENCY + 1)}
 
     async def gated(turn_id: str) -> Outcome:
         await answered[turn_id].wait()
@@ -822,7 +822,7 @@ async def test_what_is_written_down_takes_no_place(office: Office) -> None:
     office.accept(*answered)
     statements: list[str] = []
     async with office.open():
-        await office.until_under_way(policy.PARALLEL)
+        await office.until_under_way(breaker.MAX_CONCURRENCY)
         (last,) = set(answered) - set(office.under_way)
         office.outbox.connection.set_trace_callback(statements.append)
         answered[office.under_way[0]].set()
@@ -838,7 +838,7 @@ async def test_the_end_while_it_looks(office: Office) -> None:
         await office.settle()
         office.accept("a")
         await anyio.lowlevel.checkpoint()  # it has asked, and waits for the transaction
-        await office.dispatch.stop(0)
+        await office.dispatcher.stop(0)
         await office.settle()
     assert office.counts() == {"pending": 1}
     assert office.sent == []
@@ -851,12 +851,12 @@ async def test_grace_that_is_over(office: Office) -> None:
     async with office.open():
         await office.until(lambda: office.under_way)
         with anyio.fail_after(PATIENCE_S):
-            await office.dispatch.stop(0.01)
+            await office.dispatcher.stop(0.01)
         assert office.under_way == ["a"]
     assert office.under_way == []
     assert office.names("delivery") == []
     office.turn = lambda _: OK
-    office.dispatch = office.make()
+    office.dispatcher = office.make()
     async with office.open():
         await office.until(lambda: office.counts() == {"delivered": 1})
 
@@ -865,7 +865,7 @@ async def test_nothing_under_way(office: Office) -> None:
     """With nothing under way the end comes at once."""
     async with office.open():
         with anyio.fail_after(PATIENCE_S):
-            await office.dispatch.stop(10 * PATIENCE_S)
+            await office.dispatcher.stop(10 * PATIENCE_S)
 
 
 async def test_no_ping_after_the_end(office: Office) -> None:
@@ -874,7 +874,7 @@ async def test_no_ping_after_the_end(office: Office) -> None:
     office.ping = lambda: LATER
     async with office.open():
         await office.until(lambda: office.pings >= 2)
-        await office.dispatch.stop(1)
+        await office.dispatcher.stop(1)
         before = office.pings
         await anyio.sleep(0.05)  # several times as long as between two of them
         assert office.pings <= before + 1  # one was perhaps under way
@@ -890,7 +890,7 @@ async def test_known_at_the_last_moment(office: Office) -> None:
 
         office.turn = answer
         office.accept("a")
-        await office.dispatch.run()
+        await office.dispatcher.run()
     assert office.counts() == {"delivered": 1}
 
 
@@ -916,7 +916,7 @@ async def test_full(office: Office, monkeypatch: pytest.MonkeyPatch, most: int) 
 
     But only so many are sent like that: a crash would send them again.
     """
-    monkeypatch.setattr(dispatch, "_MOST_UNRECORDED", most)
+    monkeypatch.setattr(dispatcher, "_MAX_UNRECORDED", most)
     sent = min(most, 20)
     office.accept(*ids("t", 20))
     fill(office.outbox)

@@ -10,32 +10,30 @@ from hypothesis import strategies as st
 
 from paliadin_sidecar.delivery.evidence import SURE
 from paliadin_sidecar.delivery.policy import (
-    PARALLEL,
-    Circuit,
     Dead,
     Decision,
     Delivered,
-    Past,
     Retry,
     Verdict,
     classify,
     decide,
-    is_told,
+    is_reported,
     retry_after_s,
 )
+from paliadin_sidecar.outbox.records import AttemptHistory
 
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400.0
 REFUSED_S = 900.0
 DAY_S = 86_400.0
 
-FIRST = Past(attempts=1, first_attempt_at=NOW, refused_at=None, evidence=0.0)
+FIRST = AttemptHistory(attempts=1, first_attempt_at=NOW, refused_at=None, evidence=0.0)
 
 
 def judged(
-    verdict: Verdict, past: Past = FIRST, *, jitter: float = 1.0, **floor: float
+    verdict: Verdict, history: AttemptHistory = FIRST, *, jitter: float = 1.0, **floor: float
 ) -> Decision:
-    return decide(verdict, past, NOW, refused_s=REFUSED_S, random=lambda: jitter, **floor)
+    return decide(verdict, history, NOW, refused_s=REFUSED_S, random=lambda: jitter, **floor)
 
 
 # --- what a status says ---------------------------------------------------------------------
@@ -66,9 +64,9 @@ def test_anything_not_listed(status: int | None) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308, 399, 401, 403, 404, 410])
-def test_whose_fault(status: int) -> None:
+def test_ambiguous(status: int) -> None:
     """A redirect, a refused signature and a missing route may be the receiver's own fault."""
-    assert classify(status) is Verdict.WHOSE_FAULT
+    assert classify(status) is Verdict.AMBIGUOUS
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 406, 407, 409, 411, 413, 422, 424, 426, 499])
@@ -92,9 +90,9 @@ def test_delivered() -> None:
 )
 def test_backoff(attempts: int, ceiling_s: float) -> None:
     """Retries come after 0.25 s doubling to 60 s, with full jitter and without end."""
-    past = replace(FIRST, attempts=attempts)
+    history = replace(FIRST, attempts=attempts)
     for jitter in (0.0, 0.5, 1.0):
-        assert judged(Verdict.RETRY, past, jitter=jitter) == Retry(ceiling_s * jitter)
+        assert judged(Verdict.RETRY, history, jitter=jitter) == Retry(ceiling_s * jitter)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.REFUSED, Verdict.RECEIVER])
@@ -106,7 +104,7 @@ def test_floor(verdict: Verdict) -> None:
 
 
 #: Refused over a quarter of an hour, while so many others passed that chance is no explanation.
-REFUSED = Past(
+REFUSED = AttemptHistory(
     attempts=30, first_attempt_at=NOW - REFUSED_S, refused_at=NOW - REFUSED_S, evidence=SURE
 )
 
@@ -117,7 +115,7 @@ def test_dead_of_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    "past",
+    "history",
     [
         replace(REFUSED, evidence=SURE - 0.001, attempts=10_000),
         replace(REFUSED, refused_at=NOW - REFUSED_S + 0.5),
@@ -125,9 +123,9 @@ def test_dead_of_refusals() -> None:
     ],
     ids=["perhaps by chance", "too short", "never"],
 )
-def test_not_dead_of_refusals(past: Past) -> None:
+def test_not_dead_of_refusals(history: AttemptHistory) -> None:
     """One of the conditions missing, a refused turn is tried again."""
-    assert isinstance(judged(Verdict.REFUSED, past), Retry)
+    assert isinstance(judged(Verdict.REFUSED, history), Retry)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.FAILED, Verdict.RECEIVER])
@@ -137,7 +135,7 @@ def test_only_a_refusal_buries_the_refused(verdict: Verdict) -> None:
 
 
 #: Failed twenty times over a day, while so many others passed that chance is no explanation.
-POISON = Past(attempts=20, first_attempt_at=NOW - DAY_S, refused_at=None, evidence=SURE)
+POISON = AttemptHistory(attempts=20, first_attempt_at=NOW - DAY_S, refused_at=None, evidence=SURE)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.REFUSED])
@@ -153,7 +151,7 @@ def test_later_is_no_poison(verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    "past",
+    "history",
     [
         replace(POISON, attempts=19),
         replace(POISON, first_attempt_at=NOW - DAY_S + 0.5),
@@ -161,9 +159,9 @@ def test_later_is_no_poison(verdict: Verdict) -> None:
     ],
     ids=["too seldom", "too short", "perhaps by chance"],
 )
-def test_not_poison(past: Past) -> None:
+def test_not_poison(history: AttemptHistory) -> None:
     """One of the three conditions missing, it is tried again."""
-    assert isinstance(judged(Verdict.FAILED, past), Retry)
+    assert isinstance(judged(Verdict.FAILED, history), Retry)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +172,12 @@ def test_a_turn_that_fails_again_has_a_line_a_minute(
     told_at: float | None, *, is_due: bool
 ) -> None:
     """However often it is tried; a clock that was set back holds no line."""
-    assert is_told(told_at, NOW) is is_due
+    assert is_reported(told_at, NOW) is is_due
 
 
 times = st.floats(0, 2 * NOW)
-pasts = st.builds(
-    Past,
+histories = st.builds(
+    AttemptHistory,
     attempts=st.integers(1, 10**9),
     first_attempt_at=times,
     refused_at=st.none() | times,
@@ -187,15 +185,17 @@ pasts = st.builds(
 )
 
 
-@given(st.sampled_from(Verdict), pasts, st.floats(0, 1), st.floats(0, 3600))
-def test_whatever_is_past(verdict: Verdict, past: Past, jitter: float, floor_s: float) -> None:
+@given(st.sampled_from(Verdict), histories, st.floats(0, 1), st.floats(0, 3600))
+def test_whatever_is_past(
+    verdict: Verdict, history: AttemptHistory, jitter: float, floor_s: float
+) -> None:
     """A delay is never below the floor, nor above it and a minute; nothing dies in an outage."""
-    decision = judged(verdict, past, jitter=jitter, floor_s=floor_s)
+    decision = judged(verdict, history, jitter=jitter, floor_s=floor_s)
     assert (verdict is Verdict.ACKNOWLEDGED) == isinstance(decision, Delivered)
     if isinstance(decision, Retry):
         assert floor_s <= decision.seconds <= max(floor_s, 60)
     if isinstance(decision, Dead):
-        assert past.evidence >= SURE
+        assert history.evidence >= SURE
 
 
 # --- Retry-After ----------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def date(seconds: float) -> str:
     ],
 )
 def test_retry_after(header: str | None, seconds: float) -> None:
-    """Seconds and dates are taken, at most an hour of them; garbage and the past are none."""
+    """Seconds and dates are taken, at most an hour of them; garbage and the history are none."""
     assert retry_after_s(header, NOW) == seconds
 
 
@@ -261,116 +261,3 @@ headers = st.one_of(
 def test_retry_after_whatever_comes(header: str | None) -> None:
     """Whatever the header says, it asks for no less than nothing and no more than an hour."""
     assert 0 <= retry_after_s(header, NOW) <= 3600
-
-
-# --- the circuit ----------------------------------------------------------------------------
-
-
-def test_five_failures_call_for_a_pause() -> None:
-    """The fifth connection failure in a row asks for a pause, and so does each after it."""
-    circuit = Circuit()
-    assert [circuit.unanswered() for _ in range(6)] == [False] * 4 + [True] * 2
-
-
-@pytest.mark.parametrize("acknowledged", [True, False])
-def test_an_answer_ends_the_row(*, acknowledged: bool) -> None:
-    """Any answer, a refusal too, proves that the receiver can be reached."""
-    circuit = Circuit()
-    for _ in range(3):
-        assert [circuit.unanswered() for _ in range(4)] == [False] * 4
-        circuit.answered(acknowledged=acknowledged)
-
-
-def test_paused() -> None:
-    """While paused no turn may go out, and no failure asks for another pause."""
-    circuit = Circuit()
-    assert (circuit.paused, circuit.window) == (False, PARALLEL)
-    circuit.pause()
-    assert (circuit.paused, circuit.window) == (True, 0)
-    assert not any(circuit.unanswered() for _ in range(9))
-    assert Circuit(paused=True).window == 0
-
-
-def test_pings() -> None:
-    """Pings go out after 1 s doubling to 60 s, in each pause anew."""
-    circuit = Circuit()
-    for _ in range(2):
-        circuit.pause()
-        waits = [circuit.next_ping_s() for _ in range(9)]
-        assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-        circuit.resume()
-
-
-@pytest.mark.parametrize("circuit", [Circuit(), Circuit(paused=True)], ids=["now", "at start"])
-def test_slow_start(circuit: Circuit) -> None:
-    """After a pause two turns at once, and one more with each acknowledgement, up to the most."""
-    circuit.pause()
-    circuit.resume()
-    windows = []
-    for _ in range(PARALLEL):
-        windows.append(circuit.window)
-        circuit.answered(acknowledged=True)
-    assert windows == [2, 3, 4, 5, 6, 7, 8, 8]
-
-
-def test_a_slow_start_waits_for_acknowledgements() -> None:
-    """A refusal opens the window no further."""
-    circuit = Circuit(paused=True)
-    circuit.resume()
-    circuit.answered(acknowledged=False)
-    assert circuit.window == 2
-
-
-def test_a_pause_forgets_the_failures() -> None:
-    """After a pause five failures are needed again for the next one."""
-    circuit = Circuit()
-    while not circuit.unanswered():
-        pass
-    circuit.pause()
-    circuit.resume()
-    assert [circuit.unanswered() for _ in range(5)] == [False] * 4 + [True]
-
-
-def test_fifty_in_a_row_are_asked_about() -> None:
-    """Put off fifty times with nothing acknowledged, a ping asks; and again after a minute."""
-    circuit = Circuit()
-    assert [circuit.later(0.1) for _ in range(51)] == [False] * 49 + [True, False]
-    assert not circuit.later(60.0)
-    assert circuit.later(60.1)
-
-
-def test_ten_over_half_a_minute_are_asked_about() -> None:
-    """Where few turns wait, time counts."""
-    circuit = Circuit()
-    assert [circuit.later(3.0 * n) for n in range(12)] == [False] * 10 + [True, False]
-
-
-def test_an_acknowledgement_ends_the_row_of_later() -> None:
-    """A receiver that lets one turn of forty through is not asked whether it is well."""
-    circuit = Circuit()
-    for _ in range(9):
-        assert not any(circuit.later(9.0) for _ in range(40))
-        circuit.answered(acknowledged=True)
-
-
-def test_what_failed_trickles_where_only_pings_are_well() -> None:
-    """A receiver that takes pings and no turns gets one of those a second, until one passes."""
-    circuit = Circuit()
-    assert not circuit.trickles
-    assert circuit.retry_in_s(7.0) == 0
-    while not circuit.later(7.0):
-        pass
-    assert circuit.trickles
-    circuit.tried_again(8.0)
-    assert circuit.retry_in_s(8.25) == 0.75
-    circuit.answered(acknowledged=True)
-    assert not circuit.trickles
-    assert circuit.retry_in_s(8.25) == 0
-
-
-def test_nobody_is_asked_in_a_pause() -> None:
-    """The pause asks by itself."""
-    circuit = Circuit(paused=True)
-    assert not any(circuit.later(float(n)) for n in range(99))
-    circuit.resume()
-    assert not circuit.later(100.0)

@@ -206,18 +206,19 @@ _HANGING = """
 import asyncio, sys, time
 from pathlib import Path
 from paliadin_sidecar.operator import cli
-from paliadin_sidecar.delivery import dispatcher as dispatch
-from paliadin_sidecar.intake import intake
-scan, start_due = intake.Intake.scan, dispatch.Dispatch._start_due
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
+from paliadin_sidecar.intake.intake import Intake
+scan, fill = Intake.scan, Dispatcher._fill
 def hanging_scan(*args, **kwargs):
     while Path(sys.argv[1], "scan").exists():
         time.sleep(0.05)
     return scan(*args, **kwargs)
-async def hanging_dispatch(self, tasks):
-    while Path(sys.argv[1], "dispatch").exists():
-        await asyncio.sleep(0.05)
-    return await start_due(self, tasks)
-intake.Intake.scan, dispatch.Dispatch._start_due = hanging_scan, hanging_dispatch
+def hanging_fill(self):
+    if Path(sys.argv[1], "dispatch").exists():
+        asyncio.get_running_loop().call_later(0.05, self._fill)
+    else:
+        fill(self)
+Intake.scan, Dispatcher._fill = hanging_scan, hanging_fill
 cli.main(["run"])
 """
 

@@ -51,7 +51,7 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(
             group,
             most_held=8,
             record=record,
-            on_accepted=lambda: None,
+            on_accepted=lambda _: None,
             on_blocked=lambda _: blocked.set(),
             on_unblocked=unblocked.set,
             on_no_events=lambda _: None,

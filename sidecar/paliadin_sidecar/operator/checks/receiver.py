@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import anyio
 
 from paliadin_sidecar.delivery import policy
-from paliadin_sidecar.delivery.dispatcher import ping_body
+from paliadin_sidecar.delivery.health import ping_body
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
 from paliadin_sidecar.operator.findings import Finding, note, ok, wrong

@@ -1,0 +1,100 @@
+"""The circuit breaker: whether turns may go out, judged by all attempts together. Pure."""
+
+from __future__ import annotations
+
+__all__ = ["MAX_CONCURRENCY", "CircuitBreaker"]
+
+#: Turns under way at once: enough to hide a slow receiver, few enough not to flood it.
+MAX_CONCURRENCY = 8
+#: A receiver that comes back is not met by the whole backlog: two at first, one of them for a
+#: turn that failed before, and one more with each acknowledgement.
+_MIN_CONCURRENCY = 2
+#: Connection failures in a row, over all turns, after which only a ping goes out.
+_FAILURES_TO_PAUSE = 5
+#: Turns in a row that were postponed and none acknowledged, after which a ping asks: so many at
+#: once, or so many over so long. At a receiver that fails nine times in ten, and so still lets
+#: turns through, fifty in a row are rare.
+_POSTPONED_TO_ASK = 50
+_SLOWLY_TO_ASK, _SLOWLY_S = 10, 30.0
+#: Where the ping is well in spite of that, it is asked again after a while, and what failed
+#: before goes out at most this often: the receiver takes pings and no turns.
+_ASK_EVERY_S, _TRICKLE_S = 60.0, 1.0
+_FIRST_PING_S, _MAX_PING_S = 1.0, 60.0
+
+
+class CircuitBreaker:
+    """Whether turns may go out, judged by how the receiver does over all of them.
+
+    Times are monotonic seconds.
+    """
+
+    def __init__(self, *, paused: bool = False) -> None:
+        self.paused = paused
+        self._failures = 0
+        self._ping_s = _FIRST_PING_S
+        self._concurrency = _MIN_CONCURRENCY if paused else MAX_CONCURRENCY
+        self._postponed = 0
+        self._postponed_since = 0.0
+        self._asked_at: float | None = None  # by a ping, since the last acknowledgement
+        self._retried_at = 0.0
+
+    @property
+    def concurrency_limit(self) -> int:
+        """How many turns may be under way at once: few after a pause, more as they pass."""
+        return 0 if self.paused else self._concurrency
+
+    def record_response(self, *, acknowledged: bool) -> None:
+        """Note that the receiver answered a turn, well or not: it can be reached."""
+        self._failures = 0
+        if acknowledged:
+            self._concurrency = min(self._concurrency + 1, MAX_CONCURRENCY)
+            self._postponed = 0
+            self._asked_at = None
+
+    def record_postponed(self, now: float) -> bool:
+        """Note that the receiver put a turn off. True if a ping should ask whether it is well."""
+        self._postponed_since = self._postponed_since if self._postponed else now
+        self._postponed += 1
+        slowly = self._postponed >= _SLOWLY_TO_ASK and now - self._postponed_since >= _SLOWLY_S
+        if self.paused or not (slowly or self._postponed >= _POSTPONED_TO_ASK):
+            return False
+        if self._asked_at is not None and now - self._asked_at < _ASK_EVERY_S:
+            return False
+        self._asked_at = now
+        return True
+
+    @property
+    def is_trickling(self) -> bool:
+        """Whether turns that failed before go out one by one, since only pings are well."""
+        return self._asked_at is not None
+
+    def retry_in_s(self, now: float) -> float:
+        """Seconds until one of those may go out."""
+        return max(0.0, self._retried_at + _TRICKLE_S - now) if self.is_trickling else 0.0
+
+    def record_retry(self, now: float) -> None:
+        """Note that a turn that failed before goes out."""
+        self._retried_at = now
+
+    def record_failure(self) -> bool:
+        """Note a connection failure. True if it is the one that calls for a pause."""
+        self._failures += 1
+        return not self.paused and self._failures >= _FAILURES_TO_PAUSE
+
+    def pause(self) -> None:
+        """Send nothing but pings from here on."""
+        self.paused = True
+        self._ping_s = _FIRST_PING_S
+
+    def next_ping_s(self) -> float:
+        """How long to wait before the next ping."""
+        seconds, self._ping_s = self._ping_s, min(2 * self._ping_s, _MAX_PING_S)
+        return seconds
+
+    def resume(self) -> None:
+        """A ping was acknowledged: the backlog may go, slowly at first."""
+        self.paused = False
+        self._failures = 0
+        self._postponed = 0
+        self._asked_at = None
+        self._concurrency = _MIN_CONCURRENCY

@@ -1,0 +1,194 @@
+"""The receiver's health: what attempts say about it, and pings where they leave a doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_contract.callback import Host, Ping, encode
+from paliadin_sidecar.delivery import policy
+from paliadin_sidecar.delivery.breaker import CircuitBreaker
+from paliadin_sidecar.delivery.evidence import Blame
+from paliadin_sidecar.delivery.pace import Pace
+from paliadin_sidecar.delivery.policy import Verdict
+from paliadin_sidecar.errors import Blocked
+from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.outbox.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskGroup
+
+    from paliadin_sidecar.delivery.sender import Outcome
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
+
+__all__ = ["ReceiverHealth", "ping_body"]
+
+#: Evidence from which on a "later" is about the turn alone, as where each user has a limit: it
+#: rests, and the others do not. By chance one in a hundred comes so far, and costs a request.
+_ITS_OWN = math.log(100)
+
+
+def ping_body(host: str, now: float) -> tuple[str, bytes]:
+    """Id and body of a question whether the receiver is well."""
+    at = datetime.fromtimestamp(now, UTC)
+    return f"ping_{secrets.token_hex(8)}", encode(Ping(at, Host(host)))
+
+
+class ReceiverHealth:
+    """Judges each outcome, keeps breaker and pace by it, and pings while turns may not go out.
+
+    Args:
+        group: runs the outbox's methods.
+        attempt: makes one signed attempt.
+        host: this host's name, for pings.
+        wall: the clock, in epoch seconds.
+        steady: a clock that nobody sets, in seconds.
+        on_well: called when a pause has ended.
+
+    Attributes:
+        breaker: whether turns may go out, and how many at once.
+        pace: when the next one may.
+        stopping: set it, and no ping goes out any more.
+    """
+
+    def __init__(
+        self,
+        group: GroupCommit,
+        attempt: Callable[[str, bytes], Awaitable[Outcome]],
+        *,
+        host: str,
+        wall: Callable[[], float],
+        steady: Callable[[], float],
+        on_well: Callable[[], None],
+    ) -> None:
+        self._group = group
+        self._attempt = attempt
+        self._host = host
+        self._wall = wall
+        self._steady = steady
+        self._on_well = on_well
+        self.breaker = CircuitBreaker()
+        self.pace = Pace()
+        self.stopping = False
+        self._postponed = Blame()  # by answers of any kind
+        self._asking: asyncio.Future[bool] | None = None
+        self._tasks: TaskGroup
+
+    async def start(self, tasks: TaskGroup) -> None:
+        """Begin where the last process ended: its pause goes on, and so does the receiver's rest.
+
+        Args:
+            tasks: where pings run.
+        """
+        self._tasks = tasks
+        service = await self._group.commit_when_possible(Outbox.service)
+        rest_s = await self._group.commit_when_possible(Outbox.retry_after_s, policy.MAX_BACKOFF_S)
+        self.pace = Pace(anyio.current_time() + rest_s)
+        if service["paused_at"] is not None:
+            # It was not well when we stopped: a turn is never the probe.
+            self.breaker = CircuitBreaker(paused=True)
+            paused_s = max(0.0, self._wall() - service["paused_at"])
+            tasks.start_soon(self._probe, self._steady() - paused_s, None, name="probe")
+
+    def judge(self, turn: int, outcome: Outcome, began: float) -> Verdict:
+        """Take note of how a turn's attempt ended, and say what it means.
+
+        Args:
+            turn: which one.
+            outcome: of its attempt.
+            began: when that began, by the loop's clock.
+        """
+        verdict = policy.classify(outcome.status)
+        if outcome.status is None:
+            if self.breaker.record_failure():
+                self._pause(outcome.error or "unreachable")
+            return verdict
+        now = anyio.current_time()
+        if verdict is Verdict.ACKNOWLEDGED:
+            self.breaker.record_response(acknowledged=True)
+            self.pace.acknowledged(now)
+            self._postponed.acknowledged(turn)
+            return verdict
+        self.breaker.record_response(acknowledged=False)
+        self._postponed.failed(turn)
+        if self._postponed.against(turn) < _ITS_OWN:
+            self._slow_down(outcome, verdict, began)
+        if self.breaker.record_postponed(now):
+            self._tasks.start_soon(self._doubt, outcome.status, name="doubt")
+        return verdict
+
+    async def resolve(self, outcome: Outcome) -> Verdict:
+        """Ask with a ping whether an ambiguous outcome was the turn's fault or the receiver's."""
+        if await self._is_well():
+            return Verdict.REFUSED
+        self._pause(f"status_{outcome.status}")
+        return Verdict.RECEIVER
+
+    def _slow_down(self, outcome: Outcome, verdict: Verdict, began: float) -> None:
+        if verdict not in {Verdict.RETRY, Verdict.FAILED}:
+            return
+        asked_s = policy.retry_after_s(outcome.retry_after, self._wall())
+        if asked_s > 0 or outcome.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.pace.later(anyio.current_time(), started_at=began, retry_after_s=asked_s)
+        elif verdict is Verdict.RETRY and outcome.status is not None:
+            self.pace.put_off()
+
+    async def _is_well(self) -> bool:
+        # One ping for all that ask at the same time.
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_future()
+            try:
+                well = await self._ping()
+            except BaseException:
+                self._asking.cancel()
+                raise
+            else:
+                self._asking.set_result(well)
+                return well
+            finally:
+                self._asking = None
+        return await asyncio.shield(self._asking)
+
+    async def _ping(self) -> bool:
+        failpoint("before a ping")
+        began = anyio.current_time()
+        outcome = await self._attempt(*ping_body(self._host, self._wall()))
+        failpoint("after a ping")
+        verdict = policy.classify(outcome.status)
+        self._slow_down(outcome, verdict, began)
+        return verdict is Verdict.ACKNOWLEDGED
+
+    async def _doubt(self, status: int) -> None:
+        # It puts all turns off: is it the receiver?
+        await anyio.sleep(self.pace.rest_s(anyio.current_time()))
+        if not self.stopping and not await self._is_well():
+            self._pause(f"status_{status}")
+
+    def _pause(self, why: str) -> None:
+        if not self.breaker.paused:
+            self.breaker.pause()
+            self._tasks.start_soon(self._probe, self._steady(), why, name="probe")
+
+    async def _probe(self, since: float, why: str | None) -> None:
+        # `why` is None where the pause is on record already. A full disk holds no ping.
+        while self.breaker.paused:
+            with suppress(Blocked):
+                if why is not None:
+                    await self._group.commit(Outbox.pause, why)
+                    why = None
+            rest_s = self.pace.rest_s(anyio.current_time())
+            await anyio.sleep(max(self.breaker.next_ping_s(), rest_s))
+            if not self.stopping and await self._ping():
+                self.breaker.resume()
+                self._on_well()
+        if why is None:
+            await self._group.commit_when_possible(Outbox.resume, self._steady() - since)

@@ -1,0 +1,118 @@
+"""What an attempt's outcome leads to, and that it is written down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.delivery import policy
+from paliadin_sidecar.delivery.evidence import Blame
+from paliadin_sidecar.delivery.policy import Verdict
+from paliadin_sidecar.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paliadin_sidecar.delivery.sender import Outcome
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.outbox.outbox import Outbox
+    from paliadin_sidecar.outbox.records import Delivery
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Decides what becomes of a delivery, and records it with the attempt.
+
+    Args:
+        group: runs the outbox's methods.
+        refused_s, random: see `policy.decide`.
+        wall: the clock, in epoch seconds.
+    """
+
+    def __init__(
+        self,
+        group: GroupCommit,
+        *,
+        refused_s: float,
+        random: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._group = group
+        self._refused_s = refused_s
+        self._random = random
+        self._wall = wall
+        self._blame = Blame()
+
+    async def record(
+        self, delivery: Delivery, outcome: Outcome, verdict: Verdict, started_at: float
+    ) -> policy.Decision:
+        """Count an attempt, decide, and write both down; while the outbox is blocked, wait.
+
+        Once this has begun it is written down, also when everything is being cancelled.
+
+        Args:
+            delivery: its history is brought up to date.
+            outcome: of the attempt.
+            verdict: what that says.
+            started_at: when the attempt began, in epoch seconds.
+        """
+        self._count(delivery, verdict, started_at)
+        now = self._wall()
+        decision = policy.decide(
+            verdict,
+            delivery,
+            now,
+            refused_s=self._refused_s,
+            random=self._random,
+            floor_s=policy.retry_after_s(outcome.retry_after, now),
+        )
+        is_delivered = isinstance(decision, policy.Delivered)
+        if is_delivered:
+            failpoint("before an acknowledgement is recorded")
+        await self._group.commit_when_possible(
+            _record, delivery, outcome, decision, now, is_refused=verdict is Verdict.REFUSED
+        )
+        if is_delivered:
+            failpoint("after an acknowledgement was recorded")
+        return decision
+
+    def _count(self, delivery: Delivery, verdict: Verdict, started_at: float) -> None:
+        delivery.attempts += 1
+        if delivery.first_attempt_at is None:
+            delivery.first_attempt_at = started_at
+        if verdict is Verdict.REFUSED:
+            delivery.refusals += 1
+            if delivery.refused_at is None:
+                delivery.refused_at = started_at
+        if verdict is Verdict.ACKNOWLEDGED:
+            self._blame.acknowledged(delivery.turn)
+        elif verdict is Verdict.REFUSED or verdict is Verdict.FAILED:
+            delivery.evidence += self._blame.failed(delivery.turn)
+        else:
+            self._blame.not_acknowledged(delivery.turn)
+
+
+def _record(
+    outbox: Outbox,
+    delivery: Delivery,
+    outcome: Outcome,
+    decision: policy.Decision,
+    now: float,
+    *,
+    is_refused: bool,
+) -> None:
+    match decision:
+        case policy.Delivered():
+            outbox.record_delivered(delivery, outcome)
+        case policy.Dead(cause):
+            outbox.record_dead(delivery, outcome, cause)
+        case policy.Retry(seconds):
+            in_full = delivery.attempts <= policy.REPORTED_IN_FULL
+            outbox.record_retry(
+                delivery,
+                outcome,
+                seconds,
+                refused=is_refused,
+                reported=in_full or policy.is_reported(delivery.reported_at, now),
+                keep=None if in_full else policy.REPORTED_IN_FULL,
+            )
