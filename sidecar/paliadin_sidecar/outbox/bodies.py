@@ -19,8 +19,8 @@ _MAX_HELD = 32 * 1024 * 1024
 _LARGE = 1024 * 1024
 #: A body that shrinks to less than this is mostly one thing again and again, and shrinks once more.
 _REPETITIVE = 50
-#: What a window of 4 KB serves about as well as one of 32.
-_SMALL = 16 * 1024
+#: A body that takes a page less when it is deflated, and whose turn a fifth longer in the outbox.
+_SMALL = 8 * 1024
 #: The fastest: a body is on an answer's way.
 _LEVEL = 1
 
@@ -41,15 +41,15 @@ class Packed:
 
 
 def pack(body: bytes) -> Packed:
-    """Deflate a body (RFC 1950), where that makes it smaller.
+    """Deflate a body (RFC 1950) that is not small, where that makes it smaller.
 
     JSON writes a NUL as six bytes: 4 MiB of them, which cost nothing as a sparse file, are a body
     of 24 MiB. Deflated once that is some 100 KB, since deflate has a best ratio; twice, some 500
     bytes.
     """
-    # A window that fits a small body halves the time, and costs no byte.
-    small = zlib.compressobj(_LEVEL, zlib.DEFLATED, 12, 6) if len(body) <= _SMALL else None
-    once = small.compress(body) + small.flush() if small else zlib.compress(body, _LEVEL)
+    if len(body) <= _SMALL:
+        return Packed(body, len(body), 0)
+    once = zlib.compress(body, _LEVEL)
     if len(once) >= len(body):
         return Packed(body, len(body), 0)
     if len(once) * _REPETITIVE > len(body):

@@ -28,13 +28,14 @@ def test_a_body_comes_back_byte_for_byte(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "deflated", "most"),
     [
-        (os.urandom(5000), 0, 5000),
-        (noise(4096).encode(), 1, 6000),
+        (os.urandom(50_000), 0, 50_000),
+        (b"A small one. " * 600, 0, 8000),
+        (noise(16_384).encode(), 1, 24_000),
         (b'"' + rb"\u0000" * (4 * MIB) + b'"', 2, 4096),
         (b"A" * (24 * MIB), 2, 4096),
         (b"A long line, and the same again and again.\n" * 100_000, 2, 4096),
     ],
-    ids=["nothing gained", "text", "NUL", "one letter", "one line"],
+    ids=["nothing gained", "small", "text", "NUL", "one letter", "one line"],
 )
 def test_what_it_costs(body: bytes, deflated: int, most: int) -> None:
     """A body of one thing again and again costs nearly nothing."""
@@ -45,7 +46,7 @@ def test_what_it_costs(body: bytes, deflated: int, most: int) -> None:
 
 def test_a_packed_body_that_is_damaged() -> None:
     """It is told, never sent: one flipped bit, a missing end, another's size."""
-    packed = pack(noise(4096).encode())
+    packed = pack(noise(16_384).encode())
     flipped = bytearray(packed.data)
     flipped[len(flipped) // 2] ^= 1
     for bad in (
