@@ -11,7 +11,7 @@ from paliadin_sidecar.outbox.bodies import pack
 from paliadin_sidecar.outbox.database import LATE_S
 from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
-from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, State, to_ms
+from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, to_ms
 from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
 
 #: A turn of which nothing was seen yet.
 _NEW = {
+    "id": None,
     "submitted_turn_id": None,
     "user_id": None,
     "revision": 0,
@@ -123,8 +124,8 @@ def register_root(
     for arrival in history:
         turn = _find_or_add_turn(outbox, arrival.key)
         _update_seen(outbox, turn["id"], arrival)
-        _add_delivery(outbox, turn["id"], arrival, revision=0, id_=None, state=State.HISTORY)
         about = {"bytes": arrival.size, "sha256": arrival.sha256}
+        outbox.execute(sql.add_history, about | {"turn": turn["id"], "now": outbox.now()})
         record_event(outbox, "turn.history", turn["id"], turn_subject(turn) | about)
 
 
@@ -170,38 +171,28 @@ def _make_room(outbox: Database) -> None:
 def _add_revision(outbox: Database, arrival: Arrival, turn: Turn) -> Delivery:
     now, key, revision = outbox.now(), arrival.key, turn["revision"] + 1
     id_ = webhook_id(key.backend, key.persona, key.turn_id, revision, arrival.content_key)
-    answered_at = turn["answered_at"]
-    if answered_at is None and arrival.reason is None:
-        answered_at = now
-    row = {
-        "answered_at": answered_at,
-        "content_key": arrival.content_key,
-        "fingerprint": arrival.fingerprint,
-    }
-    superseded = []
-    if "id" in turn.keys():  # noqa: SIM118 - a row's `in` looks at its values
-        turn_row = turn["id"]
-        outbox.execute(sql.update_revision, row | {"turn": turn_row, "revision": revision})
-        if revision > 1:
-            found = outbox.execute(sql.supersede, {"turn": turn_row, "now": now})
-            superseded = [one["webhook_id"] for one in found]
-    else:
-        row |= _named(key) | {"now": now}
-        turn_row = outbox.execute(sql.add_turn_with_revision, row).lastrowid
-    body = _body(outbox, arrival, turn, revision)
-    delivery = _add_delivery(
-        outbox, turn_row, arrival, revision=revision, id_=id_, state=State.PENDING
-    )
-    packed = pack(body)
-    kept = {"size": packed.size, "deflated": packed.deflated, "bytes": packed.data}
-    outbox.execute(sql.add_body, kept | {"delivery": delivery})
-    subject = turn_subject(turn) | {
+    about = {
         "revision": revision,
         "webhook_id": id_,
         "bytes": arrival.size,
         "sha256": arrival.sha256,
     }
-    fields = subject.copy()
+    row, superseded = _advance(outbox, arrival, turn)
+    root = f"{key.backend}/{key.persona}"
+    added = about | {"turn": row, "reason": arrival.reason, "now": now, "root": root}
+    delivery = Delivery(
+        id=outbox.insert(sql.add_delivery, added),
+        turn=row,
+        webhook_id=id_,
+        body=_body(outbox, arrival, turn, revision),
+        accepted_at=now / 1000,
+        root=root,
+        subject=turn_subject(turn) | about,
+    )
+    packed = pack(delivery.body)
+    kept = {"size": packed.size, "deflated": packed.deflated, "bytes": packed.data}
+    outbox.insert(sql.add_body, kept | {"delivery": delivery.id})
+    fields = delivery.subject.copy()
     if arrival.reason:
         name, fields["reason"] = "turn.failed", arrival.reason
         if arrival.why:
@@ -211,37 +202,29 @@ def _add_revision(outbox: Database, arrival: Arrival, turn: Turn) -> Delivery:
     if superseded:
         fields["superseded"] = superseded
     fields["settle_ms"] = max(0, now - to_ms(arrival.completed_at.timestamp()))
-    record_event(outbox, name, turn_row, fields)
-    return Delivery(
-        id=delivery,
-        turn=turn_row,
-        webhook_id=id_,
-        body=body,
-        accepted_at=now / 1000,
-        root=_root(key),
-        subject=subject,
-    )
+    record_event(outbox, name, row, fields)
+    return delivery
 
 
-def _root(key: TurnKey) -> str:
-    return f"{key.backend}/{key.persona}"
-
-
-def _add_delivery(
-    outbox: Database, turn: int, arrival: Arrival, *, revision: int, id_: str | None, state: State
-) -> int:
+def _advance(outbox: Database, arrival: Arrival, turn: Turn) -> tuple[int, list[str]]:
+    # The turn's row gets its next revision; returns its id, and which deliveries that ended.
+    now, answered_at = outbox.now(), turn["answered_at"]
+    if answered_at is None and arrival.reason is None:
+        answered_at = now
     values = {
-        "turn": turn,
-        "revision": revision,
-        "webhook_id": id_,
-        "state": state,
-        "reason": arrival.reason,
-        "bytes": arrival.size,
-        "sha256": arrival.sha256,
-        "now": outbox.now(),
-        "root": _root(arrival.key),
+        "answered_at": answered_at,
+        "content_key": arrival.content_key,
+        "fingerprint": arrival.fingerprint,
     }
-    return cast("int", outbox.execute(sql.add_delivery, values).lastrowid)
+    row: int | None = turn["id"]
+    if row is None:
+        values |= _named(arrival.key) | {"now": now}
+        return outbox.insert(sql.add_turn_with_revision, values), []
+    outbox.execute(sql.update_revision, values | {"turn": row, "revision": turn["revision"] + 1})
+    if turn["revision"] == 0:
+        return row, []
+    found = outbox.execute(sql.supersede, {"turn": row, "now": now})
+    return row, [one["webhook_id"] for one in found]
 
 
 def _body(outbox: Database, arrival: Arrival, turn: Turn, revision: int) -> bytes:

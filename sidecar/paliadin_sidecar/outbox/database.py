@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.failpoints import failpoint
@@ -183,6 +183,10 @@ class Database:
     def execute(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Cursor:
         """Run one statement; a method of `Outbox` calls this within a transaction."""
         return self.connection.execute(statement, values)
+
+    def insert(self, statement: str, values: Mapping[str, Any]) -> int:
+        """Insert one row; returns its id."""
+        return cast("int", self.connection.execute(statement, values).lastrowid)
 
     def one(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Row | None:
         """The first row of a query; None where there is none."""

@@ -36,7 +36,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 def record_event(outbox: Database, name: str, turn: int | None, fields: dict[str, Any]) -> None:
     """Write an event of this turn, or of the service where that is None."""
     values = {"now": outbox.now(), "name": name, "turn": turn, "fields": _encode(fields).decode()}
-    outbox.last_event = outbox.execute(sql.add_event, values).lastrowid or 0
+    outbox.last_event = outbox.insert(sql.add_event, values)
 
 
 def record_service_event(outbox: Database, name: str, fields: dict[str, Any]) -> None:

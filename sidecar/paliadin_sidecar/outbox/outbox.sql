@@ -17,11 +17,10 @@ CREATE TABLE turn (
     fingerprint TEXT,                 -- of the file when it was last read
     gone_at INTEGER,                  -- when the file was seen to be gone
     seen_at INTEGER NOT NULL,
-    UNIQUE (backend, persona, turn_id)
+    UNIQUE (turn_id, backend, persona)    -- in this order, so that ids are found by it too
 );
 CREATE INDEX turn_present ON turn (backend, persona)
     WHERE fingerprint IS NOT NULL AND gone_at IS NULL;
-CREATE INDEX turn_by_id ON turn (turn_id);
 CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_id IS NOT NULL;
 CREATE INDEX turn_finished ON turn (coalesce(gone_at, seen_at))
     WHERE gone_at IS NOT NULL OR fingerprint IS NULL;
@@ -30,7 +29,7 @@ CREATE TABLE delivery (
     id INTEGER PRIMARY KEY,
     turn INTEGER NOT NULL REFERENCES turn (id) ON DELETE CASCADE,
     revision INTEGER NOT NULL,
-    webhook_id TEXT UNIQUE,           -- none for history
+    webhook_id TEXT,                  -- none for history; made of what the row's keys are
     state TEXT NOT NULL CHECK (state IN
         ('pending', 'delivered', 'dead', 'failed', 'superseded', 'history')),
     reason TEXT,                      -- why there is no answer, or why it was given up
@@ -50,7 +49,7 @@ CREATE TABLE delivery (
     reported_attempt INTEGER NOT NULL DEFAULT 0,  -- which one that was
     root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn
 );
-CREATE INDEX delivery_of_turn ON delivery (turn);
+CREATE UNIQUE INDEX delivery_of_turn ON delivery (turn, revision);
 CREATE INDEX delivery_by_state ON delivery (state, settled_at);
 CREATE INDEX delivery_by_age ON delivery (accepted_at);
 CREATE INDEX delivery_first_attempt ON delivery (root) WHERE state = 'pending' AND attempts = 0;
@@ -151,11 +150,17 @@ WHERE backend = :backend AND persona = :persona AND fingerprint IS NOT NULL AND 
 UPDATE delivery INDEXED BY delivery_of_turn SET state = 'superseded', settled_at = :now
 WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
 
--- Adds a delivery that is due at once, or one that only counts as history.
+-- Adds a delivery that is due at once.
 -- name: add_delivery
 INSERT INTO delivery
     (turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at, next_attempt_at, root)
-VALUES (:turn, :revision, :webhook_id, :state, :reason, :bytes, :sha256, :now, :now, :root);
+VALUES (:turn, :revision, :webhook_id, 'pending', :reason, :bytes, :sha256, :now, :now, :root);
+
+-- Adds an answer that was there before its root was watched; a second one of a turn says no more.
+-- name: add_history
+INSERT INTO delivery (turn, revision, state, bytes, sha256, accepted_at)
+VALUES (:turn, 0, 'history', :bytes, :sha256, :now)
+ON CONFLICT DO NOTHING;
 
 -- Keeps the body that a delivery sends.
 -- name: add_body

@@ -233,7 +233,7 @@ def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
         assert outbox.check_pages(60)
     with closing(sqlite3.connect(tmp_path / FILENAME)) as db, db:
         db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'turn_by_id'")
+        db.execute("UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'turn_by_submitted'")
     with pytest.raises(Damaged, match="quick_check"), Outbox(tmp_path / FILENAME) as outbox:
         outbox.check_pages(60)
 
