@@ -35,6 +35,7 @@ from chaos.world import scenario
 from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
 from paliadin_sidecar.delivery.sender import Outcome
+from paliadin_sidecar.intake.completion import HELD_S
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
@@ -92,6 +93,7 @@ class _File:
     earliest: float = float("inf")  #: time of the first line
     latest: float = 0.0  #: time until which this line stood
     fd: int | None = None  #: of a writer
+    held_since: float | None = None  #: when what a writer holds open counted as complete
     inodes: set[int] = field(default_factory=set)  #: that ever lay there
 
     def is_held(self) -> bool:
@@ -170,6 +172,7 @@ class Promise(RuleBasedStateMachine):
         self.daemon.passes(seconds)
         for file in self.files.values():
             file.latest = max(file.latest, self.clock.now)
+            self._may_be_taken_from_a_writer(file)
         if not self.daemon.is_up:
             self.up_since = float("inf")
             self._miss_what_was_set()
@@ -180,6 +183,17 @@ class Promise(RuleBasedStateMachine):
             self.up_since = self.clock.now
         for (root, _), file in self.files.items():
             self._owe(root, file)
+
+    def _may_be_taken_from_a_writer(self, file: _File) -> None:
+        # A whole answer that nobody changed for two minutes counts as complete while it is open.
+        waited = self.clock.now - file.since
+        if waited < HELD_S or file.held_since == file.since or not file.is_held():
+            return
+        content = file.path.read_bytes()
+        if content.endswith(TRAILER):
+            file.held_since = file.since
+            file.earliest = min(file.earliest, file.since)
+            self._account(file.path.stat().st_ino, content)
 
     def _owe(self, root: str, file: _File) -> None:
         # It lay there, complete, for long enough while we ran.
