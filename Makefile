@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint coverage check chaos chaos-quick bench bench-quick check-host check-image check-newcomer lock clean
+.PHONY: demo test test-all lint coverage check chaos chaos-quick bench bench-quick check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -20,8 +20,13 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 demo: $(VENV)/.ready
 	$(BIN)/python -m demo
 
+# What takes long is left out, and of a property fewer examples are tried: `make test-all` has all.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest
+
+ALL := -m 'not host and not image' --hypothesis-profile thorough
+test-all: $(VENV)/.ready
+	@$(BIN)/python -m pytest $(ALL)
 
 # What it tries, and what its table says: docs/reliability.md. The long form takes its time.
 chaos: $(VENV)/.ready
@@ -57,12 +62,12 @@ lint: $(VENV)/.ready
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run bench/candidates/*.sh
 
-# The tests again, watched: twice as slow, since each process that they start is watched too. Each
+# All tests, watched: twice as slow, since each process that they start is watched too. Each
 # writes a file of its own; none is left behind, also where a test fails or it is interrupted.
 coverage: $(VENV)/.ready
 	@$(BIN)/python -m coverage erase
 	@trap 'rm -f .coverage.*' EXIT; trap 'exit 1' HUP INT TERM; \
-	    $(BIN)/python -m coverage run -m pytest && $(BIN)/python -m coverage combine --quiet
+	    $(BIN)/python -m coverage run -m pytest $(ALL) && $(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
 check: lint coverage

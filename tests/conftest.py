@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 # The same examples in each run, whatever the last one left: `make chaos` searches at random. A
 # busy machine is no fault of the code: how long one example takes decides nothing.
-settings.register_profile("paliadin", deadline=None, derandomize=True, database=None)
-settings.load_profile("paliadin")
+settings.register_profile(
+    "thorough", deadline=None, derandomize=True, database=None, max_examples=150
+)
+settings.register_profile("usual", settings.get_profile("thorough"), max_examples=20)
+settings.load_profile("usual")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""The model of the promise holds in some histories; `make test-all` tries hundreds, `make chaos` thousands."""
+"""The model of the promise holds in some histories; `make chaos` tries thousands."""
 
 from __future__ import annotations
 

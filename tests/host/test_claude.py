@@ -56,7 +56,7 @@ TRICKY = {
 def claude() -> Path:
     """The program, installed once for all test runs, whoever of them needs it first."""
     if os.geteuid():
-        lacks("needs root", "sudo make test")
+        lacks("needs root", "sudo make test-all")
     need("npm", "unshare", "nsenter", "ip")
     prefix = Path.home() / ".cache/paliadin-test" / PACKAGE.replace("/", "-")
     program = prefix / "node_modules/.bin/claude"

@@ -67,7 +67,7 @@ VISITS = {
         "3.13",
         "022",
         "C.UTF-8",
-        ("make demo", ".venv/bin/python -m pytest -q tests/host tests/sidecar/test_doctor.py"),
+        ("make demo", ".venv/bin/python -m pytest -q tests/host tests/sidecar/operator"),
     ),
 }
 
