@@ -1,4 +1,4 @@
-"""A model of the promise, and a machine that tries every order of what may happen to it.
+"""A model of the promise: what a daemon on this host owes, whatever happens to it.
 
 The daemon is the real one (`chaos.virtual`), on real files. The model knows what was written and
 whether it lay for long enough to be owed; `chaos.verdict` compares that with what came.
@@ -8,30 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio
-import hypothesis
 import msgspec
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine
 from support.sidecar import new_secret
 
 from chaos.verdict import Arrived, Fault, Written, arrival, expected, in_effect, judge
-from chaos.virtual import Clock, Daemon, Hearing
-from chaos.world import scenario
+from chaos.virtual import Clock, Daemon, FileEvents
 from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
 from paliadin_sidecar.delivery.sender import Outcome
@@ -45,14 +35,14 @@ if TYPE_CHECKING:
 
     from chaos.world import World
 
-__all__ = ["ENGINES", "Promise"]
+__all__ = ["ANSWERS", "ENGINES", "MAX_BYTES", "ROOTS", "TURNS", "File", "Model", "text"]
 
-#: `inotify` is the real engine; what the other says of files is said, or kept, by the machine.
-ENGINES = ("inotify", "told", "off")
-_ROOTS = ("aichat", "legacy")
-_TURNS = 3
+#: `inotify` is the real engine. `scripted` events are sent, or lost, by the machine's rules.
+ENGINES = ("inotify", "scripted", "off")
+ROOTS = ("aichat", "legacy")
+TURNS = 3
 _QUIET_S, _RESCAN_S, _EVERY_FILE_S = 5.0, 2.0, 60.0
-_MAX_BYTES = 2000
+MAX_BYTES = 2000
 #: A change is only audited when it comes later than 600 s after the first answer; the model does
 #: not know to the second when that was accepted.
 _LATE_S = 590.0
@@ -62,7 +52,7 @@ _FIRST_S = _RESCAN_S + _QUIET_S + 1
 #: Longer than any retry's pause: who is not there by then is not on the way.
 _IN_THE_END_S = 2 * 3600.0
 #: status, error, whether the receiver has stored it, seconds that it takes. For all, pings too.
-_ANSWERS: dict[str, tuple[int | None, str | None, bool, float]] = {
+ANSWERS: dict[str, tuple[int | None, str | None, bool, float]] = {
     "well": (204, None, True, 0.0),
     "slow": (200, None, True, 3.0),
     "down": (None, "connect", False, 0.0),
@@ -77,14 +67,12 @@ _ANSWERS: dict[str, tuple[int | None, str | None, bool, float]] = {
     "301": (301, None, False, 0.0),
     "400": (400, None, False, 0.0),
 }
-_turns: dict[str, Any] = {"root": st.sampled_from(_ROOTS), "number": st.integers(0, _TURNS - 1)}
-_words = st.sampled_from(["Anna", "Otto"])  # as long as each other
-_ends = st.sampled_from([b"", TRAILER])
 
 
 @dataclass
-class _File:
-    # A turn's file, and what the model knows of it. Times are monotonic, dates are not.
+class File:
+    """A turn's file, and what the model knows of it. Times are monotonic seconds."""
+
     path: Path
     key: str
     line: int | None = None  #: of the account, if what lies there is complete
@@ -104,14 +92,15 @@ class _File:
             return False
 
 
-def _text(file: _File, word: str, size: int = 0) -> bytes:
+def text(file: File, word: str, size: int = 0) -> bytes:
+    """A text that no other turn has, filled up to a size in bytes."""
     return f"{word} auf {file.key}\n".encode().ljust(size, b"x")
 
 
-class Promise(RuleBasedStateMachine):
-    """What was complete on disk for long enough arrives whole, in the end, once in effect."""
+class Model(RuleBasedStateMachine):
+    """The daemon, the host it runs on, and the accounts of both; `chaos.machine` has the rules."""
 
-    engine: ClassVar[str] = "told"
+    engine: ClassVar[str] = "scripted"
     #: Where the accounts of all examples go, if anywhere.
     into: ClassVar[World | None] = None
     #: Examples follow each other, so that their accounts can be read as one.
@@ -120,26 +109,26 @@ class Promise(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        Promise.played += 1
+        Model.played += 1
         shm = Path("/dev/shm")  # a flush costs nothing there
         self.base = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else None))
-        self.clock = Clock(Promise.began)
-        self.hearing = Hearing(self.engine)
+        self.clock = Clock(Model.began)
+        self.file_events = FileEvents(self.engine)
         self.written: list[Written] = []
         self.arrived: list[Arrived] = []
         self.faults: list[Fault] = []
         self.mode, self.ping_mode = "well", "well"
         self.odd: deque[str] = deque()
-        self.roots = {name: self.base / name for name in _ROOTS}
-        self.calm = dict.fromkeys(_ROOTS, 0.0)  # since when each is there and to be trusted
+        self.roots = {name: self.base / name for name in ROOTS}
+        self.calm = dict.fromkeys(ROOTS, 0.0)  # since when each is there and to be trusted
         self.up_since = 0.0
         self.set_forward_s = 0.0  # by which the date was set, and the daemon may not know it yet
-        self.files: dict[tuple[str, int], _File] = {}
+        self.files: dict[tuple[str, int], File] = {}
         for name, root in self.roots.items():
             root.mkdir(mode=0o700)
-            for number in range(_TURNS):
-                turn = f"e{Promise.played}-{number}"
-                self.files[name, number] = _File(root / f"{turn}.txt", f"{name}/{turn}")
+            for number in range(TURNS):
+                turn = f"e{Model.played}-{number}"
+                self.files[name, number] = File(root / f"{turn}.txt", f"{name}/{turn}")
         self.log: TextIO = (self.base / "log").open("w")
         self.state = self.base / "state"
         settings = Settings.from_environment(
@@ -150,41 +139,31 @@ class Promise(RuleBasedStateMachine):
                 "PALIADIN_STATE_DIR": str(self.state),
                 "PALIADIN_QUIET_S": str(_QUIET_S),
                 "PALIADIN_RESCAN_S": str(_RESCAN_S),
-                "PALIADIN_MAX_BYTES": str(_MAX_BYTES),
+                "PALIADIN_MAX_BYTES": str(MAX_BYTES),
                 "PALIADIN_EVENTS": "inotify" if self.engine == "inotify" else "watchfiles",
             }
         )
-        self.daemon = Daemon(settings, self.log, self._attempt, self.hearing, clock=self.clock)
+        self.daemon = Daemon(settings, self.log, self.attempt, self.file_events, clock=self.clock)
 
-    # --- the daemon and the time --------------------------------------------------------------
-
-    @initialize(seed=st.integers(0, 2**32))
-    def first_start(self, seed: int) -> None:
-        """Both roots are met, so nothing in them is history any more."""
-        self.daemon.rng.seed(seed)
-        self.daemon.start()
-        self.passes(0.0)
-
-    @rule(seconds=st.sampled_from([0.0, 0.002, 0.1, 1.0, 6.0, 9.0, 70.0, 400.0]))
-    def passes(self, seconds: float) -> None:
-        """Time passes."""
+    def advance(self, seconds: float) -> None:
+        """Let time pass; what lay there for long enough meanwhile is owed."""
         was_up = self.daemon.is_up
-        self.daemon.passes(seconds)
+        self.daemon.advance(seconds)
         for file in self.files.values():
             file.latest = max(file.latest, self.clock.now)
             self._may_be_taken_from_a_writer(file)
         if not self.daemon.is_up:
             self.up_since = float("inf")
-            self._miss_what_was_set()
+            self.miss_what_was_set()
             return
         if seconds > 2 * _RESCAN_S:
             self.set_forward_s = 0.0
         if not was_up or self.up_since == float("inf"):
             self.up_since = self.clock.now
         for (root, _), file in self.files.items():
-            self._owe(root, file)
+            self._record_owed(root, file)
 
-    def _may_be_taken_from_a_writer(self, file: _File) -> None:
+    def _may_be_taken_from_a_writer(self, file: File) -> None:
         # A whole answer that nobody changed for two minutes counts as complete while it is open.
         waited = self.clock.now - file.since
         if waited < HELD_S or file.held_since == file.since or not file.is_held():
@@ -193,9 +172,9 @@ class Promise(RuleBasedStateMachine):
         if content.endswith(TRAILER):
             file.held_since = file.since
             file.earliest = min(file.earliest, file.since)
-            self._account(file.path.stat().st_ino, content)
+            self.account(file.path.stat().st_ino, content)
 
-    def _owe(self, root: str, file: _File) -> None:
+    def _record_owed(self, root: str, file: File) -> None:
         # It lay there, complete, for long enough while we ran.
         if file.line is None:
             return
@@ -210,57 +189,19 @@ class Promise(RuleBasedStateMachine):
         ):
             self.written[file.line] = msgspec.structs.replace(line, owed=True)
 
-    @rule()
-    def start(self) -> None:
-        """It is started, if it does not run."""
-        self.daemon.start()
-        self.passes(0.0)
-
-    @rule()
-    def stop(self) -> None:
-        """SIGTERM."""
-        self.daemon.stop()
-        self.up_since = float("inf")
-        self._miss_what_was_set()
-
-    @rule(at_point=st.integers(0, 40))
-    def kill(self, at_point: int) -> None:
-        """SIGKILL, now or at a crash point that it will come to."""
-        self._fault("kill")
-        self.daemon.kill(at_point)
-        self.passes(0.0)
-
-    @rule(hours=st.sampled_from([-1, 1]))
-    def clock_is_set(self, hours: int) -> None:
-        """Forward or back."""
-        self._fault("clock")
-        self.clock.set(hours * 3600.0)
-        self.set_forward_s += max(0.0, hours * 3600.0)
-        self.passes(0.0)
-
-    def _miss_what_was_set(self) -> None:
-        # What a daemon did not live to see counts for the next one as time that passed.
+    def miss_what_was_set(self) -> None:
+        """Count what the date was set forward by as time that passed: no daemon saw it be set."""
         for file in self.files.values():
             file.earliest -= self.set_forward_s
         self.set_forward_s = 0.0
 
     # --- the receiver -------------------------------------------------------------------------
 
-    @rule(mode=st.sampled_from(sorted(_ANSWERS)), ping_is_well=st.booleans())
-    def receiver_is(self, mode: str, *, ping_is_well: bool) -> None:
-        """Well, down or odd, from here on."""
-        self.mode, self.ping_mode = mode, "well" if ping_is_well else mode
-        self._fault(mode)
-
-    @rule(answers=st.lists(st.sampled_from(sorted(_ANSWERS)), min_size=1, max_size=6))
-    def receiver_is_odd_for_some_requests(self, answers: list[str]) -> None:
-        """One by one, and then as before."""
-        self.odd.extend(answers)
-
-    async def _attempt(self, webhook_id: str, body: bytes) -> Outcome:
+    async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
+        """Stand in for the network: one request, as the receiver answers it now."""
         is_ping = webhook_id.startswith("ping_")
         how = self.odd.popleft() if self.odd else self.ping_mode if is_ping else self.mode
-        status, error, stored, seconds = _ANSWERS[how]
+        status, error, stored, seconds = ANSWERS[how]
         if how != "down":
             fault = how not in {"well", "slow"}
             now = self.clock.now
@@ -268,137 +209,22 @@ class Promise(RuleBasedStateMachine):
         await anyio.sleep(seconds)
         return Outcome(status, error, retry_after="7" if status == 429 else None)
 
-    # --- writers ------------------------------------------------------------------------------
-
-    @rule(**_turns, word=_words, end=_ends, size=st.sampled_from([0, 0, 0, _MAX_BYTES]))
-    def write(self, root: str, number: int, word: str, end: bytes, size: int) -> None:
-        """In place: open, write, close."""
-        file = self.files[root, number]
-        if self._is_there(root):
-            file.path.write_bytes(_text(file, word, size) + end)
-            self._changed(file)
-
-    @rule(**_turns, word=_words, end=_ends)
-    def publish(self, root: str, number: int, word: str, end: bytes) -> None:
-        """Beside it, then renamed."""
-        file = self.files[root, number]
-        if self._is_there(root):
-            temp = file.path.with_name(f"{file.path.name}.tmp.1.abc")
-            temp.write_bytes(_text(file, word) + end)
-            temp.rename(file.path)
-            self._changed(file)
-
-    @rule(**_turns, more=st.sampled_from([TRAILER, b"mehr\n"]))
-    def append(self, root: str, number: int, more: bytes) -> None:
-        """To what lies there, or to nothing: also after a poller deleted it."""
-        file = self.files[root, number]
-        if self._is_there(root):
-            with file.path.open("ab") as there:
-                there.write(more)
-            self._changed(file)
-
-    @rule(**_turns)
-    def empty(self, root: str, number: int) -> None:
-        """Made, or cut to nothing."""
-        file = self.files[root, number]
-        if self._is_there(root):
-            file.path.write_bytes(b"")
-            self._changed(file)
-
-    @rule(**_turns, word=_words)
-    def open_and_write(self, root: str, number: int, word: str) -> None:
-        """Something that looks whole, while more is to come."""
-        file = self.files[root, number]
-        if self._is_there(root) and file.fd is None:
-            file.fd = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.write(file.fd, _text(file, word) + TRAILER)
-            self._changed(file)
-
-    @rule(**_turns, more=st.sampled_from([b"", b"mehr\n", TRAILER]))
-    def write_and_close(self, root: str, number: int, more: bytes) -> None:
-        """What an open file still gets, whatever became of its name."""
-        file = self.files[root, number]
-        if file.fd is not None:
-            os.write(file.fd, more)
-            lies, behind = file.is_held(), Path(f"/proc/self/fd/{file.fd}")
-            content, inode = behind.read_bytes(), behind.stat().st_ino
-            os.close(file.fd)
-            file.fd = None
-            if lies:
-                self._changed(file)
-            else:
-                self._account(inode, content)
-
-    @rule(**_turns)
-    def unlink(self, root: str, number: int) -> None:
-        """A legacy poller takes it."""
-        file = self.files[root, number]
-        file.path.unlink(missing_ok=True)
-        self._changed(file)
-
-    @rule(root=st.sampled_from(_ROOTS), number=st.integers(0, 1))
-    def rename(self, root: str, number: int) -> None:
-        """It becomes another turn's."""
-        source, target = self.files[root, number], self.files[root, 2]
-        if source.path.exists() and not source.is_held():
-            source.path.rename(target.path)
-            self._changed(source)
-            self._changed(target)
-
-    @rule(root=st.sampled_from(_ROOTS))
-    def rmdir(self, root: str) -> None:
-        """The directory goes, and all in it."""
-        if self._is_there(root):
-            self._fault("rmdir")
-            shutil.rmtree(self.roots[root])
-            for file in self.files.values():
-                self._changed(file) if file.path.parent.name == root else None
-
-    @rule(root=st.sampled_from(_ROOTS))
-    def mkdir(self, root: str) -> None:
-        """It is made again."""
-        if not self._is_there(root):
-            self.roots[root].mkdir(mode=0o700)
-            self._stamp(self.roots[root])
-            self.calm[root] = self.clock.now
-
-    @rule(root=st.sampled_from(_ROOTS), mode=st.sampled_from([0o700, 0o702]))
-    def chmod(self, root: str, mode: int) -> None:
-        """Anybody may write there, or not any more."""
-        if self._is_there(root):
-            self._fault("chmod")
-            self.roots[root].chmod(mode)
-            self.calm[root] = self.clock.now if mode == 0o700 else float("inf")
-
-    @precondition(lambda self: self.engine == "told")
-    @rule()
-    def overflow(self) -> None:
-        """What was told and not heard is lost."""
-        self._fault("overflow")
-        self.hearing.overflow()
-
-    @precondition(lambda self: self.engine == "told")
-    @rule()
-    def watch_fails(self) -> None:
-        """As for a name that is no UTF-8."""
-        self._fault("watch")
-        self.hearing.fail()
-
     # --- the account --------------------------------------------------------------------------
 
-    def _is_there(self, root: str) -> bool:
+    def is_there(self, root: str) -> bool:
+        """Whether this root's directory exists."""
         return self.roots[root].is_dir()
 
-    def _changed(self, file: _File) -> None:
-        # Accounts for what lies under the name now, and tells of it.
+    def changed(self, file: File) -> None:
+        """Account for what is under the name now, and send the kernel's event."""
         file.since, file.line = self.clock.now, None
-        if not self._is_there(file.path.parent.name):
+        if not self.is_there(file.path.parent.name):
             return
-        self._stamp(file.path.parent)
-        self.hearing.tell(file.path)
+        self.stamp(file.path.parent)
+        self.file_events.notify(file.path)
         if not file.path.exists():
             return
-        self._stamp(file.path)
+        self.stamp(file.path)
         file.versions += 1
         file.inodes.add(inode := file.path.stat().st_ino)
         if file.is_held():
@@ -406,65 +232,42 @@ class Promise(RuleBasedStateMachine):
         file.line = len(self.written)
         file.latest = self.clock.now
         file.earliest = min(file.earliest, file.latest)
-        self._account(inode, file.path.read_bytes(), file)
+        self.account(inode, file.path.read_bytes(), file)
 
-    def _account(self, inode: int, content: bytes, file: _File | None = None) -> None:
-        # This is complete: under its name, or where the daemon may have it open without one.
+    def account(self, inode: int, content: bytes, file: File | None = None) -> None:
+        """Note a complete content: under its name, or where the daemon may have it open unnamed."""
         mark = hashlib.sha256(content).hexdigest()
         if not has_text(content):
             mark = "empty"
-        elif len(content) > _MAX_BYTES:
+        elif len(content) > MAX_BYTES:
             mark = "too_large"
         for each in sorted(self.files.values(), key=lambda each: each is not file):
             if inode in each.inodes:
                 self.written.append(Written(self.clock.now, each.key, mark, owed=False))
 
-    def _stamp(self, path: Path) -> None:
-        # With our clock's time, and as the kernel does: what happens at once bears one time.
+    def stamp(self, path: Path) -> None:
+        """Set our clock's time, as the kernel does: what happens at once bears one time."""
         at = int(self.clock.time() * 1000) * 1_000_000 + self.clock.sets
         os.utime(path, ns=(at, at))
 
-    def _fault(self, name: str) -> None:
+    def fault(self, name: str) -> None:
+        """Note that something was done to the host or the receiver."""
         self.faults.append(Fault(name, self.clock.now, self.clock.now))
 
     # --- the end ------------------------------------------------------------------------------
 
-    def teardown(self) -> None:
-        """All is mended and time passes; then the accounts must agree."""
-        try:
-            self._mend()
-            self._in_the_end()
-            self._compare()
-        finally:
-            Promise.began = self.clock.now + 1
-            self.daemon.close()
-            self.log.close()
-            for file in self.files.values():
-                if file.fd is not None:
-                    os.close(file.fd)
-            shutil.rmtree(self.base)
-
-    def _mend(self) -> None:
-        self.mode = self.ping_mode = "well"
-        self.odd.clear()
-        for root, number in self.files:
-            self.write_and_close(root, number, b"")
-        for root in _ROOTS:
-            self.mkdir(root)
-            self.chmod(root, 0o700)
-        self.daemon.spare()
-        self.start()
-
-    def _in_the_end(self) -> None:
-        self.passes(_AGAIN_S)
-        self.passes(1.0)
+    def in_the_end(self) -> None:
+        """Let time pass until everything has come, and longer than any retry waits."""
+        self.advance(_AGAIN_S)
+        self.advance(1.0)
         end = self.clock.now + _IN_THE_END_S
-        while self._missing() and self.clock.now < end:
-            self._replay_what_was_given_up()
-            self.passes(30.0)
+        while self.missing() and self.clock.now < end:
+            self.replay_what_was_given_up()
+            self.advance(30.0)
         self.daemon.stop()
 
-    def _missing(self) -> list[str]:
+    def missing(self) -> list[str]:
+        """The turns whose last content is not in effect at the receiver."""
         effect = in_effect(self.arrived)
         lines: dict[str, list[Written]] = {}
         for line in self.written:
@@ -475,16 +278,17 @@ class Promise(RuleBasedStateMachine):
             if (ending := expected(of_turn)) and effect.get(turn) not in ending
         ]
 
-    def _replay_what_was_given_up(self) -> None:
-        # As an operator does. The limits of the promise name it: refused while others pass.
+    def replay_what_was_given_up(self) -> None:
+        """Replay dead turns, as an operator does: the promise's limits name those."""
         with Outbox(self.state / FILENAME, wall=self.clock.time) as outbox:
             if not outbox.counts().get("dead"):
                 return
             assert any(fault.name in {"400", "404", "401", "301"} for fault in self.faults)
             outbox.transaction([partial(outbox.replay, dead=True)])
-            self._fault("given up until an operator looked")
+            self.fault("given up until an operator looked")
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
+        """Compare the accounts, the outbox and the log."""
         verdict = judge(self.written, self.arrived, self.faults)
         assert verdict.holds, verdict
         with Outbox(self.state / FILENAME) as outbox:
@@ -496,17 +300,3 @@ class Promise(RuleBasedStateMachine):
         assert numbers == set(range(1, len(numbers) + 1)), "an event's line is missing"
         if self.into is not None:
             self.into.took_place(self.written, self.arrived, self.faults)
-
-
-@scenario()
-def model(world: World) -> None:
-    """Model: random histories of all of this, in virtual time, with every engine of events."""
-    tried = 30 if world.quick else 1000
-    for engine in ENGINES:
-        machine = type(f"Promise_{engine}", (Promise,), {"engine": engine, "into": world})
-        run_state_machine_as_test(
-            hypothesis.seed(world.rng.getrandbits(32))(machine),
-            settings=hypothesis.settings(
-                max_examples=tried, stateful_step_count=40, deadline=None, database=None
-            ),
-        )

@@ -25,7 +25,7 @@ for _group in (
     "disks",
     "flushes",
     "clocks",
-    "model",
+    "machine",
 ):
     importlib.import_module(f"chaos.{_group}")
 

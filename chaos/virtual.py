@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.settings import Settings
 
-__all__ = ["Clock", "Daemon", "Hearing"]
+__all__ = ["Clock", "Daemon", "FileEvents"]
 
 T = TypeVar("T")
 
 #: The daemon is gone so soon after SIGTERM, whatever it was at.
-_STOP_MOST_S = 10.0
+_MAX_STOP_S = 10.0
 
 
 class Clock:
@@ -95,30 +95,30 @@ class _Killed(Exception):
     pass
 
 
-class Hearing:
+class FileEvents:
     """What is told of changed files: by the kernel, by us, or nothing at all.
 
     Args:
-        how: `inotify` is the real engine; with `told` each change is told by `tell`, unless
+        how: `inotify` is the real engine; a `scripted` change is sent by `notify`, unless
             `overflow` or a new directory comes between; `off` is silence.
     """
 
     def __init__(self, how: str) -> None:
         self.how = how
-        self._told: set[str] = set()
+        self._pending: set[str] = set()
         self._wake = asyncio.Event()
         self._broken = False
         self._watched: dict[str, tuple[int, int]] = {}
 
-    def tell(self, path: Path) -> None:
+    def notify(self, path: Path) -> None:
         """A name was touched."""
         if self._watched.get(str(path.parent)) == _identity(path.parent):
-            self._told.add(str(path))
+            self._pending.add(str(path))
             self._wake.set()
 
     def overflow(self) -> None:
         """What was told and not heard yet is lost."""
-        self._told.clear()
+        self._pending.clear()
 
     def fail(self) -> None:
         """The watch raises."""
@@ -135,7 +135,7 @@ class Hearing:
         if self.how == "off":
             raise WatchFailed("off")
         self._watched = {str(path): _identity(path) for path in paths}
-        self._told = set()
+        self._pending = set()
         yield set()
         while True:
             await self._wake.wait()
@@ -143,7 +143,7 @@ class Hearing:
             if self._broken:
                 self._broken = False
                 raise WatchFailed("broken")
-            told, self._told = self._told, set()
+            told, self._pending = self._pending, set()
             yield told
 
 
@@ -162,7 +162,7 @@ class Daemon:
         settings: what it is told.
         log: where its lines go.
         attempt: the network.
-        hearing: file events.
+        file_events: what the kernel tells.
         clock: moved by its loop.
 
     Attributes:
@@ -174,7 +174,7 @@ class Daemon:
         settings: Settings,
         log: TextIO,
         attempt: Callable[[str, bytes], Awaitable[Outcome]],
-        hearing: Hearing,
+        file_events: FileEvents,
         *,
         clock: Clock,
     ) -> None:
@@ -207,8 +207,8 @@ class Daemon:
             (opening, "Outbox", ClockedOutbox),
             (service, "Dispatcher", ClockedDispatcher),
             (service, "Sender", lambda *_, **__: _Network(self)),
-            (intake, "changes", hearing.changes),
-            (failpoints, "on_failpoint", self._point),
+            (intake, "changes", file_events.changes),
+            (failpoints, "on_failpoint", self._failpoint),
             (anyio.to_thread, "run_sync", _at_once),
             (service, "Threads", _AtOnce),
             (intake, "Threads", _AtOnce),
@@ -248,7 +248,7 @@ class Daemon:
     def stop(self) -> None:
         """SIGTERM, and its end."""
         if self.is_up:
-            self.passes(0.0)
+            self.advance(0.0)
             if self.is_up:
                 self._terminate()
                 self._end()
@@ -265,13 +265,13 @@ class Daemon:
         self._task.cancel()
         self._end()
 
-    def spare(self) -> None:
+    def cancel_kill(self) -> None:
         """It is not killed at a failpoint any more."""
         self._die_at = None
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Time passes; 0 is enough for what needs none."""
-        self._loop.run_until_complete(_rest(seconds))
+        self._loop.run_until_complete(_sleep(seconds))
 
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """In place of `Sender.attempt`."""
@@ -285,10 +285,10 @@ class Daemon:
 
     def _end(self) -> None:
         assert self._task is not None
-        self._loop.run_until_complete(asyncio.wait([self._task], timeout=_STOP_MOST_S))
+        self._loop.run_until_complete(asyncio.wait([self._task], timeout=_MAX_STOP_S))
         assert not self.is_up, "it does not end"
 
-    def _point(self, _: str) -> None:
+    def _failpoint(self, _: str) -> None:
         self._check()
         if self._die_at is not None:
             self._die_at -= 1
@@ -335,7 +335,7 @@ async def _at_once(call: Callable[..., T], *args: object, **_: object) -> T:
     return call(*args)
 
 
-async def _rest(seconds: float) -> None:
+async def _sleep(seconds: float) -> None:
     for _ in range(50):
         await asyncio.sleep(0)
     await asyncio.sleep(seconds)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 from chaos import model
-from chaos.model import ENGINES, Promise
+from chaos.machine import Promise
+from chaos.model import ENGINES
 from chaos.writers import TRAILER
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -33,7 +34,7 @@ def test_a_whole_answer_that_stays_open_may_be_taken() -> None:
     promise = Promise()
     promise.first_start(seed=0)
     promise.open_and_write("aichat", 0, "Anna")
-    promise.passes(400.0)
+    promise.time_passes(400.0)
     assert len(promise.arrived) == 1
     promise.write_and_close("aichat", 0, b"mehr\n")
     promise.teardown()
@@ -47,7 +48,7 @@ def test_a_daemon_that_tries_once_is_found_out(monkeypatch: pytest.MonkeyPatch) 
     with breach("lost") as promise:
         promise.receiver_is("down", ping_is_well=False)
         promise.write("aichat", 0, "Anna", TRAILER, 0)
-        promise.passes(9.0)
+        promise.time_passes(9.0)
 
 
 def test_a_daemon_that_does_not_wait_for_writers_is_found_out(
@@ -57,7 +58,7 @@ def test_a_daemon_that_does_not_wait_for_writers_is_found_out(
     monkeypatch.setattr(turnfile, "_being_written", lambda _: False)
     with breach("cut") as promise:
         promise.open_and_write("aichat", 0, "Anna")
-        promise.passes(9.0)
+        promise.time_passes(9.0)
         promise.write_and_close("aichat", 0, b"mehr\n")
 
 
