@@ -20,7 +20,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "check": "check",
     "log": "turns",
-    "replay": "replay",
+    "replay": "turns",
     "run": "run",
     "show": "turns",
     "status": "status",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.environment import DEFAULT_ENV_FILE
+from paliadin_sidecar.environment import DEFAULT_ENV_FILE, find_state_dir, merged_environment
+from paliadin_sidecar.errors import BadSettings
 from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import systemd_unit
@@ -14,13 +19,15 @@ from paliadin_sidecar.operator.terminal import local_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from paliadin_sidecar.host.report import Report
     from paliadin_sidecar.operator.systemd_unit import Unit
 
-__all__ = ["Instance", "inspect"]
+__all__ = ["Instance", "environment_of_daemon", "inspect"]
 
+_SECRET_VARIABLES = (
+    "PALIADIN_CALLBACK_SECRET", "PALIADIN_CALLBACK_SECRET_FILE", "CREDENTIALS_DIRECTORY",
+)  # fmt: skip
 _PROBLEMS = {
     "outbox": "no answer is accepted, since the outbox cannot be written",
     "intake": "new answers wait in their directories",
@@ -44,6 +51,11 @@ class Instance:
     report: Report | None
     unit: Unit | None
     hosting: Hosting
+
+    @property
+    def env_file(self) -> Path:
+        """The file of its variables: the one that the operator named, or the default one."""
+        return self.hosting.env_file or DEFAULT_ENV_FILE
 
     def problems(self) -> list[str]:
         """What keeps it from its work, and what mends that: a sentence each."""
@@ -112,3 +124,56 @@ def _unit_of(env_file: Path) -> Unit | None:
     name = "paliadin-sidecar" if env_file == DEFAULT_ENV_FILE else env_file.parent.name
     unit = systemd_unit.read(f"{name}.service")
     return unit if unit and str(env_file) in unit.environment_files else None
+
+
+def environment_of_daemon(
+    environ: Mapping[str, str], env_file: Path | None
+) -> tuple[Instance, dict[str, str]]:
+    """The daemon that an environment means, and the environment that this daemon has.
+
+    Args:
+        environ: what `merged_environment` gives.
+        env_file: what the operator named by `--env-file`.
+
+    Raises:
+        BadSettings: it names no state directory.
+        PermissionError: this user may not see the daemon's files.
+    """
+    state_dir = find_state_dir(environ)
+    if os.geteuid() and state_dir.is_dir() and not os.access(state_dir, os.R_OK | os.X_OK):
+        # Most of what a check would say to this user would look wrong, and not be so.
+        raise PermissionError(errno.EACCES, "", str(state_dir))
+    instance = inspect(state_dir, env_file)
+    found, unit = dict(environ), instance.unit
+    # Drop-ins may say more than the file, and later ones other things. A file that is not the
+    # unit's is an operator's trial.
+    if unit is not None and str(instance.env_file) in unit.environment_files:
+        found |= unit.environment
+        for path in map(Path, unit.environment_files):
+            with suppress(BadSettings):
+                found |= merged_environment({}, path)
+        found |= os.environ
+    if not any(map(found.get, _SECRET_VARIABLES)):
+        # An operator's command signs with the service's secret.
+        folder = _credentials(state_dir, instance.env_file)
+        found |= {"CREDENTIALS_DIRECTORY": str(folder)} if folder else {}
+    return instance, found
+
+
+def _credentials(state_dir: Path, env_file: Path) -> Path | None:
+    # The directory with the service's callback-secret. It lies beside the environment file; where
+    # it is kept elsewhere, it is what systemd gave the unit. In this order: a secret that was
+    # changed is the daemon's only after a restart, and that is to be seen.
+    denied = None
+    for folder in (env_file.parent, Path("/run/credentials") / unit_name(state_dir)):
+        try:
+            (folder / "callback-secret").open("rb").close()
+        except PermissionError as exc:
+            denied = denied or exc
+        except OSError:
+            continue
+        else:
+            return folder
+    if denied is not None:
+        raise denied
+    return None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "clear_errors",
     "env_file_option",
+    "environment",
     "find_turns",
     "json_option",
     "opened_outbox",
@@ -53,6 +54,11 @@ def stdout() -> TextIO:
     A daemon without one still delivers, and its outbox keeps the events.
     """
     return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
+
+
+def environment(env_file: Path | None) -> dict[str, str]:
+    """This process's environment, and what the file says beyond it: see `merged_environment`."""
+    return merged_environment(os.environ, env_file)
 
 
 def since(text: str) -> float:
@@ -85,7 +91,7 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
     with clear_errors(env_file):
-        state_dir = find_state_dir(merged_environment(os.environ, env_file))
+        state_dir = find_state_dir(environment(env_file))
         path = state_dir / FILENAME
         try:
             with path.open("rb"):
@@ -153,7 +159,7 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
     if is_unit():
         return problems
     try:
-        state_dir = find_state_dir(merged_environment(os.environ, env_file))
+        state_dir = find_state_dir(environment(env_file))
     except (BadSettings, PermissionError):
         return problems
     instance = instances.inspect(state_dir, env_file)

@@ -244,8 +244,8 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     with Outbox(host.state / FILENAME, create=True) as outbox:
         outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
     monkeypatch.setattr(storage, "_READ_S", -1.0)
-    settings = Settings.from_environment(host.environ)
-    found = {f.subject: f for f in storage.outbox(settings, Hosting())}
+    Settings.from_environment(host.environ)
+    found = {f.subject: f for f in storage.outbox(host.state, [], Hosting())}
     assert found["outbox"].level == "note"
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from paliadin_sidecar import misspelt
 from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
 from paliadin_sidecar.operator.systemd_unit import complaints
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from paliadin_sidecar.operator.instance import Instance
     from paliadin_sidecar.operator.systemd_unit import Unit
     from paliadin_sidecar.settings import Settings
 
-__all__ = ["state", "what_the_unit_hides"]
+__all__ = ["misspelt_variables", "state", "what_the_unit_hides"]
 
 #: Settings of a unit that hide directories: the values that do not, and which directories.
 _HIDING = {
@@ -40,6 +43,11 @@ def state(settings: Settings, instance: Instance, *, owner_named: bool) -> list[
         enable = f"systemctl enable {unit.name}"
         found.append(note("daemon", f"nothing starts it at the next boot: {enable}"))
     return found
+
+
+def misspelt_variables(unknown: Iterable[tuple[str, str]]) -> list[Finding]:
+    """Variables that look like ours, and are ignored."""
+    return [wrong("variable", misspelt.sentence(*one)) for one in unknown]
 
 
 def what_the_unit_hides(settings: Settings, unit: Unit | None) -> list[Finding]:

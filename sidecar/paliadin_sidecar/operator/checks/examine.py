@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar import misspelt
-from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
-from paliadin_sidecar.operator.checks import callback, daemon, roots, storage, system
-from paliadin_sidecar.operator.findings import Finding, ok, wrong
+from paliadin_sidecar.operator.checks import daemon, receiver, roots, storage, system
+from paliadin_sidecar.operator.findings import Finding, ok
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,21 +37,21 @@ def examine(
         owner_named: whether PALIADIN_OWNER is set.
         unknown: see `misspelt.unknown_variables`.
     """
-    ignore_lease_breaks()
     of_roots, answering = roots.examine(settings, owner_named=owner_named)
     settings = replace(settings, roots=answering)
+    paths = [root.path for root in answering]
     return [
         ok("configuration", "every variable can be read"),
         *daemon.state(settings, instance, owner_named=owner_named),
-        *(wrong("variable", misspelt.sentence(*one)) for one in unknown),
+        *daemon.misspelt_variables(unknown),
         *storage.state_directory(settings.state_dir),
-        *storage.outbox(settings, instance.hosting),
+        *storage.outbox(settings.state_dir, paths, instance.hosting),
         *of_roots,
-        *storage.room_for_answers(settings),
+        *storage.room_for_answers(paths, settings.max_bytes),
         *daemon.what_the_unit_hides(settings, instance.unit),
         system.file_events(settings),
         *system.read_leases(settings),
-        callback.secrets(settings),
-        *callback.exposed_secrets(secret_in),
-        callback.url(settings),
+        receiver.callback_secrets(settings),
+        *receiver.exposed_secrets(secret_in),
+        receiver.callback_url(settings),
     ]

@@ -1,10 +1,12 @@
-"""`check --ping`: asks the receiver whether it is well, and says what its answer means."""
+"""The callback: how it is configured, and, for `check --ping`, what the receiver answers."""
 
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import ssl
+import stat
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -20,19 +22,55 @@ from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.settings import Settings
 
-__all__ = ["ping"]
+__all__ = ["callback_secrets", "callback_url", "exposed_secrets", "ping"]
 
+#: Not `whsec_<base64>`, which explains one.
+_SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 #: Signatures are refused when the clocks are 300 s apart; a good clock is never this far off.
 _SKEW_S = 30.0
 #: How long a port is asked what it speaks.
 _PROBE_S = 5.0
 #: What a receiver answers, or does not, when it is spoken to in the wrong protocol.
 _MAYBE_PROTOCOL = {"tls", "timeout", "reset", 400}
+
+
+def callback_secrets(settings: Settings) -> Finding:
+    """How many there are; two are right while one is being replaced."""
+    count = len(settings.secrets)
+    if count == 1:
+        return ok("callback secret", "one")
+    return note("callback secret", f"{count}, as during a rotation; both ends know all?")
+
+
+def exposed_secrets(paths: Iterable[Path]) -> Iterator[Finding]:
+    """The files that hold a secret and that everybody can read."""
+    for path in paths:
+        try:
+            exposed = path.stat().st_mode & stat.S_IROTH and _SECRET.search(path.read_bytes())
+        except OSError:
+            continue  # there is none
+        if exposed:
+            text = (
+                f"{path} can be read by everybody, who can then forge callbacks: chmod 600 {path}"
+            )
+            yield wrong("secret's file", text)
+
+
+def callback_url(settings: Settings) -> Finding:
+    """Where answers go, and whether they may be read on the way."""
+    if not settings.callback_insecure:
+        return ok("callback", settings.callback_url)
+    text = (
+        f"{settings.callback_url}: PALIADIN_CALLBACK_INSECURE=1 allows answers to be read on the "
+        "way; unset it where the way is not a host's own"
+    )
+    return note("callback", text)
 
 
 async def ping(settings: Settings) -> list[Finding]:

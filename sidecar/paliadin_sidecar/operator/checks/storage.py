@@ -18,11 +18,10 @@ from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from paliadin_sidecar.operator.hosting import Hosting
-    from paliadin_sidecar.settings import Settings
 
 __all__ = ["outbox", "room_for_answers", "state_directory"]
 
@@ -92,19 +91,19 @@ def _room(path: Path) -> Finding:
     return ok("disk", free_here)
 
 
-def room_for_answers(settings: Settings) -> Iterator[Finding]:
+def room_for_answers(roots: Iterable[Path], max_bytes: int) -> Iterator[Finding]:
     """Whether the largest answer fits into each root's file system.
 
     A writer that meets a full disk leaves an answer that is empty or cut, and nobody sees that.
     """
     seen = set()
-    for spec in settings.roots:
+    for root in roots:
         with suppress(OSError):
-            free, device = _free_bytes(spec.path), spec.path.stat().st_dev
-            if free < settings.max_bytes and device not in seen:
-                mount = f"$(df --output=target {shlex.quote(str(spec.path))} | tail -n 1)"
+            free, device = _free_bytes(root), root.stat().st_dev
+            if free < max_bytes and device not in seen:
+                mount = f"$(df --output=target {shlex.quote(str(root))} | tail -n 1)"
                 text = (
-                    f"{free // 2**10} KiB are free in {spec.path}, so that the agent's answers are "
+                    f"{free // 2**10} KiB are free in {root}, so that the agent's answers are "
                     f"cut or empty: {_make_room(mount)}"
                 )
                 yield wrong("disk", text)
@@ -120,10 +119,10 @@ def _make_room(place: str) -> str:
     return f"make room; du -xh {place} | sort -h | tail shows where it went"
 
 
-def outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
-    """Whether it can be read, to its last page, and is of the roots that the settings name."""
+def outbox(state_dir: Path, roots: Iterable[Path], hosting: Hosting) -> list[Finding]:
+    """Whether it can be read, to its last page, and is of these roots."""
     try:
-        with Outbox(settings.state_dir / FILENAME) as opened:
+        with Outbox(state_dir / FILENAME) as opened:
             whole = opened.check_pages(_READ_S)
             (service,) = opened.transaction([opened.service])
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -134,11 +133,11 @@ def outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
     if not whole:
         found = [note("outbox", f"too large to be read within {_READ_S:.0f} s")]
     watched = {root["path"] for root in service["roots"]}
-    if watched and watched != {str(spec.path) for spec in settings.roots}:
+    if watched and watched != set(map(str, roots)):
         text = (
             f"the daemon watches {', '.join(sorted(watched))}, which this environment does not "
             "say, so what is said here is not of the daemon: name the daemon's with --env-file, "
-            f"or: systemctl restart {unit_name(settings.state_dir)}"
+            f"or: systemctl restart {unit_name(state_dir)}"
         )
         found.append(wrong("environment", text))
     return found

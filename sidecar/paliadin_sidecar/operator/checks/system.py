@@ -13,7 +13,7 @@ from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.filesystem import LOCAL, type_of
 from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.turnfile import TurnFile
+from paliadin_sidecar.intake.turnfile import TurnFile, ignore_lease_breaks
 from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _limit(of: str) -> str:
 
 
 def read_leases(settings: Settings) -> list[Finding]:
-    """Whether they can be taken, and prove that nobody writes."""
+    """Whether they can be taken, and prove that nobody writes. Call it in the main thread."""
+    ignore_lease_breaks()
     subject = "read leases"
     found = []
     for spec in settings.roots:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
 from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator.hosting import is_unit
-from paliadin_sidecar.operator.session import clear_errors, env_file_option, stdout
+from paliadin_sidecar.operator.session import clear_errors, env_file_option, environment, stdout
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
             # systemd has read the unit's EnvironmentFile= already, and the default file may be
             # another instance's: what a unit leaves unset stays unset.
             if env_file or not is_unit():
-                environ = merged_environment(os.environ, env_file)
+                environ = environment(env_file)
             try:
                 settings = Settings.from_environment(environ)
                 termination = Termination(_STOP_S)
