@@ -14,6 +14,7 @@ import anyio
 
 from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.ticks import next_tick
 from paliadin_sidecar.host.watchdog import Heartbeat
 from paliadin_sidecar.intake import intake as finding
 from paliadin_sidecar.intake.intake import Intake
@@ -138,7 +139,7 @@ class RootIntake:
                 await self._scan(every_file=every_file)
                 self.heartbeat.beat()
                 now = time.monotonic()
-                next_scan = now + self._settings.rescan_s
+                next_scan = next_tick(now, self._settings.rescan_s)
                 next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
             # A disk of this machine is read on the loop: a change of thread costs more.
             is_local = self.root.leases_on is not None

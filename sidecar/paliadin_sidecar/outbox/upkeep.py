@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from paliadin_sidecar.host.ticks import next_tick
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -42,4 +43,5 @@ async def follow_commands(
         if elsewhere != seen:
             seen = elsewhere
             on_change()
-        await anyio.sleep(every_s)
+        now = anyio.current_time()
+        await anyio.sleep(next_tick(now, every_s) - now)
