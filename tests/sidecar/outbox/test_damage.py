@@ -177,7 +177,7 @@ def test_an_attempt_that_is_recorded_while_all_ends(
         finally:
             all_ends.set()
 
-    def fail(_: Outbox, after: int) -> list[Event]:
+    def fail(*_: object) -> list[Event]:
         raise lost
 
     async def attempt(_: Sender, webhook_id: str, body: bytes) -> Outcome:

@@ -4,64 +4,34 @@ import sqlite3
 import time
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from hashlib import sha256
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 from support.noise import noise
+from support.outbox_box import ROOT, Box, answer, key
 from support.receiver import Reply
 from support.waiting import until
 
 import paliadin_sidecar.outbox.statements
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.receiver import Receiver, Request
     from support.sidecar import Sidecar
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-NOW = 1_795_334_400.0
 MINUTE_S, DAY_S = 60.0, 86_400.0
-ROOT = ("aichat", "paliadin", "/tmp/aichat/paliadin")
 
 
-class Box:
-    """An outbox on the disk, whose clock is ours."""
-
-    def __init__(self, path: Path) -> None:
-        self.now = NOW
-        self.path = path
-        self.set_s = 0.0  # by which somebody set the date
-        steady = lambda: self.now - self.set_s  # noqa: E731 - a clock
-        self.outbox = Outbox(path, wall=lambda: self.now, steady=steady, create=True)
-
-    def __call__(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        (found,) = self.outbox.transaction([partial(method, self.outbox, *args, **kwargs)])
-        return found
+class Pruned(Box):
+    """An outbox whose end is pruned as time goes by."""
 
     def take(self, turn_id: str, text: str = "Yes.") -> None:
-        self(Outbox.accept, arrival(turn_id, text))
-
-    def end(self, record: Callable[..., None], *about: object) -> None:
-        """Record an attempt of the one that is due, and what it led to."""
-        (due,) = self(Outbox.fetch_due, (), limit=9, max_retries=9)[0]
-        self(record, replace(due, attempts=1), Outcome(204, None, ms=1.0), *about)
-
-    def deliver(self) -> None:
-        self.end(Outbox.record_delivered)
+        self(Outbox.accept, answer(text, key(turn_id)))
 
     def gone(self, turn_id: str) -> None:
         self(Outbox.mark_gone, key(turn_id))
@@ -69,8 +39,8 @@ class Box:
     def printed(self) -> None:
         self(Outbox.set_printed, self(Outbox.newest_event))
 
-    def tidy(self) -> int:
-        """Upkeep to its end; how many steps it took."""
+    def prune(self) -> int:
+        """Prune to the end; how many steps it took."""
         steps = 1
         while self(Outbox.prune):
             steps += 1
@@ -79,7 +49,7 @@ class Box:
     def later(self, seconds: float) -> None:
         self.printed()
         self.now += seconds
-        self.tidy()
+        self.prune()
 
     def known(self, turn_id: str) -> bool:
         return bool(self(Outbox.timelines, turn_id))
@@ -94,20 +64,9 @@ class Box:
         return self.ask("SELECT count(*) FROM body")
 
 
-def key(turn_id: str) -> TurnKey:
-    return TurnKey("aichat", "paliadin", turn_id)
-
-
-def arrival(turn_id: str, text: str = "Yes.") -> Arrival:
-    data = text.encode()
-    at = datetime.fromtimestamp(NOW, UTC)
-    digest = sha256(data).hexdigest()
-    return Arrival(key(turn_id), digest, at, len(data), data=data, sha256=digest)
-
-
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    box = Box(tmp_path / FILENAME)
+def box(tmp_path: Path) -> Iterator[Pruned]:
+    box = Pruned(tmp_path / FILENAME, create=True)
     yield box
     box.outbox.close()
 
@@ -115,7 +74,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 # --- bodies -------------------------------------------------------------------------------
 
 
-def test_a_body_goes_72_hours_after_its_acknowledgement(box: Box) -> None:
+def test_a_body_goes_72_hours_after_its_acknowledgement(box: Pruned) -> None:
     """Until then it can be replayed; then a replay says that it cannot."""
     box.take("t")
     box.now += DAY_S
@@ -128,7 +87,7 @@ def test_a_body_goes_72_hours_after_its_acknowledgement(box: Box) -> None:
     assert box.known("t")
 
 
-def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
+def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Pruned) -> None:
     """A wrong clock takes nothing away: what it jumped over is not counted while we run."""
     box.take("t")
     box.deliver()
@@ -140,10 +99,10 @@ def test_a_date_that_is_set_forward_is_no_reason_to_forget(box: Box) -> None:
     assert box.bodies == 0
 
 
-def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
+def test_what_waits_or_was_given_up_keeps_its_body(box: Pruned) -> None:
     """A year later it can still be sent."""
     box.take("dead")
-    box.end(Outbox.record_dead, "refused")
+    box.give_up(box.due()[0], "refused")
     box.take("pending")
     for turn_id in ("dead", "pending"):
         box.gone(turn_id)
@@ -153,7 +112,7 @@ def test_what_waits_or_was_given_up_keeps_its_body(box: Box) -> None:
     assert box(Outbox.replay, dead=True) == (1, 0)
 
 
-def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Box) -> None:
+def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Pruned) -> None:
     """Its 72 hours begin anew."""
     box.take("t")
     box.deliver()
@@ -168,7 +127,7 @@ def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Box) -> None:
     assert box.bodies == 0
 
 
-def test_a_superseded_body_goes_too(box: Box) -> None:
+def test_a_superseded_body_goes_too(box: Pruned) -> None:
     """Nothing ever sends it again; that of its successor stays."""
     box.take("t", "eins")
     box.take("t", "zwei")
@@ -181,7 +140,7 @@ def test_a_superseded_body_goes_too(box: Box) -> None:
 # --- turns --------------------------------------------------------------------------------
 
 
-def test_a_turn_goes_90_days_after_its_file(box: Box) -> None:
+def test_a_turn_goes_90_days_after_its_file(box: Pruned) -> None:
     """With its deliveries and events; and nothing is left of it."""
     box.take("t")
     box.deliver()
@@ -195,27 +154,27 @@ def test_a_turn_goes_90_days_after_its_file(box: Box) -> None:
         assert box.ask(f"SELECT count(*) FROM {table}") == 0
 
 
-def test_a_turn_whose_file_lies_is_kept(box: Box) -> None:
+def test_a_turn_whose_file_lies_is_kept(box: Pruned) -> None:
     """Without its row it would be taken for a new one, history too."""
     box.take("lies")
     box.deliver()
-    old = replace(arrival("old"), data=None)
+    old = replace(answer(key=key("old")), data=None)
     box(Outbox.register_root, *ROOT, [old])
     box.later(3 * 365 * DAY_S)
     assert set(box(Outbox.present_files, "aichat", "paliadin")) == {"lies", "old"}
-    assert not box(Outbox.accept, arrival("lies"))
+    assert not box(Outbox.accept, answer(key=key("lies")))
     assert not box(Outbox.accept, old)
 
 
-def test_history_goes_like_any_other(box: Box) -> None:
+def test_history_goes_like_any_other(box: Pruned) -> None:
     """90 days after its file."""
-    box(Outbox.register_root, *ROOT, [replace(arrival("old"), data=None)])
+    box(Outbox.register_root, *ROOT, [replace(answer(key=key("old")), data=None)])
     box.gone("old")
     box.later(TURN_S + 1)
     assert not box.known("old")
 
 
-def test_a_file_that_came_back_is_kept(box: Box) -> None:
+def test_a_file_that_came_back_is_kept(box: Pruned) -> None:
     """It is counted from its last going."""
     box.take("t")
     box.deliver()
@@ -226,10 +185,10 @@ def test_a_file_that_came_back_is_kept(box: Box) -> None:
     assert box.known("t")
 
 
-def test_what_was_touched_lately_is_kept(box: Box) -> None:
+def test_what_was_touched_lately_is_kept(box: Pruned) -> None:
     """A replay makes an old turn young."""
     box.take("t")
-    box.end(Outbox.record_dead, "refused")
+    box.give_up(box.due()[0], "refused")
     box.gone("t")
     box.later(2 * TURN_S)
     assert box(Outbox.replay, dead=True) == (1, 0)
@@ -240,7 +199,7 @@ def test_what_was_touched_lately_is_kept(box: Box) -> None:
     assert not box.known("t")
 
 
-def test_a_turn_of_which_only_a_token_told_goes(box: Box) -> None:
+def test_a_turn_of_which_only_a_token_told_goes(box: Pruned) -> None:
     """90 days after it was seen, when no file ever came."""
     box(Outbox.record_hint, key("t"), "asked", "user")
     box.later(TURN_S)
@@ -249,14 +208,14 @@ def test_a_turn_of_which_only_a_token_told_goes(box: Box) -> None:
     assert not box.known("t")
 
 
-def test_a_file_that_vanished_goes(box: Box) -> None:
+def test_a_file_that_vanished_goes(box: Pruned) -> None:
     """90 days later."""
     box(Outbox.mark_vanished, key("t"))
     box.later(TURN_S + 1)
     assert not box.known("t")
 
 
-def test_the_service_s_own_events_go(box: Box) -> None:
+def test_the_service_s_own_events_go(box: Pruned) -> None:
     """After 90 days, and the younger ones stay."""
     box(Outbox.record_service_event, "service.started", {})
     box.now += DAY_S
@@ -265,20 +224,20 @@ def test_the_service_s_own_events_go(box: Box) -> None:
     assert [event.name for event in box(Outbox.events, 0)] == ["service.stopped"]
 
 
-def test_what_was_not_printed_yet_is_kept(box: Box) -> None:
+def test_what_was_not_printed_yet_is_kept(box: Pruned) -> None:
     """A log that was blocked for long misses nothing."""
     box(Outbox.record_service_event, "service.started", {})
     box.take("t")
     box.deliver()
     box.gone("t")
     box.now += 2 * TURN_S
-    box.tidy()
+    box.prune()
     assert len(box(Outbox.events, 0)) == 4
     box.later(0)
     assert box(Outbox.events, 0) == []
 
 
-def test_ids_of_events_are_not_used_again(box: Box) -> None:
+def test_ids_of_events_are_not_used_again(box: Pruned) -> None:
     """A line's event_id tells it from all others, also after the newest went."""
     box(Outbox.record_service_event, "service.started", {})
     before = box(Outbox.newest_event)
@@ -290,13 +249,13 @@ def test_ids_of_events_are_not_used_again(box: Box) -> None:
 # --- the disk -----------------------------------------------------------------------------
 
 
-def test_a_step_is_small(box: Box) -> None:
+def test_a_step_is_small(box: Pruned) -> None:
     """Many rows, or a few large bodies, are many steps: a delivery waits for one at most."""
     for n in range(250):
         box.take(f"t{n}")
         box.deliver()
     box.now += BODY_S + 1
-    assert box.tidy() == 4
+    assert box.prune() == 4
     large = noise(3 * 1024 * 1024)
     for n in range(4):
         box.take(f"l{n}", large)
@@ -306,7 +265,7 @@ def test_a_step_is_small(box: Box) -> None:
     assert box.bodies == 2
 
 
-def test_what_a_backlog_took_is_given_back(box: Box) -> None:
+def test_what_a_backlog_took_is_given_back(box: Pruned) -> None:
     """The file shrinks again, in small steps, to what is used and some room."""
     large = noise(2 * 1024 * 1024)
     for n in range(12):
@@ -315,26 +274,26 @@ def test_what_a_backlog_took_is_given_back(box: Box) -> None:
     assert box.path.stat().st_size > 25_000_000
     box.printed()
     box.now += BODY_S + 1
-    assert box.tidy() < 150
+    assert box.prune() < 150
     with closing(sqlite3.connect(box.path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert box.path.stat().st_size < 20_000_000
     assert box.path.with_name(f"{FILENAME}-wal").stat().st_size <= 16 * 1024 * 1024
 
 
-def test_upkeep_with_nothing_to_do_writes_nothing(box: Box) -> None:
+def test_upkeep_with_nothing_to_do_writes_nothing(box: Pruned) -> None:
     """An idle host's disk may sleep."""
     box.take("t")
     box.deliver()
-    box.tidy()
+    box.prune()
     log = box.path.with_name(f"{FILENAME}-wal")
     before = (log.stat().st_size, log.stat().st_mtime_ns, box.path.stat().st_mtime_ns)
-    box.tidy()
+    box.prune()
     assert before == (log.stat().st_size, log.stat().st_mtime_ns, box.path.stat().st_mtime_ns)
 
 
 @pytest.mark.parametrize("query", ["expired_bodies", "purge_turns", "purge_events"])
-def test_upkeep_reads_an_index(box: Box, query: str) -> None:
+def test_upkeep_reads_an_index(box: Pruned, query: str) -> None:
     """What is to be done is found without reading what is not."""
     statement = getattr(paliadin_sidecar.outbox.statements.sql, query)
     with closing(sqlite3.connect(box.path)) as db:

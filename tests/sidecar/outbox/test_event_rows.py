@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+from support.outbox_box import NOW, Box
+
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Event
+
+
+def test_events(box: Box) -> None:
+    """Events come in order, from one on, and it is remembered which were printed."""
+    for n in range(5):
+        box.now += 1
+        box(Outbox.record_service_event, "service.started", {"n": n})
+    found = box(Outbox.events, 0)
+    assert found[0] == Event(1, NOW + 1, "service.started", {"n": 0})
+    assert [event.id for event in found] == [1, 2, 3, 4, 5]
+    assert [event.id for event in box(Outbox.events, 2, limit=2)] == [3, 4]
+    assert box.outbox.last_event == 5
+    assert box(Outbox.printed) == 0
+    box(Outbox.set_printed, 4)
+    with closing(Box(box.path).outbox) as outbox:
+        assert outbox.printed() == 4

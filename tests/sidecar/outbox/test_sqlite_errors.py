@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.users import ORDINARY, without_privilege
+
+import paliadin_sidecar.outbox.database
+import paliadin_sidecar.outbox.statements
+from paliadin_sidecar.errors import (
+    Busy,
+    OutboxError,
+    Unwritable,
+)
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from support.outbox_box import Box
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """An outbox in a directory that an ordinary user may only look at."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / FILENAME
+        Outbox(path, create=True).close()
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        yield path
+        path.parent.chmod(0o755)
+
+
+def test_unwritable(theirs: Path) -> None:
+    """Without the right to write, the error names the user who lacks it."""
+    with without_privilege():
+        for path, create in ((theirs, False), (theirs.with_name("other.db"), True)):
+            with pytest.raises(Unwritable) as caught:
+                Outbox(path, create=create)
+            assert str(caught.value).startswith(
+                f"{path}: cannot be written by user {user_name(ORDINARY)} ("
+            )
+
+
+def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    """A directory where the database should be is an error of the outbox, like any other."""
+    with pytest.raises(Unwritable):
+        Outbox(tmp_path, create=True)
+
+
+def holder(path: Path) -> sqlite3.Connection:
+    """Another one who writes, until it is closed."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a lock."""
+    monkeypatch.setattr(paliadin_sidecar.outbox.database, "_BUSY_TIMEOUT_S", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_busy_database(tmp_path: Path) -> None:
+    """A lock that another process holds is no damage: it can be tried again."""
+    box = Box(tmp_path / FILENAME, create=True)
+    with closing(holder(box.path)):
+        with pytest.raises(Busy) as caught:
+            box(Outbox.record_service_event, "service.started", {})
+        assert str(caught.value) == f"{box.path}: another process holds its lock (SQLITE_BUSY)"
+    box(Outbox.record_service_event, "service.started", {})
+    assert len(box.events()) == 1
+    box.outbox.close()
+
+
+def test_other_errors(box: Box) -> None:
+    """An error without a name of its own is one of the outbox all the same."""
+    with pytest.raises(OutboxError) as caught:
+        box(lambda outbox: outbox.connection.execute("SELECT no_such_column"))
+    assert type(caught.value) is OutboxError
+    assert str(caught.value) == f"{box.path}: cannot be used (SQLITE_ERROR)"
