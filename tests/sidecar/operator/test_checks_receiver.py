@@ -1,17 +1,21 @@
-"""`check --ping` at receivers with one thing wrong: the finding names the cause."""
+"""The callback's configuration, and receivers with one thing wrong: the cause is named."""
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 import trustme
+from support.checking import findings, mend
 from support.receiver import Receiver, Reply, verifying
 
 from paliadin_sidecar.operator.checks.receiver import ping
@@ -194,3 +198,43 @@ def test_who_is_not_well_is_not_asked_again(host: Sidecar, receiver: Receiver) -
     receiver.behaviour = lambda _: Reply(503)
     assert "signature check" not in pinged(host, receiver.url)
     assert len(receiver.pings) == 1
+
+
+@pytest.mark.parametrize("name", ["sidecar.env", "callback-secret", "named"])
+def test_a_secret_that_everybody_may_read(host: Sidecar, name: str) -> None:
+    """Wherever it stands; the agent could sign with it."""
+    secret = host.environ.pop("PALIADIN_CALLBACK_SECRET")
+    files = {"sidecar.env": f"PALIADIN_CALLBACK_SECRET={secret}\n"} if name[0] == "s" else {}
+    shipped = (Path(__file__).parents[3] / "systemd/sidecar.env").read_text()  # explains secrets
+    shipped = shipped.replace("\nPALIADIN_", "\n#PALIADIN_")
+    for file, text in ({"sidecar.env": shipped, name: secret} | files).items():
+        (host.base / file).write_text(text)
+        (host.base / file).chmod(0o644)
+    if name == "named":
+        host.environ["PALIADIN_CALLBACK_SECRET_FILE"] = str(host.base / name)
+    check = ("check", "--json", "--env-file", f"{host.base}/sidecar.env")
+    done = host.typed(*check)
+    (wrong,) = [f["message"] for f in json.loads(done.stdout) if f["level"] == "wrong"]
+    assert wrong.startswith(f"{host.base}/{name} can be read by everybody")
+    mend(wrong)
+    assert host.typed(*check).returncode == 0
+
+
+def test_answers_in_the_clear(host: Sidecar, receiver: Receiver) -> None:
+    """Http to another host is allowed on request, and named each time."""
+    url = "http://paliad.example.org/callback"
+    environ = {"PALIADIN_CALLBACK_URL": url, "PALIADIN_CALLBACK_INSECURE": "1"}
+    assert findings(host, **environ)["callback"][0] == "note"
+
+
+def test_a_good_clock(host: Sidecar, receiver: Receiver) -> None:
+    """Also what is well is said, with the difference."""
+    receiver.behaviour = lambda _: Reply(204, {"date": formatdate(usegmt=True)})
+    found = json.loads(host.typed("check", "--ping", "--json").stdout)
+    assert [f["level"] for f in found if f["subject"] == "clock"] == ["ok"]
+
+
+def test_a_rotation_that_is_not_over(host: Sidecar) -> None:
+    """Two secrets are no error, and not to be forgotten."""
+    host.environ["PALIADIN_CALLBACK_SECRET"] += f" {host.secret}"
+    assert findings(host)["callback secret"][0] == "note"

@@ -1,0 +1,109 @@
+"""`check` on daemons and units with one thing wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from support.checking import findings
+
+if TYPE_CHECKING:
+    from support.sidecar import Sidecar
+
+
+def systemctl(host: Sidecar, text: str) -> str:
+    """A PATH with a `systemctl` that says this: no real one runs a unit of ours in a test."""
+    folder = host.base / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "systemctl").write_text(text if text[:2] == "#!" else f"#!/bin/sh\n{text}\n")
+    (folder / "systemctl").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("PrivateTmp=yes", "PrivateTmp=no\\n"),
+        ("PrivateTmp=disconnected", "PrivateTmp=no\\n"),
+        ("PrivateTmp=no", None),
+        ("ProtectHome=yes", None),
+    ],
+)
+def test_a_unit_that_hides_the_roots(host: Sidecar, says: str, message: str | None) -> None:
+    """PrivateTmp= gives the daemon a /tmp of its own, where no answer ever comes."""
+    path = systemctl(host, f"printf 'LoadState=loaded\\n{says}\\n'")
+    watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
+    level, found = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit state.service"]
+    if message is None:
+        assert level == "ok"
+    else:
+        assert level == "wrong"
+        assert "does not see /tmp/paliadin-of-this-test, and no answer ever arrives" in found
+        assert message in found
+
+
+def test_a_unit_that_hides_home(host: Sidecar) -> None:
+    """ProtectHome=read-only shows it, as every other value does not."""
+    for value, level in (("tmpfs", "wrong"), ("read-only", "ok")):
+        path = systemctl(host, f"printf 'LoadState=loaded\\nProtectHome={value}\\n'")
+        found = findings(host, PATH=path, PALIADIN_WATCH="a/b=/home/of-this-test/answers")
+        assert found["unit state.service"][0] == level
+
+
+def test_what_systemd_does_not_take_of_a_unit(host: Sidecar) -> None:
+    """A typing error in a drop-in is named; what is of another unit, or of a later systemd, not."""
+    file = "/etc/systemd/system/state.service"
+    path = systemctl(host, f"printf 'LoadState=loaded\\nFragmentPath={file}\\n'")
+    program = host.base / "bin/systemd-analyze"
+    program.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"{file}.d/o.conf:2: Unknown key 'Enviroment', ignoring.\" "
+        f"\"{file}.d/backoff.conf:6: Unknown key 'RestartSteps', ignoring.\" "
+        '"/etc/systemd/system/other.service:1: Unknown key" >&2; exit 1\n'
+    )
+    program.chmod(0o755)
+    level, message = findings(host, PATH=path)["unit state.service"]
+    assert (level, "Unknown key 'Enviroment'" in message) == ("wrong", True)
+    assert "RestartSteps" not in message
+    assert message.endswith("systemctl daemon-reload && systemctl restart state.service")
+
+
+@pytest.mark.parametrize("text", ["exit 1", "echo LoadState=not-found", "kill -9 $$", "#!/none"])
+def test_no_unit(host: Sidecar, text: str) -> None:
+    """Where systemd knows none there is nothing to say."""
+    assert "unit state.service" not in findings(host, PATH=systemctl(host, text))
+
+
+def test_each_instance_is_asked_about_its_own_unit(host: Sidecar) -> None:
+    """Unit and state directory have one name."""
+    path = systemctl(host, 'echo "$*" >>"$0.asked"')
+    findings(host, PATH=path, PALIADIN_STATE_DIR=str(host.base / "paliadin-hugo"))
+    asked, _, other = (host.base / "bin/systemctl.asked").read_text().partition("\n")
+    assert asked.startswith("show ")
+    assert asked.endswith(" -- paliadin-hugo.service")
+    assert other.endswith(" -- paliadin-sidecar.service\n")  # which may read this environment file
+
+
+def test_no_systemd(host: Sidecar) -> None:
+    """Nor where there is no systemd at all."""
+    assert "unit state.service" not in findings(host, PATH=str(host.base))
+
+
+def test_what_mends_the_unit_is_a_drop_in(host: Sidecar) -> None:
+    """The command as it is printed writes the file that systemd reads."""
+    path = systemctl(host, "printf 'LoadState=loaded\\nPrivateTmp=yes\\n'")
+    watch = "aichat/paliadin=/tmp/paliadin-of-this-test"
+    message = findings(host, PATH=path, PALIADIN_WATCH=watch)["unit state.service"][1]
+    command = message.rpartition(": ")[2].replace("/etc/systemd", f"{host.base}/systemd")
+    subprocess.run(["sh", "-ec", command], env={"PATH": path}, check=True, capture_output=True)
+    (dropin,) = (host.base / "systemd/system/state.service.d").iterdir()
+    assert dropin.read_text() == "[Service]\nPrivateTmp=no\n"
+
+
+def test_a_variable_that_is_misspelt(host: Sidecar) -> None:
+    """It is ignored by the daemon, so it is named here, with the one that was meant."""
+    level, message = findings(host, PALIADIN_QUIETS="2")["variable"]
+    assert level == "wrong"
+    assert message.startswith("PALIADIN_QUIETS is no variable of the sidecar's and is ignored: ")
+    assert message.endswith("is it PALIADIN_QUIET_S?")

@@ -1,0 +1,206 @@
+"""`check` on state directories, outboxes and disks with one thing wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from support.checking import findings, mend
+from support.users import NOBODY, root_only
+
+from paliadin_sidecar.errors import Damaged
+from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.operator.checks import storage
+from paliadin_sidecar.operator.hosting import Hosting
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.sidecar import Sidecar
+
+
+def test_open_to_others(host: Sidecar) -> None:
+    """What mends it is a command, and it does."""
+    host.state.mkdir()
+    host.state.chmod(0o755)
+    level, message = findings(host)["state directory"]
+    assert (level, "open to others" in message) == ("note", True)
+    mend(message)
+    assert findings(host)["state directory"][0] == "ok"
+
+
+@root_only
+def test_a_file_of_the_outbox_that_is_another_user_s(host: Sidecar) -> None:
+    """As root leaves one that put a copy back: the daemon could not write it."""
+    host.start()
+    host.stop()
+    os.chown(host.state, NOBODY, NOBODY)
+    for name in ("daemon.json", "journal.key", "sidecar.lock"):
+        os.chown(host.state / name, NOBODY, NOBODY)
+    (host.state / "aside.x").mkdir()  # what was moved away may be root's
+    level, message = findings(host)["state directory"]
+    assert level == "wrong"
+    assert "'outbox.db' in it: not of user nobody" in message
+    mend(message)
+    assert findings(host)["state directory"][0] == "note"
+
+
+def test_a_state_directory_that_is_none(host: Sidecar) -> None:
+    """Each command says so, and what lies in its place is kept."""
+    host.state.write_text("somebody's")
+    for command in ("status", "turns"):
+        done = host.typed(command)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert f"There is no outbox in {host.state}" in done.stderr
+    level, message = findings(host)["state directory"]
+    assert level == "wrong"
+    mend(message)
+    assert host.state.with_name("state.aside").read_text() == "somebody's"
+
+
+@root_only
+def test_no_room_where_the_answers_are(host: Sidecar) -> None:
+    """An agent that meets a full disk leaves an answer that is cut."""
+    shell = f"mount -t tmpfs -o size=1M,mode=700 none {host.aichat}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["disk"]
+    assert level == "wrong"
+    assert f"KiB are free in {host.aichat}" in message
+
+
+def test_a_way_that_others_may_change(host: Sidecar) -> None:
+    """An ancestor that anybody may write lets anybody take the outbox away."""
+    (host.base / "open").mkdir()
+    (host.base / "open").chmod(0o777)
+    state = host.base / "open" / "state"
+    state.mkdir(mode=0o700)
+    level, message = findings(host, PALIADIN_STATE_DIR=str(state))["state directory"]
+    assert level == "wrong"
+    assert message.startswith("whoever may change it can take the outbox away: ")
+    mend(message)
+    assert findings(host, PALIADIN_STATE_DIR=str(state))["state directory"][0] == "ok"
+
+
+@root_only
+def test_a_way_that_is_root_s_and_open(host: Sidecar) -> None:
+    """The state directory's own owner is no excuse for what lies above it."""
+    (host.base / "open").mkdir()
+    (host.base / "open").chmod(0o777)
+    state = host.base / "open" / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, NOBODY, NOBODY)
+    found = json.loads(host.typed("check", "--json", PALIADIN_STATE_DIR=str(state)).stdout)
+    wrong = [f["message"] for f in found if f["level"] == "wrong"]
+    assert [message.rpartition(": ")[2] for message in wrong] == [f"chmod o-w {host.base}/open"]
+
+
+@root_only
+def test_of_another_user(host: Sidecar) -> None:
+    """An operator who is not the daemon's user is told whose view is missing.
+
+    Not to take it, since without the unit's capabilities it shows what is not so.
+    """
+    host.state.mkdir(mode=0o700)
+    os.chown(host.state, NOBODY, NOBODY)
+    level, message = findings(host)["state directory"]
+    assert level == "note"
+    assert message.startswith(f"belongs to user {user_name(NOBODY)}, as whom the daemon runs")
+    assert "sudo" not in message
+
+
+@root_only
+def test_not_writable(host: Sidecar) -> None:
+    """No answer could be kept: run as its user, or give it away."""
+    shell = f"mkdir {host.state}; mount -t tmpfs -o ro none {host.state}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["state directory"]
+    assert level == "wrong"
+    assert "cannot be written by user root, so no answer could be kept" in message
+
+
+@root_only
+def test_of_another_user_and_closed(host: Sidecar) -> None:
+    """Whoever may not even look is told who may, and is not told to take it away first."""
+    host.start()
+    host.stop()
+    for path in (host.state, *host.state.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    drop = "-dac_read_search,-dac_override"
+    found = findings(host, "setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}")
+    level, message = found["state directory"]
+    assert level == "wrong"
+    assert "If that user runs the daemon: sudo paliadin-sidecar check;" in message
+    assert "outbox" not in found
+
+
+@root_only
+def test_a_full_disk(host: Sidecar) -> None:
+    """Before it is full it is told, with what shows where the room went."""
+    shell = f"mkdir {host.state}; mount -t tmpfs -o size=1m,mode=700 none {host.state}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["disk"]
+    assert level == "wrong"
+    assert "MiB are free where the outbox is" in message
+    assert f"du -xh {host.state}" in message
+
+
+def test_a_damaged_outbox(host: Sidecar) -> None:
+    """Also where only a page is damaged that nobody reads just now."""
+    host.start()
+    host.stop()
+    path = host.state / FILENAME
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'body'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    level, message = findings(host)["outbox"]
+    assert level == "wrong"
+    assert "paliadin-sidecar run --quarantine" in message
+
+
+def test_an_outbox_that_is_none(host: Sidecar) -> None:
+    """What cannot be opened is the same to who looks."""
+    host.state.mkdir(mode=0o700)
+    (host.state / FILENAME).write_text("this is no database, " * 100)
+    assert "run --quarantine" in findings(host)["outbox"][1]
+
+
+def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    """A large outbox does not keep an operator waiting; a damaged one is told by its error."""
+    with Outbox(tmp_path / FILENAME, create=True) as outbox:
+        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
+        assert outbox.check_pages(60)
+        assert not outbox.check_pages(-1)
+        assert outbox.check_pages(60)
+    with closing(sqlite3.connect(tmp_path / FILENAME)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'turn_by_submitted'")
+    with pytest.raises(Damaged, match="quick_check"), Outbox(tmp_path / FILENAME) as outbox:
+        outbox.check_pages(60)
+
+
+def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That not every page was read is said."""
+    host.state.mkdir(mode=0o700)
+    with Outbox(host.state / FILENAME, create=True) as outbox:
+        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
+    monkeypatch.setattr(storage, "_READ_S", -1.0)
+    Settings.from_environment(host.environ)
+    found = {f.subject: f for f in storage.outbox(host.state, [], Hosting())}
+    assert found["outbox"].level == "note"
+
+
+def test_an_environment_that_is_not_the_daemon_s(host: Sidecar) -> None:
+    """Whoever looks with other variables is told, since nothing else said is of the daemon."""
+    host.start()
+    host.stop()
+    other = f"aichat/paliadin={host.base}/other"
+    level, message = findings(host, PALIADIN_WATCH=other)["environment"]
+    assert level == "wrong"
+    assert f"the daemon watches {host.aichat}, {host.legacy}" in message
+    assert message.endswith("with --env-file, or: systemctl restart state.service")

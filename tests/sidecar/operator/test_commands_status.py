@@ -1,0 +1,155 @@
+"""`status`: what it finds wrong, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sqlite3
+import time
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pytest
+from support.receiver import Receiver, Reply
+from support.waiting import until
+
+from paliadin_sidecar.host.report import Reporter
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+
+if TYPE_CHECKING:
+    from support.sidecar import Sidecar
+
+
+def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
+    """Exit 0, and JSON with counts, pause, roots and no problem."""
+    until("a scan", lambda: '"turn_files": 2' in delivered.typed("status", "--json").stdout)
+    done = delivered.typed("status", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["alive"] is True
+    assert found["problems"] == []
+    assert found["counts"] == {
+        "pending": 0, "delivered": 3, "dead": 0, "failed": 0, "superseded": 0, "history": 0,
+    }  # fmt: skip
+    assert found["oldest_undelivered_s"] is None
+    assert found["paused"] is False
+    assert [(r["backend"], r["state"], r["turn_files"]) for r in found["roots"]] == [
+        ("aichat", "armed", 2),
+        ("legacy", "armed", 0),
+    ]
+    for args in (["status"], ["status", "--quiet"]):
+        assert delivered.typed(*args).returncode == 0
+    assert delivered.typed("status", "--quiet").stdout == ""
+    assert "running" in delivered.typed("status").stdout
+
+
+def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -> None:
+    """An answer waits for room: it is wrong at once, and no more when there is room."""
+    host.start()
+    assert host.process is not None
+    unlimited = resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
+    host.answer("t0", random.Random(0).randbytes(1_000_000).hex())  # no text that compresses
+    host.wait_event("outbox.blocked")
+    done = host.typed("status")
+    assert done.returncode == 1
+    assert "no answer is accepted, since the outbox cannot be written: " in done.stdout
+    assert "LimitFSIZE=" in done.stdout
+    resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    receiver.wait("t0")
+    until("a good status", lambda: host.typed("status").returncode == 0)
+
+
+def test_status_while_events_cannot_be_had(host: Sidecar) -> None:
+    """An answer is then only seen by the next scan."""
+    host.start()
+    Reporter(host.state, version("paliadin"), {}).problem("events", "OSError")
+    done = host.typed("status")
+    assert done.returncode == 1
+    assert "file events cannot be had" in done.stdout
+
+
+def test_status_of_a_daemon_that_has_not_scanned_yet(host: Sidecar) -> None:
+    """A start that hangs is no good state."""
+    host.start()
+    Reporter(host.state, version("paliadin"), {})
+    done = host.typed("status")
+    assert done.returncode == 1
+    assert "its first scan is not done yet" in done.stdout
+
+
+def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
+    """As the alert says; a directory that is made a moment later is not."""
+    host.start()
+    host.stop()
+    root: dict[str, object] = {
+        "backend": "aichat",
+        "persona": "paliadin",
+        "path": str(host.aichat),
+        "why": "is gone",
+    }
+    root |= {"state": "missing", "turn_files": 0, "foreign_files": 0}
+    with Outbox(host.state / FILENAME) as outbox:
+        for missing_s, wrong in ((500.0, False), (700.0, True)):
+            roots = [root | {"since": time.time() - missing_s}]
+            outbox.transaction([partial(outbox.set_roots, roots)])
+            said = json.loads(host.typed("status", "--json").stdout)["problems"]
+            assert any("is gone" in problem for problem in said) == wrong
+
+
+def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
+    """Exit 1: it is also the probe."""
+    delivered.stop()
+    done = delivered.typed("status")
+    assert done.returncode == 1
+    assert "WRONG: the daemon does not run" in done.stdout
+
+
+def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
+    """Undelivered for a quarter of an hour: `status` says so."""
+    receiver.behaviour = lambda _: Reply(500)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.retry_scheduled", turn_id="t1")
+    host.stop()
+    with sqlite3.connect(host.state / "outbox.db") as db:
+        db.execute("UPDATE delivery SET accepted_at = accepted_at - 3600000")
+    db.close()
+    done = host.typed("status")
+    assert "WRONG: a turn has been undelivered for 1:00:" in done.stdout
+    assert "oldest undelivered" in done.stdout
+
+
+@pytest.mark.parametrize(("status", "says"), [(413, "client_max_body_size"), (500, "failed")])
+def test_a_turn_that_does_not_get_through_is_wrong_at_once(
+    host: Sidecar, receiver: Receiver, status: int, says: str
+) -> None:
+    """`status` and `turns` show the last answer and its likely cause, long before an alert."""
+    receiver.behaviour = lambda request: Reply(204 if request.is_ping else status)
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.retry_scheduled", 3, turn_id="t1")
+    done = host.typed("status")
+    assert done.returncode == 1
+    assert f"WRONG: 1 undelivered after several attempts, last answer {status}: " in done.stdout
+    assert says in done.stdout
+    (row,) = json.loads(host.typed("turns", "--json").stdout)
+    assert (row["last_status"], row["last_error"], row["last_detail"]) == (status, None, None)
+    head, line, *rest = host.typed("turns").stdout.splitlines()
+    assert line[head.index("last answer") :].startswith(str(status))
+    assert any(one.startswith(f"{status}: ") and says in one for one in rest)
+
+
+def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> None:
+    """Since when, why, and what mends it; once, and not again for each turn."""
+    receiver.behaviour = lambda _: Reply(301, {"location": "/elsewhere"})
+    host.start()
+    host.answer("t1")
+    host.wait_event("receiver.paused")
+    (problem,) = json.loads(host.typed("status", "--json").stdout)["problems"]
+    assert "the receiver is not well since " in problem
+    assert "(301), and turns wait until a ping is answered" in problem
+    assert "redirects are not followed" in problem
