@@ -1,4 +1,4 @@
-"""An agent for a pane: reads envelope lines from its terminal, answers each into a file.
+"""An agent for a pane: it reads envelope lines from its terminal and answers each into a file.
 
 It answers what it was asked, so that whoever asked can compare. Words in a question steer it:
 `think 3` seconds, `no trailer`, `slow write` (half the file, the same time again, the rest).

@@ -1,4 +1,4 @@
-"""The directories and processes of the demo: one host in small, and paliad's side of it."""
+"""Starts and ends the processes of the demo, in a directory of their own."""
 
 from __future__ import annotations
 

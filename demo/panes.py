@@ -1,4 +1,4 @@
-"""One turn in a tmux pane: find or start the agent, type the question, await its answer."""
+"""Runs one turn in a tmux pane: finds or starts the agent, types the question, reads the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""paliad in small: an inbox on loopback, and an account of everything that came to it."""
+"""Stands for paliad: an inbox on loopback, which keeps account of everything that came to it."""
 
 from __future__ import annotations
 

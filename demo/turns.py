@@ -1,4 +1,4 @@
-"""What was written and asked against what came and was answered: what is wrong."""
+"""Compares what was written and asked with what arrived, and says what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writers of turn files: each file by a process of its own, in one of many manners.
+"""Writes turn files: each by a process of its own, in one of many manners.
 
     python -m demo.writers MANNER FILE LOG
 

@@ -1,4 +1,4 @@
-"""A thin client of paliad's assistant: ask in a user's name, and be answered.
+"""Asks paliad's assistant in a user's name, and returns the answer.
 
     async with paliadin_client.connect(inbox=inbox) as paliadin:
         result = await paliadin.run_turn(TurnRequest(user=User(user_id), message="…"))

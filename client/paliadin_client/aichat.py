@@ -45,9 +45,9 @@ _log = logging.getLogger(__name__)
 
 _TEXT = ("response", "answer", "text")
 _TRAILER = ("used_tools", "rows_seen", "classifier_tag")
-#: What of an address may be one: its query and fragment, and its user.
+#: The parts of an address that may be secret: its query, its fragment, and its user.
 _SECRETS = re.compile(r"[?#].*|(?<=//)[^/?#]*@")
-#: A turn's end is the caller's deadline; these bound what should be quick.
+#: The caller's deadline bounds a turn. These bound what should be quick.
 _CONNECT_S = 10.0
 _HEALTH_S = 10.0
 _RESET_S = 30.0
@@ -81,11 +81,11 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
     http = httpx2.AsyncClient(
         base_url=url,
         verify=_tls_context(settings.ca_file),
-        # Compressed, a small body could become a huge one before it is counted.
+        # A small body could become a huge one before it is counted, if it were compressed.
         headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(None, connect=_CONNECT_S),
-        # A turn takes seconds, a connection milliseconds: with none kept, a failure to send never
-        # means that an idle one had been closed. And no turn waits for another's connection.
+        # No connection is kept: a turn takes seconds and a connection milliseconds. So a failure to
+        # send never means that an idle connection had been closed meanwhile.
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         trust_env=False,
     )
@@ -188,7 +188,7 @@ class Aichat:
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    # The system's own, wherever SSL_CERT_FILE and SSL_CERT_DIR point: OpenSSL would read those.
+    # The system's authorities. OpenSSL by itself would go where SSL_CERT_FILE and SSL_CERT_DIR say.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     system = ssl.get_default_verify_paths()
     for cafile, capath in ((system.openssl_cafile, None), (None, system.openssl_capath)):
@@ -207,7 +207,7 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
 
 def _reply(body: bytes) -> Reply:
     fields = _object(body)
-    # Without one the turn was answered all the same, and a push may bring the text.
+    # A response without a text has ended the turn all the same, and a push may bring the text.
     text = next((found for name in _TEXT if isinstance(found := fields.get(name), str)), "")
     shown, trailer = split(text)
     whole = is_whole(text.encode()[-TAIL_BYTES:])

@@ -174,8 +174,8 @@ def userid8(user: User) -> str:
     parsed = parse_uuid(user.user_id)
     if parsed is None:
         raise BadRequest("the user id is no UUID")
-    # The digit itself: `UUID.version` is None where the variant is another, and the digits are
-    # a clock's all the same.
+    # The digit is read itself: `UUID.version` is None for other variants, whose first digits are a
+    # clock's all the same.
     version = parsed.hex[12]
     if version in _TIME_FIRST:
         raise BadRequest(

@@ -1,4 +1,4 @@
-"""`paliadin`: ask the assistant from a terminal or a script.
+"""The command `paliadin`: asks the assistant from a terminal or a script.
 
 It submits and waits for the backend's own response; the pushes are the web application's.
 """

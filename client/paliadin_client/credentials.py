@@ -46,7 +46,7 @@ async def credential_problems(directory: str, settings: LegacySettings) -> list[
 
 
 async def _key_problem(directory: str, key: str) -> str | None:
-    # With an empty passphrase it asks nobody.
+    # With an empty passphrase ssh-keygen asks nobody for one.
     done = await _keygen(directory, "-y", "-P", "", "-f", "key")
     if done and done.returncode == 0:
         return None
@@ -66,11 +66,11 @@ async def _known_hosts_problem(directory: str, settings: LegacySettings) -> str 
         return f"{_KNOWN_HOSTS} {_WINDOWS}"
     assert settings.host is not None
     plain, port = settings.host, settings.port
-    # A line without a port is of any: ssh looks for it where it finds none with ours.
+    # A line without a port is for any port: ssh uses it where it finds none with ours.
     names = [plain] if port == _DEFAULT_PORT else [f"[{plain}]:{port}", plain]
     revoked = False
     for name in names:
-        # With -l it reads the key as well.
+        # With -l ssh-keygen reads the key of the line as well.
         done = await _keygen(directory, "-l", "-F", name, "-f", "known_hosts")
         if done is None:
             return None

@@ -198,7 +198,7 @@ class Sqlite:
 
     def _make(self) -> None:
         self._locks.mkdir(mode=0o700, exist_ok=True)
-        # SQLite would give it the umask's mode; its journal has the database's.
+        # SQLite would create it by the umask. Its journal gets the mode of the database.
         made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(made).st_uid == os.geteuid():
@@ -212,7 +212,7 @@ class Sqlite:
 def _locked(lock: int, path: Path) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The one before may have removed the name after we opened it: then ours guards nothing.
+        # A lock guards nothing where the holder before removed its file after we had opened it.
         return os.path.samestat(os.fstat(lock), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False

@@ -232,18 +232,13 @@ _BY_CODE: dict[str, type[PaliadinError]] = {
         *(PersonaUnknown, ShimError, Unreachable),
     )
 }
-#: Where an answer names no code that we know, as one from a proxy does not.
+#: For an answer that names no known code, such as a proxy's.
 _BY_STATUS: dict[int, type[PaliadinError]] = {
-    400: BadRequest,
-    401: AuthFailed,
-    403: AuthFailed,
-    408: BackendTimeout,
-    413: BadRequest,
-    422: BadRequest,
-    429: Unreachable,
-    502: BackendTimeout,  # a proxy lost the backend in the middle of a turn
-    503: Unreachable,
-    504: BackendTimeout,
+    **dict.fromkeys((400, 413, 422), BadRequest),
+    **dict.fromkeys((401, 403), AuthFailed),
+    # 502: a proxy lost the backend in the middle of a turn.
+    **dict.fromkeys((408, 502, 504), BackendTimeout),
+    **dict.fromkeys((429, 503), Unreachable),
 }
 _BY_EXIT: dict[int, type[PaliadinError]] = {
     2: BadRequest,
@@ -251,14 +246,6 @@ _BY_EXIT: dict[int, type[PaliadinError]] = {
     124: BackendTimeout,
 }
 _SSH_FAILED = 255
-#: Where the exit status is ssh's own.
-_BY_STAGE: dict[Stage, type[PaliadinError]] = {
-    Stage.UNKNOWN: ConnectionLost,
-    Stage.CONNECTING: Unreachable,
-    Stage.DROPPED: Unreachable,
-    Stage.REFUSED: ShimAuthFailed,
-    Stage.AUTHENTICATED: ConnectionLost,
-}
 
 
 def error_from_http(status: int, code: object, retryable: object, detail: object) -> PaliadinError:
@@ -282,7 +269,11 @@ def error_from_exit(status: int, stage: Stage, cause: str, stderr: str) -> Palia
         stderr: what the host wrote, banner or shim, or its end.
     """
     if status == _SSH_FAILED or status < 0:
-        kind = _BY_STAGE[stage]
+        if stage is Stage.REFUSED:
+            kind: type[PaliadinError] = ShimAuthFailed
+        else:
+            unsent = stage in (Stage.CONNECTING, Stage.DROPPED)
+            kind = Unreachable if unsent else ConnectionLost
         detail = cause if issubclass(kind, Unreachable | ShimAuthFailed) else f"{stderr}\n{cause}"
     else:
         kind = _BY_EXIT.get(status, ShimError)

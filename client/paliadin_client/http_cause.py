@@ -1,4 +1,4 @@
-"""Why there is no connection, in words: from the exceptions under an HTTP library's own."""
+"""Says in words why there is no connection, by the exceptions under an HTTP library's own."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ _CERTIFICATES = {
     64: _WRONG_NAME,  # an address
 }
 #: What OpenSSL says to bytes that are no TLS.
-_NO_TLS = {
-    "HTTP_REQUEST",
-    "PACKET_LENGTH_TOO_LONG",
-    "RECORD_LAYER_FAILURE",
-    "WRONG_VERSION_NUMBER",
-}
+_NO_TLS = (
+    *("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"),
+    *("RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"),
+)
 #: Names that the name service knows not to exist.
 _NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_FAIL, getattr(socket, "EAI_NODATA", None)}
 
@@ -62,7 +60,7 @@ def system_message(exc: BaseException) -> str:
 
 
 def _describe(cause: BaseException) -> tuple[str, bool] | None:
-    # And whether it may well go by itself.
+    # In words, and whether the cause may well go away by itself.
     match cause:
         case ssl.SSLCertVerificationError():
             other = f"its certificate is not accepted ({cause.verify_message})"
@@ -87,7 +85,8 @@ def _describe(cause: BaseException) -> tuple[str, bool] | None:
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    # From the innermost: an HTTP library's errors stand on its transport's, and those on ours.
+    # The innermost comes first: an HTTP library's errors have its transport's as their cause, and
+    # those the system's.
     if exc is None:
         return
     yield from _causes(exc.__cause__ or exc.__context__)

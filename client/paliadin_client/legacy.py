@@ -1,4 +1,4 @@
-"""The legacy backend: a shim behind the host's `authorized_keys`, spoken to by the system's ssh."""
+"""The legacy backend: asks the shim that is behind the host's `authorized_keys`, over ssh."""
 
 from __future__ import annotations
 

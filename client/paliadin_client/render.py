@@ -1,4 +1,4 @@
-"""An answer's Markdown for a terminal: nicer to read, and with nothing missing.
+"""Renders an answer's Markdown for a terminal, with nothing that was written missing.
 
 Patent lawyers write angle brackets, formulas and numbered claims, and Markdown has its own ideas of
 them. So only what cannot hide text is rendered: no HTML, no links whose address goes, list items
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer"]
 
-#: These hide what was written: an HTML tag, an address behind its text, a definition.
+#: Rules of Markdown that hide what was written: an HTML tag, an address behind its text, …
 _HIDING = ("html_block", "html_inline", "link", "image", "autolink", "reference", "entity")
-#: What Markdown's own marks are made of: these may go, nothing else.
+#: Characters of Markdown's own marks. Only these may be missing from what is shown.
 _MARKS = frozenset("`*_#|~-:")
 _EMPHASIS = ("em_open", "strong_open")
-#: Between other characters emphasis is a sign of a formula: `(a)*(b)*(c)` would become (a)(b)(c).
-#: Before it and behind it may be a blank, or one of these or of these categories of Unicode.
+#: What may stand before and behind emphasis, as characters and as categories of Unicode. Between
+#: others an asterisk is a formula's: `(a)*(b)*(c)` would become (a)(b)(c).
 _BEFORE, _BEHIND = "\t\"'/", "\t\"'/.,;:!?…"
 _BEGIN, _END, _QUOTE, _BLANK = "Ps", "Pe", ("Pi", "Pf"), "Zs"
-#: Characters. These may take seconds to render, and more of them minutes.
+#: So many characters may take seconds to render, and more of them minutes.
 _MAX_RENDERED_CHARS = 128 * 1024
 
 
@@ -47,7 +47,7 @@ class Answer:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if len(self._text) <= _MAX_RENDERED_CHARS:
-            # What is rendered is cleaned too: no renderer's promise is needed then.
+            # What is rendered is cleaned too, so that nothing depends on the renderer.
             segments = [
                 Segment(strip_controls(segment.text), segment.style)
                 for segment in console.render(_Lossless(self._text), options)
@@ -68,11 +68,11 @@ def _all_there(written: str, shown: str) -> bool:
 
 
 class _Item(ListItem):
-    """With the mark that was written: `3.` stays 3, and a minus sign is no dot."""
+    """A list item with the marker that was written: `3.` stays 3, and a minus sign is no dot."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, marker: str) -> None:
         super().__init__()
-        self._mark = f" {mark} "
+        self._marker = f" {marker} "
 
     @classmethod
     def create(cls, markdown: Markdown, token: Token) -> _Item:
@@ -80,11 +80,11 @@ class _Item(ListItem):
         return cls(f"{token.info}{token.markup}")
 
     def render_bullet(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = max(1, options.max_width - len(self._mark))
+        width = max(1, options.max_width - len(self._marker))
         lines = console.render_lines(self.elements, options.update(width=width), style=self.style)
         style = console.get_style("markdown.item.bullet", default="none")
         for number, line in enumerate(lines):
-            yield Segment(" " * len(self._mark) if number else self._mark, style)
+            yield Segment(" " * len(self._marker) if number else self._marker, style)
             yield from line
             yield Segment.line()
 
@@ -96,7 +96,7 @@ class _Item(ListItem):
 
 
 class _Quote(BlockQuote):
-    """With the mark that was written: the line may have begun with "greater than"."""
+    """A quote with the marker that was written: it may have been meant as "greater than"."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(1, options.max_width - 2)
@@ -108,7 +108,7 @@ class _Quote(BlockQuote):
 
 
 class _Code(CodeBlock):
-    """With what stood behind its fence, which may be text."""
+    """A code block with what stood behind its fence, which may be text."""
 
     info = ""
 
@@ -125,7 +125,7 @@ class _Code(CodeBlock):
 
 
 class _Table(TableElement):
-    """Whose cells break their words."""
+    """A table whose cells break long words instead of cutting them."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -181,7 +181,7 @@ def _is(character: str, these: str, *categories: str) -> bool:
 
 
 def _beside(tokens: list[Token], end: int) -> list[str]:
-    # For each the last character of the text before it: marks may stand in a row.
+    # For each token the last character of the text before it, since marks may stand in a row.
     found, last = [], " "
     for token in tokens:
         found.append(last)

@@ -1,4 +1,4 @@
-"""The environment, read once. `docs/client.md` has the table."""
+"""Reads the environment once, and names all that is wrong. `docs/client.md` has the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS = re.compile(r"(?![0.]+$)[0-9]{1,5}(\.[0-9]{1,3})?")
 _PORT = re.compile(
     r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 )
-#: Neither user nor query, since a URL is logged. Which hosts there can be, httpx2 says.
+#: It has neither user nor query, since it is logged. httpx2 says which hosts are possible.
 _URL = re.compile(
     rf"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:({_PORT.pattern}))?(/[A-Za-z0-9._~/%-]*)?"
 )
@@ -115,7 +115,7 @@ def _aichat(read: _Reader) -> AichatSettings:
 
 def _legacy(read: _Reader) -> LegacySettings:
     host = read.value("PALIADIN_REMOTE_HOST", _HOST, "a host's name or address", "")
-    # Without a host there is nothing to reach, and the app must start all the same.
+    # An app must start also where no host is set. Each of its calls says so then.
     needed = None if host else ""
     return LegacySettings(
         host=host or None,

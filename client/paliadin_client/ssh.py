@@ -52,14 +52,14 @@ _OPTIONS = (
     "UpdateHostKeys=no",
     "VerifyHostKeyDNS=no",
     "GSSAPIKeyExchange=no",
-    # It is reached by the name that was set, and by nothing in between.
+    # The host is reached by the name that was set, without anything in between.
     "CanonicalizeHostname=no",
     "ControlMaster=no",
     "ControlPath=none",
     "ControlPersist=no",
     "ProxyCommand=none",
     "ProxyJump=none",
-    # We are who the one key says: no agent, ticket or password, and nobody is asked.
+    # The one key says who we are: no agent, ticket or password counts, and nobody is asked for one.
     "IdentitiesOnly=yes",
     "IdentityFile=key",  # an -i whose file is not there would be nothing, and ~/.ssh the rest
     "IdentityAgent=none",
@@ -71,7 +71,7 @@ _OPTIONS = (
     "KbdInteractiveAuthentication=no",
     "PasswordAuthentication=no",
     "BatchMode=yes",
-    # The host gets the command and nothing else of ours; bytes are bytes.
+    # The host gets the command and nothing else of ours, and the bytes are not changed.
     "ForwardAgent=no",
     "ForwardX11=no",
     "ClearAllForwardings=yes",
@@ -82,7 +82,7 @@ _OPTIONS = (
     "RequestTTY=no",
     "EscapeChar=none",
     "Compression=no",
-    # We try again ourselves, and a dead connection ends.
+    # We try again ourselves. A dead connection ends after a minute.
     "ConnectionAttempts=1",
     "ConnectTimeout=10",
     "ServerAliveInterval=15",
@@ -130,8 +130,8 @@ class Ssh:
         options = [word for option in _OPTIONS for word in ("-o", option)]
         self._command = (
             *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(port), *options),
-            # Of what ssh inherits it closes all but three. So it gets its log as its stdin, writes
-            # there (-E), and gives the command an empty one (-n).
+            # ssh closes all that it inherits but three descriptors. So it writes its log to its stdin
+            # (-E), and the command on the host gets an empty stdin (-n).
             *("-E", "/dev/fd/0", "-n", destination, "--"),
         )
         self._handshakes = anyio.Semaphore(_MAX_HANDSHAKES)

@@ -1,4 +1,4 @@
-"""What ssh says about itself: how far it came, and why it ended.
+"""Reads ssh's own log: how far ssh came, and why it ended.
 
 Only ssh writes this log (`-E`); the host's banner and the shim's messages go to stderr. The host
 has a say in a few lines (`Received disconnect from …`), and can put line breaks into them. So the
@@ -14,8 +14,8 @@ from collections import deque
 
 __all__ = ["LOGGED_FUNCTIONS", "SshLog", "Stage"]
 
-#: Functions of ssh that are logged whatever the LogLevel is (`LogVerbose`), for what they say is
-#: how far it came, and the level that has it would also show the host's banner on stderr.
+#: Functions of ssh whose lines are logged whatever the LogLevel is (`LogVerbose`). They tell how
+#: far ssh came, and the level that has them would also show the host's banner on stderr.
 LOGGED_FUNCTIONS = (
     "ssh_connect_direct",  # a connection is tried
     "ssh_userauth2",  # we were let in
@@ -63,7 +63,7 @@ class SshLog:
         self.stage = Stage.UNKNOWN
         self._decided = False
         self._begun = b""
-        # What ssh says last is the cause, and the line before often its reason.
+        # The last line that ssh writes is the cause, and the line before is often its reason.
         self._said: deque[str] = deque(maxlen=2)
 
     @property

@@ -1,4 +1,4 @@
-"""Text that may be typed into a pane, or printed on a terminal, without doing anything there."""
+"""Makes text safe to be typed into a pane or printed on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a turn: checks health, adds the primer, and returns the response or the push, if earlier."""
+"""Runs a turn, and returns what comes first: the backend's response or the sidecar's push."""
 
 from __future__ import annotations
 

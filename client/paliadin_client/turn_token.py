@@ -1,4 +1,4 @@
-"""The token that lets the agent's queries run as the user who asked."""
+"""Signs the token that lets the agent's queries run as the user who asked."""
 
 from __future__ import annotations
 

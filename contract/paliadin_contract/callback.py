@@ -1,4 +1,4 @@
-"""The callback's bodies: built once, sent unchanged, read by any receiver.
+"""Encodes and decodes the callback's bodies: built once, sent unchanged, read by any receiver.
 
 The shapes are described for receivers in `docs/protocol.md`.
 """
@@ -119,7 +119,7 @@ Callback = TurnCompleted | TurnFailed | Ping
 _decoder = msgspec.json.Decoder(Callback)
 _head = msgspec.json.Decoder(Unknown)
 _KNOWN = frozenset({"turn.completed", "turn.failed", "ping"})
-#: msgspec quotes what it read where it wanted one of a few words.
+#: Where msgspec wants one of a few words, its error quotes what it read instead.
 _QUOTED = re.compile(r"(?<=value )['\"].*['\"]", re.DOTALL)
 
 

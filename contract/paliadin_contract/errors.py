@@ -1,4 +1,4 @@
-"""What the contract raises.
+"""Every error that the contract raises.
 
 ContractError
 ├── BadId               a name that must not reach a path, a header or a query

@@ -1,4 +1,4 @@
-"""Names that travel: turn ids, labels, webhook ids."""
+"""Checks and builds the names that travel: turn ids, labels, webhook ids."""
 
 from __future__ import annotations
 

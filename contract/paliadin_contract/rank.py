@@ -1,4 +1,4 @@
-"""Which of two pushes of one turn counts. The rule stands, for receivers, in `docs/protocol.md`.
+"""Decides which of two pushes of one turn counts; `docs/protocol.md` has the rule for receivers.
 
 Order of arrival says nothing: an attempt that ran into its deadline may still be at work when the
 next one comes. So a receiver keeps the rank of what it has, and compares.

@@ -115,7 +115,7 @@ class Keys:
             raise BadSignature(_NOT_UTF8) from None
 
     def _macs(self, webhook_id: str, timestamp: int) -> list[hmac.HMAC]:
-        # What is signed begins with these two; the body follows.
+        # What is signed begins with these two, and the body follows.
         begin = f"{webhook_id}.{timestamp}.".encode()
         return [hmac.new(key, begin, "sha256") for key in self._keys]
 

@@ -1,4 +1,4 @@
-"""What may be logged of an unexpected exception."""
+"""Says of an unexpected exception what may be logged."""
 
 from __future__ import annotations
 

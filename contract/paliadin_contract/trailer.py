@@ -1,4 +1,4 @@
-"""The trailer block at the end of an answer.
+"""Finds, reads and takes off the trailer block at the end of an answer.
 
 That it starts with a line `[paliadin-meta]` and names three things is known; its inner
 syntax is not. This module is the one place that guesses: JSON, or lines with `:` or `=`; values
@@ -137,7 +137,7 @@ def _goes_on(inner: str, fence: re.Match[str] | None) -> bool:
 
 
 def _last_opening(text: str) -> re.Match[str] | None:
-    # The last one: an answer may well quote one. From its end, as that is where it stands.
+    # The last one counts, since an answer may quote one. It is searched for from the end.
     at = len(text)
     while (at := text.rfind(_TAG, 0, at)) >= 0:
         if found := _OPEN.match(text, at):
@@ -197,7 +197,7 @@ def _unquoted(value: str) -> str:
 def _counts(value: object) -> tuple[int, ...]:
     items = value if isinstance(value, list) else [value]
     texts = [str(item).strip() for item in items if not isinstance(item, bool | float)]
-    # Their places say which tool each belongs to: with one that is unreadable, none is known.
+    # A count's place says which tool it belongs to. With one that is unreadable, none is known.
     if len(texts) < len(items) or not all(map(_is_count, texts)):
         return ()
     return tuple(map(int, texts))
@@ -213,5 +213,5 @@ def _words(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         return ()
     words = (_unquoted(item) for item in value if isinstance(item, str))
-    # Half a surrogate pair, which JSON can spell, could be written nowhere.
+    # JSON can spell half a surrogate pair, which no file or database takes.
     return tuple(word for word in words if word and not _SURROGATE.search(word))
