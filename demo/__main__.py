@@ -133,7 +133,7 @@ async def _main() -> int:
     console, well = Console(highlight=False), False
     console.width = max(console.width, _WIDTH)  # a narrower terminal breaks lines, cuts no words
     with anyio.CancelScope() as scope:
-        # What is run by the loop cannot come in between: nothing is started and then forgotten.
+        # The loop runs these handlers: none comes between starting a process and keeping it.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as it is by `nohup`
                 asyncio.get_running_loop().add_signal_handler(number, scope.cancel)

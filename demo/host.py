@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Host", "HostError"]
 
 _PROJECT = Path(__file__).parents[1]
-#: Agents end with their terminals.
+#: Seconds in which agents must end when their terminals have ended.
 _END_S = 10.0
 #: Bytes of the base's path: the kernel takes 107 for a socket, which has a name and a lock there.
 _MAX_PATH = 80
@@ -73,7 +73,7 @@ class Host:
         """Start the real one, as it is shipped but for where it looks and keeps its state."""
         self._daemons["sidecar"] = self._start(
             "sidecar",
-            # No file: the settings of a sidecar that serves this very host are not the demo's.
+            # Without a file, since that of a sidecar that serves this very host is not the demo's.
             [*_module("paliadin_sidecar.operator.cli"), "run", "--env-file", os.devnull],
             PALIADIN_CALLBACK_URL=self.receiver.url,
             PALIADIN_CALLBACK_SECRET=self._secret,
@@ -224,7 +224,7 @@ class Host:
 
 
 def _directory() -> Path:
-    # In TMPDIR, where that suits: a socket's path is short, and a colon parts directories.
+    # In TMPDIR, unless its path is too long for a socket or has a colon, which separates roots.
     base = Path(tempfile.mkdtemp(prefix="paliadin-demo-")).resolve()
     if len(os.fsencode(base)) > _MAX_PATH or ":" in str(base):
         base.rmdir()

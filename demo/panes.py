@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentNotReady", "Busy", "PaneError", "Panes", "agent", "envelope"]
 
-#: In which an agent must be ready: its skills and tools may take more than a minute.
+#: Seconds in which an agent must be ready: its skills and tools may take more than a minute.
 _BOOT_S = 90.0
 #: How often, in seconds, a file or a pane is looked at.
 _TICK_S = 0.05
-#: An answer without a trailer has ended when it did not change for so long.
+#: An answer without a trailer has ended when it has not changed for so many seconds.
 _QUIET_S = 2.0
-#: In which what was typed must be seen. An agent that is busy shows it late, or never: then
-#: Enter waits behind it in its input.
+#: Seconds in which what was typed must be seen. An agent that is busy shows it late or never, and
+#: Enter then waits behind it in the agent's input.
 _SHOWN_S = 2.0
 #: How often Enter is pressed before the turn is given up.
 _ENTERS = 4
-#: All that tmux, and so every agent, gets of our environment: no token, whatever its name.
+#: The variables that tmux and so every agent gets of our environment. No token is among them.
 _ENVIRONMENT = {
     name: os.environ[name]
     for name in ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TMPDIR", "USER")
@@ -81,9 +81,9 @@ def envelope(turn_id: str, question: str, primer: str = "") -> bytes:
     """The one line to type for a turn; it holds no control character and no second envelope."""
     text = " ".join(part for part in (primer, question) if part)
     text = _CONTROLS.sub("", _LINE_BREAKS.sub(" ", text))
-    # Only now: what was stripped may have hidden one.
+    # After the control characters are gone, since one may have stood inside the mark.
     text = re.sub(r"\[(?=PALIADIN:)", "[ ", text, flags=re.IGNORECASE)
-    # The space at the end: Claude Code takes Enter after a backslash for a new line.
+    # A space ends the line, since Claude Code takes Enter after a backslash for a new line.
     return f"[PALIADIN:{turn_id}] {text} ".encode(errors="replace")
 
 
@@ -161,7 +161,7 @@ class Panes:
         for _ in range(3):  # as it is; started; once more where it exited in between
             pane = await self._await_prompt(session, window, agent, fresh=fresh)
             if pane:
-                # To the end, whatever happens: a draft without its Enter would join the next one.
+                # It is not cancelled halfway: a draft without its Enter would join the next one.
                 with anyio.CancelScope(shield=True):
                     if await self._type(pane, agent, line):
                         return fresh
@@ -185,7 +185,7 @@ class Panes:
         return panes[0] if panes else None
 
     async def _spawn(self, session: str, window: str, agent: Agent) -> None:
-        # `env` makes it two words at least: tmux hands a single one to a shell.
+        # With `env` the command has two words at least. tmux hands a single word to a shell.
         run = ("-c", agent.cwd.replace("#", "##"), "env", *agent.command)
         if old := await self._find(session, window):
             await self._tmux("respawn-pane", "-k", "-t", old.id, *run)
@@ -194,8 +194,8 @@ class Panes:
             with suppress(PaneError):
                 await self._tmux("new-window", "-d", "-t", _exact(session), "-n", window, *run)
                 return
-            # The server stays when the last agent exits, or the next turn might meet it dying;
-            # so do panes, with their agent's last words.
+            # The server stays when the last agent exits, since the next turn might meet one that is
+            # ending. Panes stay, too, with what their agent said last.
             await self._tmux(
                 *("start-server", ";", "set", "-s", "exit-empty", "off", ";"),
                 *("set", "-g", "remain-on-exit", "on", ";"),
@@ -229,7 +229,7 @@ class Panes:
             refused = await self._tmux(
                 *("load-buffer", "-b", pane.id, "-", ";"),
                 *("copy-mode", "-q", *to, ";"),  # there, Enter would be swallowed
-                # The last look at who is in the foreground: a shell would run what it gets.
+                # Who is in the foreground is checked once more: a shell would run what is typed.
                 *("if-shell", "-F", *to, there),
                 *(f"paste-buffer -p -b {pane.id} -t {pane.id}", "display-message -p no"),
                 stdin=line,

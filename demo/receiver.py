@@ -85,7 +85,7 @@ class Receiver:
             return message
 
         async def answer(message: Message) -> None:
-            # Half a body is no fault of the signature's: the sidecar was killed over it.
+            # A refusal of half a body is not noted: the sidecar was killed while it sent.
             if ended and message["type"] == "http.response.start":
                 self._note(dict(scope["headers"]), bytes(body), message["status"])
             await send(message)

@@ -27,7 +27,8 @@ _USERS = {
     name: User(str(uuid.uuid4()), email=f"{name.lower()}@example.org") for name in ("Anna", "Bao")
 }
 _QUESTIONS = "Welche Fristen laufen ab?", "Wer ist 'Müller & Söhne'; seit wann?", "明天有什么?"
-#: For first turns, which start their agent; and for turns that it shall not see answered.
+#: aichat's deadlines, in seconds: for first turns, which start their agent, and for turns that it
+#: is to give up before they are answered.
 _PATIENT_S, _IMPATIENT_S = 60.0, 4.0
 
 

@@ -52,7 +52,7 @@ class Session:
         self.wrong: list[str] = []
         self._under_way: list[Turn] = []
         self._console = console
-        #: The last line of a terminal; elsewhere nothing.
+        #: Shown in the last line of a terminal, and nowhere else.
         self.progress = console.status("")
         self._tasks = tasks
 
@@ -142,7 +142,7 @@ class Session:
         return True
 
     def _print(self, line: str) -> None:
-        # Nothing is cut: where a terminal is narrow, it breaks the line itself.
+        # Nothing is cut. A narrow terminal breaks the line itself.
         self._console.print(line, soft_wrap=True)
 
 

@@ -148,7 +148,7 @@ class Asked(Turn):
 
     def versions(self) -> list[Version]:
         """As the file is, under the id that the backend gave it."""
-        # Over legacy no token travels: nobody says there who asks.
+        # Over legacy no token says who asks.
         hints = (self.id, self.user.user_id) if self.root.name == "aichat" else (None, None)
         files = {self.root / f"{arrival.answer.turn_id}.txt" for arrival in self.arrivals()}
         return [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MANNERS", "Manner", "Writer"]
 
-#: What passes between two steps of one turn, in seconds: long enough to be noticed.
+#: Seconds between two steps of one turn: long enough for the sidecar to notice the first.
 _MOMENT_S = 0.3
 #: A token lies there for as long as its turn runs: always longer than a scan takes to come round.
 _TOKEN_S = 3.0
@@ -152,7 +152,7 @@ def _in_parts(*rest: bytes, first: str, then: str) -> Callable[[Writer], None]:
 _by_tee = partial(_in_parts, first='tee "$1" > /dev/null', then='tee -a "$1" > /dev/null')
 _by_redirects = partial(_in_parts, first='cat > "$1"', then='cat >> "$1"')
 
-#: By name. What has no trailer is met with patience, by design.
+#: All manners by name. The sidecar waits for an answer without a trailer to be quiet for 5 s.
 MANNERS = {
     "slow": Manner("kept open for 2 s, written bit by bit", _slow),
     "lines": Manner("the trailer line by line", _by_tee(*_LINES.splitlines(keepends=True))),

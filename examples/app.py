@@ -37,7 +37,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def ask(request: Request) -> JSONResponse:
     """Answer one question."""
-    # Who asks is who is signed in, never who the browser says.
+    # Whoever is signed in asks. Never take the user from what the browser sends.
     user = User(request.session["user_id"], email=request.session["email"])
     turn = TurnRequest(user=user, message=(await request.json())["message"])
     result = await request.app.state.paliadin.run_turn(turn)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_BODY = 32 * 1024 * 1024
 TOLERANCE_S = 300
 MIN_KEY_BYTES = 24
-#: Shorter than the 10 s that the sender gives an attempt: it hears 503 instead of nothing.
+#: Shorter than the 10 s that the sender gives an attempt, so that it gets a 503 and no timeout.
 STORE_TIMEOUT_S = 4
 
 SCHEMA = """
@@ -97,8 +97,8 @@ class Receiver(BaseHTTPRequestHandler):
             if turn is not None:
                 done = store(self.database, webhook_id, turn)
             else:
-                # A ping, or a type of a later version: well received, nothing to keep. That this
-                # process runs is not enough: a ping asks whether a turn would be taken.
+                # A ping or a type of a later version leaves nothing to keep. A ping asks whether a
+                # turn would be taken, for which it is not enough that this process runs.
                 done = repr(kind[:40])
                 if kind == "ping":
                     try_store(self.database)
@@ -114,7 +114,7 @@ class Receiver(BaseHTTPRequestHandler):
             return "bad signature: no id or no stamp"
         signed = f"{webhook_id}.{timestamp}.".encode() + body
         offered = self.headers.get("webhook-signature", "").encode().split(b" ")
-        # Several keys while a secret is being replaced, and as many signatures: one pair is enough.
+        # While a secret is replaced there are several keys and signatures. One pair is enough.
         if not any(
             hmac.compare_digest(b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")), one)
             for key in self.keys
@@ -183,8 +183,8 @@ def store(database: str, webhook_id: str, turn: dict[str, str | int | None]) -> 
     Raises:
         sqlite3.Error: it could not be stored.
     """
-    # The id and the turn in one transaction: were one without the other, a crash between them
-    # would lose the turn or store it twice.
+    # The id and the turn are one transaction: a crash between two would lose the turn, or store it
+    # twice.
     with opened(database) as db, db:
         db.execute("BEGIN IMMEDIATE")
         new = db.execute("INSERT OR IGNORE INTO callbacks VALUES (?)", (webhook_id,))

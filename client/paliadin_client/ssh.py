@@ -130,8 +130,8 @@ class Ssh:
         options = [word for option in _OPTIONS for word in ("-o", option)]
         self._command = (
             *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(port), *options),
-            # ssh closes all that it inherits but three descriptors. So it writes its log to its stdin
-            # (-E), and the command on the host gets an empty stdin (-n).
+            # ssh closes all that it inherits but three descriptors. So it gets the log's end as its
+            # stdin and writes there (-E), and the command on the host gets an empty stdin (-n).
             *("-E", "/dev/fd/0", "-n", destination, "--"),
         )
         self._handshakes = anyio.Semaphore(_MAX_HANDSHAKES)
