@@ -74,5 +74,5 @@ def _deliver(outbox: Outbox, key: TurnKey, now: float) -> None:
     outbox.accept(arrival)
     ((due,), _) = outbox.fetch_due((), limit=1, max_retries=0)
     tried = replace(due, attempts=1, first_attempt_at=now)
-    outbox.record_delivered(tried, Outcome(204, None, ms=12.0))
+    outbox.record_delivered(tried, Outcome(status=204, ms=12.0))
     outbox.mark_gone(key)

@@ -207,7 +207,7 @@ class Model(RuleBasedStateMachine):
             now = self.clock.now
             self.arrived.append(arrival(now, webhook_id, body, stored=stored, fault=fault))
         await anyio.sleep(seconds)
-        return Outcome(status, error, retry_after="7" if status == 429 else None)
+        return Outcome(status=status, error=error, retry_after="7" if status == 429 else None)
 
     # --- the account --------------------------------------------------------------------------
 

@@ -82,16 +82,16 @@ class Box:
         **kwargs: Any,  # noqa: ANN401 - handed on
     ) -> None:
         """Record one more attempt, after which it is tried again."""
-        outcome = Outcome(status, error, ms=12.34)
+        outcome = Outcome(status=status, error=error, ms=12.34)
         self(Outbox.record_retry, counted(due, self.now), outcome, delay_s, **kwargs)
 
     def acknowledge(self, due: Delivery, status: int = 204) -> None:
         """Record one more attempt, after which the receiver has it."""
-        self(Outbox.record_delivered, counted(due, self.now), Outcome(status, None, ms=12.34))
+        self(Outbox.record_delivered, counted(due, self.now), Outcome(status=status, ms=12.34))
 
     def give_up(self, due: Delivery, cause: str) -> None:
         """Record one more attempt, after which it is given up."""
-        self(Outbox.record_dead, counted(due, self.now), Outcome(400, None, ms=12.34), cause)
+        self(Outbox.record_dead, counted(due, self.now), Outcome(status=400, ms=12.34), cause)
 
     def deliver(self) -> None:
         """The one that is due is acknowledged."""

@@ -14,6 +14,7 @@ import anyio
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
+from paliadin_sidecar.outbox.records import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,29 +27,13 @@ __all__ = ["Outcome", "Sender"]
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended.
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Attempt):
+    """How an attempt ended, with the headers of the answer as they came."""
 
-    Attributes:
-        status: the HTTP status, None where no answer came.
-        error: what came instead: `connect`, `dns`, `tls`, `timeout`, `reset`, `early` (a 2xx
-            before the receiver had the whole request), or another error's name.
-        detail: why TLS failed: `expired`, `not_yet_valid`, `wrong_name`, `unknown_authority`,
-            `no_tls`, or OpenSSL's own word; None where there is no more to say.
-        retry_after: the header of that name, as it came.
-        date: the header of that name, as it came.
-        location: the header of that name, as it came.
-        ms: how long the attempt took.
-    """
-
-    status: int | None = None
-    error: str | None = None
-    detail: str | None = None
     retry_after: str | None = None
     date: str | None = None
     location: str | None = None
-    ms: float = 0.0
 
 
 class Sender:

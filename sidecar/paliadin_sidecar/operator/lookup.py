@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from paliadin_contract.ids import is_turn_id, turn_id_of
 from paliadin_sidecar.errors import NoSuchTurn
 from paliadin_sidecar.operator.terminal import printable
+from paliadin_sidecar.outbox.records import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ID_RULE", "STATES", "find_turn", "listed", "strays"]
 
 #: The states of a delivery, as they are listed.
-STATES = ("pending", "delivered", "dead", "failed", "superseded", "history")
+STATES = tuple(state.value for state in State)
 ID_RULE = "a turn's file is <id>.txt, and an id has 1 to 64 of A-Z, a-z, 0-9, - and _"
 #: As many candidates, or names, are shown.
 MAX_SHOWN = 10

@@ -35,15 +35,9 @@ __all__ = [
 ]
 
 #: A turn of which nothing was seen yet.
-_NEW = {
-    "id": None,
-    "submitted_turn_id": None,
-    "user_id": None,
-    "revision": 0,
-    "answered_at": None,
-    "seen_content_key": None,
-    "sent_content_key": None,
-}
+_NEW = {"revision": 0} | dict.fromkeys(
+    ("id", "submitted_turn_id", "user_id", "answered_at", "seen_content_key", "sent_content_key")
+)
 
 
 def accept(outbox: Database, arrival: Arrival) -> Delivery | None:

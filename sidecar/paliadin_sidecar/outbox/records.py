@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,7 +20,6 @@ __all__ = [
     "Event",
     "State",
     "TurnKey",
-    "rounded",
     "to_ms",
     "to_ms_or_none",
     "to_seconds",
@@ -97,24 +96,23 @@ class Delivery(AttemptHistory):
     subject: dict[str, Any] = field(default_factory=dict)
 
 
-class Attempt(Protocol):
-    """What came of one request."""
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What came of one request.
 
-    @property
-    def status(self) -> int | None:
-        """What was answered."""
+    Attributes:
+        status: the HTTP status, None where no answer came.
+        error: what came instead: `connect`, `dns`, `tls`, `timeout`, `reset`, `early` (a 2xx
+            before the receiver had the whole request), or another error's name.
+        detail: why TLS failed: `expired`, `not_yet_valid`, `wrong_name`, `unknown_authority`,
+            `no_tls`, or OpenSSL's own word; None where there is no more to say.
+        ms: how long the attempt took.
+    """
 
-    @property
-    def error(self) -> str | None:
-        """Why nothing was."""
-
-    @property
-    def detail(self) -> str | None:
-        """More about that."""
-
-    @property
-    def ms(self) -> float:
-        """How long it took."""
+    status: int | None = None
+    error: str | None = None
+    detail: str | None = None
+    ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,3 @@ def to_ms_or_none(seconds: float | None) -> int | None:
 def to_seconds(ms: int | None) -> float | None:
     """A time that the database keeps."""
     return None if ms is None else ms / 1000
-
-
-def rounded(ms: float) -> float:
-    """Milliseconds as events show them."""
-    return round(ms, 1)

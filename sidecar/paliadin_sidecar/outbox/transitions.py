@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
-from paliadin_sidecar.outbox.records import State, rounded, to_ms, to_ms_or_none
+from paliadin_sidecar.outbox.records import State, to_ms, to_ms_or_none
 from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def record_retry(
     if refused:
         about = {"status": attempt.status, "refusals": delivery.refusals}
         record_event(outbox, "delivery.refused", delivery.turn, delivery.subject | about)
-    planned = {"attempt": delivery.attempts, "delay_ms": rounded(delay_s * 1000)}
+    planned = {"attempt": delivery.attempts, "delay_ms": round(delay_s * 1000, 1)}
     record_event(outbox, "delivery.retry_scheduled", delivery.turn, delivery.subject | planned)
 
 
@@ -85,7 +85,7 @@ def pause(outbox: Database, why: str) -> None:
 def resume(outbox: Database, paused_s: float) -> None:
     """Record that the receiver is well again."""
     outbox.execute(sql.set_paused, {"at": None, "why": None})
-    paused_ms = max(0.0, rounded(paused_s * 1000))
+    paused_ms = max(0.0, round(paused_s * 1000, 1))
     record_event(outbox, "receiver.resumed", None, {"paused_ms": paused_ms})
 
 
@@ -145,5 +145,5 @@ def _record_attempt_event(outbox: Database, delivery: Delivery, attempt: Attempt
         fields["untold"] = untold
     if attempt.detail is not None:
         fields["detail"] = attempt.detail
-    fields["duration_ms"] = rounded(attempt.ms)
+    fields["duration_ms"] = round(attempt.ms, 1)
     record_event(outbox, "delivery.attempted", delivery.turn, fields)

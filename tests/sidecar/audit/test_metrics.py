@@ -310,7 +310,7 @@ class Box:
         def step() -> None:
             for due in self.outbox.fetch_due((), limit=9, max_retries=9)[0]:
                 tried = replace(due, attempts=due.attempts + 1)
-                outcome = Outcome(status, error, ms=250.0)
+                outcome = Outcome(status=status, error=error, ms=250.0)
                 if status == 204:
                     self.outbox.record_delivered(tried, outcome)
                 elif status == 422:

@@ -319,7 +319,7 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
                     [partial(outbox.fetch_due, (), limit=9, max_retries=9)]
                 )
                 assert [due.webhook_id for due in found] == [webhook_id(1, sha256("Yes."))]
-                sent = partial(outbox.record_delivered, found[0], Outcome(204))
+                sent = partial(outbox.record_delivered, found[0], Outcome(status=204))
                 outbox.transaction([sent])
                 assert outbox.counts() == {"delivered": 1}
                 outbox.check_identity()

@@ -154,7 +154,7 @@ def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
 
     def put_off(outbox: Outbox) -> None:
         box.set_date(3600)
-        outbox.record_retry(tried, Outcome(503, None, ms=1.0), 1)
+        outbox.record_retry(tried, Outcome(status=503, ms=1.0), 1)
 
     box(put_off)
     box.set_date(-3600)
@@ -167,7 +167,7 @@ def test_what_was_tried_is_kept(box: Box) -> None:
     box(Outbox.accept, answer())
     (due,) = box.due()
     tried = replace(due, attempts=3, first_attempt_at=NOW + 0.25, refusals=2, refused_at=NOW + 0.5)
-    box(Outbox.record_retry, tried, Outcome(400, None, ms=1.0), 0, refused=True)
+    box(Outbox.record_retry, tried, Outcome(status=400, ms=1.0), 0, refused=True)
     with closing(Box(box.path).outbox) as outbox:
         outbox.wall = lambda: NOW + 1
         kept = replace(tried, reported_attempt=3, reported_at=NOW)
@@ -209,7 +209,7 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
 
     def fail(fresh: Delivery) -> None:
         due = replace(fresh, attempts=attempts, first_attempt_at=box.now)
-        box.outbox.record_retry(due, Outcome(503, None, ms=1.0), 0)
+        box.outbox.record_retry(due, Outcome(status=503, ms=1.0), 0)
 
     def take(name: str, count: int) -> None:
         for n in range(count):
