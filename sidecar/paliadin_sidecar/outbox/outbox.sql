@@ -187,9 +187,8 @@ WITH RECURSIVE roots (root) AS (
     SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_first_attempt
             WHERE d.state = 'pending' AND d.attempts = 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, b.size, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
+SELECT d.id, d.turn, d.root, b.size
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
-    CROSS JOIN turn t ON t.id = d.turn
 WHERE d.id IN (
     SELECT * FROM (
         SELECT f.id FROM delivery f INDEXED BY delivery_first_attempt
@@ -214,9 +213,8 @@ WITH RECURSIVE roots (root) AS (
     SELECT (SELECT min(d.root) FROM delivery d INDEXED BY delivery_retry
             WHERE d.state = 'pending' AND d.attempts > 0 AND d.root > r.root)
     FROM roots r WHERE r.root IS NOT NULL)
-SELECT d.*, b.size, t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
+SELECT d.id, d.turn, d.root, b.size
 FROM roots r CROSS JOIN delivery d CROSS JOIN body b ON b.delivery = d.id
-    CROSS JOIN turn t ON t.id = d.turn
 WHERE d.id IN (
     SELECT f.id FROM delivery f INDEXED BY delivery_retry
     WHERE f.state = 'pending' AND f.attempts > 0 AND f.root = r.root
@@ -226,9 +224,12 @@ WHERE d.id IN (
   AND (:max_size IS NULL OR b.size <= :max_size)
 ORDER BY d.next_attempt_at;
 
--- The body of a delivery.
--- name: body
-SELECT size, deflated, bytes FROM body WHERE delivery = :delivery;
+-- A delivery with its body and what its events show of its turn.
+-- name: delivery
+SELECT d.*, b.size, b.deflated, b.bytes AS kept,
+       t.turn_id, t.backend, t.persona, t.submitted_turn_id, t.user_id
+FROM delivery d JOIN body b ON b.delivery = d.id JOIN turn t ON t.id = d.turn
+WHERE d.id = :delivery;
 
 -- When the first one that was tried before is due, and when the next one is that is not due yet.
 -- name: next_attempts

@@ -60,7 +60,7 @@ def fetch_due(
     rows += _fitting(
         outbox, sql.first_attempts, shares.first_attempts, busy=busy, held=held, limit=rest
     )
-    found = [_delivery(outbox, row) for row in rows]
+    found = [_delivery(outbox, row["id"]) for row in rows]
     return found, None if next_at is None else (next_at - now) / 1000
 
 
@@ -122,12 +122,17 @@ def _fitting(
     return found
 
 
-def _delivery(outbox: Database, row: sqlite3.Row) -> Delivery:
+def _delivery(outbox: Database, delivery: int) -> Delivery:
+    row = outbox.execute(sql.delivery, {"delivery": delivery}).fetchone()
+    try:
+        body = unpack(Packed(row["kept"], row["size"], row["deflated"]))
+    except BadBody:
+        raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
     return Delivery(
-        id=row["id"],
+        id=delivery,
         turn=row["turn"],
         webhook_id=row["webhook_id"],
-        body=_body(outbox, row["id"]),
+        body=body,
         accepted_at=row["accepted_at"] / 1000,
         attempts=row["attempts"],
         first_attempt_at=to_seconds(row["first_attempt_at"]),
@@ -139,11 +144,3 @@ def _delivery(outbox: Database, row: sqlite3.Row) -> Delivery:
         root=row["root"],
         subject=delivery_subject(row),
     )
-
-
-def _body(outbox: Database, delivery: int) -> bytes:
-    row = outbox.execute(sql.body, {"delivery": delivery}).fetchone()
-    try:
-        return unpack(Packed(row["bytes"], row["size"], row["deflated"]))
-    except BadBody:
-        raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
