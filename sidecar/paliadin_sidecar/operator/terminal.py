@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from datetime import UTC, datetime
-from io import StringIO
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
 
 import click
 import msgspec
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
 
 __all__ = ["local_time", "print_json", "print_table", "printable", "utc_time", "with_utc_times"]
 
-#: Wider than any table: a value is never cut or folded, so that it can be copied.
-_WIDTH = 100_000
-
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print columns, one line a row. A terminal that is narrower wraps the line itself."""
-    from rich.console import Console  # noqa: PLC0415 - only those who print tables load it
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    """Print columns, one line a row.
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    for row in rows:
-        # Text, so that a value with brackets is no markup; control characters do nothing.
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    text = StringIO()
-    Console(file=text, width=_WIDTH, color_system=None).print(table)
-    click.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+    A value is never cut or folded, so that it can be copied: a terminal that is narrower wraps the
+    line itself.
+    """
+    lines = [[printable(str(cell)) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    # In a terminal's cells: a Chinese character takes two, an accent that is a character none.
+    wide = sum(east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(map(bool, map(combining, text)))
 
 
 def printable(text: str) -> str:
