@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["find_or_await", "follow", "past"]
 
 #: Who follows all sees so many lines first, as with `tail -f`.
-_LINES_FIRST = 10
+_FIRST_LINES = 10
 #: Another process's commits are no event that could be awaited.
-_LOOK_MS = 250
+_POLL_MS = 250
 
 
 def past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
@@ -75,14 +75,14 @@ def follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Eve
     if ids:
         yield from (event for event in past(outbox, ids) if event.id <= after)
     else:
-        after = max(0, after - _LINES_FIRST)
+        after = max(0, after - _FIRST_LINES)
     while True:
         for event in _after(outbox, after):
             after = event.id
             told = event.fields
             if not ids or told.get("turn_id") in ids or told.get("submitted_turn_id") in ids:
                 yield event
-        if reader.poll(_LOOK_MS):
+        if reader.poll(_POLL_MS):
             return
         try:
             now = path.stat()

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
-    "clear_errors",
     "env_file_option",
     "environment",
+    "errors_end_the_command",
     "find_turns",
     "json_option",
     "opened_outbox",
@@ -90,7 +90,7 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
         env_file: what the operator named by `--env-file`.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
-    with clear_errors(env_file):
+    with errors_end_the_command(env_file):
         state_dir = find_state_dir(environment(env_file))
         path = state_dir / FILENAME
         try:
@@ -134,7 +134,7 @@ def find_turns(outbox: Outbox, given: Sequence[str], unknown: str = "") -> tuple
 
 
 @contextmanager
-def clear_errors(env_file: Path | None = None) -> Iterator[None]:
+def errors_end_the_command(env_file: Path | None = None) -> Iterator[None]:
     """End the command with a sentence and the exit code of the error that ends the block."""
     try:
         yield

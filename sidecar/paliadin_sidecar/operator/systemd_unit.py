@@ -26,10 +26,10 @@ _PROPERTIES = (
     "PrivateTmp", "ProtectHome", "InaccessiblePaths", "FragmentPath",
 )  # fmt: skip
 #: Lines of the journal to look for the last words in, and how many of these are shown.
-_LINES, _WORDS, _WORD_CHARS = 60, 4, 600
+_LINES, _MAX_WORDS, _WORD_CHARS = 60, 4, 600
 _WARNING = 4  # of syslog(3): what systemd says as loudly as this is about a failure
 
-#: What it says when `StartLimitBurst=` is met; `Result` may still be that of the last failure.
+#: What systemd says when `StartLimitBurst=` is met; `Result` may still be that of the last failure.
 _GAVE_UP = "Start request repeated too quickly"
 
 #: What backoff.conf says to a systemd that is older than it is known to be.
@@ -69,8 +69,8 @@ class Unit:
     @property
     def environment_files(self) -> list[str]:
         """Paths of `EnvironmentFile=`; the last one that names a variable counts."""
-        said = self.properties.get("EnvironmentFiles", "")
-        return re.findall(r"^(/.*?) \(ignore_errors=", said, re.MULTILINE)
+        files = self.properties.get("EnvironmentFiles", "")
+        return re.findall(r"^(/.*?) \(ignore_errors=", files, re.MULTILINE)
 
     @property
     def program(self) -> str:
@@ -85,8 +85,8 @@ def read(name: str) -> Unit | None:
     Args:
         name: the unit's, with its suffix.
     """
-    said = _output("systemctl", "show", f"--property={','.join(_PROPERTIES)}", "--", name)
-    unit = parse(name, said)
+    shown = _output("systemctl", "show", f"--property={','.join(_PROPERTIES)}", "--", name)
+    unit = parse(name, shown)
     if unit is None or unit.properties.get("ActiveState") == "active":
         return unit
     lines = _output("journalctl", "-u", name, "-n", str(_LINES), "-o", "json", "--no-pager")
@@ -96,9 +96,9 @@ def read(name: str) -> Unit | None:
 def complaints(unit: Unit) -> list[str]:
     """What systemd ignores or refuses in the unit's file and its drop-ins: its own lines."""
     path = unit.properties.get("FragmentPath")
-    said = _output("systemd-analyze", "verify", path, stream="stderr") if path else ""
+    output = _output("systemd-analyze", "verify", path, stream="stderr") if path else ""
     # Of others, which this one needs, it complains as well.
-    return [line for line in said.splitlines() if unit.name in line and not _LATER.search(line)]
+    return [line for line in output.splitlines() if unit.name in line and not _LATER.search(line)]
 
 
 def _output(program: str, *args: str, stream: str = "stdout") -> str:
@@ -112,14 +112,14 @@ def _output(program: str, *args: str, stream: str = "stdout") -> str:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    told: bytes = getattr(done, stream)
-    return told.decode(errors="replace")
+    output: bytes = getattr(done, stream)
+    return output.decode(errors="replace")
 
 
-def parse(name: str, said: str) -> Unit | None:
+def parse(name: str, shown: str) -> Unit | None:
     """A unit of what `systemctl show` printed; None where it knows none of this name."""
     properties: dict[str, str] = {}
-    for line in said.splitlines():
+    for line in shown.splitlines():
         key, equals, value = line.partition("=")
         if equals:  # a property that is a list comes once for each item
             properties[key] = f"{properties[key]}\n{value}" if key in properties else value
@@ -135,7 +135,7 @@ def last_words(name: str, lines: Iterable[str]) -> tuple[str, ...]:
         name: the unit's.
         lines: the journal's, as JSON.
     """
-    told: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     for line in lines:
         try:
             entry: dict[str, Any] = json.loads(line)
@@ -143,12 +143,12 @@ def last_words(name: str, lines: Iterable[str]) -> tuple[str, ...]:
         except (ValueError, TypeError, KeyError):
             continue  # cut, or binary
         of_itself = entry.get("_SYSTEMD_UNIT") == name
-        if _tells_of_failure(text) if of_itself else _is_reason(text, priority):
+        if _is_failure(text) if of_itself else _is_reason(text, priority):
             run = entry.get("_SYSTEMD_INVOCATION_ID" if of_itself else "INVOCATION_ID", "")
-            told.append((str(run), text.strip()[:_WORD_CHARS]))
-    last_run = told[-1][0] if told else ""
-    words = dict.fromkeys(text for run, text in told if run == last_run)
-    return tuple(words)[-_WORDS:]
+            found.append((str(run), text.strip()[:_WORD_CHARS]))
+    last_run = found[-1][0] if found else ""
+    words = dict.fromkeys(text for run, text in found if run == last_run)
+    return tuple(words)[-_MAX_WORDS:]
 
 
 def _is_reason(line: str, priority: int) -> bool:
@@ -159,30 +159,30 @@ def _is_reason(line: str, priority: int) -> bool:
     return priority <= _WARNING or "Control process exited" in line
 
 
-def _tells_of_failure(line: str) -> bool:
+def _is_failure(line: str) -> bool:
     # Its events are lines of JSON; errors before it could open its log are sentences.
     return not line.startswith("{") or '"level":"error"' in line
 
 
 def explain(unit: Unit) -> str:
     """Why its daemon does not run, and what mends that, as one sentence without a full stop."""
-    said = unit.properties
-    if "masked" in said.get("LoadState", "") + said.get("UnitFileState", ""):
+    properties = unit.properties
+    if "masked" in properties.get("LoadState", "") + properties.get("UnitFileState", ""):
         return f"{unit.name} is masked: systemctl unmask {unit.name} && systemctl start {unit.name}"
-    if said["LoadState"] != "loaded":
-        why = said.get("LoadError", said["LoadState"])
+    if properties["LoadState"] != "loaded":
+        why = properties.get("LoadError", properties["LoadState"])
         return (
             f"{unit.name} cannot be loaded ({why}): systemd-analyze verify {unit.name} shows why. "
             f"Mend it; then: systemctl daemon-reload && systemctl restart {unit.name}"
         )
-    state = said.get("ActiveState", "")
+    state = properties.get("ActiveState", "")
     if state == "active":
         return f"{unit.name} is active and holds no outbox: does PALIADIN_STATE_DIR name its own?"
-    if state == "inactive" or (state == "deactivating" and said.get("Result") == "success"):
-        enable = " --now" if said.get("UnitFileState") == "disabled" else ""
+    if state == "inactive" or (state == "deactivating" and properties.get("Result") == "success"):
+        enable = " --now" if properties.get("UnitFileState") == "disabled" else ""
         verb = f"enable{enable}" if enable else "start"
         return f"{unit.name} was stopped, or never started: systemctl {verb} {unit.name}"
-    return ". ".join(filter(None, (_ended(unit), _said(unit), _cure(unit))))
+    return ". ".join(filter(None, (_ended(unit), _last_words(unit), _remedy(unit))))
 
 
 _MAKE_USER = (
@@ -192,9 +192,9 @@ _MAKE_USER = (
 
 
 def _ended(unit: Unit) -> str:
-    said = unit.properties
-    status = int(said.get("ExecMainStatus") or 0)
-    how = said.get("Result", "")
+    properties = unit.properties
+    status = int(properties.get("ExecMainStatus") or 0)
+    how = properties.get("Result", "")
     if how == "exit-code" and not status:
         how = "a command of its ExecStartPre= or the like"  # the program itself did not fail
     elif how == "exit-code":
@@ -202,22 +202,22 @@ def _ended(unit: Unit) -> str:
         how = f"exit status {status}{step}"
     elif how == "signal":
         how = f"signal {status}"
-    if said.get("ActiveState") == "activating":
+    if properties.get("ActiveState") == "activating":
         again = "and systemd starts it again and again"
         return f"{unit.name} ends with {how}, {again}" if how != "success" else "it is starting"
     return f"{unit.name} has failed with {how}"
 
 
-def _said(unit: Unit) -> str:
+def _last_words(unit: Unit) -> str:
     words = " | ".join(unit.words)
     return f"Its last words: {words}" if words else f"journalctl -u {unit.name} -n 50 says more"
 
 
-def _cure(unit: Unit) -> str:
-    said = unit.properties
-    user, status = said.get("User") or "root", int(said.get("ExecMainStatus") or 0)
+def _remedy(unit: Unit) -> str:
+    properties = unit.properties
+    user, status = properties.get("User") or "root", int(properties.get("ExecMainStatus") or 0)
     program = re.sub(r"/bin/[^/]*$", "", unit.program)
-    cures = {
+    remedies = {
         78: "Mend the configuration",
         203: f"{unit.program} is missing, or user {user} may not execute it, as where it was "
         f"installed under umask 077. Install it anew, or: chmod -R go+rX {program}",
@@ -229,12 +229,12 @@ def _cure(unit: Unit) -> str:
         243: "The secret's file, which LoadCredential= names, cannot be read: systemctl cat "
         f"{unit.name} | grep LoadCredential. Put the secret there, the same as paliad has",
     }
-    cure = cures.get(status) if said.get("Result") == "exit-code" else None
-    if said.get("Result") == "resources":
+    remedy = remedies.get(status) if properties.get("Result") == "exit-code" else None
+    if properties.get("Result") == "resources":
         files = ", ".join(unit.environment_files)
-        cure = f"What the unit needs cannot be had, as its EnvironmentFile= ({files}): mend that"
+        remedy = f"What the unit needs cannot be had, as its EnvironmentFile= ({files}): mend that"
     # Where systemd gave up after too many starts, it refuses one more until it is told to forget.
     restart = f"systemctl reset-failed {unit.name}; systemctl restart {unit.name}"
-    if said.get("ActiveState") != "failed" or cure:
+    if properties.get("ActiveState") != "failed" or remedy:
         restart = f"systemctl restart {unit.name}"
-    return f"{cure or 'Mend that'}; then: {restart}"
+    return f"{remedy or 'Mend that'}; then: {restart}"

@@ -14,9 +14,9 @@ from paliadin_sidecar.errors import BadSettings
 from paliadin_sidecar.operator.findings import wrong
 from paliadin_sidecar.operator.instance import environment_of_daemon
 from paliadin_sidecar.operator.session import (
-    clear_errors,
     env_file_option,
     environment,
+    errors_end_the_command,
     json_option,
 )
 from paliadin_sidecar.operator.terminal import print_json, print_table
@@ -47,7 +47,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     from paliadin_sidecar.operator.checks.examine import examine  # noqa: PLC0415
     from paliadin_sidecar.operator.checks.receiver import ping  # noqa: PLC0415
 
-    with clear_errors():
+    with errors_end_the_command():
         environ = environment(env_file)
         try:
             instance, environ = environment_of_daemon(environ, env_file)

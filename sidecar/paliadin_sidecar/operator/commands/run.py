@@ -13,7 +13,12 @@ import click
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
 from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator.hosting import is_unit
-from paliadin_sidecar.operator.session import clear_errors, env_file_option, environment, stdout
+from paliadin_sidecar.operator.session import (
+    env_file_option,
+    environment,
+    errors_end_the_command,
+    stdout,
+)
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +48,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
 
     termination: Termination | None = None
     try:
-        with clear_errors():
+        with errors_end_the_command():
             environ = dict(os.environ)
             # systemd has read the unit's EnvironmentFile= already, and the default file may be
             # another instance's: what a unit leaves unset stays unset.
