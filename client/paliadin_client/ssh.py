@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import tempfile
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ from paliadin_client.sshlog import LOGGED_FUNCTIONS, SshLog, Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from typing import Self
 
     from anyio.abc import ByteReceiveStream, Process
 
@@ -111,7 +110,7 @@ async def open_ssh(settings: LegacySettings) -> AsyncIterator[Ssh]:
         ConfigError: there is no room for the key, or key or known hosts will not do.
     """
     files = {"key": unescaped(settings.key), "known_hosts": unescaped(settings.known_hosts)}
-    with _PrivateFiles(files) as private:
+    with closing(_PrivateFiles(files)) as private:
         try:
             problems = await credential_problems(str(private.directory()), settings)
         except OSError as exc:
@@ -245,10 +244,8 @@ class _PrivateFiles:
         self._path = Path()
         self._descriptor = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove them."""
         self._made.close()
 
     def directory(self) -> Path:

@@ -55,20 +55,16 @@ def test_health_prints_ok(shim: Start) -> None:
 
 
 def test_a_turn_prints_the_whole_file(place: Place, shim: Start) -> None:
-    """`run-turn` blocks until the file is whole, prints its bytes, and leaves it."""
+    """`run-turn` blocks until the file is whole, prints its bytes, and leaves it.
+
+    Whatever a person types arrives at the agent, less what the envelope cannot hold. It is typed as
+    over aichat, where a test types each of these by itself.
+    """
     turn_id = str(uuid4())
-    printed = shim().ask("Hallo?", turn_id=turn_id)
-    assert told(printed) == "Hallo?"
+    printed = shim().ask("|".join(MESSAGES), turn_id=turn_id)
+    assert told(printed) == "|".join(MESSAGES.values())
     assert (place.answers / f"{turn_id}.txt").read_text() == printed
     assert place.windows() == ["s-alice:agent"]
-
-
-def test_a_message_arrives_as_it_was_written(shim: Start) -> None:
-    """Whatever a person types arrives at the agent, less what the envelope cannot hold.
-
-    It is typed as over aichat, where a test types each of these by itself.
-    """
-    assert told(shim().ask("|".join(MESSAGES))) == "|".join(MESSAGES.values())
 
 
 def test_the_longest_message_of_the_path_arrives(shim: Start) -> None:
