@@ -1,4 +1,4 @@
-"""How bodies are kept: at what they cost to keep, and how many may be in memory at a time."""
+"""How bodies are kept in the database, and how many may be in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "max_beside", "pack", "take_fitting", "unpack"]
 
-#: Bodies that are sent at the same time hold so many bytes, or one of them is larger and no other
-#: is large.
+#: Bodies that are sent at the same time take so many bytes, unless a single one is larger; then no
+#: other large one is sent beside it.
 _MAX_HELD = 32 * 1024 * 1024
 _LARGE = 1024 * 1024
-#: A body that shrinks to less than this is mostly one thing again and again, and shrinks once more.
+#: A body that shrinks to a fraction of one in so many repeats itself, and shrinks once more.
 _REPETITIVE = 50
-#: A body that takes a page less when it is deflated, and whose turn a fifth longer in the outbox.
+#: To deflate a body of this size spares a page or two for 72 h, and costs a fifth of the time that
+#: its turn takes in the outbox.
 _SMALL = 8 * 1024
-#: The fastest: a body is on an answer's way.
+#: The fastest level: an answer waits for it.
 _LEVEL = 1
 
 
@@ -58,7 +59,7 @@ def pack(body: bytes) -> Packed:
 
 
 def unpack(packed: Packed) -> bytes:
-    """The body, byte for byte.
+    """Give back the body, byte for byte.
 
     Raises:
         BadBody: it is damaged.
@@ -71,11 +72,11 @@ def unpack(packed: Packed) -> bytes:
     return body
 
 
-def _inflate(data: bytes, most: int) -> bytes:
-    # One that is damaged takes no more memory than a whole one.
+def _inflate(data: bytes, max_size: int) -> bytes:
+    # A damaged body takes no more memory than a whole one would.
     inflating = zlib.decompressobj()
     try:
-        inflated = inflating.decompress(data, most + 1)
+        inflated = inflating.decompress(data, max_size + 1)
     except zlib.error:
         raise BadBody from None
     if not inflating.eof or inflating.unused_data:
@@ -86,7 +87,7 @@ def _inflate(data: bytes, most: int) -> bytes:
 def max_beside(held: Collection[int]) -> int | None:
     """The size of the largest body that may be in memory beside others of these sizes.
 
-    None for any: one may always be large, so that each is sent in the end.
+    None: it may have any size. One may always be large, so that each is sent in the end.
     """
     if max(held, default=0) <= _LARGE:
         return None
@@ -94,11 +95,11 @@ def max_beside(held: Collection[int]) -> int | None:
 
 
 def take_fitting(sizes: Iterable[int], held: Collection[int]) -> list[int]:
-    """Which of these, by their places in order, may come into memory beside those held."""
+    """The indexes of the bodies of these sizes that may come into memory beside those held."""
     beside, taken = list(held), []
-    for place, size in enumerate(sizes):
-        most = max_beside(beside)
-        if most is None or size <= most:
+    for index, size in enumerate(sizes):
+        limit = max_beside(beside)
+        if limit is None or size <= limit:
             beside.append(size)
-            taken.append(place)
+            taken.append(index)
     return taken

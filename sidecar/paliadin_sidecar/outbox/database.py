@@ -23,11 +23,12 @@ FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
 #: person, who has long read the answer.
 LATE_S = 600.0
-#: A log that grew beyond this is cut back.
+#: SQLite truncates a write-ahead log that grew beyond this.
 _MAX_LOG_BYTES = 16 * 1024 * 1024
-#: Less is not worth while, and more than a clock that is made to run faster or slower moves.
+#: The clock was set where it moved by more than this against a clock that nobody sets. A clock that
+#: is only made to run faster or slower moves less between two transactions.
 _STEP_S = 1.0
-#: Another process that writes is a command, done in no time.
+#: How long another process may hold the lock: only commands write, and each takes milliseconds.
 _BUSY_TIMEOUT_S = 1.0
 
 _NOTHING: Mapping[str, Any] = {}
@@ -100,7 +101,7 @@ class Database:
         self._file, self._log = str(path), f"{path}-wal"
         self._file_identity = _identity(_stat(self._file))
         self._log_identity: tuple[int, int] | None = None
-        self._log_is_empty = False  #: and rightly so
+        self._log_is_empty = False  #: a checkpoint emptied it, and proved that nothing is missing
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
         version, ours = self.pragma("user_version"), 1 + len(self.migrations)
@@ -108,14 +109,14 @@ class Database:
             raise Newer(self.path, f"is of version {version}, this program knows {ours}")
         if version == 0 and not create:
             if self.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
-                raise FileNotFoundError(self.path)  # its making was cut short: it holds nothing
+                raise FileNotFoundError(self.path)  # creating it was cut short, so it holds nothing
             raise Damaged(self.path, "is no outbox")
         if version < ours and not create:
             raise Older(self.path, f"is of version {version}, this program's is {ours}")
         if version == 0:
-            # Before the first page is written: later only a VACUUM could change it.
+            # This must precede the first page: later only a VACUUM could change it.
             self.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        # WAL with FULL survives the loss of power, not just of the process.
+        # A WAL with FULL survives the loss of power, and not only the end of the process.
         self.execute("PRAGMA journal_mode = WAL")
         self.execute("PRAGMA synchronous = FULL")
         self.execute("PRAGMA foreign_keys = ON")
@@ -123,7 +124,7 @@ class Database:
         self.execute("PRAGMA temp_store = MEMORY")
         self.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
         if version == 0:
-            # The schema, its number and the one row of the service go together.
+            # One transaction makes the schema, its number and the row of the service.
             self._begin_with(sql.schema, ours)
             self.execute(sql.create_service, {"successor": int(successor)})
             self.execute("COMMIT")
@@ -142,7 +143,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection."""
         self.connection.close()
 
     # --- transactions ---------------------------------------------------------------------
@@ -198,13 +199,13 @@ class Database:
         return self.connection.execute(statement, values).fetchone()[0]
 
     def _forget_attempts(self) -> None:
-        # What is known of the times of attempts without asking the database, which is asked again.
-        self.last_attempt_at = ANY_TIME  #: not earlier than that of any delivery
+        # Drop what is known of the times of attempts, so that the database is asked for them again.
+        self.last_attempt_at = ANY_TIME  #: no delivery was attempted later
         self.retries_from = 0  #: no delivery that was tried before is due earlier
 
     def _follow_clock(self) -> float:
-        # Dates stay dates of the clock, and what is measured from them stays as long as it is.
-        # Returns the offset that is heeded once this is committed.
+        # Where the clock was set, the times from which durations are measured are set with it, so
+        # that durations stay what they were. Returns the offset that holds once this is committed.
         offset_s = self._clock_offset_s()
         self._transaction_at = now = self.now()
         step_s = offset_s - self._offset_s
@@ -212,7 +213,7 @@ class Database:
             return self._offset_s
         step = to_ms(step_s)
         self.execute(sql.shift_deliveries, {"step": step})
-        # Older ones are late, whatever the new date is.
+        # An edit of an older answer is late before and after.
         since = now - step - abs(step) - to_ms(LATE_S)
         self.execute(sql.shift_turns, {"step": step, "since": since})
         return offset_s
@@ -221,7 +222,9 @@ class Database:
         while self._steady is not None:
             before_s = self._steady()
             wall_s = self.wall()
-            if self._steady() - before_s < _STEP_S / 10:  # else we were held between the two
+            if (
+                self._steady() - before_s < _STEP_S / 10
+            ):  # else the process was held between the two readings
                 return wall_s - before_s
         return 0.0
 
@@ -237,15 +240,15 @@ class Database:
         self._check_log()
 
     def _check_log(self) -> None:
-        # A checkpoint of another process may have emptied it, and then all of it is in the
-        # database. Checkpointing again proves that: it fails where something is missing.
+        # A checkpoint of another process may have emptied the log, and then all of it is in the
+        # database. Another checkpoint proves that: it fails where something is missing.
         log = _stat(self._log)
-        self._log_identity = self._log_identity or _identity(log)  # the first commit makes it
+        self._log_identity = self._log_identity or _identity(log)  # the first commit creates it
         if self._log_identity != _identity(log):
             raise self._replaced()
         if log is None or log.st_size > 0:
             self._log_is_empty = False
-        elif not self._log_is_empty:  # once: each checkpoint touches the file
+        elif not self._log_is_empty:  # only once, since each checkpoint writes to the file
             try:
                 self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.Error as exc:
@@ -258,7 +261,7 @@ class Database:
         return Damaged(self.path, "was removed, replaced or truncated while it was in use")
 
     def changed_elsewhere(self) -> int:
-        """A number that moves when another process writes."""
+        """A number that changes when another process writes."""
         version = self.pragma("data_version")
         if version != self._data_version:
             self._data_version = version
@@ -307,7 +310,8 @@ class Database:
 
     def now(self) -> int:
         """The time of the transaction, in milliseconds."""
-        # A clock that is set within a transaction must not part an attempt from its delay.
+        # One reading for all: a clock that is set within a transaction must not come between an
+        # attempt and the delay after it.
         return to_ms(self.wall()) if self._transaction_at is None else self._transaction_at
 
 

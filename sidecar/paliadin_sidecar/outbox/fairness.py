@@ -1,4 +1,4 @@
-"""What is looked at or sent next, and how much one root may ask of the others. Pure."""
+"""Queues and shares: what comes next, and how much one root may take from the others. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class DueQueue(Generic[T]):
-    """Items by the time at which they are due, each once, however often that time is changed.
+    """A priority queue of items by the time at which they are due; each is in it once.
 
     Items are told apart by their identity, so they must be hashable by it.
     """
@@ -31,25 +31,25 @@ class DueQueue(Generic[T]):
         return len(self._current)
 
     def put(self, item: T, at: float) -> None:
-        """This one is due at that time, whatever was said before."""
+        """Put an item in, or change the time at which it is due."""
         self._current[item] = entry = (at, next(self._order))
         heapq.heappush(self._heap, (*entry, item))
-        if len(self._heap) > 2 * len(self._current) + 64:  # entries that were overtaken
+        if len(self._heap) > 2 * len(self._current) + 64:  # drop entries whose time was changed
             self._heap = [(at, n, item) for item, (at, n) in self._current.items()]
             heapq.heapify(self._heap)
 
     def remove(self, item: T) -> None:
-        """This one is not due any more, if it was."""
+        """Take an item out, if it is in."""
         self._current.pop(item, None)
 
     def next_at(self) -> float | None:
-        """When the first one is due; None where there is none."""
+        """When the first item is due; None where the queue is empty."""
         while self._heap and not self._is_current(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def pop(self) -> T:
-        """Take the first one; there must be one."""
+        """Take the first item; the queue must not be empty."""
         self.next_at()
         item = heapq.heappop(self._heap)[2]
         del self._current[item]
@@ -61,11 +61,11 @@ class DueQueue(Generic[T]):
 
 
 class Budget:
-    """So many at once, and so many a second from then on.
+    """A token bucket.
 
     Args:
-        burst: at most so many at once.
-        per_s: so many more in each second.
+        burst: how many tokens it holds, and begins with.
+        per_s: how many come back each second.
     """
 
     def __init__(self, burst: int, per_s: float) -> None:
@@ -75,15 +75,15 @@ class Budget:
         self._at: float | None = None
 
     def wait_s(self, now: float) -> float:
-        """Seconds until there is one to spend; 0 where there is."""
+        """Seconds until there is a token; 0 where there is one."""
         if self._at is not None:
             self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
         self._at = now
-        # Sums of fractions are not exact, and who comes when he was told must not come again.
+        # Sums of fractions are not exact; a caller who waited as long as told must get a token.
         return 0.0 if self._left >= 1.0 - 1e-6 else (1.0 - self._left) / self._per_s
 
     def spend(self, now: float) -> bool:
-        """Spend one, if there is one."""
+        """Spend a token; False where there is none."""
         if self.wait_s(now) > 0:
             return False
         self._left -= 1.0
@@ -94,19 +94,19 @@ class Budget:
 class FairShare:
     """Which root's turn it is to send.
 
-    The one with the fewest under way, and of those the one that started last the longest ago. So
-    roots that always have something share the places evenly, and one whose attempts take long keeps
-    none of the others waiting; one that has nothing leaves its share to the others, and does not
-    save it up.
+    It is the root with the fewest attempts under way, and of those the one whose last start is the
+    longest ago. So roots that always have something to send share the places evenly, and one whose
+    attempts take long keeps none of the others waiting. A root that has nothing to send leaves its
+    share to the others, and does not save it up.
 
     Attributes:
-        both_ends: take from a root's queue its oldest and its newest in turn. A flood holds what
-            comes after it for an attempt or two then, and one that has `n` older ones before it
-            still goes after at most `2 * n` others of its root. Otherwise the oldest first.
-        under_way: how many of each root.
-        started_last: the number of the start that was each root's last.
-        newest_next: whether it is the turn of a root's newest.
-        starts: how many there were.
+        both_ends: take the oldest and the newest of a root's queue in turn. What comes after a
+            flood then waits for an attempt or two, and an item with `n` older ones before it still
+            goes after at most `2 * n` others of its root. Otherwise the oldest goes first.
+        under_way: how many attempts of each root are under way.
+        started_last: the number of each root's last start.
+        newest_next: whether it is the turn of a root's newest item.
+        starts: how many starts there were.
     """
 
     both_ends: bool = False
@@ -116,7 +116,7 @@ class FairShare:
     starts: int = 0
 
     def copy(self) -> FairShare:
-        """One that goes on from here by itself."""
+        """A copy that counts on by itself."""
         return replace(
             self,
             under_way=self.under_way.copy(),
@@ -125,22 +125,22 @@ class FairShare:
         )
 
     def started(self, root: str) -> None:
-        """One of this root goes out."""
+        """Count an attempt of this root that starts."""
         self.starts += 1
         self.started_last[root] = self.starts
         self.under_way[root] = self.under_way.get(root, 0) + 1
         self.newest_next[root] = self.both_ends and not self.newest_next.get(root, False)
 
     def finished(self, root: str) -> None:
-        """One of this root is not under way any more."""
+        """Count an attempt of this root that ended."""
         self.under_way[root] -= 1
 
     def order(self, queues: Mapping[str, Sequence[T]], limit: int) -> list[T]:
-        """The next ones of these, in the order in which they go, and at most so many.
+        """The next items of these queues, in the order in which they are sent.
 
         Args:
-            queues: by root, the oldest first.
-            limit: how many.
+            queues: the items by root, the oldest first.
+            limit: at most so many.
         """
         ahead, found = self.copy(), list[T]()
         left = {root: deque(queue) for root, queue in queues.items() if queue}
@@ -154,21 +154,21 @@ class FairShare:
         return found
 
     def rank(self, root: str) -> tuple[int, int]:
-        """The root of the lowest one is next."""
+        """Roots are taken in ascending order of this."""
         return self.under_way.get(root, 0), self.started_last.get(root, 0)
 
 
 @dataclass
 class Shares:
-    """The turns of the roots at each kind of attempt, so that neither kind takes from the other."""
+    """The shares of the roots in each kind of attempt: neither kind takes from the other."""
 
     first_attempts: FairShare = field(default_factory=lambda: FairShare(both_ends=True))
     retries: FairShare = field(default_factory=FairShare)
 
     def copy(self) -> Shares:
-        """Others that go on from here by themselves."""
+        """Copies that count on by themselves."""
         return Shares(self.first_attempts.copy(), self.retries.copy())
 
     def of(self, attempts: int) -> FairShare:
-        """That of a delivery that was tried so often."""
+        """The share that a delivery with so many attempts counts in."""
         return self.retries if attempts else self.first_attempts

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch_due", "newest_delivery", "retry_after_s"]
 
-#: Beside a large body, a smaller one is looked for among so many of a root's oldest, and newest.
+#: While a large body is in memory, smaller ones are searched for among so many of a root's oldest
+#: and newest deliveries.
 _LOOK_AHEAD = 100
 
 
@@ -34,20 +35,20 @@ def fetch_due(
     held: Iterable[int] = (),
     shares: Shares | None = None,
 ) -> tuple[list[Delivery], float | None]:
-    """Deliveries whose time has come, and the seconds until the next one's will.
+    """Deliveries that are due, and the seconds until the next one is.
 
     Args:
-        busy: turns that are under way: none of theirs.
+        busy: turns that are under way, whose deliveries are left out.
         limit: at most so many.
         max_retries: at most so many of them that were tried before; they come first.
-        held: sizes of the bodies under way, in bytes: no more than may be in memory beside.
-        shares: which root's turn it is, among both kinds.
+        held: sizes of the bodies that are in memory, in bytes; `bodies` says how many more may be.
+        shares: which root's turn it is, for both kinds of attempts.
     """
     now = outbox.now()
     if now < outbox.last_attempt_at:
         outbox.execute(sql.clamp_next_attempts, {"now": now})
         outbox.last_attempt_at, outbox.retries_from = now, now
-    # By the same clock reading: what is not due by it is what is waited for.
+    # The same reading of the clock decides what is due and what is waited for.
     next_at = _next_retry_at(outbox, now)
     busy, held = list(busy), list(held)
     shares = Shares() if shares is None else shares.copy()
@@ -80,7 +81,7 @@ def newest_delivery(outbox: Database) -> int:
 
 
 def _next_retry_at(outbox: Database, now: int) -> int | None:
-    # When the next retry is due that is not yet. While none is due, nobody needs to ask.
+    # When the next retry becomes due. The database is asked only once one may be due.
     if outbox.retries_from > now:
         return outbox.retries_from if outbox.retries_from < ANY_TIME else None
     first_at, next_at = outbox.execute(sql.next_attempts, {"now": now}).fetchone()
@@ -97,7 +98,7 @@ def _fitting(
     held: list[int],
     limit: int,
 ) -> list[sqlite3.Row]:
-    # Adds to `share`, `busy` and `held` what it finds.
+    # Counts what it finds in `share`, `busy` and `held`.
     found: list[sqlite3.Row] = []
     while (room := limit - len(found)) > 0:
         max_size = max_beside(held)
