@@ -89,7 +89,8 @@ class PaliadinError(Exception):
             self.retryable = retryable
         if remedy is not None:
             self.remedy = remedy
-        self.add_note(self.remedy)
+        if self.remedy:
+            self.add_note(self.remedy)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.args[0]}"
