@@ -16,6 +16,7 @@ import pytest
 from support.noise import noise
 from support.receiver import Receiver, Reply, Request
 from support.sidecar import COMMAND, TRAILER, Sidecar
+from support.slow import slow
 from support.users import root_only
 from support.waiting import until
 
@@ -82,7 +83,9 @@ def test_a_full_disk_does_not_hold_the_end(host: Sidecar, receiver: Receiver) ->
 
 
 @root_only
-@pytest.mark.parametrize("options", ["size=8m,nr_inodes=2", "size=64k", "size=8m,nr_inodes=4"])
+@pytest.mark.parametrize(
+    "options", ["size=64k", slow("size=8m,nr_inodes=2"), slow("size=8m,nr_inodes=4")]
+)
 def test_a_start_without_room_waits_for_it(host: Sidecar, receiver: Receiver, options: str) -> None:
     """No inode or no block for the first outbox: no exit, one line, and on it goes."""
     host.state.mkdir()
@@ -120,6 +123,7 @@ def test_a_limit_of_the_file_size_is_waited_for(host: Sidecar, receiver: Receive
     assert host.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_is_undelivered_fills_the_budget_and_no_more(
     host: Sidecar, receiver: Receiver
 ) -> None:
@@ -145,6 +149,7 @@ def test_what_is_undelivered_fills_the_budget_and_no_more(
     assert host.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_sparse_file_costs_here_what_it_costs_there(host: Sidecar, receiver: Receiver) -> None:
     """4 MiB of NUL take 4 KiB of the agent's disk, and not 24 MiB of the outbox's."""
     receiver.behaviour = lambda _: Reply(503)
@@ -244,6 +249,7 @@ def test_a_log_of_the_database_that_is_removed_stops_the_daemon(
 # --- floods ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_flood_of_whole_answers(host: Sidecar, receiver: Receiver) -> None:
     """Beside a receiver that is slow it holds neither another root's answer nor a new one."""
     go_on = threading.Event()

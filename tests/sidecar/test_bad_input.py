@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.attack import exchanging
 from support.sidecar import COMMAND, TRAILER, Sidecar
+from support.slow import slow
 from support.tokens import unsigned_token
 
 from paliadin_sidecar.host.users import user_name
@@ -148,7 +149,7 @@ def test_a_file_over_the_limit_fails_as_too_large(host: Sidecar, receiver: Recei
     assert (failed["reason"], failed["bytes"]) == ("too_large", limit + 1)
 
 
-@pytest.mark.parametrize("seconds", [569_000_000_000, 2**62 // 10**9, -5_000_000_000])
+@pytest.mark.parametrize("seconds", [569_000_000_000, slow(2**62 // 10**9), slow(-5_000_000_000)])
 def test_an_mtime_that_is_no_date_costs_nothing(
     host: Sidecar, receiver: Receiver, seconds: int
 ) -> None:
@@ -165,14 +166,14 @@ def test_an_mtime_that_is_no_date_costs_nothing(
 @pytest.mark.parametrize(
     "token",
     [
-        b"",
-        b"no token",
+        slow(b""),
+        slow(b"no token"),
         b"a.b.c",
         b"\xff\xfe.\x00.x",
-        b"x" * 9000,
+        slow(b"x" * 9000),
         unsigned_token(jti="a/b", sub="u").encode(),
-        unsigned_token(sub="only-sub").encode(),
-        unsigned_token(jti=7, sub=None).encode(),
+        slow(unsigned_token(sub="only-sub").encode()),
+        slow(unsigned_token(jti=7, sub=None).encode()),
     ],
 )
 def test_a_token_that_is_none_gives_no_hints(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.fuse import FuseMount, Op
 from support.sidecar import TRAILER
+from support.slow import slow
 
 from paliadin_sidecar.intake.roots import Root
 
@@ -52,12 +53,12 @@ def check(host: Sidecar) -> tuple[str, str]:
     (("fails", "told")),
     [
         ((Op.GETATTR, errno.ENOTCONN), ("looked at", "umount -l")),
-        ((Op.GETATTR, errno.ESTALE), ("looked at", "umount -l")),
-        ((Op.GETATTR, errno.EIO), ("looked at", "dmesg")),
-        ((Op.GETATTR, errno.ELOOP), ("looked at", "dmesg")),
+        slow((Op.GETATTR, errno.ESTALE), ("looked at", "umount -l")),
+        slow((Op.GETATTR, errno.EIO), ("looked at", "dmesg")),
+        slow((Op.GETATTR, errno.ELOOP), ("looked at", "dmesg")),
         ((Op.OPENDIR, errno.EACCES), ("opened", "CAP_DAC_READ_SEARCH")),
-        ((Op.READDIR, errno.EIO), ("listed", "dmesg")),
-        ((Op.READDIR, errno.ENAMETOOLONG), ("listed", "PALIADIN_WATCH")),
+        slow((Op.READDIR, errno.EIO), ("listed", "dmesg")),
+        slow((Op.READDIR, errno.ENAMETOOLONG), ("listed", "PALIADIN_WATCH")),
     ],
     ids=str,
 )
@@ -192,7 +193,9 @@ def test_history_of_a_root_that_could_not_be_listed(
 
 @pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN, Op.READ], ids=lambda op: op.name)
 @pytest.mark.parametrize(
-    "error", [errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENOTCONN], ids=errno.errorcode.get
+    "error",
+    [errno.EIO, slow(errno.ESTALE), slow(errno.ELOOP), slow(errno.ENOTCONN)],
+    ids=errno.errorcode.get,
 )
 def test_a_file_that_fails(
     host: Sidecar, receiver: Receiver, mount: FuseMount, op: Op, error: int

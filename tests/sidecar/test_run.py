@@ -355,6 +355,7 @@ def test_a_hanging_receiver_does_not_hold_the_end(host: Sidecar, receiver: Recei
     host.wait_event("delivery.delivered", turn_id="t1")
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_log_that_stopped_reading_holds_nothing(
     host: Sidecar, receiver: Receiver
 ) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from typing import Self
 
+import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from support.operate import block
 from support.receiver import Receiver, Reply, Request
@@ -87,6 +88,7 @@ def type_in(host: Sidecar, name: str) -> None:
     assert host.command(*check.split()[1:]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_rotation_under_load(host: Sidecar, receiver: Receiver) -> None:
     """Every turn arrives, under one id, and at no moment is one refused."""
     file = host.base / "callback-secret"

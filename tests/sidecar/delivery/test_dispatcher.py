@@ -691,6 +691,7 @@ async def test_a_receiver_that_takes_pings_and_no_turns(office: Office) -> None:
         await office.until(lambda: office.counts() == {"delivered": 62})
 
 
+@pytest.mark.slow
 async def test_what_an_outage_leaves(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its first attempts a turn has an event a minute, which says how many there were."""
     monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from support.receiver import Receiver, Reply, Request
+from support.slow import slow
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.delivery import sender as deliver
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from support.sidecar import Sidecar
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 600])
+@pytest.mark.parametrize(
+    "status", [slow(408), slow(425), 429, slow(500), slow(502), 503, slow(504), slow(600)]
+)
 def test_later_means_later(host: Sidecar, receiver: Receiver, status: int) -> None:
     """These are tried again, without a ping and without blame."""
     replies = itertools.chain([Reply(status)] * 2, itertools.repeat(Reply()))
@@ -91,7 +94,7 @@ def test_retry_after_is_a_floor(host: Sidecar, receiver: Receiver, value: str) -
     assert (event["delay_ms"] >= 2000) == (value == "2")
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 404, 410])
+@pytest.mark.parametrize("status", [301, slow(302), slow(307), 401, slow(403), 404, slow(410)])
 def test_whose_fault_the_turn_s(host: Sidecar, receiver: Receiver, status: int) -> None:
     """The ping gets 2xx, so this turn is refused, and no other is held."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.sidecar import COMMAND, Sidecar
+from support.slow import slow
 from support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def delivered(host: Sidecar, receiver: Receiver) -> Sidecar:
     return host
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", slow("1")])
 def test_a_full_output(delivered: Sidecar, unbuffered: str) -> None:
     """One sentence and exit 1 for each command, `--help` as well."""
     for command in COMMANDS:
@@ -52,6 +53,7 @@ def test_a_full_output(delivered: Sidecar, unbuffered: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_closed_output(delivered: Sidecar) -> None:
     """The exit code tells, as with --quiet, and nothing else is written to the outbox's file."""
     for command in COMMANDS:
@@ -62,7 +64,7 @@ def test_a_closed_output(delivered: Sidecar) -> None:
     assert shell(delivered, '"$0" status >&-').returncode == 1
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", slow("latin-1"), slow("utf-8")])
 def test_an_output_of_another_encoding(host: Sidecar, receiver: Receiver, encoding: str) -> None:
     """JSON is UTF-8 and what cannot be printed otherwise is escaped; the daemon starts."""
     host.environ |= {"PALIADIN_HOST_LABEL": "müller 你好", "PYTHONIOENCODING": encoding}

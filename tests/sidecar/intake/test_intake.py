@@ -387,6 +387,7 @@ def test_a_file_that_cannot_be_opened_is_tried_less_often(
     assert texts(place.look()) == [WHOLE]
 
 
+@pytest.mark.slow
 def test_many_files_that_are_held(place: Place, looks: list[float]) -> None:
     """However many are held open, they are looked at no more often than a core can bear."""
     with ExitStack() as held:

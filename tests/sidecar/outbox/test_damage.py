@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from support.receiver import Receiver, Reply
+from support.slow import slow
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar import daemon
@@ -92,7 +93,7 @@ def assert_nothing_is_lost(host: Sidecar, receiver: Receiver) -> None:
     assert not host.events("turn.history")
 
 
-@pytest.mark.parametrize("harm", [header, truncated, deliveries, service_row])
+@pytest.mark.parametrize("harm", [header, slow(truncated), deliveries, slow(service_row)])
 def test_damage_that_is_met_at_the_start(
     stopped: Sidecar, receiver: Receiver, harm: Callable[[Path], None]
 ) -> None:
@@ -126,7 +127,7 @@ def test_damage_that_is_met_later(stopped: Sidecar, receiver: Receiver) -> None:
     stopped.wait_event("delivery.delivered", turn_id="t3")
 
 
-@pytest.mark.parametrize("at", [0, 32, 32 + 24 + PAGE + 24 + 100])
+@pytest.mark.parametrize("at", [slow(0), 32, slow(32 + 24 + PAGE + 24 + 100)])
 def test_a_damaged_log(stopped: Sidecar, receiver: Receiver, at: int) -> None:
     """SQLite takes what is whole of it; the rest is found again in the roots.
 

@@ -334,6 +334,7 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
     assert "bodies are let go 72 h after" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_year_of_upkeep_holds_no_delivery(host: Sidecar, receiver: Receiver) -> None:
     """A new answer is delivered while thousands of old turns are still being let go."""
     host.start()

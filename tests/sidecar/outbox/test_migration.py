@@ -133,6 +133,7 @@ Outbox(Path(sys.argv[1]), create=True).close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a process for each statement
 def test_killed_at_any_statement_it_is_one_version_or_the_other(tmp_path: Path) -> None:
     """At the first, second, third … statement, until it comes through: never in between."""
