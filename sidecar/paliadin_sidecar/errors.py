@@ -40,32 +40,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "BadBody",
-    "BadSettings",
-    "Blocked",
-    "Busy",
-    "Changed",
-    "ConnectionLost",
-    "Damaged",
-    "DiskFails",
-    "EarlyAnswer",
-    "Full",
-    "Locked",
-    "Newer",
-    "NoSuchTurn",
-    "NotServed",
-    "Older",
-    "OutboxError",
-    "OverBudget",
-    "Replaced",
-    "SidecarError",
-    "StateDirBlocked",
-    "StateDirError",
-    "Unavailable",
-    "Unreadable",
-    "Unwritable",
-    "WatchFailed",
-]
+    "BadBody", "BadSettings", "Blocked", "Busy", "Changed", "ConnectionLost", "Damaged",
+    "DiskFails", "EarlyAnswer", "Full", "Locked", "Newer", "NoSuchTurn", "NotServed", "Older",
+    "OutboxError", "OverBudget", "Replaced", "SidecarError", "StateDirBlocked", "StateDirError",
+    "Unavailable", "Unreadable", "Unwritable", "WatchFailed",
+]  # fmt: skip
 
 #: EX_CONFIG of sysexits.h: nothing gets better by itself, so the unit does not restart on it.
 _EX_CONFIG = 78
@@ -299,13 +278,10 @@ class NotServed(SidecarError):
 
     def __init__(self, address: str, why: str) -> None:
         super().__init__(address, why)
-        self.address = address
-        self.why = why
 
     def __str__(self) -> str:
-        return (
-            f"PALIADIN_METRICS='{self.address}': cannot be listened at ({self.why}): {self.remedy}"
-        )
+        address, why = self.args
+        return f"PALIADIN_METRICS='{address}': cannot be listened at ({why}): {self.remedy}"
 
 
 class NoSuchTurn(SidecarError):
@@ -325,9 +301,5 @@ class Replaced(SidecarError):
 
     remedy = "follow the one that is there now"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.path = path
-
     def __str__(self) -> str:
-        return f"{self.path} was moved aside"
+        return f"{self.args[0]} was moved aside"

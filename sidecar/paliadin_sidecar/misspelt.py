@@ -12,19 +12,10 @@ __all__ = ["sentence", "unknown_variables"]
 
 #: Of the client, the legacy shim and the tests, which may stand in the same environment.
 _OTHERS = frozenset({
-    "PALIADIN_BACKEND",
-    "PALIADIN_CALLBACK_SECRET_FILE",
-    "PALIADIN_CRASH_AT",
-    "PALIADIN_DEADLINE_S",
-    "PALIADIN_KNOWN_HOSTS",
-    "PALIADIN_REMOTE_CWD",
-    "PALIADIN_REMOTE_HOST",
-    "PALIADIN_REMOTE_PORT",
-    "PALIADIN_REMOTE_USER",
-    "PALIADIN_RESPONSE_DIR",
-    "PALIADIN_SESSION_PREFIX",
-    "PALIADIN_SSH_PRIVATE_KEY",
-    "PALIADIN_TIMEOUT_S",
+    "PALIADIN_BACKEND", "PALIADIN_CALLBACK_SECRET_FILE", "PALIADIN_CRASH_AT",
+    "PALIADIN_DEADLINE_S", "PALIADIN_KNOWN_HOSTS", "PALIADIN_REMOTE_CWD", "PALIADIN_REMOTE_HOST",
+    "PALIADIN_REMOTE_PORT", "PALIADIN_REMOTE_USER", "PALIADIN_RESPONSE_DIR",
+    "PALIADIN_SESSION_PREFIX", "PALIADIN_SSH_PRIVATE_KEY", "PALIADIN_TIMEOUT_S",
 })  # fmt: skip
 #: How alike a name must be that does not even begin as ours do: one letter or two.
 _ALIKE = 0.85

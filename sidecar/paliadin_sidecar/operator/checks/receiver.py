@@ -8,6 +8,7 @@ import secrets
 import ssl
 import stat
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -139,37 +140,29 @@ async def _other_protocol(url: str, outcome: Outcome) -> str | None:
     if not {outcome.error, outcome.status} & _MAYBE_PROTOCOL:
         return None
     parts = urlsplit(url)
-    if parts.scheme.lower() == "https" and await _speaks_plain_http(parts):
-        return (
-            "that port speaks plain HTTP, no TLS: PALIADIN_CALLBACK_URL needs the port where TLS "
-            "ends, or, on this very host, http:// instead of https://"
-        )
-    if parts.scheme.lower() == "http" and await _speaks_tls(parts):
-        return "that port speaks TLS: PALIADIN_CALLBACK_URL must begin with https://"
+    no_answer = (OSError, anyio.EndOfStream, anyio.BrokenResourceError)
+    with anyio.move_on_after(_PROBE_S), suppress(*no_answer):
+        if parts.scheme.lower() == "https":
+            if await _speaks_plain_http(parts):
+                return (
+                    "that port speaks plain HTTP, no TLS: PALIADIN_CALLBACK_URL needs the port "
+                    "where TLS ends, or, on this very host, http:// instead of https://"
+                )
+        elif await _speaks_tls(parts):
+            return "that port speaks TLS: PALIADIN_CALLBACK_URL must begin with https://"
     return None
 
 
 async def _speaks_plain_http(url: SplitResult) -> bool:
-    with anyio.move_on_after(_PROBE_S):
-        try:
-            async with await anyio.connect_tcp(url.hostname or "", url.port or 443) as stream:
-                await stream.send(f"HEAD / HTTP/1.0\r\nHost: {url.hostname}\r\n\r\n".encode())
-                return (await stream.receive()).startswith(b"HTTP/")
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
-            return False
-    return False
+    async with await anyio.connect_tcp(url.hostname or "", url.port or 443) as stream:
+        await stream.send(f"HEAD / HTTP/1.0\r\nHost: {url.hostname}\r\n\r\n".encode())
+        return (await stream.receive()).startswith(b"HTTP/")
 
 
 async def _speaks_tls(url: SplitResult) -> bool:
-    with anyio.move_on_after(_PROBE_S):
-        try:
-            async with await anyio.connect_tcp(url.hostname or "", url.port or 80, tls=True):
-                return True
-        except ssl.SSLCertVerificationError:
-            return True
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
-            return False
-    return False
+    with suppress(ssl.SSLCertVerificationError):
+        await (await anyio.connect_tcp(url.hostname or "", url.port or 80, tls=True)).aclose()
+    return True
 
 
 def _clock(outcome: Outcome, now: float) -> list[Finding]:
