@@ -15,23 +15,18 @@ import socket
 import ssl
 import struct
 import termios
-from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import anyio
-
+from paliadin_sidecar.delivery.happy_eyeballs import connect
 from paliadin_sidecar.delivery.response import Response
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from paliadin_sidecar.host.threads import Threads
-
-    #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
-    _Address = tuple[int, int, int, str, Any]
 
 __all__ = ["Connections"]
 
@@ -39,8 +34,6 @@ __all__ = ["Connections"]
 _KEPT_S = 30.0
 #: What follows a status line is waited for so long: the rest of the head, a short body.
 _REST_OF_ANSWER_S = 1.0
-#: A second address is tried when the first has not answered for so long (RFC 8305, 8).
-_NEXT_ADDRESS_S = 0.25
 #: A body goes out in pieces, so that it is in memory once.
 _PIECE = 64 * 1024
 
@@ -76,8 +69,16 @@ class Connections:
         self._resting: list[_Connection] = []
         self._keeps = True
 
-    async def post(self, headers: Mapping[str, str], body: bytes) -> Response:
+    async def post(self, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Response:
         """Send one request, on a connection that rests or a new one.
+
+        Where the event loop was held for longer than the timeout, by a slow disk say, an answer
+        that came meanwhile is an answer: it is read before the time is up.
+
+        Args:
+            headers: beside those of HTTP itself.
+            body: goes out as it is.
+            timeout_s: the total time, from connecting to the answer's head.
 
         Returns:
             An answer whose status is there.
@@ -86,12 +87,17 @@ class Connections:
             OSError: no connection. `socket.gaierror` is a kind of it, and so is `ssl.SSLError`,
                 which is also raised for what a receiver says after the handshake.
             ConnectionLost, EarlyAnswer: there is no answer.
+            TimeoutError: there was none in time.
         """
+        deadline = asyncio.get_running_loop().time() + timeout_s
         head = f"{self._start}content-length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        connection = await self._rested() or await self._open()
+        connection = await self._rested()
+        if connection is None:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._open()
         try:
-            response = await connection.exchange(f"{head}\r\n".encode("latin-1"), body)
+            response = await connection.exchange(f"{head}\r\n".encode("latin-1"), body, deadline)
         except BaseException:
             connection.abort()
             # The others lead to the same place.
@@ -124,7 +130,7 @@ class Connections:
         return None
 
     async def _open(self) -> _Connection:
-        connected = await _connect(await self._addresses())
+        connected = await connect(self._host, self._port, self._lookups)
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: _Connection(self._resting, self._unsent_s, self._distrust),
@@ -137,62 +143,6 @@ class Connections:
             connected.close()
             raise
         return connection
-
-    async def _addresses(self) -> Sequence[_Address]:
-        resolve = partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM)
-        try:
-            return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
-        except socket.gaierror:
-            pass
-        if self._lookups is not None:
-            return await self._lookups.abandonable(resolve)  # one that hangs is left alone
-        loop = asyncio.get_running_loop()
-        return await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-
-
-async def _connect(addresses: Sequence[_Address]) -> socket.socket:
-    # To the first address that answers: each is tried while those before it are waited for,
-    # families by turns (RFC 8305, 4 and 5).
-    of_family: Counter[int] = Counter()
-    ranked = []
-    for address in addresses:
-        of_family[address[0]] += 1
-        ranked.append((of_family[address[0]], address))
-    connected: list[socket.socket] = []
-    errors: list[OSError] = []
-
-    async def attempt(address: _Address, failed: anyio.Event) -> None:
-        try:
-            made = socket.socket(*address[:3])
-            try:
-                made.setblocking(False)  # noqa: FBT003 - the system's call has no name for it
-                await asyncio.get_running_loop().sock_connect(made, address[4])
-            except BaseException:
-                made.close()
-                raise
-        except OSError as exc:
-            errors.append(exc)
-            failed.set()
-            return
-        connected.append(made)
-        tasks.cancel_scope.cancel()
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _, address in sorted(ranked, key=lambda one: one[0]):
-                failed = anyio.Event()
-                tasks.start_soon(attempt, address, failed)
-                with anyio.move_on_after(_NEXT_ADDRESS_S):
-                    await failed.wait()
-    except BaseException:
-        for made in connected:
-            made.close()
-        raise
-    for late in connected[1:]:
-        late.close()
-    if not connected:
-        raise errors[0]
-    return connected[0]
 
 
 class _Connection(asyncio.Protocol):
@@ -209,24 +159,28 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_sent = self._is_early = self._is_over = False
+        self._is_awaited = False  # somebody in `exchange` decides what becomes of it
         self._lost: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # --- a request ------------------------------------------------------------------------
 
-    async def exchange(self, head: bytes, body: bytes) -> Response:
-        """Send one request and wait for the head of its answer."""
+    async def exchange(self, head: bytes, body: bytes, deadline: float) -> Response:
+        """Send one request and wait for the head of its answer, until this time of the loop's."""
         if self._is_over:
             raise self._why_lost()
         self._response = response = Response()
         self._answered = self._loop.create_future()
-        self._deadline = anyio.current_effective_deadline()
+        self._is_awaited = True
+        self._deadline = deadline
+        self._set_timer(deadline)
         await self._send(head, body)
         await self._answered
         if self._is_early:
             raise EarlyAnswer
         if response.status is None:
             raise self._why_lost()
+        self._is_awaited = False
         self._settle(response)
         return response
 
@@ -249,10 +203,10 @@ class _Connection(asyncio.Protocol):
         # What becomes of the connection after its answer.
         if response.is_clean and self._is_sent and not self._is_over:
             self._response = None
-            self._set_timer(_KEPT_S)
+            self._set_timer(self._loop.time() + _KEPT_S)
             self._resting.append(self)
         elif response.is_partial and self._is_sent:
-            self._set_timer(_REST_OF_ANSWER_S)
+            self._set_timer(self._loop.time() + _REST_OF_ANSWER_S)
         else:
             self.abort()
 
@@ -280,16 +234,22 @@ class _Connection(asyncio.Protocol):
         if self in self._resting:
             self._resting.remove(self)
 
-    def _set_timer(self, seconds: float | None) -> None:
+    def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if seconds is None else self._loop.call_later(seconds, self._time_is_up)
+        self._timer = None if at is None else self._loop.call_at(at, self._time_is_up)
 
-    def _time_is_up(self) -> None:
+    def _time_is_up(self, *, is_last: bool = False) -> None:
         if self._answered.done():
             self.abort()
-        else:
+        elif self._response is not None and self._response.status is not None:
             self._answer()  # its status line is there, which is enough
+        elif self.is_readable() and not is_last:
+            # The loop was held: what came meanwhile has its turn first.
+            self._loop.call_soon(partial(self._time_is_up, is_last=True))
+        else:
+            self._answered.set_exception(TimeoutError())
+            self._writable.set()
 
     def _answer(self) -> None:
         self._writable.set()  # the rest of the request is not waited for
@@ -322,9 +282,9 @@ class _Connection(asyncio.Protocol):
         if is_first and response.status is not None:
             self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004
             # One that is late is not lost while its rest is waited for.
-            left_s = max(0.0, self._deadline - self._loop.time())
-            self._set_timer(min(_REST_OF_ANSWER_S, left_s / 2))
-        if self._answered.done():
+            now = self._loop.time()
+            self._set_timer(now + min(_REST_OF_ANSWER_S, max(0.0, self._deadline - now) / 2))
+        if not self._is_awaited:
             self._settle(response)
         elif response.has_ended or self._is_early:
             self._answer()

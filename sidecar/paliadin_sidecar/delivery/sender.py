@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-import anyio
-
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
@@ -80,8 +78,9 @@ class Sender:
         started = time.monotonic()
         signed = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
         try:
-            with anyio.fail_after(self._timeout_s):
-                response = await self._connections.post(_HEADERS | signed, body)
+            response = await self._connections.post(
+                _HEADERS | signed, body, timeout_s=self._timeout_s
+            )
         except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
             return Outcome(error=_error(exc), detail=_tls_detail(exc), ms=_ms_since(started))
         return Outcome(

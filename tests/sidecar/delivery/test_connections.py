@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from support.answers import CLEAN, ODD
 from support.sidecar import new_secret
 from support.waiting import PATIENCE_S
 
-from paliadin_sidecar.delivery import connections
+from paliadin_sidecar.delivery import connections, happy_eyeballs
 from paliadin_sidecar.delivery.sender import Outcome, Sender
 
 if TYPE_CHECKING:
@@ -482,10 +483,10 @@ async def test_a_name_that_ends_in_a_dot(tmp_path: Path, monkeypatch: pytest.Mon
     server = Server()
     server.scripts = [server.well]
 
-    async def addresses(_: object) -> list[tuple[object, ...]]:
+    async def addresses(*_: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
 
-    monkeypatch.setattr(connections.Connections, "_addresses", addresses)
+    monkeypatch.setattr(happy_eyeballs, "_addresses", addresses)
     async with serving(server, tls):
         for dot in ("", "."):
             url = f"https://paliad.example.org{dot}/callback"
@@ -495,26 +496,52 @@ async def test_a_name_that_ends_in_a_dot(tmp_path: Path, monkeypatch: pytest.Mon
                 assert await push(sender) == 204
 
 
+# --- an event loop that is held ---------------------------------------------------------------
+
+
+def hold(seconds: float) -> None:
+    """Keep the event loop from doing anything, as a commit does whose disk takes long to flush."""
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("pieces", [[OK], [OK[:7], OK[7:]], [OK[:20], OK[20:]]])
+async def test_an_answer_that_came_while_the_loop_was_held(
+    sending: Callable[..., Awaitable[Sender]], pieces: list[bytes]
+) -> None:
+    """It counts, however late it is read: the receiver has the turn, and must not get it again."""
+    *before, last = pieces
+
+    async def late(peer: Peer) -> None:
+        while True:
+            await peer.read()
+            for piece in before:
+                await peer.say(piece)
+                await anyio.sleep(0.01)
+            peer.writer.write(last)  # into the system's buffer, at once
+            hold(0.3)
+
+    server = Server(late)
+    sender = await sending(server, timeout_s=0.2)
+    assert [await push(sender), await push(sender)] == [204, 204]
+    assert server.connections == 1
+
+
+async def test_no_answer_while_the_loop_was_held(
+    sending: Callable[..., Awaitable[Sender]],
+) -> None:
+    """What is not there when the time is up did not come in time."""
+
+    async def silent(peer: Peer) -> None:
+        await peer.read()
+        await peer.say(OK[:7])
+        hold(0.3)
+        await peer.reader.read()
+
+    sender = await sending(Server(silent), timeout_s=0.2)
+    assert await push(sender) == "timeout"
+
+
 # --- the ways there ---------------------------------------------------------------------------
-
-
-async def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one of the name is tried after a moment, while the first is still waited for."""
-    loop, server = asyncio.get_running_loop(), Server()
-    server.scripts = [server.well]
-    real = loop.getaddrinfo
-
-    async def two(host: object, port: int, **how: int) -> object:
-        found = await real("127.0.0.1", port, **how)
-        # 192.0.2.1 is nobody's (RFC 5737).
-        return [(*found[0][:4], ("192.0.2.1", port)), *found]
-
-    monkeypatch.setattr(loop, "getaddrinfo", two)
-    async with (
-        serving(server),
-        Sender(f"http://two.example:{server.port}/", [new_secret()], timeout_s=5.0) as sender,
-    ):
-        assert await push(sender) == 204
 
 
 @pytest.mark.parametrize("count", [1, 30])

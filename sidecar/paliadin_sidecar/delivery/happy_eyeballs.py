@@ -1,0 +1,95 @@
+"""Opens a TCP connection to the first address of a name that answers (RFC 8305, Happy Eyeballs)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from paliadin_sidecar.host.threads import Threads
+
+    #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
+    _Address = tuple[int, int, int, str, Any]
+
+__all__ = ["connect"]
+
+#: A second address is tried when the first has not answered for so long (RFC 8305, 8).
+_NEXT_ADDRESS_S = 0.25
+
+
+async def connect(host: str, port: int, lookups: Threads | None = None) -> socket.socket:
+    """A socket that is connected, and does not block.
+
+    Args:
+        host: a name or an address.
+        port: of it.
+        lookups: threads that resolve names; None for the event loop's own.
+
+    Raises:
+        OSError: no address answers. `socket.gaierror` is a kind of it.
+    """
+    return await _first_of(await _addresses(host, port, lookups))
+
+
+async def _addresses(host: str, port: int, lookups: Threads | None) -> Sequence[_Address]:
+    resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
+    except socket.gaierror:
+        pass
+    if lookups is not None:
+        return await lookups.abandonable(resolve)  # one that hangs is left alone
+    loop = asyncio.get_running_loop()
+    return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def _first_of(addresses: Sequence[_Address]) -> socket.socket:
+    # To the first address that answers: each is tried while those before it are waited for,
+    # families by turns (RFC 8305, 4 and 5).
+    of_family: Counter[int] = Counter()
+    ranked = []
+    for address in addresses:
+        of_family[address[0]] += 1
+        ranked.append((of_family[address[0]], address))
+    connected: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    async def attempt(address: _Address, failed: anyio.Event) -> None:
+        try:
+            made = socket.socket(*address[:3])
+            try:
+                made.setblocking(False)  # noqa: FBT003 - the system's call has no name for it
+                await asyncio.get_running_loop().sock_connect(made, address[4])
+            except BaseException:
+                made.close()
+                raise
+        except OSError as exc:
+            errors.append(exc)
+            failed.set()
+            return
+        connected.append(made)
+        tasks.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _, address in sorted(ranked, key=lambda one: one[0]):
+                failed = anyio.Event()
+                tasks.start_soon(attempt, address, failed)
+                with anyio.move_on_after(_NEXT_ADDRESS_S):
+                    await failed.wait()
+    except BaseException:
+        for made in connected:
+            made.close()
+        raise
+    for late in connected[1:]:
+        late.close()
+    if not connected:
+        raise errors[0]
+    return connected[0]
