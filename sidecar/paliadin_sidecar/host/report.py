@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ class Reporter:
 
     def __init__(self, state_dir: Path, version: str, settings: Mapping[str, str]) -> None:
         self._path = state_dir / _FILENAME
-        key = secrets.token_hex(16)
+        key = os.urandom(16).hex()
         self._report = Report(
             os.getpid(), version, time.time(), ready=False, problems=(), key=key,
             settings=fingerprints(settings, key),

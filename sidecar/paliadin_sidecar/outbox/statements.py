@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 
 __all__ = ["MIGRATIONS", "sql"]
@@ -15,7 +15,7 @@ MIGRATIONS: tuple[str, ...] = ()
 
 _parts = re.split(
     r"^-- name: (\w+)\n",
-    files(__package__).joinpath("outbox.sql").read_text(encoding="utf-8"),
+    Path(__file__).with_name("outbox.sql").read_text(encoding="utf-8"),
     flags=re.MULTILINE,
 )
 #: Each statement's text, as an attribute.
