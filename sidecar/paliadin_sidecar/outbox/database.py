@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.failpoints import failpoint
-from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
+from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
 from paliadin_sidecar.outbox.statements import MIGRATIONS, sql
 
@@ -77,7 +77,7 @@ class Database:
         self.set_forward_ms = 0
         self._transaction_at: int | None = None  # one reading for all of its times
         self._data_version = 0
-        self._forget_attempts()
+        self.retries_from = NOT_KNOWN  #: no delivery that was tried before is due earlier
         if not create and not path.exists():
             raise FileNotFoundError(path)
         mode = "rwc" if create else "rw"
@@ -166,7 +166,7 @@ class Database:
                 failpoint("after a commit")
             except BaseException:
                 self.last_event = last_event  # the next one will get the number again
-                self._forget_attempts()
+                self.retries_from = NOT_KNOWN
                 if self.connection.in_transaction:
                     self.execute("ROLLBACK")
                 raise
@@ -177,7 +177,7 @@ class Database:
         if offset_s != self._offset_s:
             self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
             self._offset_s = offset_s
-            self._forget_attempts()
+            self.retries_from = NOT_KNOWN
         self.check_identity()
         return results
 
@@ -197,11 +197,6 @@ class Database:
     def value(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> Any:  # noqa: ANN401 - a column's
         """The first column of a query's only row."""
         return self.connection.execute(statement, values).fetchone()[0]
-
-    def _forget_attempts(self) -> None:
-        # Drop what is known of the times of attempts, so that the database is asked for them again.
-        self.last_attempt_at = ANY_TIME  #: no delivery was attempted later
-        self.retries_from = 0  #: no delivery that was tried before is due earlier
 
     def _follow_clock(self) -> float:
         # Where the clock was set, the times from which durations are measured are set with it, so
@@ -265,7 +260,7 @@ class Database:
         version = self.pragma("data_version")
         if version != self._data_version:
             self._data_version = version
-            self._forget_attempts()
+            self.retries_from = NOT_KNOWN
         return version
 
     def check_pages(self, within_s: float) -> bool:

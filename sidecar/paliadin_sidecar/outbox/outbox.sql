@@ -258,7 +258,7 @@ WHERE state = 'pending' AND attempts > 0 AND next_attempt_at - attempted_at > :o
 -- name: newest_delivery
 SELECT max(id) FROM delivery;
 
--- A clock that was set back must not hold a turn for longer than its own delay.
+-- A clock that was set back while no daemon ran must not hold a turn for longer than its own delay.
 -- name: clamp_next_attempts
 UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
 WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;

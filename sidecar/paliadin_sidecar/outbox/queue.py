@@ -10,7 +10,7 @@ from paliadin_sidecar.errors import BadBody, Damaged
 from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
-from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, to_ms, to_seconds
+from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
 from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ def fetch_due(
         shares: which root's turn it is, for both kinds of attempts.
     """
     now = outbox.now()
-    if now < outbox.last_attempt_at:
-        outbox.execute(sql.clamp_next_attempts, {"now": now})
-        outbox.last_attempt_at, outbox.retries_from = now, now
     # The same reading of the clock decides what is due and what is waited for.
     next_at = _next_retry_at(outbox, now)
     busy, held = list(busy), list(held)
@@ -84,6 +81,8 @@ def _next_retry_at(outbox: Database, now: int) -> int | None:
     # When the next retry becomes due. The database is asked only once one may be due.
     if outbox.retries_from > now:
         return outbox.retries_from if outbox.retries_from < ANY_TIME else None
+    if outbox.retries_from == NOT_KNOWN:
+        outbox.execute(sql.clamp_next_attempts, {"now": now})
     first_at, next_at = outbox.execute(sql.next_attempts, {"now": now}).fetchone()
     outbox.retries_from = ANY_TIME if first_at is None else first_at
     return cast("int | None", next_at)

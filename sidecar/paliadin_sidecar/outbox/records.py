@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_TIME",
+    "NOT_KNOWN",
     "Arrival",
     "Attempt",
     "AttemptHistory",
@@ -27,6 +28,8 @@ __all__ = [
 
 #: Later than every stored time, in milliseconds.
 ANY_TIME = 2**62
+#: Earlier than every stored time, in milliseconds.
+NOT_KNOWN = 0
 
 
 class State(StrEnum):

@@ -121,7 +121,6 @@ def replay(
 def _attempted(outbox: Database, delivery: Delivery, *, reported: bool = True) -> dict[str, Any]:
     # The values of the columns that an attempt changes.
     now = outbox.now()
-    outbox.last_attempt_at = max(outbox.last_attempt_at, now)
     return {
         "delivery": delivery.id,
         "now": now,

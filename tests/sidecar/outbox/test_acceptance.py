@@ -111,7 +111,7 @@ def test_lossy(box: Box, content: bytes, response: str, *, lossy: bool) -> None:
 
 
 def test_the_same_again(box: Box) -> None:
-    """The same content is no news: it is looked at, and nothing is told or sent."""
+    """The same content is nothing new: no event is written and nothing is sent."""
     box(Outbox.accept, answer())
     box.events()
     assert box(Outbox.accept, answer(fingerprint="2:4:1")) is None
@@ -121,7 +121,7 @@ def test_the_same_again(box: Box) -> None:
 
 
 def test_turns_of_one_id(box: Box) -> None:
-    """Turns are told apart by backend and persona too."""
+    """Turns of one id differ by backend and persona."""
     for other in (replace(KEY, backend="legacy"), replace(KEY, persona="hugo"), KEY):
         assert box(Outbox.accept, answer(key=other))
     assert len(box(Outbox.timelines, "t")) == 3
@@ -178,7 +178,7 @@ def test_there_and_back(box: Box) -> None:
     ("after_s", "pushed"), [(LATE_S, True), (LATE_S + 0.001, False), (86_400.0, False)]
 )
 def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
-    """A change is pushed until ten minutes after the first answer, and then only told."""
+    """A change is pushed until ten minutes after the first answer, and later only recorded."""
     box(Outbox.accept, answer("A"))
     box.events()
     box.now += after_s
@@ -189,7 +189,7 @@ def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
         about = {"bytes": 1, "sha256": sha256("B"), "pushed": False, "why": "late"}
         assert fields == ABOUT_KEY | about
         assert box.states() == [(1, "pending")]
-        # Neither is it told twice, nor is the answer sent again that the receiver has.
+        # Neither is there a second event, nor is the answer sent again that the receiver has.
         assert not box(Outbox.accept, answer("B"))
         assert not box(Outbox.accept, answer("A"))
         assert box.events() == []
@@ -205,7 +205,7 @@ def test_late_counts_from_the_first_answer(box: Box) -> None:
 
 
 def test_a_bare_trailer(box: Box) -> None:
-    """A trailer whose text is gone is only told, before an answer and after it."""
+    """A trailer whose text is gone is only recorded, before an answer and after it."""
     bare = answer("[paliadin-meta]\n", has_text=False)
     about = {"bytes": 16, "sha256": bare.sha256, "pushed": False, "why": "no_text"}
     assert not box(Outbox.accept, bare)
@@ -223,7 +223,7 @@ def test_a_bare_trailer(box: Box) -> None:
 
 @pytest.mark.parametrize("reason", ["too_large", "empty", "untrusted"])
 def test_failure(box: Box, reason: Reason) -> None:
-    """A turn that cannot become an answer is told to whoever waits, under an id of its own."""
+    """A turn that cannot become an answer is sent to whoever waits, under an id of its own."""
     assert box(Outbox.accept, failure(reason))
     assert box.events() == [
         (
@@ -276,7 +276,7 @@ def test_a_failure_and_then_an_answer(box: Box) -> None:
 
 
 def test_a_failure_after_an_answer(box: Box) -> None:
-    """What becomes of the file later takes no answer back: it is only told."""
+    """What becomes of the file later takes no answer back: it is only recorded."""
     box(Outbox.accept, answer())
     box.events()
     assert not box(Outbox.accept, failure("too_large"))
@@ -316,7 +316,7 @@ def test_a_late_hint(box: Box) -> None:
     assert json.loads(box.due()[0].body)["data"]["submitted_turn_id"] == "submitted"
 
 
-def test_lying(box: Box) -> None:
+def test_present_files(box: Box) -> None:
     """It is known which files lie where, until they are gone, and again when they are back."""
     for name in "ab":
         box(Outbox.accept, answer(key=key(name), fingerprint=f"of {name}"))
@@ -332,7 +332,7 @@ def test_lying(box: Box) -> None:
 
 
 def test_vanished(box: Box) -> None:
-    """A file that went before it was opened is told, unless its turn was taken before."""
+    """A file that went before it was opened gets an event, unless its turn was accepted before."""
     box(Outbox.mark_vanished, KEY)
     assert box.events() == [("turn.vanished", ABOUT_KEY)]
     box(Outbox.accept, answer())
@@ -342,7 +342,7 @@ def test_vanished(box: Box) -> None:
     assert box(Outbox.present_files, "aichat", "paliadin") == {}
 
 
-def test_note(box: Box) -> None:
+def test_an_event_of_a_turn(box: Box) -> None:
     """An event may tell of a turn without changing it."""
     box(Outbox.record_hint, KEY, "submitted", USER)
     box(
@@ -356,7 +356,7 @@ def test_note(box: Box) -> None:
     assert box.states() == []
 
 
-def test_meet(box: Box) -> None:
+def test_a_root_is_registered(box: Box) -> None:
     """Old files of a root that is met for the first time are recorded, and not sent."""
     assert not box(Outbox.is_known_root, *ROOT)
     box(Outbox.register_root, *ROOT, [answer(), failure("untrusted", key("b"))])
@@ -370,8 +370,8 @@ def test_meet(box: Box) -> None:
     assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "1:4:0", "b": "1:0:0"}
 
 
-def test_meet_again(box: Box) -> None:
-    """A root is met once: what lies there later is not history."""
+def test_a_root_is_registered_once(box: Box) -> None:
+    """A root is registered once: what comes there later is not history."""
     box(Outbox.register_root, *ROOT, [])
     box(Outbox.register_root, *ROOT, [answer()])
     assert box.events() == []

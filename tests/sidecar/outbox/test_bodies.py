@@ -45,7 +45,7 @@ def test_what_it_costs(body: bytes, deflated: int, most: int) -> None:
 
 
 def test_a_packed_body_that_is_damaged() -> None:
-    """It is told, never sent: one flipped bit, a missing end, another's size."""
+    """It is reported, never sent: one flipped bit, a missing end, another's size."""
     packed = pack(noise(16_384).encode())
     flipped = bytearray(packed.data)
     flipped[len(flipped) // 2] ^= 1

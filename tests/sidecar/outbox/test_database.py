@@ -117,7 +117,7 @@ def test_newer(tmp_path: Path) -> None:
     ],
 )
 def test_damaged(tmp_path: Path, content: bytes, detail: str, *, create: bool) -> None:
-    """What is no database of ours is told, and not written to."""
+    """What is no database of ours is reported, and not written to."""
     path = tmp_path / FILENAME
     path.write_bytes(content)
     with pytest.raises(Damaged) as caught:
@@ -144,7 +144,7 @@ def test_one_whose_making_was_cut_short(tmp_path: Path) -> None:
 
 
 def test_damaged_later(box: Box) -> None:
-    """Damage that shows only when a page is read is told then."""
+    """Damage that shows only when a page is read is reported then."""
     box(Outbox.accept, answer("x" * 10_000))
     box.outbox.close()
     content = box.path.read_bytes()

@@ -58,7 +58,7 @@ def test_delivered_before_it_was_accepted(box: Box) -> None:
 
 
 def test_retry(box: Box) -> None:
-    """A failed attempt is told with its error, and with when the next one comes."""
+    """A failed attempt is recorded with its error, and with when the next one comes."""
     box(Outbox.accept, answer())
     box.events()
     (due,) = box.due()
@@ -74,7 +74,7 @@ def test_retry(box: Box) -> None:
 
 
 def test_refused(box: Box) -> None:
-    """A refusal is told before the retry that follows."""
+    """A refusal is recorded before the retry that follows."""
     box(Outbox.accept, answer())
     box.events()
     (due,) = box.due()
@@ -102,7 +102,7 @@ def test_dead(box: Box) -> None:
 
 
 def test_superseded_while_under_way(box: Box) -> None:
-    """An attempt of an older revision may end in any way: it is told, and changes nothing."""
+    """An attempt of an older revision may end in any way: it is recorded, and changes nothing."""
     ends: list[Callable[[Delivery], None]] = [
         lambda due: box.retry(due, 1, status=400, refused=True),
         lambda due: box.give_up(due, "poison"),
@@ -280,7 +280,7 @@ def test_replay_of_history(box: Box) -> None:
 
 
 def test_replay_without_body(box: Box) -> None:
-    """Where the body was let go the turn stays as it is, and is counted."""
+    """Where the body was purged the turn stays as it is, and is counted."""
     for name in "ab":
         box(Outbox.accept, answer(key=key(name)))
         box.deliver()
