@@ -6,13 +6,13 @@ The order of the questions is the completion rule of `docs/architecture.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from paliadin_contract.callback import Reason
-    from paliadin_sidecar.intake.fingerprint import Fingerprint
+    from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
-__all__ = ["Failed", "Observed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
+__all__ = ["Failed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
 
 #: An empty file is nobody's answer after this long; an agent that thinks has no file yet.
 EMPTY_S = 600.0
@@ -25,45 +25,6 @@ STALLED_S = 120.0
 HELD_S = 120.0
 #: No event tells that a writer closed, so its file is looked at again: soon, then less often.
 _POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
-
-
-class Observed(Protocol):
-    """What one look at an open file told."""
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Changes whenever the file may have."""
-        ...
-
-    @property
-    def trusted(self) -> bool:
-        """A regular file of the expected owner."""
-        ...
-
-    @property
-    def being_written(self) -> bool | None:
-        """Whether somebody has it open for writing; None where the system would not say."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """Its last lines are a whole trailer."""
-        ...
-
-    @property
-    def has_text(self) -> bool:
-        """Something stands before the trailer."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        ...
-
-    @property
-    def links(self) -> int:
-        """Names that the file has; 0 is well: it was removed after it was opened."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +58,7 @@ Verdict = Waiting | Settled | Failed
 
 @dataclass(frozen=True)
 class Progress:
-    """What is remembered of a file between two looks. Times are monotonic seconds."""
+    """What is remembered of a file between two inspections. Times are monotonic seconds."""
 
     fingerprint: Fingerprint
     unchanged_since: float
@@ -107,13 +68,13 @@ class Progress:
 
 
 def decide(
-    progress: Progress | None, seen: Observed, now: float, *, quiet_s: float, max_bytes: int
+    progress: Progress | None, seen: FileSnapshot, now: float, *, quiet_s: float, max_bytes: int
 ) -> tuple[Progress, Verdict]:
-    """Judge one look in the light of the looks before.
+    """Judge one snapshot in the light of those before.
 
     Args:
-        progress: what the last call returned, None at the first look.
-        seen: the look.
+        progress: what the last call returned, None at the first one.
+        seen: what the file is now.
         now: monotonic seconds.
         quiet_s: how long a file without an end mark must be unchanged.
         max_bytes: a larger file is no answer.
@@ -134,7 +95,7 @@ def decide(
 
 
 def _judge(  # noqa: PLR0911 - one return for each step of the rule
-    progress: Progress, seen: Observed, now: float, *, quiet_s: float, max_bytes: int
+    progress: Progress, seen: FileSnapshot, now: float, *, quiet_s: float, max_bytes: int
 ) -> Verdict:
     if not seen.trusted:
         return Failed("untrusted")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["COARSE_S", "TICK_S", "Fingerprint", "is_conclusive"]
+__all__ = ["COARSE_S", "TICK_S", "FileSnapshot", "Fingerprint", "is_conclusive"]
 
 #: The kernel stamps with the time of its last tick: a change that follows within the same
 #: tick does not show, so a younger time proves nothing, of a directory as of a file.
@@ -84,3 +85,31 @@ class Fingerprint(NamedTuple):
     def is_conclusive(self, now_s: float) -> bool:
         """Whether every change from now on must show in it; see `is_conclusive`."""
         return is_conclusive(self.modified_ns, now_s) and is_conclusive(self.changed_ns, now_s)
+
+
+@dataclass(frozen=True)
+class FileSnapshot:
+    """What one inspection of an open file told.
+
+    Attributes:
+        fingerprint: it changes whenever the file may have.
+        trusted: a regular file of the expected owner.
+        being_written: whether somebody has it open for writing; None where the system would not
+            say.
+        ended: its last lines are a whole trailer.
+        has_text: something stands before the trailer.
+        size: in bytes.
+        links: names that the file has; 0 is well: it was removed after it was opened.
+        mtime_s: its modification time, in epoch seconds.
+        why: why it is not trusted.
+    """
+
+    fingerprint: Fingerprint
+    trusted: bool
+    being_written: bool | None = False
+    ended: bool = False
+    has_text: bool = False
+    size: int = 0
+    links: int = 1
+    mtime_s: float = 0.0
+    why: str = ""

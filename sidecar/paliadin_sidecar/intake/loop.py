@@ -1,32 +1,34 @@
-"""One root's way in: its file notifications, its scans, and what becomes of the files they name.
-
-The system calls on a root run in a thread of its own, since its file system may hold one for ever.
-"""
+"""One root's way in: its file notifications, its scans, and what becomes of the files they name."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
+import anyio.lowlevel
 
 from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host.threads import Threads
 from paliadin_sidecar.host.ticks import next_tick
 from paliadin_sidecar.host.watchdog import Heartbeat
-from paliadin_sidecar.intake import intake as finding
-from paliadin_sidecar.intake.intake import Intake
+from paliadin_sidecar.intake.events import IntakeEvent, record_events
+from paliadin_sidecar.intake.history import find_history
+from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
+from paliadin_sidecar.intake.rules import IntakeRules
+from paliadin_sidecar.intake.scan import run_slice, scan
+from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.records import Delivery
+    from paliadin_sidecar.outbox.records import Arrival, Delivery
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["Office", "RootIntake"]
@@ -34,11 +36,13 @@ __all__ = ["Office", "RootIntake"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Every so often each file is looked at, whatever the directory's time says.
+#: Every so often each file is compared, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
+#: A scan holds up everybody else for about this long, and then lets them go first.
+_SLICE_S = 0.0005
 #: A root that got no further for this long does not answer: the server of its mount hangs, say.
 _ANSWER_S = 5.0
-#: So many changed names of a root are remembered; with more, every file is looked at.
+#: So many changed names of a root are remembered; with more, every file is compared.
 _MAX_TOUCHED = 10_000
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
@@ -69,49 +73,65 @@ class Office(Protocol):
 class RootIntake:
     """One root on its way in.
 
+    Files of a disk of this machine are inspected on the event loop. Any other file system may
+    never answer, so all that it is asked runs in a thread of the root's own, and costs no other
+    root when that is held.
+
     Args:
         spec: the root.
         settings: what to do.
-        most_held: files whose descriptors are kept between two looks.
+        max_open_files: files whose descriptors are kept between two inspections.
         group: the outbox.
         office: whom it tells.
+
+    Attributes:
+        root: its directory.
+        files: what is known of the files in it.
+        heartbeat: beats with each scan; excused where that hangs.
+        began: it was scanned once, or does not answer.
+        no_events: why there are no notifications, where there are none.
     """
 
     def __init__(
         self,
         spec: RootSpec,
         settings: Settings,
-        most_held: int,
+        max_open_files: int,
         group: GroupCommit,
         office: Office,
     ) -> None:
         self.spec = spec
         self.root = Root(spec.path, settings.owner)
-        self.intake = Intake(
-            [(spec, self.root)],
+        rules = IntakeRules(
             owner=settings.owner,
             quiet_s=settings.quiet_s,
             max_bytes=settings.max_bytes,
-            most_held=most_held,
+            max_open_files=max_open_files,
             monotonic=time.monotonic,
             wall=time.time,
         )
-        self.heartbeat = Heartbeat()  #: beats with each scan; excused where that hangs
-        self.began = anyio.Event()  #: it was looked through once, or does not answer
-        self.no_events: str | None = None  #: why there are none
+        self.files = WatchedRoot(spec, self.root, rules)
+        self.heartbeat = Heartbeat()
+        self.began = anyio.Event()
+        self.no_events: str | None = None
         self._settings = settings
         self._group = group
         self._office = office
         self._thread = Threads(1, "root")
+        self._asking = anyio.Lock(fast_acquire=True)
+        self._committing = anyio.Lock(fast_acquire=True)
         self._stopped = False
-        self._touched: set[str] = set()  #: paths that events named
+        self._is_known = False  #: its old files are registered
+        self._scanned = False  #: since files were inspected
+        self._touched: set[str] = set()  #: names that notifications told
         self._every_file = True  #: at the next scan
         self._wake = anyio.Event()
+        self._wake_scan = anyio.Event()
         self._armed = anyio.Event()
         self._listening = anyio.CancelScope()
 
     def stop(self) -> None:
-        """End the intake loop before its next step."""
+        """Take in nothing more."""
         self._stopped = True
         self._wake.set()
 
@@ -119,136 +139,147 @@ class RootIntake:
         """Let go of all descriptors."""
         # Closing asks the file system too.
         if not self.heartbeat.excused:
-            self.intake.close()
+            self.files.close()
         self._thread.close()
 
     async def run(self) -> None:
         """Take in what comes, until stopped or cancelled."""
-        spec, intake = self.spec, self.intake
-        lying = await self._group.commit_when_possible(
-            Outbox.present_files, spec.backend, spec.persona
+        self.files.remember(
+            await self._group.commit_when_possible(
+                Outbox.present_files, self.spec.backend, self.spec.persona
+            )
         )
-        intake.remember(spec, lying)
-        next_scan = next_every_file = 0.0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._scan_loop, name="scan")
+            tasks.start_soon(self._notification_loop, name="notifications")
+            await self._inspection_loop()
+            tasks.cancel_scope.cancel()
+
+    async def _inspection_loop(self) -> None:
         while not self._stopped:
             self._wake = anyio.Event()
-            now = time.monotonic()
-            every_file = self._every_file or now >= next_every_file
-            if every_file or now >= next_scan:
-                self._every_file = False
-                await self._scan(every_file=every_file)
+            scanned, self._scanned = self._scanned, False
+            if self._is_known:
+                await self._commit(await self._call(self._inspect))
+            if scanned:
+                self.began.set()
                 self.heartbeat.beat()
-                now = time.monotonic()
-                next_scan = next_tick(now, self._settings.rescan_s)
-                next_every_file = now + _EVERY_FILE_S if every_file else next_every_file
-            # A disk of this machine is read on the loop: a change of thread costs more.
-            is_local = self.root.leases_on is not None
-            found = self._look() if is_local else await self._ask(self._look)
-            if found:
-                await self._take(found)
-            self.began.set()
-            due_in = intake.due_in()
-            rest = max(0.0, next_scan - time.monotonic())
-            with anyio.move_on_after(rest if due_in is None else min(rest, due_in)):
+            with anyio.move_on_after(self.files.due_in() if self._is_known else None):
                 await self._wake.wait()
 
-    async def listen(self) -> None:
-        """Hear of changed files, and wake the intake loop, until cancelled."""
-        # Each root has a watch of its own: what one of them cannot bear costs no other's.
-        wait_s = _REARM_FIRST_S
+    def _inspect(self) -> list[IntakeEvent]:
+        touched, self._touched = self._touched, set()
+        return [*self.files.notice(touched), *inspect_due(self.files)]
+
+    async def _commit(self, events: list[IntakeEvent]) -> None:
+        if not events:
+            return
+        async with self._committing:  # in the order in which they were found
+            try:
+                accepted = await self._group.commit(record_events, events)
+            except Blocked as exc:
+                # This root waits here, holding these, while delivery goes on. One by one, since
+                # the room that comes first may be for one.
+                self._office.holds(exc)
+                for event in events:
+                    accepted = await self._group.commit_when_possible(record_events, [event])
+                    self._office.accepted(accepted)
+                self._office.let_go()
+            else:
+                self._office.accepted(accepted)
+
+    # --- scans ------------------------------------------------------------------------------
+
+    async def _scan_loop(self) -> None:
+        next_every_file = 0.0
         while True:
-            self._armed = anyio.Event()
-            if self.root.fd is None or self.root.state != "armed":
-                self._misses_events(None)  # of what? The root says what is wrong
-                await self._armed.wait()
-                continue
-            began = time.monotonic()
-            with anyio.CancelScope() as self._listening:
-                try:
-                    await self._hear(self.root.fd)
-                except WatchFailed as exc:
-                    if time.monotonic() - began > _REARM_MOST_S:
-                        wait_s = _REARM_FIRST_S
-                    self._misses_events(str(exc))
-                    if wait_s == _REARM_FIRST_S:
-                        path = str(self.spec.path)
-                        await self._office.record("watch.failed", path=path, error=str(exc))
-                    await anyio.sleep(wait_s)
-                    wait_s = min(2 * wait_s, _REARM_MOST_S)
-
-    def _misses_events(self, why: str | None) -> None:
-        self.no_events = why
-        self._office.notifications()
-
-    async def _hear(self, directory: int) -> None:
-        by_inotify = self._settings.events == "inotify"
-        heard = changes({self.root.path: directory}, inotify=by_inotify)
-        async with aclosing(heard) as events:
-            async for touched in events:
-                self._misses_events(None)
-                self._every_file |= not touched
-                self._touched |= (ours := set(filter(finding.is_ours, touched)))
-                if len(self._touched) > _MAX_TOUCHED:
-                    self._touched.clear()
-                    self._every_file = True
-                if ours or not touched:
-                    self._wake.set()
-
-    # --- scans ----------------------------------------------------------------------------
+            self._wake_scan = anyio.Event()
+            now = time.monotonic()
+            every_file, self._every_file = self._every_file or now >= next_every_file, False
+            await self._scan(every_file=every_file)
+            self._scanned = True
+            self._wake.set()
+            now = time.monotonic()
+            if every_file:
+                next_every_file = now + _EVERY_FILE_S
+            with anyio.move_on_after(next_tick(now, self._settings.rescan_s) - now):
+                await self._wake_scan.wait()
 
     async def _scan(self, *, every_file: bool) -> None:
         # The old directory first: what it holds at this moment is not in the new one.
-        await self._take_scanned(every_file=every_file)
-        changed = await self._ask(self.root.check)
+        if self._is_known:
+            await self._scan_files(every_file=every_file)
+        if not every_file and self.root.leases_on is not None and self.root.is_as_checked():
+            await self._office.changed()
+            return
+        async with self._asking:  # judging may ask a directory service, so never on the loop
+            changed = await self._ask(self.root.check)
         if changed is not None:
-            await self._tell_root(changed)
+            await self._record_state(changed)
             if self.root.state == "armed":
-                await self._meet()
-                await self._take_scanned(every_file=True)
+                await self._register()
+                await self._scan_files(every_file=True)
             self._armed.set()
             self._listening.cancel()
         await self._office.changed()
 
-    async def _tell_root(self, changed: str) -> None:
+    async def _record_state(self, changed: str) -> None:
         why = {"why": self.root.why} if self.root.why else {}
         about = {"backend": self.spec.backend, "persona": self.spec.persona}
         await self._office.record(f"root.{changed}", **about, path=str(self.spec.path), **why)
 
-    async def _take_scanned(self, *, every_file: bool) -> None:
-        def scan() -> list[finding.Finding]:
-            try:
-                return self.intake.scan(self.spec, every_file=every_file)
-            except OSError:
-                return []  # it cannot be read, which is its state now: the next check tells
+    async def _scan_files(self, *, every_file: bool) -> None:
+        slices: AsyncIterator[list[IntakeEvent]] = self._slices(
+            scan(self.files, every_file=every_file)
+        )
+        # Where it cannot be read, that is its state now: the next check tells.
+        with suppress(OSError):
+            async for events in slices:
+                await self._commit(events)
 
-        if found := await self._ask(scan):
-            await self._take(found)
-
-    async def _meet(self) -> None:
+    async def _register(self) -> None:
         spec = self.spec
         root = (spec.backend, spec.persona, str(spec.path))
-        if await self._group.commit_when_possible(Outbox.is_known_root, *root):
-            return
-        try:
-            history = await self._ask(self.intake.history, spec)
-        except OSError:
-            return  # it cannot be listed: it is met when it can be
-        await self._group.commit_when_possible(Outbox.register_root, *root, history)
+        if not await self._group.commit_when_possible(Outbox.is_known_root, *root):
+            history: list[Arrival] = []
+            try:
+                async for found in self._slices(find_history(self.files)):
+                    history += found
+            except OSError:
+                return  # it cannot be listed: it is registered when it can be
+            await self._group.commit_when_possible(Outbox.register_root, *root, history)
+        self._is_known = True
+
+    async def _slices(self, steps: Iterator[T | None]) -> AsyncIterator[list[T]]:
+        # Files are inspected, and turns sent, between two slices.
+        def step() -> tuple[list[T], bool]:
+            return run_slice(steps, _SLICE_S, time.monotonic)
+
+        more = True
+        while more:
+            await anyio.lowlevel.checkpoint()
+            found, more = await self._call(step)
+            yield found
+
+    async def _call(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        async with self._asking:
+            if self.root.leases_on is not None:
+                return call(*args)
+            return await self._ask(call, *args)
 
     async def _ask(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        # All that its file system is asked, which may never answer: that costs this root alone,
-        # until it does.
+        # In the root's thread, whose call may never come to its end.
         answer = self._thread.begin(call, *args)
         # Who is cancelled waits for its end: it uses what is closed then.
         with anyio.CancelScope(shield=True):
             steps = None
-            while not answer.done() and steps != self.intake.steps:
-                steps = self.intake.steps
+            while not answer.done() and steps != self.files.steps:
+                steps = self.files.steps
                 await asyncio.wait([answer], timeout=_ANSWER_S)
         if not answer.done():
             self.heartbeat.excused = True
             self.root.does_not_answer()
-            await self._tell_root(self.root.state)
+            await self._record_state(self.root.state)
             await self._office.changed()
             self.began.set()
             self.heartbeat.beat()
@@ -256,47 +287,48 @@ class RootIntake:
             self.heartbeat.excused = False
         return answer.result()
 
-    # --- files ----------------------------------------------------------------------------
+    # --- notifications ----------------------------------------------------------------------
 
-    def _look(self) -> list[finding.Finding]:
-        touched, self._touched = self._touched, set()
-        return [*self.intake.notice(touched), *self.intake.look()]
+    async def _notification_loop(self) -> None:
+        # Each root has a watch of its own: what one of them cannot bear costs no other's.
+        wait_s = _REARM_FIRST_S
+        while True:
+            self._armed = anyio.Event()
+            if self.root.fd is None or self.root.state != "armed":
+                self._set_no_events(None)  # of what? The root says what is wrong
+                await self._armed.wait()
+                continue
+            began = time.monotonic()
+            with anyio.CancelScope() as self._listening:
+                try:
+                    await self._consume_events(self.root.fd)
+                except WatchFailed as exc:
+                    if time.monotonic() - began > _REARM_MOST_S:
+                        wait_s = _REARM_FIRST_S
+                    self._set_no_events(str(exc))
+                    if wait_s == _REARM_FIRST_S:
+                        path = str(self.spec.path)
+                        await self._office.record("watch.failed", path=path, error=str(exc))
+                    await anyio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, _REARM_MOST_S)
 
-    async def _take(self, found: list[finding.Finding]) -> None:
-        try:
-            accepted = await self._group.commit(_take_all, found)
-        except Blocked as exc:
-            # This root's intake waits here, holding one batch, while delivery goes on. One by
-            # one, since the room that comes first may be for one.
-            self._office.holds(exc)
-            for one in found:
-                accepted = await self._group.commit_when_possible(_take_all, [one])
-                self._office.accepted(accepted)
-            self._office.let_go()
-        else:
-            self._office.accepted(accepted)
+    def _set_no_events(self, why: str | None) -> None:
+        self.no_events = why
+        self._office.notifications()
 
-
-def _take_all(outbox: Outbox, found: list[finding.Finding]) -> list[Delivery]:
-    # Returns what is to be sent.
-    return [delivery for one in found if (delivery := _take_one(outbox, one)) is not None]
-
-
-def _take_one(outbox: Outbox, one: finding.Finding) -> Delivery | None:
-    match one:
-        case finding.Settled(arrival):
-            return outbox.accept(arrival)
-        case finding.Hint(key, submitted_turn_id, user_id):
-            outbox.record_hint(key, submitted_turn_id, user_id)
-        case finding.Stalled(key, why, detail):
-            outbox.record_turn_event("turn.stalled", key, why=why, detail=detail)
-        case finding.Flooded(spec, kinds, untold, names):
-            about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
-            outbox.record_service_event(
-                "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
-            )
-        case finding.Vanished(key):
-            outbox.mark_vanished(key)
-        case finding.Gone(key):
-            outbox.mark_gone(key)
-    return None
+    async def _consume_events(self, directory: int) -> None:
+        by_inotify = self._settings.events == "inotify"
+        heard = changes({self.root.path: directory}, inotify=by_inotify)
+        async with aclosing(heard) as events:
+            async for touched in events:
+                self._set_no_events(None)
+                names = {path.rpartition("/")[2] for path in touched}
+                self._touched |= (ours := set(filter(is_ours, names)))
+                if ours:
+                    self._wake.set()
+                is_full = len(self._touched) > _MAX_TOUCHED
+                if is_full:
+                    self._touched.clear()
+                if is_full or not touched:
+                    self._every_file = True
+                    self._wake_scan.set()

@@ -11,9 +11,8 @@ import shlex
 import stat
 import time
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.filesystem import device_with_leases, server_of
@@ -21,9 +20,9 @@ from paliadin_sidecar.intake.fingerprint import is_conclusive
 from paliadin_sidecar.intake.trust import why_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterator
 
-__all__ = ["MAX_NAMES", "Listed", "Root", "State"]
+__all__ = ["MAX_NAMES", "Root", "State"]
 
 #: `unreadable`: the system answers with an error, such as that of a disk or of a mount whose
 #: server died.
@@ -34,16 +33,8 @@ State = Literal["armed", "missing", "untrusted", "unreadable"]
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-#: So many names are read at once: millions must not be held together, nor take a scan's time.
+#: More names than these are a flood: they are not held together, and it is told.
 MAX_NAMES = 200_000
-
-
-class Listed(NamedTuple):
-    """A part of a listing."""
-
-    names: list[str]
-    is_first: bool
-    is_last: bool
 
 
 class _NotArmed(Exception):
@@ -74,7 +65,7 @@ class Root:
         self._told: tuple[State, str] = ("missing", "")
         self._identity: tuple[int, int] | None = None
         self._listed_mtime: int | None = None
-        self._listing: Generator[str, None, None] | None = None
+        self._way: list[tuple[int, ...]] | None = None
 
     def check(self) -> Literal["armed", "missing", "untrusted", "unreadable", "replaced"] | None:
         """Look whether it is there and can be trusted; what changed, or None.
@@ -83,16 +74,26 @@ class Root:
         told first, and only the next call looks whether it can be again.
         """
         before = self._identity if self._told[0] == "armed" else None
+        way = _way(self.path)  # before it is judged: what changes meanwhile must show
         if self.state != "unreadable" or (self.state, self.why) == self._told:
             try:
                 self._arm()
             except _NotArmed as exc:
                 self._fail(exc)
+        self._way = way
         changed = (self.state, self.why) != self._told
         self._told = (self.state, self.why)
         if self.state != "armed" or before is None or before == self._identity:
             return self.state if changed else None
         return "replaced"
+
+    def is_as_checked(self) -> bool:
+        """Whether nothing was changed on the way to it since the check that armed it.
+
+        It asks a few times for `stat` and judges nothing, so it does not see that somebody else
+        came into a group.
+        """
+        return self.state == "armed" and self._way is not None and self._way == _way(self.path)
 
     def does_not_answer(self) -> None:
         """Somebody waits in one of its calls: `unreadable`, until a check comes to its end.
@@ -109,45 +110,39 @@ class Root:
             with suppress(OSError):  # Linux has let go of it, whatever its file system says
                 os.close(self.fd)
             self.fd = None
-        self._end_listing()
         self._listed_mtime = None
 
-    def names(self, *, always: bool) -> Listed | None:
-        """The next of its names, one that is no UTF-8 with surrogates.
+    def names(self, *, always: bool) -> Iterator[str] | None:
+        """Its names, one that is no UTF-8 with surrogates; None where none came or went.
 
-        A listing begins if a name came or went; until it has ended, the next call goes on with it.
-        None where nothing did since the last one.
+        What comes to its end was listed; the next call begins again where that was not reached.
 
         Args:
-            always: begin one in any case.
+            always: list them in any case.
 
         Raises:
-            OSError: the directory cannot be read; it is `unreadable` from here on.
+            OSError: the directory cannot be read, now or later on; it is `unreadable` from here on.
         """
         if self.fd is None:
             return None
-        is_first = self._listing is None
         try:
-            if self._listing is None:
-                mtime = os.fstat(self.fd).st_mtime_ns
-                if mtime == self._listed_mtime and not always:
-                    return None
-                # Judged before names are read: what comes meanwhile may have the same time.
-                self._listed_mtime = mtime if is_conclusive(mtime, time.time()) else None
-                self._listing = _names_in(self.fd)
-            names = list(islice(self._listing, MAX_NAMES))
+            mtime = os.fstat(self.fd).st_mtime_ns
         except OSError as exc:
             self._fail(_unreadable(self.path, "listed", exc))
             raise
-        is_last = len(names) < MAX_NAMES
-        if is_last:
-            self._end_listing()
-        return Listed(names, is_first=is_first, is_last=is_last)
+        if mtime == self._listed_mtime and not always:
+            return None
+        # Judged before names are read: what comes meanwhile may have the same time.
+        return self._list(self.fd, mtime if is_conclusive(mtime, time.time()) else None)
 
-    def _end_listing(self) -> None:
-        if self._listing is not None:
-            self._listing.close()
-            self._listing = None
+    def _list(self, directory: int, mtime: int | None) -> Iterator[str]:
+        try:
+            os.lseek(directory, 0, os.SEEK_SET)  # one before may have been left in the middle
+            yield from _names_in(directory)
+        except OSError as exc:
+            self._fail(_unreadable(self.path, "listed", exc))
+            raise
+        self._listed_mtime = mtime
 
     def _arm(self) -> None:
         found = _open_trusted(self.path, self._owner)
@@ -189,7 +184,24 @@ class Root:
         self.state, self.why, self.error = state, why, None
 
 
-def _names_in(directory: int) -> Generator[str, None, None]:
+def _way(path: Path) -> list[tuple[int, ...]] | None:
+    # What the judgement of each step depended on. The ctime moves with an ACL too; that of a
+    # directory which everybody may write in does all the time, and ACLs do not matter there.
+    found: list[tuple[int, ...]] = []
+    try:
+        for step in (*reversed(path.parents), path):
+            info = step.lstat()
+            sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0
+            changed = 0 if sticky else info.st_ctime_ns
+            found.append(
+                (info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_gid, changed)
+            )
+    except OSError:
+        return None
+    return found
+
+
+def _names_in(directory: int) -> Iterator[str]:
     with os.scandir(directory) as entries:
         for entry in entries:
             yield entry.name

@@ -26,7 +26,7 @@ class IntakeService:
     Args:
         settings: what to do.
         group: the outbox.
-        most_held: files that may be held open while they settle.
+        max_open_files: files that may be held open while they settle.
         record: records an event of the service.
         on_accepted: called with what was committed and can be sent.
         on_blocked: called when a batch is held since the outbox is blocked.
@@ -41,7 +41,7 @@ class IntakeService:
         self,
         settings: Settings,
         group: GroupCommit,
-        most_held: int,
+        max_open_files: int,
         *,
         record: Callable[..., Awaitable[None]],
         on_accepted: Callable[[list[Delivery]], None],
@@ -56,9 +56,9 @@ class IntakeService:
         self._on_no_events = on_no_events
         self.accepted = on_accepted
         self._held_back = 0
-        self._found: list[dict[str, object]] = []
+        self._described: list[dict[str, object]] = []
         self.roots = [
-            RootIntake(spec, settings, most_held // len(settings.roots), group, self)
+            RootIntake(spec, settings, max_open_files // len(settings.roots), group, self)
             for spec in settings.roots
         ]
         self.heartbeats = [root.heartbeat for root in self.roots]
@@ -68,7 +68,6 @@ class IntakeService:
         async with anyio.create_task_group() as tasks:
             for root in self.roots:
                 tasks.start_soon(root.run, name="intake")
-                tasks.start_soon(root.listen, name="listen")
 
     async def began(self) -> None:
         """Wait until each root was looked through once, or does not answer."""
@@ -87,7 +86,7 @@ class IntakeService:
 
     def counts(self) -> tuple[int, int]:
         """How many scans there were, and how many files only a scan found."""
-        intakes = [root.intake for root in self.roots]
+        intakes = [root.files for root in self.roots]
         return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
 
     # --- what a root tells: see `loop.Office` ------------------------------------------------
@@ -109,10 +108,10 @@ class IntakeService:
 
     async def changed(self) -> None:
         """Write down what all roots are and hold, where that changed."""
-        found = [one for root in self.roots for one in root.intake.found()]
-        if found != self._found:
-            self._found = found
-            await self._group.commit_when_possible(Outbox.set_roots, found)
+        described = [root.files.describe() for root in self.roots]
+        if described != self._described:
+            self._described = described
+            await self._group.commit_when_possible(Outbox.set_roots, described)
 
     def notifications(self) -> None:
         """Say which roots miss file notifications."""

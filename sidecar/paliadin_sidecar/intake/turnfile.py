@@ -5,58 +5,34 @@ Nothing here writes, creates or removes anything.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import errno
 import fcntl
 import os
 import signal
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
-
-from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.intake.fingerprint import Fingerprint
+from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
 __all__ = [
-    "Look",
     "TurnFile",
     "completed_at",
     "fingerprint_at",
     "ignore_lease_breaks",
-    "read_claims",
 ]
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_TOKEN_BYTES = 8 * 1024
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one look at an open file told; see `settle.Observed`."""
-
-    fingerprint: Fingerprint
-    trusted: bool
-    being_written: bool | None = False
-    ended: bool = False
-    has_text: bool = False
-    size: int = 0
-    links: int = 1
-    mtime_s: float = 0.0
-    why: str = ""  #: why it is not trusted
 
 
 def ignore_lease_breaks() -> None:
     """Survive an opener that meets our lease in the instant that we hold it.
 
     The kernel sends SIGIO to a lease's holder, which ends a process by default. Call it once,
-    in the main thread, before the first `TurnFile.look`.
+    in the main thread, before the first `TurnFile.inspect`.
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)
 
@@ -130,7 +106,7 @@ class TurnFile:
             raise Unreadable("", exc) from None
         return info.st_dev, info.st_ino
 
-    def look(self) -> Look:
+    def inspect(self) -> FileSnapshot:
         """Observe without changing anything.
 
         Raises:
@@ -139,7 +115,7 @@ class TurnFile:
         try:
             info = self._stat()
             if self._fd is None or not self._is_ours(info):
-                return Look(
+                return FileSnapshot(
                     Fingerprint.of(info),
                     trusted=False,
                     mtime_s=info.st_mtime,
@@ -152,7 +128,7 @@ class TurnFile:
             tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
         except OSError as exc:
             raise Unreadable("", exc) from None
-        return Look(
+        return FileSnapshot(
             Fingerprint.of(info),
             trusted=True,
             being_written=being_written,
@@ -165,11 +141,11 @@ class TurnFile:
             mtime_s=info.st_mtime,
         )
 
-    def read(self, look: Look, *, held: bool = False) -> bytes:
-        """The whole file, if it is still as it was at that look.
+    def read(self, snapshot: FileSnapshot, *, held: bool = False) -> bytes:
+        """The whole file, if it is still as it was then.
 
         Args:
-            look: what was seen last.
+            snapshot: what was seen last.
             held: also where somebody has it open for writing.
 
         Raises:
@@ -180,13 +156,13 @@ class TurnFile:
             raise Changed
         try:
             chunks, at = [], 0
-            while chunk := os.pread(self._fd, look.size + 1 - at, at):
+            while chunk := os.pread(self._fd, snapshot.size + 1 - at, at):
                 chunks.append(chunk)
                 at += len(chunk)
             now = Fingerprint.of(os.fstat(self._fd))
-            changed = now.content_may_differ(look.fingerprint)
+            changed = now.content_may_differ(snapshot.fingerprint)
             opened = not held and _being_written(self._fd)
-            if at != look.size or changed or opened:
+            if at != snapshot.size or changed or opened:
                 raise Changed
         except OSError as exc:
             raise Unreadable("", exc) from None
@@ -215,46 +191,6 @@ def _why_not_ours(info: os.stat_result, owner: int) -> str:
         )
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe"}
     return f"{kinds.get(stat.S_IFMT(info.st_mode), 'a device or a socket')}, no regular file"
-
-
-def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None:
-    """`jti` and `sub` of the token in this file, or None where it has none as it is.
-
-    They are hints for the receiver and nothing is decided by them, so the token's signature
-    is not looked at. The token itself leaves this function in no way.
-
-    Raises:
-        FileNotFoundError: there is no such name (any more).
-        Unreadable: the system would not let us see it.
-        Changed: somebody writes it.
-    """
-    file = TurnFile(directory, name, owner)
-    try:
-        look = file.look()
-        if not look.trusted or look.size > _MAX_TOKEN_BYTES or look.links > 1:
-            return None
-        return _claims(file.read(look))
-    finally:
-        file.close()
-
-
-class _Claims(msgspec.Struct):
-    jti: str
-    sub: str
-
-
-def _claims(token: bytes) -> tuple[str, str] | None:
-    parts = token.strip().split(b".")
-    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature (RFC 7515, section 7.1)
-        return None
-    try:
-        raw = base64.b64decode(parts[1] + b"=" * (-len(parts[1]) % 4), b"-_", validate=True)
-        claims = msgspec.json.decode(raw, type=_Claims)
-    except (binascii.Error, ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        return None
-    if not (is_turn_id(claims.jti) and is_turn_id(claims.sub)):
-        return None
-    return claims.jti, claims.sub
 
 
 def _being_written(fd: int) -> bool | None:

@@ -1,93 +1,17 @@
-"""Queues and shares: what comes next, and how much one root may take from the others. No I/O."""
+"""Shares: which delivery is sent next, and how much one root may take from the others. No I/O."""
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Budget", "DueQueue", "FairShare", "Shares"]
+__all__ = ["FairShare", "Shares"]
 
 T = TypeVar("T")
-
-
-class DueQueue(Generic[T]):
-    """A priority queue of items by the time at which they are due; each is in it once.
-
-    Items are told apart by their identity, so they must be hashable by it.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, T]] = []
-        self._current: dict[T, tuple[float, int]] = {}
-        self._order = count()
-
-    def __len__(self) -> int:
-        return len(self._current)
-
-    def put(self, item: T, at: float) -> None:
-        """Put an item in, or change the time at which it is due."""
-        self._current[item] = entry = (at, next(self._order))
-        heapq.heappush(self._heap, (*entry, item))
-        if len(self._heap) > 2 * len(self._current) + 64:  # drop entries whose time was changed
-            self._heap = [(at, n, item) for item, (at, n) in self._current.items()]
-            heapq.heapify(self._heap)
-
-    def remove(self, item: T) -> None:
-        """Take an item out, if it is in."""
-        self._current.pop(item, None)
-
-    def next_at(self) -> float | None:
-        """When the first item is due; None where the queue is empty."""
-        while self._heap and not self._is_current(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def pop(self) -> T:
-        """Take the first item; the queue must not be empty."""
-        self.next_at()
-        item = heapq.heappop(self._heap)[2]
-        del self._current[item]
-        return item
-
-    def _is_current(self, entry: tuple[float, int, T]) -> bool:
-        at, n, item = entry
-        return self._current.get(item) == (at, n)
-
-
-class Budget:
-    """A token bucket.
-
-    Args:
-        burst: how many tokens it holds, and begins with.
-        per_s: how many come back each second.
-    """
-
-    def __init__(self, burst: int, per_s: float) -> None:
-        self._burst = burst
-        self._per_s = per_s
-        self._left = float(burst)
-        self._at: float | None = None
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until there is a token; 0 where there is one."""
-        if self._at is not None:
-            self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
-        self._at = now
-        # Sums of fractions are not exact; a caller who waited as long as told must get a token.
-        return 0.0 if self._left >= 1.0 - 1e-6 else (1.0 - self._left) / self._per_s
-
-    def spend(self, now: float) -> bool:
-        """Spend a token; False where there is none."""
-        if self.wait_s(now) > 0:
-            return False
-        self._left -= 1.0
-        return True
 
 
 @dataclass

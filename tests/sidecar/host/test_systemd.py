@@ -203,22 +203,22 @@ def test_a_stopped_process_gives_no_sign_of_life(host: Sidecar, watched: Manager
 
 #: Starts the daemon with one function that hangs as soon as a file of that name is there.
 _HANGING = """
-import asyncio, sys, time
+import asyncio, sys
 from pathlib import Path
 from paliadin_sidecar.operator import cli
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
-from paliadin_sidecar.intake.intake import Intake
-scan, fill = Intake.scan, Dispatcher._fill
-def hanging_scan(*args, **kwargs):
+from paliadin_sidecar.intake.loop import RootIntake
+scan, fill = RootIntake._scan, Dispatcher._fill
+async def hanging_scan(*args, **kwargs):
     while Path(sys.argv[1], "scan").exists():
-        time.sleep(0.05)
-    return scan(*args, **kwargs)
+        await asyncio.sleep(0.05)
+    return await scan(*args, **kwargs)
 def hanging_fill(self):
     if Path(sys.argv[1], "dispatch").exists():
         asyncio.get_running_loop().call_later(0.05, self._fill)
     else:
         fill(self)
-Intake.scan, Dispatcher._fill = hanging_scan, hanging_fill
+RootIntake._scan, Dispatcher._fill = hanging_scan, hanging_fill
 cli.main(["run"])
 """
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from paliadin_sidecar.intake.completion import (
     Waiting,
     decide,
 )
-from paliadin_sidecar.intake.fingerprint import Fingerprint
+from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
 QUIET_S, MAX_BYTES = 5.0, 1000
 #: Of the rule itself: as it is promised, not as it is written in the code.
@@ -25,19 +26,8 @@ T = 4096.0
 A, B, C = (Fingerprint(7, 100, at, at, 1000, 0o100600, 1) for at in (1, 2, 3))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A look: complete, unless said otherwise."""
-
-    fingerprint: Fingerprint = A
-    trusted: bool = True
-    being_written: bool | None = False
-    ended: bool = True
-    has_text: bool = True
-    size: int = 100
-    links: int = 1
-
-
+#: Complete, unless said otherwise.
+Seen = partial(FileSnapshot, fingerprint=A, trusted=True, ended=True, has_text=True, size=100)
 WHOLE = Seen()
 UNENDED = Seen(ended=False)
 WRITTEN = Seen(being_written=True)
@@ -45,7 +35,7 @@ EMPTY = Seen(ended=False, has_text=False, size=0)
 LINKED = Seen(links=2)
 
 
-def verdicts(*looks: tuple[float, Seen], quiet_s: float = QUIET_S) -> list[Verdict]:
+def verdicts(*looks: tuple[float, FileSnapshot], quiet_s: float = QUIET_S) -> list[Verdict]:
     """What each of these looks led to, at seconds after the first."""
     progress: Progress | None = None
     found = []
@@ -55,7 +45,7 @@ def verdicts(*looks: tuple[float, Seen], quiet_s: float = QUIET_S) -> list[Verdi
     return found
 
 
-def last(*looks: tuple[float, Seen]) -> Verdict:
+def last(*looks: tuple[float, FileSnapshot]) -> Verdict:
     return verdicts(*looks)[-1]
 
 
@@ -65,7 +55,7 @@ def test_whole() -> None:
 
 
 @pytest.mark.parametrize("seen", [WHOLE, UNENDED, WRITTEN, EMPTY, LINKED, Seen(size=9999)])
-def test_untrusted(seen: Seen) -> None:
+def test_untrusted(seen: FileSnapshot) -> None:
     """What is no regular file of the owner's has failed, whatever else it is."""
     assert last((0, replace(seen, trusted=False))) == Failed("untrusted")
     assert last((0, seen), (1, replace(seen, trusted=False))) == Failed("untrusted")
@@ -75,7 +65,7 @@ def test_untrusted(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("seen", [UNENDED, EMPTY, Seen(has_text=False), Seen(ended=False, links=2)])
-def test_a_writer_is_awaited(seen: Seen) -> None:
+def test_a_writer_is_awaited(seen: FileSnapshot) -> None:
     """What has not ended is not judged while somebody has it open, however long that lasts."""
     written = replace(seen, being_written=True)
     waits = Waiting(1, stalled=True, polls=True)
@@ -140,7 +130,7 @@ quiet_matters = pytest.mark.parametrize(
 
 
 @quiet_matters
-def test_quiet(seen: Seen) -> None:
+def test_quiet(seen: FileSnapshot) -> None:
     """Without an end mark, or where leases are refused, a file must rest for `quiet_s`."""
     assert verdicts((0, seen), (1, seen), (4.5, seen), (5, seen)) == [
         Waiting(5),
@@ -151,7 +141,7 @@ def test_quiet(seen: Seen) -> None:
 
 
 @quiet_matters
-def test_a_change_ends_the_quiet(seen: Seen) -> None:
+def test_a_change_ends_the_quiet(seen: FileSnapshot) -> None:
     """Each change begins the rest anew."""
     changed = replace(seen, fingerprint=B)
     assert verdicts((0, seen), (4.5, changed), (9, changed), (9.5, changed)) == [
@@ -267,7 +257,7 @@ gaps = st.integers(0, 4000).map(lambda n: n / 4)
 histories = st.lists(st.tuples(gaps, looks), min_size=1, max_size=8)
 
 
-def after(history: list[tuple[float, Seen]]) -> tuple[Progress | None, float, Verdict]:
+def after(history: list[tuple[float, FileSnapshot]]) -> tuple[Progress | None, float, Verdict]:
     progress: Progress | None = None
     verdict: Verdict = Settled()
     now = T
@@ -277,7 +267,7 @@ def after(history: list[tuple[float, Seen]]) -> tuple[Progress | None, float, Ve
     return progress, now, verdict
 
 
-def rested_s(history: list[tuple[float, Seen]]) -> float:
+def rested_s(history: list[tuple[float, FileSnapshot]]) -> float:
     """For how long the last look's fingerprint was the same."""
     seconds = 0.0
     for (gap, seen), (_, before) in zip(history[:0:-1], history[-2::-1], strict=True):
@@ -288,7 +278,7 @@ def rested_s(history: list[tuple[float, Seen]]) -> float:
 
 
 @given(histories)
-def test_never_half_an_answer(history: list[tuple[float, Seen]]) -> None:
+def test_never_half_an_answer(history: list[tuple[float, FileSnapshot]]) -> None:
     """Whatever came before, what settles is trusted, closed, not too large and no mere nothing.
 
     One that is open has a whole trailer, and was unchanged for long.
@@ -307,7 +297,7 @@ def test_never_half_an_answer(history: list[tuple[float, Seen]]) -> None:
 
 
 @given(histories)
-def test_never_settled_at_once_without_an_end(history: list[tuple[float, Seen]]) -> None:
+def test_never_settled_at_once_without_an_end(history: list[tuple[float, FileSnapshot]]) -> None:
     """A change settles at its first look only with a trailer and the proof that it is closed."""
     before = history[-2][1].fingerprint if len(history) > 1 else None
     seen = history[-1][1]
@@ -316,7 +306,7 @@ def test_never_settled_at_once_without_an_end(history: list[tuple[float, Seen]])
 
 
 @given(histories, gaps)
-def test_monotone(history: list[tuple[float, Seen]], gap: float) -> None:
+def test_monotone(history: list[tuple[float, FileSnapshot]], gap: float) -> None:
     """A verdict stands for as long as the file rests: time alone never takes it back."""
     progress, now, verdict = after(history)
     if not isinstance(verdict, Waiting):
@@ -325,7 +315,7 @@ def test_monotone(history: list[tuple[float, Seen]], gap: float) -> None:
 
 
 @given(histories)
-def test_every_wait_ends(history: list[tuple[float, Seen]]) -> None:
+def test_every_wait_ends(history: list[tuple[float, FileSnapshot]]) -> None:
     """A file that rests and is closed gets its verdict after the seconds that it was told."""
     progress, now, verdict = after(history)
     seen = history[-1][1]

@@ -69,9 +69,9 @@ def test_a_lease_elsewhere(tmp_path: Path) -> None:
     path.write_bytes(b"Yes.")
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     with closing(TurnFile(fd, "t.txt", os.geteuid(), leases_on=None)) as file:
-        assert file.look().being_written is None
+        assert file.inspect().being_written is None
         with path.open("ab"):
-            assert file.look().being_written is True
+            assert file.inspect().being_written is True
     os.close(fd)
 
 
@@ -114,7 +114,7 @@ def test_a_writer_behind_a_mount(overlay: tuple[Path, Path]) -> None:
         writer.write(b"Half")
         writer.flush()
         with closing(TurnFile(fd, "t.txt", os.geteuid(), leases_on=merged.stat().st_dev)) as file:
-            assert file.look().being_written is not True  # the kernel does not know
+            assert file.inspect().being_written is not True  # the kernel does not know
         with closing(TurnFile(fd, "t.txt", os.geteuid())) as file:
-            assert file.look().being_written is None
+            assert file.inspect().being_written is None
     os.close(fd)

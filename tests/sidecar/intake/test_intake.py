@@ -7,10 +7,11 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 from support.tokens import unsigned_token
@@ -18,21 +19,25 @@ from support.users import ORDINARY, without_privilege
 from support.writer import Writer
 
 from paliadin_sidecar.errors import Unreadable
-from paliadin_sidecar.intake import intake
 from paliadin_sidecar.intake import roots as watch
+from paliadin_sidecar.intake import tokens, tracking
 from paliadin_sidecar.intake.completion import EMPTY_S, HELD_S, LINKS_S, STALLED_S
-from paliadin_sidecar.intake.fingerprint import COARSE_S, Fingerprint
-from paliadin_sidecar.intake.intake import (
-    Finding,
+from paliadin_sidecar.intake.events import (
+    Arrived,
     Flooded,
     Gone,
     Hint,
-    Intake,
-    Settled,
+    IntakeEvent,
     Stalled,
     Vanished,
 )
+from paliadin_sidecar.intake.fingerprint import COARSE_S, Fingerprint
+from paliadin_sidecar.intake.history import find_history
+from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.roots import Root
+from paliadin_sidecar.intake.rules import IntakeRules
+from paliadin_sidecar.intake.scan import scan
+from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
@@ -63,16 +68,20 @@ class Place:
         self.wall = time.time() + 60
         #: What happens while a file is read: at the first time, the second, …
         self.acts: list[Callable[[], object]] = []
-        self.intake = Intake(
-            [(self.spec, self.root)],
+        rules = IntakeRules(
             owner=owner,
             quiet_s=QUIET_S,
             max_bytes=MAX_BYTES,
-            most_held=most_held,
+            max_open_files=most_held,
             monotonic=lambda: self.now,
             wall=self._wall,
         )
+        self.files = WatchedRoot(self.spec, self.root, rules)
         self.hears = True
+
+    def rules(self, **changes: Any) -> None:  # noqa: ANN401 - of any attribute
+        """From now on others hold, as after a start with other variables."""
+        self.files.rules = replace(self.files.rules, **changes)
 
     def _wall(self) -> float:
         # Dates are asked for between a look and the reading that follows it.
@@ -89,34 +98,40 @@ class Place:
         temp.write_bytes(content.encode() if isinstance(content, str) else content)
         temp.rename(self / name)
 
-    def notice(self, *names: str) -> list[Finding]:
+    def notice(self, *names: str) -> list[IntakeEvent]:
         """Something happened to these: an event says so, or a scan must find it."""
         if self.hears:
-            return self.intake.notice({str(self / name) for name in names})
-        return self.intake.scan(self.spec, every_file=False)
+            return list(self.files.notice(names))
+        return self.scan()
 
-    def look(self) -> list[Finding]:
-        return self.intake.look()
+    def look(self) -> list[IntakeEvent]:
+        return inspect_due(self.files)
 
-    def wait(self, seconds: float) -> list[Finding]:
+    def scan(self, *, every_file: bool = False) -> list[IntakeEvent]:
+        return [one for one in scan(self.files, every_file=every_file) if one is not None]
+
+    def history(self) -> list[Arrival]:
+        return [one for one in find_history(self.files) if one is not None]
+
+    def wait(self, seconds: float) -> list[IntakeEvent]:
         """What is found while time passes."""
-        found: list[Finding] = []
+        found: list[IntakeEvent] = []
         end = self.now + seconds
-        while (due_in := self.intake.due_in()) is not None and self.now + due_in <= end:
+        while (due_in := self.files.due_in()) is not None and self.now + due_in <= end:
             self.now += due_in
-            found += self.intake.look()
+            found += self.look()
         self.now = end
         return found
 
-    def every_file(self) -> list[Finding]:
-        return [*self.intake.scan(self.spec, every_file=True), *self.intake.look()]
+    def every_file(self) -> list[IntakeEvent]:
+        return [*self.scan(every_file=True), *self.look()]
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     place = make(tmp_path / "root")
     yield place
-    place.intake.close()
+    place.files.close()
 
 
 def make(path: Path, *, most_held: int = 256) -> Place:
@@ -136,11 +151,11 @@ def append(path: Path, text: str) -> None:
     subprocess.run(["/bin/sh", "-c", 'cat >>"$1"', "sh", path], input=text.encode(), check=True)
 
 
-def texts(findings: list[Finding]) -> list[str]:
+def texts(findings: list[IntakeEvent]) -> list[str]:
     """The contents that settled, or why they are none; nothing else may be among them."""
     found = []
     for finding in findings:
-        assert isinstance(finding, Settled), finding
+        assert isinstance(finding, Arrived), finding
         arrival = finding.arrival
         found.append(arrival.reason or (arrival.data or b"").decode())
     return found
@@ -159,7 +174,7 @@ def test_renamed(heard: Place) -> None:
     info = (heard / "t.txt").stat()
     assert heard.notice("a.tmp", "t.txt") == []
     assert heard.look() == [
-        Settled(
+        Arrived(
             Arrival(
                 KEY,
                 str(Fingerprint.of(info)),
@@ -170,7 +185,7 @@ def test_renamed(heard: Place) -> None:
             )
         )
     ]
-    assert heard.intake.due_in() is None
+    assert heard.files.due_in() is None
 
 
 def test_written_in_one_go(heard: Place) -> None:
@@ -213,7 +228,7 @@ def test_a_whole_answer_that_stays_open(heard: Place) -> None:
             writer.write(line)
         heard.notice("t.txt")
         assert heard.wait(HELD_S - 1) == []
-        assert heard.intake.found()[0]["waiting"] == []
+        assert heard.files.describe()["waiting"] == []
         stalled, settled = heard.wait(2)
         assert stalled == Stalled(KEY, "open_for_writing", "pushed")
         assert texts([settled]) == [WHOLE]
@@ -222,7 +237,7 @@ def test_a_whole_answer_that_stays_open(heard: Place) -> None:
         writer.write("Never ended.")
         heard.notice("t.txt")
         assert [
-            f for f in [*heard.every_file(), *heard.wait(HELD_S)] if isinstance(f, Settled)
+            f for f in [*heard.every_file(), *heard.wait(HELD_S)] if isinstance(f, Arrived)
         ] == []
     assert len(texts(heard.wait(QUIET_S + 1))) == 1
 
@@ -234,12 +249,12 @@ def test_a_file_that_waits_long_is_in_the_state(place: Place) -> None:
         writer.write("Yes.")
         place.notice("t.txt")
         place.wait(STALLED_S + 1)
-        (found,) = place.intake.found()
+        found = place.files.describe()
         waits = {"turn_id": "t", "why": "open_for_writing", "detail": "", "since": at}
         assert (found["waiting"], found["waiting_files"]) == ([waits], 1)
-        assert place.intake.found() == [found]  # what does not change is not written
+        assert place.files.describe() == found  # what does not change is not written
     place.wait(QUIET_S + 1)
-    (found,) = place.intake.found()
+    found = place.files.describe()
     assert (found["waiting"], found["waiting_files"]) == ([], 0)
 
 
@@ -349,7 +364,7 @@ def looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         return call
 
-    monkeypatch.setattr(TurnFile, "look", counted(TurnFile.look))
+    monkeypatch.setattr(TurnFile, "inspect", counted(TurnFile.inspect))
     monkeypatch.setattr(TurnFile, "__init__", counted(TurnFile.__init__))
     return found
 
@@ -393,7 +408,7 @@ def test_many_files_that_are_held(place: Place, looks: list[float]) -> None:
     with ExitStack() as held:
         for n in range(200):
             held.enter_context((place / f"t{n}.txt").open("w"))
-        place.intake.scan(place.spec, every_file=False)
+        place.scan()
         place.wait(1)
         del looks[:]
         place.wait(60)
@@ -521,7 +536,7 @@ def test_a_trailer_after_a_poller(heard: Place) -> None:
     heard.notice("t.txt")
     found = heard.wait(1)
     assert texts(found) == [TEXT, TRAILER]
-    assert [f.arrival.has_text for f in found if isinstance(f, Settled)] == [True, False]
+    assert [f.arrival.has_text for f in found if isinstance(f, Arrived)] == [True, False]
     assert heard.every_file() == []
 
 
@@ -647,7 +662,7 @@ def test_too_large(heard: Place) -> None:
     heard.publish(content=b"x" * (MAX_BYTES - len(TRAILER) + 1) + TRAILER.encode())
     heard.notice("t.txt")
     (found,) = heard.look()
-    assert isinstance(found, Settled)
+    assert isinstance(found, Arrived)
     assert (found.arrival.reason, found.arrival.size) == ("too_large", MAX_BYTES + 1)
     assert (found.arrival.data, found.arrival.sha256) == (None, None)
 
@@ -664,7 +679,7 @@ def ordinary() -> Iterator[Place]:
         with without_privilege():
             yield place
             path.chmod(0o700)
-            place.intake.close()
+            place.files.close()
 
 
 def test_unreadable(ordinary: Place) -> None:
@@ -767,24 +782,22 @@ def test_names_of_others(place: Place) -> None:
     os.close(os.open(os.fsencode(place.path) + b"/\xff.txt", os.O_WRONLY | os.O_CREAT))
     place.publish()
     assert place.notice(*names, "below/t.txt") == []
-    assert place.intake.notice({"/elsewhere/t.txt", "t.txt", ""}) == []
-    assert place.intake.due_in() is None
-    assert place.intake.scan(place.spec, every_file=False) == []
+    assert place.notice("") == []
+    assert place.files.due_in() is None
+    assert place.scan() == []
     assert texts(place.look()) == [WHOLE]
-    assert place.intake.found() == [
-        {
-            "backend": "aichat",
-            "persona": "paliadin",
-            "path": str(place.path),
-            "state": "armed",
-            "why": "",
-            "since": place.root.since,
-            "turn_files": 1,
-            "waiting": [],
-            "waiting_files": 0,
-            "foreign_files": 6,
-        }
-    ]
+    assert place.files.describe() == {
+        "backend": "aichat",
+        "persona": "paliadin",
+        "path": str(place.path),
+        "state": "armed",
+        "why": "",
+        "since": place.root.since,
+        "turn_files": 1,
+        "waiting": [],
+        "waiting_files": 0,
+        "foreign_files": 6,
+    }
 
 
 def test_what_the_outbox_knows(place: Place) -> None:
@@ -797,12 +810,12 @@ def test_what_the_outbox_knows(place: Place) -> None:
         "changed": "1:2:3",
         "gone": "4:5:6",
     }
-    place.intake.remember(place.spec, lying)
+    place.files.remember(lying)
     gone = Gone(TurnKey("aichat", "paliadin", "gone"))
-    assert place.intake.scan(place.spec, every_file=False) == [gone]
-    assert place.intake.due_in() is None
+    assert place.scan() == [gone]
+    assert place.files.due_in() is None
     (changed,) = place.every_file()
-    assert isinstance(changed, Settled)
+    assert isinstance(changed, Arrived)
     assert changed.arrival.key.turn_id == "changed"
 
 
@@ -826,11 +839,11 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
     killed.wall = at.st_mtime + 0.01
     killed.notice("t.txt")
     (taken,) = killed.look()
-    assert isinstance(taken, Settled)
+    assert isinstance(taken, Arrived)
     path.write_text("No!!" + TRAILER)  # of the same file, size and time
     os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
     place = Place(killed.path)
-    place.intake.remember(place.spec, {"t": taken.arrival.fingerprint})
+    place.files.remember({"t": taken.arrival.fingerprint})
     assert texts(place.every_file()) == ["No!!" + TRAILER]
 
 
@@ -876,16 +889,16 @@ def test_a_second_name_that_goes_late(place: Place, again: str) -> None:
     place.notice("t.txt")
     (failed,) = place.wait(60)
     assert texts([failed]) == ["untrusted"]
-    assert isinstance(failed, Settled)
+    assert isinstance(failed, Arrived)
     assert place.every_file() == []
     (place / "second.tmp").unlink()
     if again == "at the next start":
         place = Place(place.path)
-        place.intake.remember(place.spec, {"t": failed.arrival.fingerprint})
+        place.files.remember({"t": failed.arrival.fingerprint})
         assert texts(place.every_file()) == [WHOLE]
-        place.intake.close()
+        place.files.close()
     else:
-        place.intake.scan(place.spec, every_file=False)  # the directory's time moved
+        place.scan()  # the directory's time moved
         assert texts(place.look()) == [WHOLE]
 
 
@@ -894,57 +907,57 @@ def test_other_limits_at_the_next_start(place: Place) -> None:
     large = "x" * MAX_BYTES + TRAILER
     place.publish("large.txt", large)
     place.publish("foreign.txt")
-    place.intake._owner = -1
+    place.rules(owner=-1)
     place.notice("foreign.txt")
     foreign = place.look()
-    place.intake._owner = os.geteuid()
+    place.rules(owner=os.geteuid())
     place.notice("large.txt")
     taken = {
         f.arrival.key.turn_id: f.arrival
         for f in [*foreign, *place.look()]
-        if isinstance(f, Settled)
+        if isinstance(f, Arrived)
     }
     assert {name: arrival.reason for name, arrival in taken.items()} == {
         "foreign": "untrusted",
         "large": "too_large",
     }
     place = Place(place.path)
-    place.intake.remember(place.spec, {n: a.fingerprint for n, a in taken.items()})
+    place.files.remember({n: a.fingerprint for n, a in taken.items()})
     assert texts(place.every_file()) == [WHOLE]
-    place.intake._max_bytes = 2 * MAX_BYTES
+    place.rules(max_bytes=2 * MAX_BYTES)
     assert texts(place.every_file()) == [large]
-    place.intake._max_bytes = MAX_BYTES  # what was taken stays taken
+    place.rules(max_bytes=MAX_BYTES)  # what was taken stays taken
     assert place.every_file() == []
-    place.intake.close()
+    place.files.close()
 
 
 def test_files_of_a_batch(place: Place) -> None:
     """One look takes no more files than a batch may hold; the next one goes on."""
     for n in range(50):
         place.publish(f"t{n}.txt")
-    place.intake.scan(place.spec, every_file=False)
+    place.scan()
     assert len(place.look()) == 32
-    assert place.intake.due_in() == 0
+    assert place.files.due_in() == 0
     assert len(place.look()) == 18
-    assert place.intake.due_in() is None
+    assert place.files.due_in() is None
 
 
 def test_a_batch_of_files_that_wait(place: Place) -> None:
     """Files that have not ended count as well, though nothing comes of them yet."""
     for n in range(40):
         place.publish(f"t{n}.txt", "half")
-    place.intake.scan(place.spec, every_file=False)
+    place.scan()
     assert place.look() == []
-    assert place.intake.due_in() == 0
+    assert place.files.due_in() == 0
     assert place.look() == []
-    assert place.intake.due_in() != 0
+    assert place.files.due_in() != 0
 
 
 def test_bytes_of_a_batch(place: Place) -> None:
     """One look takes no more bytes into memory than a batch may hold, give or take a file."""
     for n in range(5):
         place.publish(f"t{n}.txt", "x" * 3_000_000 + TRAILER)
-    place.intake.scan(place.spec, every_file=False)
+    place.scan()
     assert [len(place.look()) for _ in range(3)] == [3, 2, 0]
 
 
@@ -955,75 +968,35 @@ def test_more_files_than_may_be_held(tmp_path: Path) -> None:
     names = [f"t{n}" for n in range(10)]
     for name in names:
         (place / f"{name}.txt").write_text(TEXT)
-    place.intake.scan(place.spec, every_file=False)
+    place.scan()
     assert place.wait(1) == []
     assert descriptors() <= before + 3
     (place / "t9.txt").unlink()
     found = place.wait(QUIET_S)
     assert Vanished(TurnKey("aichat", "paliadin", "t9")) in found
-    settled = {f.arrival.key.turn_id for f in found if isinstance(f, Settled)}
+    settled = {f.arrival.key.turn_id for f in found if isinstance(f, Arrived)}
     assert settled == set(names) - {"t9"}
-    place.intake.close()
+    place.files.close()
 
 
-def test_two_roots(tmp_path: Path) -> None:
-    """Turns of one id in two roots are two turns, and each root is scanned for itself."""
-    specs = [RootSpec("aichat", "hugo", tmp_path / "a"), RootSpec("legacy", "x", tmp_path / "b")]
-    for spec in specs:
-        spec.path.mkdir(mode=0o700)
-        (spec.path / "t.txt").write_text(WHOLE)
-    roots = [(spec, Root(spec.path, os.geteuid())) for spec in specs]
-    intake = Intake(
-        roots,
-        owner=os.geteuid(),
-        quiet_s=QUIET_S,
-        max_bytes=MAX_BYTES,
-        most_held=256,
-        monotonic=time.monotonic,
-        wall=time.time,
-    )
-    assert intake.scan(specs[0], every_file=True) == []  # it is not open yet
-    assert intake.history(specs[0]) == []
-    for _, root in roots:
-        root.check()
-    found: list[Finding] = []
-    for spec in specs:
-        intake.scan(spec, every_file=False)
-        found += intake.look()
-    keys = [f.arrival.key for f in found if isinstance(f, Settled)]
-    assert keys == [TurnKey("aichat", "hugo", "t"), TurnKey("legacy", "x", "t")]
-    assert [place["turn_files"] for place in intake.found()] == [1, 1]
-    intake.close()
+def test_a_root_that_is_not_open_yet(tmp_path: Path) -> None:
+    """Nothing is found in it, until it is."""
+    place = make(tmp_path / "root")
+    place.publish()
+    place.root.close()
+    assert place.every_file() == []
+    assert place.history() == []
 
 
 # --- floods ---------------------------------------------------------------------------------
 
 
-def two_places(base: Path) -> tuple[Place, Place]:
-    """Two roots of one intake."""
-    first, second = make(base / "a"), make(base / "b")
-    spec = RootSpec("legacy", "paliadin", second.path)
-    both = [(first.spec, first.root), (spec, second.root)]
-    two = Intake(
-        both,
-        owner=os.geteuid(),
-        quiet_s=QUIET_S,
-        max_bytes=MAX_BYTES,
-        most_held=256,
-        monotonic=lambda: first.now,
-        wall=lambda: first.wall,
-    )
-    first.intake = second.intake = two
-    second.spec = spec
-    return first, second
-
-
-def settled(findings: list[Finding]) -> list[str]:
+def settled(findings: list[IntakeEvent]) -> list[str]:
     """The turns that became answers."""
     return [
         f.arrival.key.turn_id
         for f in findings
-        if isinstance(f, Settled) and f.arrival.reason is None
+        if isinstance(f, Arrived) and f.arrival.reason is None
     ]
 
 
@@ -1034,46 +1007,29 @@ BAD: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_flood_holds_no_answer(tmp_path: Path, kind: str) -> None:
-    """Thousands of files that are no answers stand behind one that is, of whichever root."""
-    first, second = two_places(tmp_path)
+def test_a_flood_holds_no_answer(place: Place, kind: str) -> None:
+    """Thousands of files that are no answers stand behind one that is."""
     for n in range(3000):
-        BAD[kind](first / f"x{n}.txt")
-    first.publish("own.txt")
-    second.publish("other.txt")
-    first.intake.scan(first.spec, every_file=True)
-    second.intake.scan(second.spec, every_file=True)
-    assert sorted(settled(first.look())) == ["other", "own"]
-    first.intake.close()
-
-
-def test_answers_of_one_root_hold_no_other_root(tmp_path: Path) -> None:
-    """Also of whole answers each root has its turn."""
-    first, second = two_places(tmp_path)
-    for n in range(200):
-        first.publish(f"x{n}.txt")
-    first.intake.scan(first.spec, every_file=True)
-    assert len(settled(first.look())) == 32
-    second.publish("other.txt")
-    second.notice("other.txt")
-    assert "other" in settled(first.look())
-    first.intake.close()
+        BAD[kind](place / f"x{n}.txt")
+    place.publish("own.txt")
+    place.scan(every_file=True)
+    assert settled(place.look()) == ["own"]
 
 
 def test_a_flood_is_told_by_its_number(place: Place) -> None:
     """Most of a flood is not told one by one; each is in the end, if it lies there that long."""
     for n in range(1000):
         (place / f"x{n}.txt").symlink_to("nowhere")
-    place.intake.scan(place.spec, every_file=True)
+    place.scan(every_file=True)
     found = place.wait(59)
     flooded = [f for f in found if isinstance(f, Flooded)]
     assert [f.kinds["untrusted"] for f in flooded] == [900]
-    failed = [f for f in found if isinstance(f, Settled)]
+    failed = [f for f in found if isinstance(f, Arrived)]
     assert 100 + 59 * 10 - 10 <= len(failed) <= 100 + 59 * 10
     found = place.wait(60)
-    assert len(failed) + len([f for f in found if isinstance(f, Settled)]) == 1000
+    assert len(failed) + len([f for f in found if isinstance(f, Arrived)]) == 1000
     assert place.every_file() == []  # what was judged is not judged again
-    assert place.intake.due_in() is None
+    assert place.files.due_in() is None
 
 
 def test_names_that_come_and_go(place: Place) -> None:
@@ -1086,36 +1042,27 @@ def test_names_that_come_and_go(place: Place) -> None:
     (flooded,) = [f for f in found if isinstance(f, Flooded)]
     assert flooded.kinds == {"vanished": 400}
     place.wait(120)
-    assert place.intake.due_in() is None
+    assert place.files.due_in() is None
 
 
-@pytest.fixture
-def ten_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan lists no more than ten names."""
-    monkeypatch.setattr(watch, "MAX_NAMES", 10)
-    monkeypatch.setattr(intake, "MAX_NAMES", 10)
-
-
-@pytest.mark.usefixtures("ten_names")
-def test_more_names_than_a_scan_lists(place: Place) -> None:
-    """The next scans go on, nothing is gone that was not listed yet, and it is told."""
+def test_more_names_than_are_no_flood(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are listed, what is gone of them is found, and their number is told."""
+    monkeypatch.setattr(tracking, "MAX_NAMES", 10)
     for n in range(35):
         place.publish(f"x{n}.txt")
     (place / "foreign").touch()
-    scanned = [f for _ in range(4) for f in place.every_file() + place.wait(1)]
+    scanned = place.every_file() + place.wait(1)
     assert len(settled(scanned)) == 35
-    assert {f.names for f in scanned if isinstance(f, Flooded)} <= {20, 30, 36}
+    assert [f.names for f in scanned if isinstance(f, Flooded)] == [36]
     (place / "x7.txt").unlink()
     (place / "x8.txt").rename(place / "x9.txt")
-    found = [f for _ in range(8) for f in place.every_file()]
-    gone = [f.key.turn_id for f in found if isinstance(f, Gone)]
+    gone = [f.key.turn_id for f in place.every_file() if isinstance(f, Gone)]
     assert sorted(gone) == ["x7", "x8"]
-    (told,) = place.intake.found()
+    told = place.files.describe()
     assert (told["turn_files"], told["foreign_files"]) == (33, 1)
     assert [f.names for f in place.wait(120) + place.look() if isinstance(f, Flooded)] == [34]
 
 
-@pytest.mark.usefixtures("ten_names")
 def test_a_name_that_is_given_again_while_it_is_listed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1132,17 +1079,17 @@ def test_what_is_remembered_of_a_flood_is_bounded(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More tokens and files than may be remembered are taken nevertheless, later."""
-    monkeypatch.setattr(intake, "_MAX_TOKENS", 5)
-    monkeypatch.setattr(intake, "_MAX_TRACKED", 5)
+    monkeypatch.setattr(tokens, "_MAX_TOKENS", 5)
+    monkeypatch.setattr(tracking, "_MAX_TRACKED", 5)
     for n in range(20):
         (place / f"x{n}.jwt").write_text(unsigned_token(jti=f"j{n}", sub="u"))
         (place / f"x{n}.txt").write_text("half")
-    found: list[Finding] = []
+    found: list[IntakeEvent] = []
     most = 0
     for _ in range(5):
         found += place.every_file()
-        kept = place.intake._places[place.path]
-        most = max(most, len(kept.under), len(kept.tokens))
+        kept = place.files
+        most = max(most, len(kept.tracked), len(kept.tokens.judged))
         found += place.wait(QUIET_S)
     assert most == 5
     assert len(settled(found)) == 20
@@ -1153,20 +1100,20 @@ def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: lis
     """Thousands of empty files and one name that moves: a scan compares, and opens none of them."""
     for n in range(3000):
         (place / f"x{n}.txt").touch()
-    place.intake.scan(place.spec, every_file=True)
+    place.scan(every_file=True)
     place.wait(1)
     del looks[:]
     for n in range(50):
         (place / f"{n}.moves").touch()
-        place.intake.scan(place.spec, every_file=False)
+        place.scan()
         place.wait(2)
     assert looks == []
-    assert len(place.intake._places[place.path].doubtful._heap) < 7000
+    assert len(place.files.queue.doubtful._heap) < 7000
     (place / "x7.txt").write_text(WHOLE)
     (place / "another.moves").touch()
     found = []
     for _ in range(4):  # each looks at a thousand of them
-        found += place.intake.scan(place.spec, every_file=False) + place.wait(2)
+        found += place.scan() + place.wait(2)
         (place / "another.moves").rename(place / "another.moved")
         (place / "another.moved").rename(place / "another.moves")
     assert texts(found) == [WHOLE]
@@ -1174,19 +1121,19 @@ def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: lis
 
 def test_more_than_are_remembered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond the bound is found by later scans; an answer among it is found at once."""
-    monkeypatch.setattr(intake, "_MAX_DOUBTFUL", 50)
+    monkeypatch.setattr(tracking, "_MAX_DOUBTFUL", 50)
     for n in range(200):
         (place / f"x{n}.txt").symlink_to("nowhere")
     place.publish("own.txt")
-    place.intake.scan(place.spec, every_file=True)
-    assert len(place.intake._places[place.path].under) == 51
+    place.scan(every_file=True)
+    assert len(place.files.tracked) == 51
     assert settled(place.wait(1)) == ["own"]
     reasons = set()
     for _ in range(5):
-        found = [*place.intake.scan(place.spec, every_file=True), *place.wait(60)]
-        reasons |= {f.arrival.reason for f in found if isinstance(f, Settled)}
+        found = [*place.scan(every_file=True), *place.wait(60)]
+        reasons |= {f.arrival.reason for f in found if isinstance(f, Arrived)}
     assert reasons == {"untrusted"}
-    assert len(place.intake._places[place.path].taken) == 201
+    assert len(place.files.accepted) == 201
 
 
 def test_a_bad_token_is_read_once(place: Place, looks: list[float]) -> None:
@@ -1198,7 +1145,7 @@ def test_a_bad_token_is_read_once(place: Place, looks: list[float]) -> None:
     del looks[:]
     for _ in range(3):
         (place / "a.moves").touch()
-        place.intake.scan(place.spec, every_file=False)
+        place.scan()
         (place / "a.moves").unlink()
         assert place.every_file() == []
     assert looks == []
@@ -1222,8 +1169,8 @@ def test_a_root_that_goes(place: Place) -> None:
     assert texts(place.wait(60)) == [TEXT]
     place.path.with_name("away").rename(place.path)
     assert place.root.check() == "armed"
-    place.intake.scan(place.spec, every_file=True)
-    assert [f.arrival.key.turn_id for f in place.wait(60) if isinstance(f, Settled)] == ["t"]
+    place.scan(every_file=True)
+    assert [f.arrival.key.turn_id for f in place.wait(60) if isinstance(f, Arrived)] == ["t"]
 
 
 def test_a_root_that_is_replaced(place: Place) -> None:
@@ -1236,7 +1183,7 @@ def test_a_root_that_is_replaced(place: Place) -> None:
     place.path.mkdir(mode=0o700)
     (place / "both.txt").write_text(WHOLE)
     assert place.root.check() == "replaced"
-    place.intake.scan(place.spec, every_file=True)
+    place.scan(every_file=True)
     assert sorted(texts(place.wait(60))) == sorted([WHOLE, "old, before"])
 
 
@@ -1251,9 +1198,9 @@ def test_close(place: Place) -> None:
     place.notice("t.txt")
     place.look()
     assert descriptors() == before + 2
-    place.intake.close()
+    place.files.close()
     assert descriptors() == before - 1  # the root's own is closed too
-    assert place.intake.due_in() is None
+    assert place.files.due_in() is None
 
 
 # --- history --------------------------------------------------------------------------------
@@ -1268,7 +1215,7 @@ def test_history(place: Place) -> None:
     place.publish()
     old(place, "t.txt")
     info = (place / "t.txt").stat()
-    assert place.intake.history(place.spec) == [
+    assert place.history() == [
         Arrival(
             KEY,
             str(Fingerprint.of(info)),
@@ -1290,7 +1237,7 @@ def test_how_old_history_is(place: Place, age_s: float, *, is_history: bool) -> 
     old(place, "t.txt", age_s)
     place.publish("future.txt")
     old(place, "future.txt", -1e6)
-    assert len(place.intake.history(place.spec)) == is_history
+    assert len(place.history()) == is_history
     assert len(place.every_file()) == 2 - is_history
 
 
@@ -1303,7 +1250,7 @@ def test_history_of_what_is_no_answer(place: Place) -> None:
     (place / "notes.md").touch()
     for name in ("empty.txt", "large.txt", "link.txt", "folder.txt", "notes.md"):
         old(place, name)
-    found = {arrival.key.turn_id: arrival.reason for arrival in place.intake.history(place.spec)}
+    found = {arrival.key.turn_id: arrival.reason for arrival in place.history()}
     assert found == {
         "empty": None,
         "large": "too_large",
@@ -1318,7 +1265,7 @@ def test_history_that_is_being_written(place: Place) -> None:
     place.publish()
     old(place, "t.txt")
     with Writer(place / "t.txt"):
-        assert place.intake.history(place.spec) == []
+        assert place.history() == []
     assert texts(place.every_file()) == [WHOLE]
 
 
@@ -1331,7 +1278,7 @@ def test_history_that_is_opened_while_it_is_read(place: Place) -> None:
             lambda: None,  # its age is asked for
             lambda: writing.enter_context(Writer(place / "t.txt")),
         ]
-        assert place.intake.history(place.spec) == []
+        assert place.history() == []
     assert texts(place.every_file()) == [WHOLE]
 
 
@@ -1340,7 +1287,7 @@ def test_history_that_may_not_be_read(ordinary: Place) -> None:
     ordinary.publish()
     old(ordinary, "t.txt")
     (ordinary / "t.txt").chmod(0)
-    assert ordinary.intake.history(ordinary.spec) == []
+    assert ordinary.history() == []
     (ordinary / "t.txt").chmod(0o600)
     assert texts(ordinary.every_file()) == [WHOLE]
 
@@ -1359,7 +1306,7 @@ def rested(place: Place, *names: str) -> None:
 
 
 def scanned(place: Place) -> list[str]:
-    return texts([*place.intake.scan(place.spec, every_file=False), *place.look()])
+    return texts([*place.scan(), *place.look()])
 
 
 def test_a_change_without_an_event(place: Place) -> None:
@@ -1374,7 +1321,7 @@ def test_a_change_without_an_event_of_what_is_not_recent(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many files, for so long, are looked at in each scan; all others when each file is."""
-    monkeypatch.setattr(intake, "_RECENT_FILES", 2)
+    monkeypatch.setattr(tracking, "_RECENT_FILES", 2)
     rested(place, "a.txt", "b.txt", "c.txt")
     for name in ("a.txt", "b.txt"):
         append(place / name, name)

@@ -15,7 +15,6 @@ from support.attack import exchanging
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.roots import Root
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ def root(path: Path) -> Iterator[Root]:
 def listed(root: Root, *, always: bool) -> list[str] | None:
     """The names of a directory that one call lists."""
     found = root.names(always=always)
-    assert found is None or (found.is_first and found.is_last)
-    return None if found is None else found.names
+    return None if found is None else list(found)
 
 
 def test_armed(root: Root, path: Path) -> None:
@@ -464,18 +462,23 @@ def test_names_of_what_is_gone(root: Root, path: Path) -> None:
     assert listed(root, always=True) == []
 
 
-def test_names_in_parts(root: Root, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many names are listed by several calls, and those of another directory from the start."""
-    monkeypatch.setattr(watch, "MAX_NAMES", 2)
+def test_a_listing_that_was_not_ended(root: Root, path: Path) -> None:
+    """It begins again, though no name moved; that of another directory does in any case."""
+    os.utime(path, (0, 0))
     root.check()
-    for name in "abcde":
+    names = root.names(always=False)
+    assert names is not None
+    (path / "a").touch()
+    os.utime(path, (1, 1))
+    assert list(names) == ["a"]
+    for name in "bcde":
         (path / name).touch()
-    parts = [root.names(always=False) for _ in range(3)]
-    assert [(p.is_first, p.is_last) for p in parts if p] == [
-        (True, False), (False, False), (False, True),
-    ]  # fmt: skip
-    assert sorted(name for p in parts if p for name in p.names) == [*"abcde"]
-    assert root.names(always=True) is not None
+    os.utime(path, (2, 2))
+    names = root.names(always=False)
+    assert names is not None
+    next(names)
+    assert sorted(listed(root, always=False) or []) == [*"abcde"]
+    assert listed(root, always=False) is None
     path.rename(path.with_name("old"))
     path.mkdir(mode=0o700)
     (path / "new").touch()

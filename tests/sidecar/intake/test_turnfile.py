@@ -22,14 +22,13 @@ from support.writer import Writer
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.intake.fingerprint import Fingerprint
+from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
+from paliadin_sidecar.intake.tokens import read_claims
 from paliadin_sidecar.intake.turnfile import (
-    Look,
     TurnFile,
     completed_at,
     fingerprint_at,
     ignore_lease_breaks,
-    read_claims,
 )
 
 if TYPE_CHECKING:
@@ -58,9 +57,9 @@ class Folder:
     def open(self, name: str = "t.txt", owner: int = ME) -> closing[TurnFile]:
         return closing(TurnFile(self.fd, name, owner, leases_on=self.path.stat().st_dev))
 
-    def look(self, name: str = "t.txt", owner: int = ME) -> Look:
+    def look(self, name: str = "t.txt", owner: int = ME) -> FileSnapshot:
         with self.open(name, owner) as file:
-            return file.look()
+            return file.inspect()
 
     def claims(self, content: bytes) -> tuple[str, str] | None:
         (self / "t.jwt").write_bytes(content)
@@ -92,7 +91,7 @@ def test_look(root: Folder) -> None:
     path = root / "t.txt"
     path.write_bytes(WHOLE)
     info = path.stat()
-    assert root.look() == Look(
+    assert root.look() == FileSnapshot(
         fingerprint=Fingerprint.of(info),
         trusted=True,
         being_written=False,
@@ -205,7 +204,7 @@ def test_untrusted(root: Folder, make: Callable[[Path], None]) -> None:
     before = descriptors()
     with root.open() as file:
         assert descriptors() == before
-        look = file.look()
+        look = file.inspect()
         assert file.inode == (info.st_dev, info.st_ino)
         assert look.fingerprint == fingerprint_at(root.fd, "t.txt")
         with pytest.raises(Changed):
@@ -219,11 +218,11 @@ def test_hard_link(root: Folder) -> None:
     (root / "t.txt").write_bytes(WHOLE)
     os.link(root / "t.txt", root / "other")
     with root.open() as file:
-        assert (file.look().trusted, file.look().links) == (True, 2)
+        assert (file.inspect().trusted, file.inspect().links) == (True, 2)
         (root / "other").unlink()
-        assert file.look().links == 1
+        assert file.inspect().links == 1
         (root / "t.txt").unlink()
-        assert file.look().links == 0
+        assert file.inspect().links == 0
 
 
 class Gap:
@@ -267,7 +266,7 @@ def test_a_fifo_since_it_was_looked_at(root: Folder, monkeypatch: pytest.MonkeyP
 
     Gap(monkeypatch, swap)
     with root.open() as file:
-        look = file.look()
+        look = file.inspect()
     assert not look.trusted
 
 
@@ -326,7 +325,7 @@ def test_the_lease_is_dropped(root: Folder) -> None:
     path = root / "t.txt"
     path.write_bytes(WHOLE)
     with root.open() as file:
-        for act in (file.look, lambda: file.read(file.look())):
+        for act in (file.inspect, lambda: file.read(file.inspect())):
             act()
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
@@ -355,7 +354,7 @@ def test_read(root: Folder, content: bytes) -> None:
     """A file that rests is read whole."""
     (root / "t.txt").write_bytes(content)
     with root.open() as file:
-        look = file.look()
+        look = file.inspect()
         assert file.read(look) == content
 
 
@@ -366,13 +365,13 @@ def test_a_name_that_goes(root: Folder) -> None:
     with root.open() as file:
         inode = file.inode
         path.unlink()
-        assert file.read(file.look()) == WHOLE
+        assert file.read(file.inspect()) == WHOLE
         path.write_bytes(b"another")
-        assert file.read(file.look()) == WHOLE
+        assert file.read(file.inspect()) == WHOLE
         assert file.inode == inode
     with root.open() as file:
         assert file.inode != inode
-        assert file.read(file.look()) == b"another"
+        assert file.read(file.inspect()) == b"another"
 
 
 def replace_in_place(path: Path) -> None:
@@ -395,11 +394,11 @@ def test_changed(root: Folder, change: Callable[[Path], object]) -> None:
     path = root / "t.txt"
     path.write_bytes(WHOLE)
     with root.open() as file:
-        look = file.look()
+        look = file.inspect()
         change(path)
         with pytest.raises(Changed):
             file.read(look)
-        assert file.read(file.look()) == path.read_bytes()
+        assert file.read(file.inspect()) == path.read_bytes()
 
 
 def test_opened_for_writing(root: Folder) -> None:
@@ -407,7 +406,7 @@ def test_opened_for_writing(root: Folder) -> None:
     path = root / "t.txt"
     path.write_bytes(WHOLE)
     with root.open() as file:
-        look = file.look()
+        look = file.inspect()
         with Writer(path), pytest.raises(Changed):
             file.read(look)
         assert file.read(look) == WHOLE
@@ -418,10 +417,10 @@ def test_a_disk_that_fails() -> None:
     # A regular file of ours whose first byte cannot be read, as on a bad block.
     with closing(Folder(Path("/proc/self"))) as folder, folder.open("mem") as file:
         with pytest.raises(Unreadable) as caught:
-            file.look()
+            file.inspect()
         assert caught.value.errno_name == "EIO"
         with pytest.raises(Unreadable):
-            file.read(Look(Fingerprint(0, 0, 0, 0, 0, 0, 0), trusted=True))
+            file.read(FileSnapshot(Fingerprint(0, 0, 0, 0, 0, 0, 0), trusted=True))
         with pytest.raises(Unreadable):
             read_claims(folder.fd, "mem", ME)
 

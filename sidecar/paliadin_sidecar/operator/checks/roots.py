@@ -7,11 +7,12 @@ import shlex
 import threading
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.intake.roots import Root
+from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
 from paliadin_sidecar.operator.lookup import ID_RULE, listed, strays
 
@@ -68,9 +69,9 @@ def _root(spec: RootSpec, owner: int, *, owner_named: bool) -> list[Finding]:
     subject = _subject(spec)
     root = Root(spec.path, owner)
     root.check()
-    names = None
-    with suppress(OSError):
-        names = root.names(always=True)  # that it cannot be listed becomes its state
+    names: list[str] = []
+    with suppress(OSError):  # that it cannot be listed becomes its state
+        names = list(islice(root.names(always=True) or (), MAX_NAMES))
     root.close()
     match root.state:
         case "unreadable":
@@ -82,7 +83,7 @@ def _root(spec: RootSpec, owner: int, *, owner_named: bool) -> list[Finding]:
             make = f"install -d -m 700 -o {user_name(owner)} {shlex.quote(str(spec.path))}"
             return [note(subject, f"{root.why}; watched as soon as it is there: {make}")]
     found = [_own_directory(subject, spec.path) or ok(subject, "is there and can be trusted")]
-    if others := strays(names.names if names else []):
+    if others := strays(names):
         ignored = f"holds what is no turn's and is ignored: {listed(others)}; {ID_RULE}"
         found.append(note(f"names in {spec.path}", ignored))
     return found

@@ -99,12 +99,11 @@ def _lease_granted(settings: Settings) -> bool | None:
         root = Root(spec.path, settings.owner)
         root.check()
         try:
-            names = root.names(always=True)
-            for name in filter(turn_id_of, names.names if names else ()):
+            for name in filter(turn_id_of, root.names(always=True) or ()):
                 fd = cast("int", root.fd)
                 file = TurnFile(fd, name, settings.owner, leases_on=root.leases_on)
                 with closing(file):
-                    snapshot = file.look()
+                    snapshot = file.inspect()
                 if snapshot.trusted:
                     return snapshot.being_written is not None
         except (OSError, Unreadable):

@@ -1,0 +1,106 @@
+"""What the intake of a root tells the outbox: one value for each thing that happened to a turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from paliadin_sidecar.outbox.outbox import Outbox
+    from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
+    from paliadin_sidecar.settings import RootSpec
+
+__all__ = [
+    "Arrived",
+    "Flooded",
+    "Gone",
+    "Hint",
+    "IntakeEvent",
+    "Stalled",
+    "Vanished",
+    "record_events",
+]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A file is complete, or cannot become an answer."""
+
+    arrival: Arrival
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A turn's token told who waits."""
+
+    key: TurnKey
+    submitted_turn_id: str
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """A file is held open, or cannot be opened, for long."""
+
+    key: TurnKey
+    why: Literal["open_for_writing", "unreadable"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Vanished:
+    """A file went before it could be opened."""
+
+    key: TurnKey
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A file that had been accepted is no longer there."""
+
+    key: TurnKey
+
+
+@dataclass(frozen=True)
+class Flooded:
+    """A root has so many files that are no answers that most are not told one by one.
+
+    Attributes:
+        spec: the root.
+        kinds: how many wait to be told, by what is wrong with them as they are.
+        untold: how many came and went, or stalled, without an event of their own.
+        names: how many names there were at the last listing.
+    """
+
+    spec: RootSpec
+    kinds: dict[str, int]
+    untold: int
+    names: int
+
+
+IntakeEvent = Arrived | Hint | Stalled | Vanished | Gone | Flooded
+
+
+def record_events(outbox: Outbox, events: list[IntakeEvent]) -> list[Delivery]:
+    """Write all of these down, in their order. Returns what is to be sent."""
+    return [delivery for event in events if (delivery := _record(outbox, event)) is not None]
+
+
+def _record(outbox: Outbox, event: IntakeEvent) -> Delivery | None:
+    match event:
+        case Arrived(arrival):
+            return outbox.accept(arrival)
+        case Hint(key, submitted_turn_id, user_id):
+            outbox.record_hint(key, submitted_turn_id, user_id)
+        case Stalled(key, why, detail):
+            outbox.record_turn_event("turn.stalled", key, why=why, detail=detail)
+        case Flooded(spec, kinds, untold, names):
+            about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
+            outbox.record_service_event(
+                "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
+            )
+        case Vanished(key):
+            outbox.mark_vanished(key)
+        case Gone(key):
+            outbox.mark_gone(key)
+    return None

@@ -1,0 +1,198 @@
+"""One file after the other: open it, see what it is, and decide what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.errors import Changed, Unreadable
+from paliadin_sidecar.intake.arrivals import read_arrival
+from paliadin_sidecar.intake.completion import Failed, Progress, Settled, Verdict, Waiting, decide
+from paliadin_sidecar.intake.events import Arrived, Gone, IntakeEvent, Stalled, Vanished
+from paliadin_sidecar.intake.turnfile import TurnFile
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from paliadin_sidecar.intake.fingerprint import FileSnapshot
+    from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
+
+__all__ = ["inspect_due"]
+
+#: What one batch may hold in memory, so that a backlog never is; and how many files it inspects
+#: before deliveries have their turn.
+_BATCH_BYTES = 8 * 1024 * 1024
+_BATCH_FILES = 32
+#: A file that the system would not open is tried again after this long, doubling.
+_UNREADABLE_FIRST_S, _UNREADABLE_MOST_S = 1.0, 10.0
+#: A file that changed while it was read, after this long, doubling: its writer is not done.
+_CHANGED_FIRST_S, _CHANGED_MOST_S = 0.004, 1.0
+
+
+def inspect_due(watched: WatchedRoot) -> list[IntakeEvent]:
+    """Inspect the files that are due, as much as one batch may hold.
+
+    What arrived is not inspected again until it moves, so the caller must not lose it.
+    """
+    events: list[IntakeEvent] = []
+    size = 0
+    for _ in range(_BATCH_FILES):
+        watched.steps += 1
+        if size >= _BATCH_BYTES:
+            break
+        tracked = watched.queue.pop_due(watched.rules.monotonic())
+        if tracked is None:
+            break
+        for event in _inspect(watched, tracked):
+            events.append(event)
+            if isinstance(event, Arrived):
+                size += event.arrival.size
+    events.extend(watched.report_flood())
+    return events
+
+
+def _inspect(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
+    if watched.root.fd is None and tracked.file is None:
+        watched.drop(tracked)  # its root went; what is in it is found when it is back
+        return
+    try:
+        if _open(watched, tracked):
+            yield from _judge(watched, tracked)
+            return
+        key = watched.key(tracked.name)
+        if watched.accepted.pop(tracked.name, None) is not None:
+            yield Gone(key)
+        elif watched.may_tell():
+            yield Vanished(key)
+        watched.drop(tracked)
+    except Unreadable as exc:
+        if exc.is_final:  # opened anew, or given up if the name has gone too
+            tracked.close()
+            tracked.progress = None
+        yield from watched.report_waiting(tracked, "unreadable", exc.errno_name)
+        _retry(watched, tracked, _UNREADABLE_FIRST_S, _UNREADABLE_MOST_S)
+    except Changed:
+        _retry(watched, tracked, _CHANGED_FIRST_S, _CHANGED_MOST_S)
+
+
+def _retry(watched: WatchedRoot, tracked: TrackedFile, first_s: float, most_s: float) -> None:
+    tracked.retry_s = min(max(first_s, 2 * tracked.retry_s), most_s)
+    watched.poll(tracked, tracked.retry_s)
+
+
+def _open(watched: WatchedRoot, tracked: TrackedFile) -> bool:
+    # Opens what the name is now; what it was before is kept while it may be needed.
+    directory = watched.root.fd
+    if directory is None:
+        return tracked.file is not None
+    if tracked.file is not None:
+        try:
+            info = os.stat(tracked.name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return True  # what was opened is read to its end
+        except OSError as exc:
+            raise Unreadable(tracked.name, exc) from None
+        if (info.st_dev, info.st_ino) == tracked.file.inode:
+            return True
+    try:
+        opened = TurnFile(
+            directory, tracked.name, watched.rules.owner, leases_on=watched.root.leases_on
+        )
+    except FileNotFoundError:
+        return tracked.file is not None
+    if tracked.file is not None:
+        tracked.close_previous()
+        tracked.previous, tracked.previous_progress = tracked.file, tracked.progress
+        tracked.progress = None
+    tracked.file = opened
+    return True
+
+
+def _judge(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
+    file, name, rules = tracked.file, tracked.name, watched.rules
+    if file is None:
+        return
+    snapshot = file.inspect()
+    tracked.seen, tracked.doubt = snapshot.fingerprint, rules.doubt(snapshot.fingerprint)
+    if watched.is_accepted(name, snapshot.fingerprint):
+        watched.compare_soon(name, snapshot.fingerprint)
+        watched.drop(tracked)  # an event, but nothing new
+        return
+    tracked.progress, verdict = _decide(watched, tracked.progress, snapshot)
+    if isinstance(verdict, Waiting):
+        before = yield from _judge_previous(watched, tracked, now_or_never=False)
+        yield from _wait(watched, tracked, verdict, before)
+        return
+    if isinstance(verdict, Failed) and not watched.queue.noise.spend(rules.monotonic()):
+        tracked.doubt = verdict.reason
+        watched.schedule(tracked, 0.0)  # when there is room for it
+        return
+    key = watched.key(name)
+    arrival = read_arrival(rules, key, file, snapshot, verdict, tracked.progress)
+    if arrival.reason is not None or not arrival.has_text:
+        before = yield from _judge_previous(watched, tracked, now_or_never=True)
+        if before is not None:  # somebody still writes the answer, which comes first
+            yield from _wait(watched, tracked, before)
+            return
+    hint = watched.tokens.read(key)
+    if hint is not None:
+        yield hint
+    if snapshot.being_written:
+        yield Stalled(key, "open_for_writing", "pushed")
+    yield Arrived(arrival)
+    watched.only_scanned += not tracked.noticed
+    linked = arrival.reason == "untrusted" and snapshot.links > 1
+    watched.accept(name, arrival.fingerprint, snapshot.fingerprint, linked=linked)
+    watched.drop(tracked)
+
+
+def _wait(
+    watched: WatchedRoot, tracked: TrackedFile, *waits: Waiting | None
+) -> Iterator[IntakeEvent]:
+    # Inspects again in time for the file, and for the one whose name it took.
+    found = [wait for wait in waits if wait is not None]
+    tracked.retry_s = 0.0
+    if any(wait.stalled for wait in found):
+        yield from watched.report_waiting(tracked, "open_for_writing", "")
+    again = watched.poll if any(wait.polls for wait in found) else watched.schedule
+    again(tracked, min(wait.seconds for wait in found))
+    many = len(watched.tracked) > watched.rules.max_open_files
+    if many and tracked.file is not None and watched.root.fd is not None:
+        tracked.file.close()
+        tracked.file = None
+
+
+def _judge_previous(
+    watched: WatchedRoot, tracked: TrackedFile, *, now_or_never: bool
+) -> Generator[IntakeEvent, None, Waiting | None]:
+    # Returns how long it must be waited for, if it must. Nobody waits for a file without a
+    # name, once what took its name is no answer: unless it is still being written.
+    previous = tracked.previous
+    if previous is None:
+        return None
+    try:
+        snapshot = previous.inspect()
+    except Unreadable as exc:
+        if now_or_never or exc.is_final:
+            tracked.close_previous()
+            return None
+        return Waiting(_UNREADABLE_FIRST_S)
+    progress, verdict = _decide(watched, tracked.previous_progress, snapshot)
+    tracked.previous_progress = progress
+    if isinstance(verdict, Waiting) and (verdict.polls or not now_or_never):
+        return verdict
+    rules = watched.rules
+    if snapshot.trusted and snapshot.has_text and snapshot.size <= rules.max_bytes:
+        key = watched.key(tracked.name)
+        yield Arrived(read_arrival(rules, key, previous, snapshot, Settled(), progress))
+    tracked.close_previous()
+    return None
+
+
+def _decide(
+    watched: WatchedRoot, progress: Progress | None, snapshot: FileSnapshot
+) -> tuple[Progress, Verdict]:
+    rules = watched.rules
+    return decide(
+        progress, snapshot, rules.monotonic(), quiet_s=rules.quiet_s, max_bytes=rules.max_bytes
+    )

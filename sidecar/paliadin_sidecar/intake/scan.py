@@ -1,0 +1,137 @@
+"""Finds by listing what no notification told: new names, changed files, names that are gone.
+
+A scan is a generator, so that a large one holds up nobody: each of its steps is small, and files
+may be inspected between two of them.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from paliadin_contract.ids import turn_id_of
+from paliadin_sidecar.errors import Unreadable
+from paliadin_sidecar.intake.events import Gone, IntakeEvent
+from paliadin_sidecar.intake.turnfile import fingerprint_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from paliadin_sidecar.intake.tracking import WatchedRoot
+
+__all__ = ["run_slice", "scan"]
+
+T = TypeVar("T")
+
+#: As many names, or files, are one step.
+_STEP = 50
+#: A scan compares so many files under observation, whether they changed without an event; with
+#: more, the next ones go on.
+_MAX_COMPARED = 1000
+#: And so many new names, where no more of them can be remembered.
+_MAX_NEW = 20_000
+
+
+def run_slice(
+    steps: Iterator[T | None], seconds: float, clock: Callable[[], float]
+) -> tuple[list[T], bool]:
+    """Take steps for about so long. Returns what they yielded, and whether there are more."""
+    end = clock() + seconds
+    found: list[T] = []
+    for one in steps:
+        if one is not None:
+            found.append(one)
+        elif clock() >= end:
+            return found, True
+    return found, False
+
+
+def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | None]:
+    """List a root's names, where they moved, and take up what is new.
+
+    Yields what happened, and None after each step.
+
+    Args:
+        watched: the root.
+        every_file: list them in any case, and compare each file that was accepted.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    watched.scans += 1
+    names = watched.root.names(always=every_file)
+    if names is not None:
+        yield from _compare_names(watched, names, every_file=every_file)
+    if not every_file and watched.root.fd is not None:
+        yield from _compare_recent(watched, watched.root.fd)
+
+
+def _compare_names(
+    watched: WatchedRoot, names: Iterable[str], *, every_file: bool
+) -> Iterator[IntakeEvent | None]:
+    absent = {*watched.accepted, *watched.tokens.judged}
+    accepted, tracked, judged = watched.accepted, watched.tracked, watched.tokens.judged
+    listed = turn_files = foreign_files = 0
+    apart = sparse = 1
+    for listed, name in enumerate(names, 1):
+        # Each scan begins with another one of those that are not compared every time.
+        n = listed + watched.scans
+        if listed % _STEP == 1:
+            yield None
+            apart = 1 + len(tracked) // _MAX_COMPARED
+            known = max(listed, watched.names)
+            sparse = 1 + known // _MAX_NEW if watched.is_full_of_doubt else 1
+        absent.discard(name)
+        # What was accepted has a turn's name: most names need not be parsed again.
+        if name in accepted or turn_id_of(name) is not None:
+            turn_files += 1
+            if name in tracked:
+                wanted = (every_file or n % apart == 0) and (
+                    watched.look_up(name) != tracked[name].seen
+                )
+            elif name in accepted:
+                wanted = every_file and watched.has_moved(name)
+            else:
+                wanted = n % sparse == 0
+        elif turn_id_of(name, ".jwt") is not None:
+            wanted = every_file if name in judged else not watched.tokens.is_full
+        else:
+            foreign_files += 1
+            continue
+        if wanted:
+            yield from watched.take_up(name)
+    yield from _tell_gone(watched, absent)
+    watched.names = listed
+    watched.turn_files, watched.foreign_files = turn_files, foreign_files
+
+
+def _tell_gone(watched: WatchedRoot, absent: set[str]) -> Iterator[IntakeEvent | None]:
+    for name in absent:
+        yield None
+        watched.tokens.judged.pop(name, None)
+        # A listing is none of one moment: a name that was given again may not be in it.
+        if name in watched.accepted and not _is_there(watched, name):
+            del watched.accepted[name]
+            watched.linked.discard(name)
+            yield Gone(watched.key(name))
+
+
+def _is_there(watched: WatchedRoot, name: str) -> bool:
+    try:
+        return watched.root.fd is not None and fingerprint_at(watched.root.fd, name) is not None
+    except Unreadable:
+        return True
+
+
+def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEvent | None]:
+    # Files whose next change may move no name, and raise no event.
+    watched.drop_old_recent()
+    changed = {name for name in watched.linked if watched.has_moved(name)}
+    for n, (name, (_, fingerprint)) in enumerate(list(watched.recent.items()), 1):
+        if n % _STEP == 0:
+            yield None
+        with suppress(Unreadable):  # when each file is compared, that is told
+            if fingerprint_at(directory, name) not in (None, fingerprint):
+                changed.add(name)
+    for name in changed - watched.tracked.keys():
+        yield from watched.take_up(name)
