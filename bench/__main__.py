@@ -1,8 +1,8 @@
 """`make bench` and `make bench-quick`: measures, then writes or prints what it found.
 
-    python -m bench [--quick] [--dir DISK] [--rounds N]
+    python -m bench [--quick | --try] [--dir DISK]
 
-The long form needs half an hour and a machine that does nothing else.
+The long form needs some twenty minutes and a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -10,37 +10,61 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench import growth, measures, report
-from bench.candidates import CANDIDATES, FLOOR, SHIPPED
+from bench import before, growth, measures, report
+from bench.candidates import BEFORE, CANDIDATES, FLOOR, INOTIFY, NODE, SHIPPED, Candidate
 from bench.lab import running
+from bench.results import Results
 
 _HERE = Path(__file__).parent
 _BUILT = _HERE / "built"
-_ROUNDS, _TURNS, _PAUSE_MS = 5, 1000, 15
-_BURST, _IDLE_S = 10_000, 30
-_DELIVERED, _LYING = 1_000_000, (1000, 100_000)
-_GROWTH_BURST, _GROWTH_TURNS = 3000, 200
+_PAUSE_MS = 15
+_SERVICE = next(one for one in CANDIDATES if one.name == SHIPPED)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    rounds: int = 4  #: that the turns of a trickle are spread over
+    rounds_of_others: int = 2
+    turns: int = 200  #: in each round
+    burst: int = 10_000
+    bursts: int = 3  #: of those that the goals compare
+    idle_s: float = 65
+    delivered: int = 1_000_000
+    answers: int = 100_000
+    growth_rounds: int = 4
+    growth_turns: int = 300
+    growth_burst: int = 3000
+
+
+#: Tries each part of the measurement itself; its figures say nothing.
+_TRIAL = _Sizes(
+    rounds=1, rounds_of_others=1, turns=10, burst=200, bursts=1, idle_s=2, delivered=20_000,
+    answers=200, growth_rounds=1, growth_turns=20, growth_burst=200,
+)  # fmt: skip
 
 
 def main() -> None:
     """Measure."""
     arguments = argparse.ArgumentParser(prog="bench", description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="the main ratios, under a minute")
-    arguments.add_argument("--dir", type=Path, help="on the disk to measure")
     arguments.add_argument(
-        "--rounds",
-        type=int,
-        default=_ROUNDS,
-        help="that the turns are spread over, and of growth; half as many bursts",
-    )
+        "--try", type=Path, metavar="FOLDER", dest="trial",
+        help="every part with tiny sizes, to try the measurement; results go to FOLDER",
+    )  # fmt: skip
+    arguments.add_argument("--dir", type=Path, help="on the disk to measure")
     options = arguments.parse_args()
     build()
     if options.quick:
         quick(options.dir)
+        return
+    if options.trial:
+        report.write(full(options.dir, _TRIAL), options.trial, None)
     else:
-        full(options.dir, options.rounds)
+        report.write(full(options.dir, _Sizes()), _HERE, _HERE.parent / "docs/performance.md")
 
 
 def build() -> None:
@@ -55,101 +79,86 @@ def build() -> None:
 
 def quick(disk: Path | None) -> None:
     """Print the main ratios."""
-    compared = {FLOOR, "Node fs.watch + fetch"}
-    chosen = [
-        one for one in CANDIDATES if one.name in compared or (one.kind == "ours" and not one.trial)
-    ]
+    compared = {FLOOR, NODE}
+    chosen = [one for one in CANDIDATES if one.name in compared or one.kind == "ours"]
     present = [one for one in chosen if not one.missing]
-    shipped = next(one for one in CANDIDATES if one.name == SHIPPED)
-    results = report.Results(
+    results = Results(
         commit_ms=measures.commit_ms(disk),
         missing={one.name: one.missing for one in chosen if one.missing},
         latency=measures.latency(present, disk, rounds=2, turns=60, pause_ms=_PAUSE_MS),
-        burst={shipped.name: [measures.burst(shipped, disk, 2000)]},
-        idle=measures.idle([shipped], disk, 5),
+        burst={SHIPPED: [measures.burst(_SERVICE, disk, 2000)]},
+        idle=measures.idle([_SERVICE], disk, 5),
         ready={"empty": _ready_s(disk, None)},
     )
     print(report.quick(results))
 
 
-def full(disk: Path | None, rounds: int) -> None:
-    """Measure everything, and write it beside this file."""
+def full(disk: Path | None, sizes: _Sizes) -> Results:
+    """Measure everything."""
+    began = time.monotonic()
+    reason = before.prepare()
     present = [one for one in CANDIDATES if not one.missing]
-    shipped = next(one for one in CANDIDATES if one.name == SHIPPED)
-    again = [one for one in present if one.kind != "other"]
-    results = report.Results(
+    results = Results(
         commit_ms=measures.commit_ms(disk),
-        missing={one.name: one.missing for one in CANDIDATES if one.missing},
+        missing={
+            one.name: [reason] if one.kind == "before" and reason else one.missing
+            for one in CANDIDATES
+            if one.missing
+        },
         latency=measures.latency(
-            present, disk, rounds=rounds, turns=_TURNS // rounds, pause_ms=_PAUSE_MS
+            present, disk, rounds=sizes.rounds, turns=sizes.turns, pause_ms=_PAUSE_MS,
+            rounds_of_others=sizes.rounds_of_others,
         ),
-        idle=measures.idle(present, disk, _IDLE_S),
-    )
-    times = (rounds + 1) // 2
-    for one in [*present, *again * (times - 1)]:
-        try:
-            found = measures.burst(one, disk, _BURST)
-            results.burst.setdefault(one.name, []).append(found)
-        except RuntimeError as exc:
-            print(exc)
+        idle=measures.idle(present, disk, sizes.idle_s),
+    )  # fmt: skip
+    _bursts(results, present, disk, sizes)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as made:
-        outbox = Path(made) / "state"
-        growth.delivered(outbox, _DELIVERED)
-        results.outbox_mb = sum(file.stat().st_size for file in outbox.iterdir()) / 1e6
+        hosts = growth.Hosts(
+            _SERVICE, disk, Path(made), turns=sizes.delivered, answers=sizes.answers
+        )
+        results.outbox_mb = hosts.outbox_mb
         results.ready = {
             "empty": _ready_s(disk, None),
-            f"{_DELIVERED:,} delivered": _ready_s(disk, outbox),
+            f"{sizes.delivered:,} delivered": _ready_s(disk, hosts.old),
         }
-        for _ in range(rounds):
-            for what, lying, turns, state in (
-                ("empty", 0, False, None),
-                (f"{_DELIVERED:,} delivered turns", 0, False, outbox),
-                *((f"{n:,} foreign files lying", n, False, None) for n in _LYING),
-                (f"{_LYING[-1]:,} turn files lying", _LYING[-1], True, None),
-            ):
-                grown = results.growth.setdefault(what, [])
-                grown.append(_grown(disk, lying, state, turns=turns))
-    results.drain_s = _drain_s(disk)
+        for _ in range(sizes.growth_rounds):
+            for what in hosts:
+                grown = hosts.measure(
+                    what, turns=sizes.growth_turns, pause_ms=_PAUSE_MS, burst=sizes.growth_burst
+                )
+                results.growth.setdefault(what, []).append(grown)
+    results.drain_s = _drain_s(disk, sizes.burst)
     results.import_ms = measures.import_ms("paliadin_client")
     results.run_turn_us = measures.run_turn_us()
-    report.write(results, _HERE, shipped.name)
+    results.took_s = time.monotonic() - began
+    return results
 
 
-def _ready_s(disk: Path | None, outbox: Path | None) -> list[float]:
-    shipped = next(one for one in CANDIDATES if one.name == SHIPPED)
-    found = []
-    with running(shipped, disk, start=False) as run:
-        if outbox is not None:
-            growth.copy(outbox, run.own / "state")
+def _bursts(results: Results, present: list[Candidate], disk: Path | None, sizes: _Sizes) -> None:
+    # Those that the goals compare, in turn and several times; all others once.
+    compared = {SHIPPED, INOTIFY, NODE, f"{BEFORE}, as shipped", f"{BEFORE} with inotify"}
+    again = [one for one in present if one.name in compared]
+    for one in [*present, *again * (sizes.bursts - 1)]:
+        try:
+            found = measures.burst(one, disk, sizes.burst)
+            results.burst.setdefault(one.name, []).append(found)
+        except RuntimeError as exc:
+            measures.say(str(exc))
+
+
+def _ready_s(disk: Path | None, base: Path | None) -> list[float]:
+    with running(_SERVICE, disk, start=False, base=base) as run:
+        found = []
         for _ in range(6):
             found.append(measures.ready_s(run))
             run.stop()
     return found[1:]  # the first one makes the outbox, or reads it from the disk
 
 
-def _grown(disk: Path | None, lying: int, outbox: Path | None, *, turns: bool) -> report.Grown:
-    shipped = next(one for one in CANDIDATES if one.name == SHIPPED)
-    with running(shipped, disk, start=False) as run:
-        if outbox is not None:
-            growth.copy(outbox, run.own / "state")
-        measures.lie(run, lying, turns=turns)
-        run.start()
-        run.warm_up()
-        before = run.cost()
-        pairs = run.trickle(_GROWTH_TURNS, _PAUSE_MS, list(measures.MANNERS), within_s=10)
-        after = run.cost()
-        return report.Grown(
-            latency_ms=[(arrived - stamp) / 1e6 for stamp, arrived in pairs],
-            trickle_cpu_ms=(after.cpu_s - before.cpu_s) * 1000 / _GROWTH_TURNS,
-            burst=measures.burst_of(run, _GROWTH_BURST, 60),
-        )
-
-
-def _drain_s(disk: Path | None) -> float:
+def _drain_s(disk: Path | None, turns: int) -> float:
     """From the start until a backlog that was accepted before has arrived."""
-    shipped = next(one for one in CANDIDATES if one.name == SHIPPED)
-    with running(shipped, disk, start=False) as run:
-        return measures.drain_s(run, _BURST)
+    with running(_SERVICE, disk, start=False) as run:
+        return measures.drain_s(run, turns)
 
 
 main()

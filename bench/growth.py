@@ -1,9 +1,12 @@
-"""What a host that has served for long looks like: an outbox of a million delivered turns."""
+"""The service on a host that has served for long, beside one that is new.
+
+It has delivered a million turns, or a hundred thousand of its answers are still in its root, or
+both. Each such host is made once; the service is started on it again for each round.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sqlite3
 import time
 from dataclasses import replace
@@ -11,31 +14,94 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bench import measures
+from bench.lab import STATE, running
+from bench.results import Grown
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["delivered"]
+    from bench.candidates import Candidate
+
+__all__ = ["Hosts"]
 
 _REAL = 10_000
 _DAYS = 90
-#: Each copy of the real turns has ids of its own, and its rows the same sizes.
-_COPY = """
-INSERT INTO turn SELECT id + :by, backend, persona, printf('%08x', :n) || substr(turn_id, 9),
-    submitted_turn_id, user_id, revision, answered_at, seen_content_key, sent_content_key,
-    fingerprint, gone_at, seen_at FROM turn WHERE id <= :real;
-INSERT INTO delivery (id, turn, revision, webhook_id, state, reason, bytes, sha256, accepted_at,
-        attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at, body_purged_at, root)
-    SELECT id + :by, turn + :by, revision, webhook_id || '_' || :n, state, reason, bytes, sha256,
-        accepted_at, attempts, first_attempt_at, attempted_at, next_attempt_at, settled_at,
-        body_purged_at, root FROM delivery WHERE id <= :real;
-INSERT INTO event (at, name, turn, fields) SELECT at, name, turn + :by, fields
-    FROM event WHERE turn <= :real;
-"""
+#: What a copy of the first turns' rows has of its own; all other columns are the same.
+_OF_ITS_OWN = {
+    ("turn", "id"): "id + :by",
+    ("turn", "turn_id"): "printf('%08x', :n) || substr(turn_id, 9)",
+    ("delivery", "id"): "id + :by",
+    ("delivery", "turn"): "turn + :by",
+    ("delivery", "webhook_id"): "webhook_id || '_' || :n",
+    ("event", "id"): "NULL",
+    ("event", "turn"): "turn + :by",
+}
+_WHICH = {"turn": "id <= :real", "delivery": "id <= :real", "event": "turn <= :real"}
+
+
+class Hosts:
+    """Directories of hosts of several ages, for one run of the measurements.
+
+    Args:
+        service: the candidate that serves on them.
+        disk: where they are made; None for the system's temporary directory.
+        turns: how many an old one has delivered.
+        answers: how many of its answers are still in the root of a full one.
+    """
+
+    def __init__(
+        self, service: Candidate, disk: Path | None, folder: Path, *, turns: int, answers: int
+    ) -> None:
+        self._service, self._disk = service, disk
+        delivered, there = f"{turns:,} delivered turns", f"{answers:,} of our answers in the root"
+        self._bases: dict[str, Path | None] = {
+            "an empty start": None,
+            delivered: self._make(folder / "old", turns, 0),
+            there: self._make(folder / "full", 0, answers),
+            f"{delivered} and {there}": self._make(folder / "both", turns, answers),
+        }
+        self.old = folder / "old"
+        self.outbox_mb = sum(file.stat().st_size for file in (self.old / STATE).iterdir()) / 1e6
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names, the new one first."""
+        return iter(self._bases)
+
+    def measure(self, name: str, *, turns: int, pause_ms: float, burst: int) -> Grown:
+        """Start the service there, and give it a trickle and a burst, which are removed again."""
+        base = self._bases[name]
+        measures.say(f"growth: {name}")
+        with running(self._service, self._disk, base=base) as run:
+            before = set(run.root.iterdir())
+            was = run.cost()
+            pairs = run.trickle(turns, pause_ms, list(measures.MANNERS), within_s=10)
+            now = run.cost()
+            found = Grown(
+                latency_ms=[(arrived - stamp) / 1e6 for stamp, arrived in pairs],
+                trickle_cpu_ms=(now.cpu_s - was.cpu_s) * 1000 / turns,
+                burst=measures.burst_of(run, burst, 60),
+            )
+            run.stop()
+            for path in set(run.root.iterdir()) - before:
+                path.unlink()
+            return found
+
+    def _make(self, base: Path, turns: int, answers: int) -> Path:
+        measures.say(f"growth: a host with {turns:,} delivered turns and {answers:,} answers")
+        base.mkdir()
+        (base / STATE.parent).mkdir(mode=0o700)
+        if turns:
+            delivered(base / STATE, turns)
+        if answers:
+            with running(self._service, self._disk, base=base) as run:
+                run.trickle(answers, 0, list(measures.MANNERS), within_s=600)
+        return base
 
 
 def delivered(state: Path, turns: int) -> None:
@@ -51,8 +117,9 @@ def delivered(state: Path, turns: int) -> None:
             pass
         outbox.transaction([lambda: outbox.set_printed(outbox.last_event)])
     database = sqlite3.connect(path)
+    copies = [_copy(database, table) for table in _WHICH]
     for n in range(1, turns // _REAL):
-        for statement in _COPY.split(";")[:3]:
+        for statement in copies:
             database.execute(statement, {"by": n * _REAL, "n": n, "real": _REAL})
         database.commit()
     database.execute("UPDATE service SET printed = (SELECT max(id) FROM event)")
@@ -60,10 +127,13 @@ def delivered(state: Path, turns: int) -> None:
     database.close()
 
 
-def copy(made: Path, state: Path) -> None:
-    """Put it where a daemon finds it."""
-    state.mkdir(mode=0o700)
-    shutil.copyfile(made / FILENAME, state / FILENAME)
+def _copy(database: sqlite3.Connection, table: str) -> str:
+    columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+    values = [_OF_ITS_OWN.get((table, column), column) for column in columns]
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} "
+        f"FROM {table} WHERE {_WHICH[table]}"
+    )
 
 
 def _deliver(outbox: Outbox, key: TurnKey, now: float) -> None:

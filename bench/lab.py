@@ -6,9 +6,11 @@ import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
 
     from bench.candidates import Candidate
 
-__all__ = ["Cost", "Run", "running"]
+__all__ = ["STATE", "Cost", "Run", "running"]
 
 _HERE = Path(__file__).parent
+#: The service's state directory, below a run's base.
+STATE = Path("own/state")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _WARM = 5  #: files in a row that must arrive before anything is measured
 _WARM_S, _WARM_TRIES = 3.0, 20
-_LOOK_S = 0.05
+_POLL_S = 0.05
+#: As in the unit.
+_WATCHDOG_USEC = 180_000_000
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,42 @@ class Cost:
     resident_mb: float
 
 
-class Run:
-    """A candidate that is up."""
+class _Manager:
+    # The service manager's end of the notification socket, as under the unit: somebody reads it.
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self.environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(_WATCHDOG_USEC)}
+        self.ready = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
-    def __init__(self, base: Path, state: Path, candidate: Candidate) -> None:
-        self.root, self.own = base / "root", state / "own"
-        self.root.mkdir(mode=0o700)
-        self.own.mkdir(mode=0o700)
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _read(self) -> None:
+        while message := self._socket.recv(4096):
+            if b"READY=1" in message:
+                self.ready.set()
+
+
+class Run:
+    """A candidate that is up.
+
+    Args:
+        base: holds the directory that it watches and one of its own; both may be there already.
+        candidate: which one.
+    """
+
+    def __init__(self, base: Path, candidate: Candidate) -> None:
+        self.root, self.own = base / "root", base / "own"
+        for folder in (self.root, self.own):
+            folder.mkdir(mode=0o700, exist_ok=True)
         self.candidate = candidate
+        self._manager = _Manager(self.own / "notify")
         self._receiver = subprocess.Popen(
             [sys.executable, str(_HERE / "receiver.py")], stdout=subprocess.PIPE
         )
@@ -58,6 +92,9 @@ class Run:
     def start(self, **more: str) -> None:
         """Start it, with so much more in its environment."""
         argv, environ = self.candidate.command(self.root, self.port, self.own)
+        self._manager.ready.clear()
+        if self.candidate.is_service:
+            environ |= self._manager.environ
         with (self.own / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -68,16 +105,27 @@ class Run:
                 start_new_session=True,
             )
 
+    def wait_ready(self, within_s: float) -> None:
+        """Wait until it told the service manager that it is ready.
+
+        Raises:
+            TimeoutError: it did not.
+        """
+        if not self._manager.ready.wait(within_s):
+            raise TimeoutError(self.candidate.name)
+
     def warm_up(self) -> None:
         """Give it files until several in a row arrived.
 
         Raises:
-            RuntimeError: none does.
+            RuntimeError: none does, or it has ended.
         """
         arrived = 0
         for _ in range(_WARM_TRIES):
             if arrived >= _WARM:
                 return
+            if self._process is None or self._process.poll() is not None:
+                break
             arrived = arrived + 1 if self.trickle(1, 0, ["rename"], within_s=_WARM_S) else 0
         tail = (self.own / "output").read_bytes()[-2000:].decode(errors="replace")
         raise RuntimeError(f"{self.candidate.name} delivers nothing: {tail}")
@@ -95,7 +143,7 @@ class Run:
                     found.setdefault(stamp, arrived)
                 if end is None and writer.poll() is not None:
                     end = time.monotonic() + within_s
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
         return sorted(found.items())
 
     def write(self, count: int) -> None:
@@ -133,22 +181,26 @@ class Run:
     def close(self) -> None:
         """End everything."""
         self.stop()
+        self._manager.close()
         self._receiver.kill()
         self._receiver.wait()
         self._asking.close()
 
 
 @contextmanager
-def running(candidate: Candidate, disk: Path | None, *, start: bool = True) -> Iterator[Run]:
+def running(
+    candidate: Candidate, disk: Path | None, *, start: bool = True, base: Path | None = None
+) -> Iterator[Run]:
     """A candidate, up and warm, on directories of its own.
 
     Args:
         candidate: which one.
         disk: where its directories are made; None for the system's temporary directory.
         start: False to be started by the caller, and not warmed up.
+        base: directories of an earlier run, which stay.
     """
-    base = Path(tempfile.mkdtemp(prefix="bench-", dir=disk))
-    run = Run(base, base, candidate)
+    made = base or Path(tempfile.mkdtemp(prefix="bench-", dir=disk))
+    run = Run(made, candidate)
     try:
         if start:
             run.start()
@@ -156,7 +208,8 @@ def running(candidate: Candidate, disk: Path | None, *, start: bool = True) -> I
         yield run
     finally:
         run.close()
-        shutil.rmtree(base)
+        if base is None:
+            shutil.rmtree(made)
 
 
 @dataclass(frozen=True)

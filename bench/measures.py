@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.lab import running
+from bench.results import Burst, Idle, Latency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANNERS",
-    "Burst",
-    "Idle",
-    "Latency",
     "burst",
     "burst_of",
     "commit_ms",
@@ -37,9 +31,9 @@ __all__ = [
     "idle",
     "import_ms",
     "latency",
-    "lie",
     "ready_s",
     "run_turn_us",
+    "say",
 ]
 
 MANNERS = ("rename", "plain")
@@ -48,34 +42,30 @@ _LATE_S = 5.0
 _COMMITS = 200
 
 
-@dataclass
-class Latency:
-    """Of one candidate: from the write's end to the receiver, in ms, and what it took."""
-
-    ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    cpu_ms: list[float] = field(default_factory=list)  #: a turn, one figure for each round
-    wakeups: list[float] = field(default_factory=list)
-    missed: int = 0
-
-    @property
-    def all_ms(self) -> list[float]:
-        """In both manners, sorted."""
-        return sorted(ms for of_manner in self.ms.values() for ms in of_manner)
-
-
 def latency(
-    candidates: Sequence[Candidate], disk: Path | None, *, rounds: int, turns: int, pause_ms: float
+    candidates: Sequence[Candidate],
+    disk: Path | None,
+    *,
+    rounds: int,
+    turns: int,
+    pause_ms: float,
+    rounds_of_others: int = 1,
 ) -> dict[str, Latency]:
-    """A trickle of files, each candidate in turn, and so for each round."""
+    """A trickle of files, each candidate in turn, and so for each round.
+
+    Those that only stand for comparison, of kind `other`, take part in fewer rounds.
+    """
     found: dict[str, Latency] = {candidate.name: Latency() for candidate in candidates}
     for number in range(rounds):
         for candidate in candidates:
-            _say(f"latency, round {number + 1} of {rounds}: {candidate.name}")
+            if candidate.kind == "other" and number >= rounds_of_others:
+                continue
+            say(f"latency, round {number + 1} of {rounds}: {candidate.name}")
             try:
                 with running(candidate, disk) as run:
                     _one_round(run, found[candidate.name], turns, pause_ms)
             except RuntimeError as exc:
-                _say(str(exc))
+                say(str(exc))
                 found[candidate.name].missed += turns
     return found
 
@@ -91,21 +81,10 @@ def _one_round(run: Run, into: Latency, turns: int, pause_ms: float) -> None:
         into.missed += turns // 2 - len(pairs)
 
 
-@dataclass(frozen=True)
-class Burst:
-    """Of one candidate: many files at once."""
-
-    asked: int
-    arrived: int
-    per_s: float
-    cpu_ms: float  #: a turn
-    peak_mb: float
-
-
 def burst(candidate: Candidate, disk: Path | None, turns: int, *, within_s: float = 20) -> Burst:
     """As many files as the writer can write, in both manners."""
     turns = min(turns, candidate.burst)
-    _say(f"burst of {turns}: {candidate.name}")
+    say(f"burst of {turns}: {candidate.name}")
     with running(candidate, disk) as run:
         return burst_of(run, turns, within_s)
 
@@ -127,28 +106,19 @@ def burst_of(run: Run, turns: int, within_s: float) -> Burst:
     )
 
 
-@dataclass(frozen=True)
-class Idle:
-    """Of one candidate: nothing to do, after it had something to do."""
-
-    cpu_percent: float  #: of one core
-    wakeups_per_s: float
-    resident_mb: float
-
-
 def idle(candidates: Sequence[Candidate], disk: Path | None, seconds: float) -> dict[str, Idle]:
     """All of them at the same time: they share a machine that rests.
 
     Each is started anew and given nothing, so that a watch which looks often after something
     moved looks as it does at rest.
     """
-    _say(f"idle for {seconds:.0f} s: all")
+    say(f"idle for {seconds:.0f} s: all")
     found: dict[str, Idle] = {}
     with ExitStack() as stack:
         runs = [stack.enter_context(running(one, disk, start=False)) for one in candidates]
         for run in runs:
             run.start()
-        time.sleep(5)  # until they have started
+        time.sleep(8)  # until all have started
         before = [run.cost() for run in runs]
         time.sleep(seconds)
         for run, was in zip(runs, before, strict=True):
@@ -163,17 +133,10 @@ def idle(candidates: Sequence[Candidate], disk: Path | None, seconds: float) -> 
 
 def ready_s(run: Run) -> float:
     """Start it; seconds from its start until it tells the service manager that it is ready."""
-    address = str(run.own / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(address)
-        listener.settimeout(60)
-        began = time.monotonic()
-        run.start(NOTIFY_SOCKET=address)
-        while b"READY=1" not in listener.recv(4096):
-            pass
-        took_s = time.monotonic() - began
-    Path(address).unlink()
-    return took_s
+    began = time.monotonic()
+    run.start()
+    run.wait_ready(60)
+    return time.monotonic() - began
 
 
 def commit_ms(disk: Path | None) -> float:
@@ -216,18 +179,6 @@ def run_turn_us() -> float:
     return float(answer.stdout)
 
 
-def lie(run: Run, count: int, *, turns: bool) -> None:
-    """Put so many files in its root, that are none of its business, or old answers."""
-    folder = os.open(run.root, os.O_RDONLY)
-    old_s = time.time() - 86_400
-    for n in range(count):
-        name = f"{n:036x}.txt" if turns else f"notes-{n}.md"
-        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=folder))
-        if turns:
-            os.utime(name, (old_s, old_s), dir_fd=folder)
-    os.close(folder)
-
-
 def drain_s(run: Run, turns: int) -> float:
     """Fill its outbox while nobody answers; seconds from its next start until all arrived."""
     run.start(PALIADIN_CALLBACK_URL="http://127.0.0.1:9/")  # "discard": nobody listens
@@ -254,5 +205,6 @@ def _pending(path: Path) -> int:
         return 0  # it is being made
 
 
-def _say(what: str) -> None:
+def say(what: str) -> None:
+    """Tell whoever waits what is measured now."""
     print(what, file=sys.stderr, flush=True)

@@ -1,20 +1,15 @@
 """The daemon with a variant under trial, for measurements alone.
 
-    ours.py VARIANT...
+    ours.py [no-commits]
 
-`no-commits`: the disk is never waited for, which a power cut would not forgive. `uvloop`: that
-event loop. `httpx`: that library, not connections of our own. What it does is
+`no-commits`: no commit is flushed to the disk, so that a loss of power may lose turns. All else is
 `paliadin-sidecar run`.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
-
-import anyio
 
 from paliadin_sidecar.operator import cli
 from paliadin_sidecar.outbox.database import Database
@@ -31,37 +26,7 @@ def no_commits() -> None:
     setattr(Database, set_up.__name__, unsynchronised)
 
 
-def uvloop() -> None:
-    """Run on libuv."""
-    anyio.run = partial(  # type: ignore[assignment]  # it is called with one argument
-        anyio.run, backend_options={"use_uvloop": True}
-    )
-
-
-def httpx() -> None:
-    """Send with httpx."""
-    import httpx as library  # noqa: PLC0415 - the others do not load it
-
-    from paliadin_sidecar.delivery import sender as deliver  # noqa: PLC0415 - loads what `run` keeps out of the others
-
-    class Connections:
-        def __init__(self, url: str, **_: object) -> None:
-            self._url = url
-            self._transport = library.AsyncHTTPTransport(verify=False)
-
-        async def post(self, headers: dict[str, str], body: bytes) -> SimpleNamespace:
-            request = library.Request("POST", self._url, content=body, headers=headers)
-            answer = await self._transport.handle_async_request(request)
-            await answer.aread()
-            return SimpleNamespace(status=answer.status_code, headers=answer.headers)
-
-        def close(self) -> None:
-            pass  # the process ends
-
-    vars(deliver)["Connections"] = Connections
-
-
-for variant in sys.argv[1:]:
-    {"no-commits": no_commits, "uvloop": uvloop, "httpx": httpx}[variant]()
+if sys.argv[1:] == ["no-commits"]:
+    no_commits()
 sys.argv = ["paliadin-sidecar", "run"]
 cli.main()
