@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.checking import findings
 
+from paliadin_sidecar.operator.checks import daemon
+from paliadin_sidecar.operator.hosting import Hosting
+from paliadin_sidecar.operator.instance import Instance
+from paliadin_sidecar.operator.systemd_unit import Unit
+from paliadin_sidecar.settings import Settings
+
 if TYPE_CHECKING:
     from support.sidecar import Sidecar
 
@@ -107,3 +113,33 @@ def test_a_variable_that_is_misspelt(host: Sidecar) -> None:
     assert level == "wrong"
     assert message.startswith("PALIADIN_QUIETS is no variable of the sidecar's and is ignored: ")
     assert message.endswith("is it PALIADIN_QUIET_S?")
+
+
+@pytest.mark.parametrize("places", ["/srv/secret", "-/srv", "+/none -/srv/secret"])
+def test_paths_that_a_unit_may_not_reach(host: Sidecar, places: str) -> None:
+    """Each file that the daemon needs below one is named; a sign before the path is none of it."""
+    watch = "a/b=/srv/secret/answers:c/d=/var/answers"
+    settings = Settings.from_environment(host.environ | {"PALIADIN_WATCH": watch})
+    unit = Unit("x.service", {"InaccessiblePaths": places})
+    (found,) = daemon.what_the_unit_hides(settings, unit)
+    assert (found.level, found.subject) == ("wrong", "unit x.service")
+    assert "so the daemon does not see /srv/secret/answers: move it" in found.message
+    assert found.message.endswith("then: systemctl restart x.service")
+
+
+def test_a_unit_that_is_not_enabled(host: Sidecar) -> None:
+    """It runs until the next boot: that is worth a note."""
+    settings = Settings.from_environment(host.environ)
+    properties = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled"}
+    unit = Unit("x.service", properties)
+    instance = Instance(alive=False, report=None, unit=unit, hosting=Hosting("x.service"))
+    problem, note = daemon.state(settings, instance, owner_named=True)
+    assert problem.message.startswith("the daemon does not run: x.service was stopped")
+    assert note.message == "nothing starts it at the next boot: systemctl enable x.service"
+
+
+def test_a_daemon_that_this_user_may_not_see(host: Sidecar) -> None:
+    """The state directory's finding says so, and this one nothing."""
+    settings = Settings.from_environment(host.environ)
+    unseen = Instance(alive=None, report=None, unit=None, hosting=Hosting())
+    assert daemon.state(settings, unseen, owner_named=False) == []

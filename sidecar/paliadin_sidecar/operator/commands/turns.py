@@ -1,4 +1,4 @@
-"""`turns`, `show`, `log` and `replay`: what was accepted, what happened to it, and again."""
+"""`turns`, `show`, `log` and `replay`: what was accepted, what became of it, and sending again."""
 
 from __future__ import annotations
 
