@@ -19,6 +19,7 @@ for _group in (
     "crashes",
     "load",
     "receivers",
+    "refusals",
     "directories",
     "events",
     "writing",
