@@ -89,10 +89,11 @@ class Connections:
             ConnectionLost, EarlyAnswer: there is no answer.
             TimeoutError: there was none in time.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
         head = f"{self._start}content-length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection = await self._rested()
+        # From here on: what is sent gets its time, also where the loop was held before.
+        deadline = asyncio.get_running_loop().time() + timeout_s
         if connection is None:
             async with asyncio.timeout_at(deadline):
                 connection = await self._open()
@@ -281,9 +282,10 @@ class _Connection(asyncio.Protocol):
         response.feed(data)
         if is_first and response.status is not None:
             self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004
-            # One that is late is not lost while its rest is waited for.
-            now = self._loop.time()
-            self._set_timer(now + min(_REST_OF_ANSWER_S, max(0.0, self._deadline - now) / 2))
+            if not response.has_ended:
+                # One that is late is not lost while its rest is waited for.
+                now = self._loop.time()
+                self._set_timer(now + min(_REST_OF_ANSWER_S, max(0.0, self._deadline - now) / 2))
         if not self._is_awaited:
             self._settle(response)
         elif response.has_ended or self._is_early:

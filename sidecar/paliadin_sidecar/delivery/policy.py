@@ -151,7 +151,9 @@ def is_reported(reported_at: float | None, now: float) -> bool:
 
 def retry_after_s(header: str | None, now: float) -> float:
     """The seconds that a `Retry-After` asks for, at most an hour; 0 for none or garbage."""
-    text = (header or "").strip()
+    if header is None:
+        return 0.0
+    text = header.strip()
     if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
         return min(float(text), _MAX_RETRY_AFTER_S)
     try:
