@@ -22,6 +22,7 @@ from paliadin_sidecar import daemon as service
 from paliadin_sidecar import failpoints
 from paliadin_sidecar.audit import lines, printer
 from paliadin_sidecar.delivery import dispatcher
+from paliadin_sidecar.delivery import service as delivery
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import loop as intake
 from paliadin_sidecar.intake import roots as watch
@@ -205,12 +206,12 @@ class Daemon:
             (printer, "time", clock),
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
-            (service, "Dispatcher", ClockedDispatcher),
-            (service, "Sender", lambda *_, **__: _Network(self)),
+            (delivery, "Dispatcher", ClockedDispatcher),
+            (delivery, "Sender", lambda *_, **__: _Network(self)),
             (intake, "changes", file_events.changes),
             (failpoints, "on_failpoint", self._failpoint),
             (anyio.to_thread, "run_sync", _at_once),
-            (service, "Threads", _AtOnce),
+            (delivery, "Threads", _AtOnce),
             (intake, "Threads", _AtOnce),
         ):
             self._stack.enter_context(patch.object(where, name, ours))

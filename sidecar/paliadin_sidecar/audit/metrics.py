@@ -17,8 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from paliadin_sidecar.errors import OutboxError
-from paliadin_sidecar.intake.roots import State
 from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import RootState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,7 +167,7 @@ def _state(outbox: Outbox) -> list[Metric]:
     for root in service["roots"]:
         labels = [root["backend"], root["persona"], root["path"]]
         armed.add_metric(labels, root["state"] == "armed")
-        for state in get_args(State):
+        for state in get_args(RootState):
             states.add_metric([*labels, state], root["state"] == state)
         since.add_metric(labels, root.get("since", 0.0))  # an older daemon did not say
     return [

@@ -16,10 +16,13 @@ from prometheus_client.exposition import choose_encoder
 from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.errors import NotServed, OutboxError
 from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.outbox.database import FILENAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
+
+    from paliadin_sidecar.settings import Settings
 
 __all__ = ["serve", "serve_until_cancelled"]
 
@@ -34,26 +37,25 @@ _RETRY_S = 2.0
 
 
 async def serve_until_cancelled(
-    address: tuple[str, int],
-    path: Path,
-    roots: list[tuple[str, str]],
+    settings: Settings,
     scanned: Callable[[], tuple[int, int]],
     on_problem: Callable[[str | None], None],
 ) -> None:
     """Serve; while that fails, say why and try again. Answers matter more: nothing ends by it.
 
     Args:
-        address: see `serve`.
-        path: see `serve`.
-        roots: see `serve`.
+        settings: of the daemon, which name an address.
         scanned: see `serve`.
         on_problem: called with each new reason why the numbers are not served, and with None when
             they are.
     """
+    assert settings.metrics is not None
+    path = settings.state_dir / FILENAME
+    roots = [(spec.backend, spec.persona) for spec in settings.roots]
     told = ""
     while True:
         try:
-            async with serve(address, path, roots, scanned):
+            async with serve(settings.metrics, path, roots, scanned):
                 told = ""
                 on_problem(None)
                 await anyio.sleep_forever()

@@ -12,11 +12,13 @@ import anyio
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.host.state_directory import journal_key
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from paliadin_sidecar.outbox.records import Event
 
@@ -35,21 +37,21 @@ class EventPrinter:
     """Prints events as they are committed, from their rows and nothing else.
 
     Args:
+        outbox: has the events, and how far they were printed before.
         group: runs the outbox's methods.
         audit: writes the lines.
         stream: where `audit` writes them, of which this waits until it takes more.
-        key: see `lines.unconfirmable`.
-        printed: the id of the last event that was printed before.
+        state_dir: has the key of what is shown of an answer, see `lines.unconfirmable`.
     """
 
     def __init__(
-        self, group: GroupCommit, audit: Audit, stream: TextIO, key: bytes, printed: int
+        self, outbox: Outbox, group: GroupCommit, audit: Audit, stream: TextIO, state_dir: Path
     ) -> None:
         self._group = group
         self._audit = audit
         self._stream = stream
-        self._key = key
-        self._printed = printed
+        self._key = journal_key(state_dir, create=True)
+        (self._printed,) = outbox.transaction([outbox.printed])
         self._printing = anyio.Lock()
         self._wake = anyio.Event()
 

@@ -1,35 +1,97 @@
-"""What happens to the service as a whole: its events, and the problems of the moment."""
+"""All that the daemon tells of itself and its turns: event lines, its problems, and metrics."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TextIO
 
-from paliadin_sidecar.errors import Blocked, OverBudget
+import anyio
+
+from paliadin_sidecar.audit.lines import Audit
+from paliadin_sidecar.audit.printer import EventPrinter
+from paliadin_sidecar.audit.problems import Problems
+from paliadin_sidecar.errors import Blocked
+from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
-    from paliadin_sidecar.audit.lines import Audit
-    from paliadin_sidecar.host.report import Reporter
+    from collections.abc import Callable
+
     from paliadin_sidecar.host.systemd import Notify
     from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.settings import Settings
 
-__all__ = ["Problems", "ServiceEvents"]
+__all__ = ["AuditService"]
+
+_VERSION = version("paliadin")
 
 
-class ServiceEvents:
-    """Records events that belong to no turn.
+class AuditService:
+    """The audit of one daemon, which can use it once its outbox is open and `attach` was called.
 
     Args:
-        group: runs the outbox's methods.
-        audit: prints those that cannot be recorded.
+        settings: of the daemon.
+        stream: where event lines go.
+        systemd: is told what is wrong.
+        on_blocked: called each time that somebody waits since the outbox is blocked.
+
+    Attributes:
+        problems: what is wrong at the moment.
     """
 
-    def __init__(self, group: GroupCommit, audit: Audit) -> None:
+    problems: Problems
+
+    def __init__(
+        self,
+        settings: Settings,
+        stream: TextIO,
+        systemd: Notify,
+        on_blocked: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._stream = stream
+        self._systemd = systemd
+        self._on_blocked = on_blocked
+        self._lines = Audit(stream, settings.log_level)
+
+    def attach(self, outbox: Outbox, group: GroupCommit) -> None:
+        """From now on events are recorded in this outbox, and printed from it."""
         self._group = group
-        self._audit = audit
+        self._reporter = Reporter(self._settings.state_dir, _VERSION, self._settings.variables())
+        self.problems = Problems(self._lines, self._reporter, self._systemd)
+        self._printer = EventPrinter(
+            outbox, group, self._lines, self._stream, self._settings.state_dir
+        )
+
+    async def run(self, scan_counts: Callable[[], tuple[int, int]]) -> None:
+        """Print events and serve metrics, until cancelled.
+
+        Args:
+            scan_counts: how often a root was scanned, and how many files only a scan found.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._printer.run, name="printer")
+            if self._settings.metrics is not None:
+                # Imported here: 5 MB, for those who want it.
+                from paliadin_sidecar.audit.metrics_endpoint import (  # noqa: PLC0415
+                    serve_until_cancelled,
+                )
+
+                tasks.start_soon(
+                    serve_until_cancelled,
+                    self._settings,
+                    scan_counts,
+                    self._metrics_failed,
+                    name="metrics",
+                )
+
+    async def flush(self) -> None:
+        """Print what is recorded and not printed yet."""
+        await self._printer.flush()
 
     async def record(self, name: str, **fields: object) -> None:
-        """Record one event, which is printed from its row as every other.
+        """Record an event of the service, which is printed from its row as every other.
 
         Where the outbox takes nothing, it is printed without a row: no state depends on it.
 
@@ -39,52 +101,45 @@ class ServiceEvents:
         try:
             await self._group.commit(Outbox.record_service_event, name, fields)
         except Blocked:
-            self._audit.print_unrecorded(name, fields)
+            self._lines.print_unrecorded(name, fields)
 
+    async def record_started(self, misspelt: tuple[tuple[str, str], ...]) -> None:
+        """All is ready: show it to `status`, and record it with what looks wrong.
 
-class Problems:
-    """What the service suffers from now, for `status`, `check` and `systemctl status`.
+        Args:
+            misspelt: variables that are none, each with the nearest that is one.
+        """
+        self._reporter.ready()  # before its line: who has read that asks how it does
+        await self.record(
+            "service.started",
+            version=_VERSION,
+            pid=os.getpid(),
+            host=self._settings.host_label,
+            roots=[str(spec.path) for spec in self._settings.roots],
+        )
+        for name, nearest in misspelt:
+            await self.record("service.unknown_variable", variable=name, nearest=nearest)
 
-    Args:
-        audit: prints that the outbox is blocked, which no row can say.
-        reporter: keeps what there is.
-        systemd: is told what there is.
-    """
-
-    def __init__(self, audit: Audit, reporter: Reporter, systemd: Notify) -> None:
-        self._audit = audit
-        self._reporter = reporter
-        self._systemd = systemd
-        self._blocked_why = ""
-        self._budget_why = ""
-
-    def set(self, what: str, why: str | None) -> None:
-        """Something is wrong from now on; with None, no more. See `host.report.Problem`."""
-        if self._reporter.problem(what, why):
-            problems = self._reporter.problems
-            self._systemd.show("; ".join(f"{each.what}: {each.why}" for each in problems))
+    def opening_blocked(self, why: str) -> None:
+        """The outbox cannot be opened yet, so no row can say so."""
+        fields = {"path": str(self._settings.state_dir), "why": why}
+        self._lines.print_unrecorded("outbox.blocked", fields)
 
     def outbox_blocked(self, exc: Blocked) -> None:
-        """The outbox refuses to take something. Each reason is printed once."""
-        told = self._blocked_why
-        if isinstance(exc, OverBudget):
-            # Delivery goes on, and writes: only intake knows when this has passed.
-            told, self._budget_why = self._budget_why, exc.detail
-            self.set("intake", exc.detail)
-        elif exc.detail != told:
-            self._blocked_why = exc.detail
-            self.set("outbox", exc.detail)
-        if exc.detail != told:
-            fields = {"path": str(exc.path), "why": exc.detail}
-            self._audit.print_unrecorded("outbox.blocked", fields)
+        """Somebody waits since the outbox is blocked."""
+        self.problems.outbox_blocked(exc)
+        self._on_blocked()
 
     def outbox_unblocked(self) -> None:
         """The outbox takes what comes."""
-        if self._blocked_why:
-            self._blocked_why = ""
-            self.set("outbox", None)
+        self.problems.outbox_unblocked()
 
-    def intake_unblocked(self) -> None:
-        """All that was held back for lack of room is accepted."""
-        self._budget_why = ""
-        self.set("intake", None)
+    def events_recorded(self) -> None:
+        """Events were committed, by this process or by a command: print them."""
+        self.problems.outbox_unblocked()
+        self._printer.wake()
+
+    def _metrics_failed(self, why: str | None) -> None:
+        self.problems.set("metrics", why)
+        if why is not None:
+            self._lines.print_unrecorded("metrics.failed", {"why": why})

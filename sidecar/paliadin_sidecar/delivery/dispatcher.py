@@ -14,7 +14,7 @@ from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
 from paliadin_sidecar.failpoints import failpoint
-from paliadin_sidecar.host.watchdog import Heartbeat
+from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
 from paliadin_sidecar.outbox.fairness import Shares
 

@@ -22,11 +22,9 @@ from paliadin_sidecar.intake.trust import why_untrusted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_NAMES", "Root", "State"]
+    from paliadin_sidecar.outbox.records import RootState
 
-#: `unreadable`: the system answers with an error, such as that of a disk or of a mount whose
-#: server died.
-State = Literal["armed", "missing", "untrusted", "unreadable"]
+__all__ = ["MAX_NAMES", "Root"]
 
 #: A step of the way: its name is looked up in the directory that was judged before, and what is
 #: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
@@ -38,7 +36,7 @@ MAX_NAMES = 200_000
 
 
 class _NotArmed(Exception):
-    def __init__(self, state: State, step: Path, what: str, error: int | None = None) -> None:
+    def __init__(self, state: RootState, step: Path, what: str, error: int | None = None) -> None:
         super().__init__(state, step, what)
         self.state, self.step, self.what, self.error = state, step, what, error
 
@@ -54,7 +52,7 @@ class Root:
     def __init__(self, path: Path, owner: int) -> None:
         self.path = path
         self.fd: int | None = None  #: of the directory, while it is armed
-        self.state: State = "missing"
+        self.state: RootState = "missing"
         self.why = ""
         self.step = path  #: the directory on the way that `why` is about
         self.error: int | None = None  #: the system's error number, where it is `unreadable`
@@ -62,7 +60,7 @@ class Root:
         #: The device on which a lease proves that nobody writes; None elsewhere.
         self.leases_on: int | None = None
         self._owner = owner
-        self._told: tuple[State, str] = ("missing", "")
+        self._told: tuple[RootState, str] = ("missing", "")
         self._identity: tuple[int, int] | None = None
         self._listed_mtime: int | None = None
         self._way: list[tuple[int, ...]] | None = None
@@ -178,7 +176,7 @@ class Root:
         self._become(failed.state, f"{failed.step} {failed.what}")
         self.step, self.error = failed.step, failed.error
 
-    def _become(self, state: State, why: str) -> None:
+    def _become(self, state: RootState, why: str) -> None:
         if state != self.state:
             self.since = time.time()
         self.state, self.why, self.error = state, why, None

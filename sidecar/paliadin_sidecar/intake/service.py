@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ class IntakeService:
     Args:
         settings: what to do.
         group: the outbox.
-        max_open_files: files that may be held open while they settle.
         record: records an event of the service.
         on_accepted: called with what was committed and can be sent.
         on_blocked: called when a batch is held since the outbox is blocked.
@@ -41,7 +42,6 @@ class IntakeService:
         self,
         settings: Settings,
         group: GroupCommit,
-        max_open_files: int,
         *,
         record: Callable[..., Awaitable[None]],
         on_accepted: Callable[[list[Delivery]], None],
@@ -49,6 +49,8 @@ class IntakeService:
         on_unblocked: Callable[[], None],
         on_no_events: Callable[[str | None], None],
     ) -> None:
+        ignore_lease_breaks()
+        max_open_files = raise_descriptor_limit() // len(settings.roots)
         self._group = group
         self._record = record
         self._on_blocked = on_blocked
@@ -58,8 +60,7 @@ class IntakeService:
         self._held_back = 0
         self._described: list[dict[str, object]] = []
         self.roots = [
-            RootIntake(spec, settings, max_open_files // len(settings.roots), group, self)
-            for spec in settings.roots
+            RootIntake(spec, settings, max_open_files, group, self) for spec in settings.roots
         ]
         self.heartbeats = [root.heartbeat for root in self.roots]
 

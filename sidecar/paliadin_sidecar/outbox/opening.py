@@ -16,6 +16,7 @@ from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AsyncExitStack
 
     from paliadin_sidecar.settings import Settings
 
@@ -23,7 +24,7 @@ __all__ = ["open_outbox", "quarantine_outbox"]
 
 
 async def open_outbox(
-    stack: ExitStack, settings: Settings, on_blocked: Callable[[str], None]
+    stack: AsyncExitStack, settings: Settings, on_blocked: Callable[[str], None]
 ) -> Outbox:
     """The outbox and its lock, made where there is none; lack of room is waited for.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,12 +19,17 @@ __all__ = [
     "AttemptHistory",
     "Delivery",
     "Event",
+    "RootState",
     "State",
     "TurnKey",
     "to_ms",
     "to_ms_or_none",
     "to_seconds",
 ]
+
+#: How a root is: watched, not there, not to be trusted, or the system answers with an error, such
+#: as that of a disk or of a mount whose server died.
+RootState = Literal["armed", "missing", "untrusted", "unreadable"]
 
 #: Later than every stored time, in milliseconds.
 ANY_TIME = 2**62

@@ -37,8 +37,7 @@ def record(outbox: Outbox, *names: str) -> None:
 
 def printer(outbox: Outbox, audit: Audit, stream: TextIO) -> EventPrinter:
     group = GroupCommit(outbox, lambda: None, lambda _: None)
-    (printed,) = outbox.transaction([outbox.printed])
-    return EventPrinter(group, audit, stream, b"k" * 32, printed)
+    return EventPrinter(outbox, group, audit, stream, outbox.path.parent)
 
 
 @contextmanager

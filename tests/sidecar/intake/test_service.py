@@ -49,7 +49,6 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(
         intake = IntakeService(
             settings,
             group,
-            max_open_files=8,
             record=record,
             on_accepted=lambda _: None,
             on_blocked=lambda _: blocked.set(),

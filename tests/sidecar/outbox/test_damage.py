@@ -18,6 +18,7 @@ from support.waiting import PATIENCE_S, until
 from paliadin_sidecar import daemon
 from paliadin_sidecar.delivery.sender import Outcome, Sender
 from paliadin_sidecar.errors import Damaged
+from paliadin_sidecar.intake import service as intake_service
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
@@ -193,7 +194,7 @@ def test_an_attempt_that_is_recorded_while_all_ends(
         return Outcome(status=503)
 
     # What is the process's own stays as it is: this one is the test's, and in a thread.
-    monkeypatch.setattr(daemon, "ignore_lease_breaks", lambda: None)
+    monkeypatch.setattr(intake_service, "ignore_lease_breaks", lambda: None)
     monkeypatch.setattr(os, "umask", lambda _: 0o077)
     monkeypatch.setattr(daemon, "feed_watchdog", until_all_ends)
     monkeypatch.setattr(Sender, "attempt", attempt)

@@ -1,0 +1,42 @@
+"""Delivery as a whole: the dispatcher, with what sends for it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING
+
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
+from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.host.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from paliadin_sidecar.outbox.group_commit import GroupCommit
+    from paliadin_sidecar.settings import Settings
+
+__all__ = ["open_dispatcher"]
+
+#: Threads for names, of which one that does not resolve can hold its thread for half a minute.
+_LOOKUPS = 4
+
+
+@asynccontextmanager
+async def open_dispatcher(settings: Settings, group: GroupCommit) -> AsyncIterator[Dispatcher]:
+    """A dispatcher to the callback of these settings; its connections end with the block.
+
+    Args:
+        settings: where to, and signed with what.
+        group: runs the outbox's methods.
+    """
+    with closing(Threads(_LOOKUPS, "lookup")) as lookups:
+        async with Sender(
+            settings.callback_url,
+            settings.secrets,
+            timeout_s=settings.callback_timeout_s,
+            ca_file=settings.callback_ca_file,
+            lookups=lookups,
+        ) as sender:
+            yield Dispatcher(
+                group, sender.attempt, host=settings.host_label, refused_s=settings.refused_s
+            )
