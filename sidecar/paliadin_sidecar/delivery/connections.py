@@ -242,7 +242,8 @@ class _Connection(asyncio.Protocol):
 
     def _time_is_up(self, *, is_last: bool = False) -> None:
         if self._answered.done():
-            self.abort()
+            if not self._is_awaited:
+                self.abort()
         elif self._response is not None and self._response.status is not None:
             self._answer()  # its status line is there, which is enough
         elif self.is_readable() and not is_last:
