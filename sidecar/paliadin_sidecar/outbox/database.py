@@ -177,7 +177,6 @@ class Database:
         if offset_s != self._offset_s:
             self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
             self._offset_s = offset_s
-            self.retries_from = NOT_KNOWN
         self.check_identity()
         return results
 
@@ -211,6 +210,7 @@ class Database:
         # An edit of an older answer is late before and after.
         since = now - step - abs(step) - to_ms(LATE_S)
         self.execute(sql.shift_turns, {"step": step, "since": since})
+        self.retries_from = NOT_KNOWN
         return offset_s
 
     def _clock_offset_s(self) -> float:

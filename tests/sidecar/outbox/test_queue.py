@@ -140,6 +140,16 @@ def test_a_clock_that_was_set_back_meanwhile(box: Box, back_s: float) -> None:
     box.outbox.close()
 
 
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_who_asks_right_after_the_clock_was_set(box: Box, by_s: float) -> None:
+    """The wait for the next retry is as long as it was, also in the transaction that follows."""
+    box(Outbox.accept, answer())
+    box.retry(box.due()[0], 60)
+    assert box.due_in() == 60
+    box.set_date(by_s)
+    assert box.due_in() == 60
+
+
 def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
     """An attempt and its delay are dated alike, so that no turn waits for the hour between them."""
     box(Outbox.accept, answer())
