@@ -53,7 +53,9 @@ async def _play(world: World) -> None:
 
     world.behaviour = stumbles
     world.host.state.mkdir(mode=0o700)
-    outbox = Outbox(world.host.state / FILENAME, wall=wall, create=True)
+    # As the daemon opens it: beside the clock that is set it has one that nobody sets.
+    path = world.host.state / FILENAME
+    outbox = Outbox(path, wall=wall, steady=time.monotonic, create=True)
     group = GroupCommit(outbox, lambda: None, lambda _: None)
     async with (
         Sender(world.receiver.url, [world.host.secret], timeout_s=5.0, wall=wall) as sender,
