@@ -20,7 +20,7 @@ from paliadin_sidecar.outbox import group_commit
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -235,6 +235,111 @@ async def test_one_that_is_slow(office: Office) -> None:
     async with office.open():
         await office.until(lambda: office.counts() == {"delivered": 50, "pending": 1})
         assert office.under_way == ["slow"]
+
+
+# --- what was just accepted -----------------------------------------------------------------
+
+
+def fetches(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many deliveries each question to the database found."""
+    found: list[int] = []
+    fetch_due = Outbox.fetch_due
+
+    def counted(outbox: Outbox, *what: Any, **how: Any) -> Any:  # noqa: ANN401 - handed through
+        deliveries, next_s = fetch_due(outbox, *what, **how)
+        found.append(len(deliveries))
+        return deliveries, next_s
+
+    monkeypatch.setattr(Outbox, "fetch_due", counted)
+    return found
+
+
+async def take(office: Office, *turn_ids: str, content: bytes = b"Yes.") -> list[Delivery]:
+    """Accept answers as intake does, in one transaction; they are not offered yet."""
+
+    def accept(outbox: Outbox) -> list[Delivery]:
+        taken = [outbox.accept(arrival(turn_id, content)) for turn_id in turn_ids]
+        return [one for one in taken if one is not None]
+
+    return await office.group.commit(accept)
+
+
+async def test_offered(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was just accepted goes out at once, and the database is not asked for it."""
+    async with office.open():
+        await office.settle()
+        found = fetches(office, monkeypatch)
+        for n in range(3):
+            office.dispatcher.offer(await take(office, f"a{n}", f"b{n}"))
+            await office.until_delivered(2 * n + 2)
+        assert found == []
+
+
+async def test_more_offered_than_places(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no place stays in the database, which is asked until it has no more."""
+    async with office.open():
+        await office.settle()
+        found = fetches(office, monkeypatch)
+        office.dispatcher.offer(await take(office, *ids("t", 20)))
+        await office.until_delivered(20)
+        assert sum(found) == 12
+        asked = len(found)
+        office.dispatcher.offer(await take(office, "last"))
+        await office.until_delivered(21)
+        assert len(found) == asked
+    assert len(office.sent) == len(set(office.sent)) == 21
+
+
+async def test_offered_late(office: Office) -> None:
+    """What the database was asked for meanwhile is not sent twice."""
+    async with office.open():
+        await office.settle()
+        deliveries = await take(office, "a")
+        office.dispatcher.wake()
+        await office.until_delivered(1)
+        office.dispatcher.offer(deliveries)
+        await office.settle()
+    assert office.sent == ["a/1"]
+
+
+async def test_two_revisions_offered_at_once(office: Office) -> None:
+    """The newer one took the place of the older one."""
+    async with office.open():
+        await office.settle()
+        older = await take(office, "a")
+        newer = await take(office, "a", content=b"No.")
+        office.dispatcher.offer([*older, *newer])
+        await office.until(lambda: office.counts() == {"delivered": 1, "superseded": 1})
+    assert office.sent == ["a/2"]
+
+
+async def test_a_revision_offered_while_the_older_one_is_under_way(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes when that has ended, and the others do not ask for it before."""
+    go_on = anyio.Event()
+
+    async def slow(turn_id: str) -> Outcome:
+        if turn_id == "a":
+            await go_on.wait()
+        return OK
+
+    office.turn = slow
+    async with office.open():
+        await office.settle()
+        office.dispatcher.offer(await take(office, "a"))
+        await office.until_under_way(1)
+        found = fetches(office, monkeypatch)
+        office.dispatcher.offer(await take(office, "a", content=b"No."))
+        office.dispatcher.offer(await take(office, "b"))
+        await office.until_delivered(1)
+        assert found == []
+        go_on.set()
+        await office.until_delivered(3)
+    assert office.sent == ["a/1", "b/1", "a/2"]
+
+
+# --- half of the places ---------------------------------------------------------------------
 
 
 async def fail_once(office: Office, *turn_ids: str) -> None:
