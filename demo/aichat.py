@@ -17,7 +17,9 @@ import argparse
 import hmac
 import os
 import re
+import signal
 import socket
+import sys
 import tempfile
 import time
 import tomllib
@@ -253,6 +255,9 @@ def main() -> None:
         flat=options.flat_errors,
     )
     config = uvicorn.Config(backend.app(), log_level="warning", timeout_graceful_shutdown=1)
+    # After its shutdown uvicorn raises the signal again. This handler lets the loop end its tasks,
+    # so that turns which are still open remove their tokens.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with socket.create_server((options.host, options.port)) as listening:
         # It listens already: who reads this line may connect.
         print(f"http://{options.host}:{listening.getsockname()[1]}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 import sys
 import time
@@ -17,7 +18,7 @@ import httpx2
 import pytest
 from demo.aichat import Backend, Persona
 from demo.panes import Agent, Panes, _Pane
-from support.host import BEARER, MESSAGES, told, until
+from support.host import BEARER, MESSAGES, PATH, told, until
 
 from paliadin_contract.trailer import is_whole
 
@@ -411,6 +412,19 @@ def test_the_token_goes_with_a_stand_in_that_is_stopped(
     standin.process.wait(timeout=20)
     assert [*place.answers.iterdir()] == []
     assert turn.exception() or turn.result().status_code == 500
+
+
+@pytest.mark.slow
+def test_the_token_goes_with_a_stand_in_that_is_stopped_while_tmux_is_slow(
+    place: Place, aichat: Start, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a turn does not end at once, since a command of tmux is under way."""
+    slow = place.path / "bin/tmux"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which("tmux")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("support.host.PATH", f"{slow.parent}:{PATH}")
+    test_the_token_goes_with_a_stand_in_that_is_stopped(place, aichat, pool)
 
 
 def test_tokens_that_a_killed_stand_in_left_are_removed(place: Place, aichat: Start) -> None:
