@@ -35,7 +35,7 @@ def prepare() -> str:
     _TREE.mkdir(parents=True)
     archive = _MADE / "tree.tar"
     if _run("git", "-C", str(_HERE.parent), "archive", "-o", str(archive), COMMIT):
-        return f"commit {COMMIT}, which this clone does not have: git fetch --unshallow"
+        return f"commit {COMMIT}, which is not in this clone: git fetch --unshallow"
     lock = ["--only-binary", ":all:", "--require-hashes", "-r", f"{_TREE}/requirements/sidecar.txt"]
     for command in (
         ["tar", "-x", "-f", str(archive), "-C", str(_TREE)],
@@ -51,4 +51,7 @@ def prepare() -> str:
 
 
 def _run(*command: str) -> int:
-    return subprocess.run(command, check=False).returncode
+    try:
+        return subprocess.run(command, check=False).returncode
+    except FileNotFoundError:
+        return 127  # as a shell says it

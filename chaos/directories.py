@@ -126,8 +126,8 @@ def directory_emptied_while_the_receiver_is_down(world: World) -> None:
 def is_quiet(world: World) -> bool:
     """Whether everything that was written is in the outbox."""
     listed = world.host.command("turns", "--json", "--limit", "1000").stdout
-    ids = {line.mark[:16] for line in world.last_owed()}
-    return all(mark in listed for mark in ids)
+    ids = {line.content_key[:16] for line in world.last_owed()}
+    return all(content_key in listed for content_key in ids)
 
 
 @scenario()

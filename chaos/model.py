@@ -183,7 +183,7 @@ class Model(RuleBasedStateMachine):
         waited = self.clock.now - max(file.since, self.calm[root], self.up_since)
         in_time = is_first or file.latest - file.earliest <= _LATE_S
         if (
-            line.mark not in {"empty", "too_large"}
+            line.content_key not in {"empty", "too_large"}
             and waited >= (_FIRST_S if file.versions == 1 else _AGAIN_S)
             and in_time
         ):
@@ -236,14 +236,14 @@ class Model(RuleBasedStateMachine):
 
     def account(self, inode: int, content: bytes, file: File | None = None) -> None:
         """Note a complete content: under its name, or where the daemon may have it open unnamed."""
-        mark = hashlib.sha256(content).hexdigest()
+        content_key = hashlib.sha256(content).hexdigest()
         if not has_text(content):
-            mark = "empty"
+            content_key = "empty"
         elif len(content) > MAX_BYTES:
-            mark = "too_large"
+            content_key = "too_large"
         for each in sorted(self.files.values(), key=lambda each: each is not file):
             if inode in each.inodes:
-                self.written.append(Written(self.clock.now, each.key, mark, owed=False))
+                self.written.append(Written(self.clock.now, each.key, content_key, owed=False))
 
     def stamp(self, path: Path) -> None:
         """Set our clock's time, as the kernel does: what happens at once bears one time."""

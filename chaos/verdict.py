@@ -28,7 +28,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: A failure's mark is its reason, which is shorter.
+#: A failure's content key is its reason, which is shorter.
 _SHA256_DIGITS = 64
 
 
@@ -37,7 +37,7 @@ class Written(Struct, frozen=True):
 
     at: float
     turn: str  #: `<backend>/<turn id>`
-    mark: str  #: the content's sha256, or why it cannot be an answer
+    content_key: str  #: the content's sha256, or why it cannot be an answer
     owed: bool = True  #: it must arrive, if nothing follows; else it may
 
 
@@ -48,7 +48,7 @@ class Arrived(Struct, frozen=True):
     id: str
     turn: str  #: empty for a ping
     revision: int
-    mark: str  #: of what came, not what the request says of itself
+    content_key: str  #: of what came, not what the request says of itself
     body: str  #: sha256 of the whole body
     stored: bool
     fault: bool  #: it was answered badly on purpose
@@ -58,15 +58,15 @@ def arrival(at: float, id_: str, body: bytes, *, stored: bool, fault: bool) -> A
     """The line of a request."""
     told = msgspec.json.decode(body)
     data = {} if told["type"] == "ping" else told["data"]
-    mark = data.get("reason") or data.get("sha256", "")
+    content_key = data.get("reason") or data.get("sha256", "")
     if "response" in data and not data["lossy"]:
-        mark = hashlib.sha256(data["response"].encode()).hexdigest()
+        content_key = hashlib.sha256(data["response"].encode()).hexdigest()
     return Arrived(
         at=at,
         id=id_,
         turn=f"{data['backend']}/{data['turn_id']}" if data else "",
         revision=data.get("revision", 0),
-        mark=mark,
+        content_key=content_key,
         body=hashlib.sha256(body).hexdigest(),
         stored=stored,
         fault=fault,
@@ -118,7 +118,7 @@ def read(log: Path, kind: type[T]) -> list[T]:
 
 
 def in_effect(arrived: list[Arrived]) -> dict[str, str]:
-    """What a receiver has in the end that keeps to `docs/protocol.md`: marks by turn.
+    """What a receiver has in the end that keeps to `docs/protocol.md`: content keys by turn.
 
     It knows each id once; an answer outranks a failure, a higher revision a lower one.
     """
@@ -128,10 +128,10 @@ def in_effect(arrived: list[Arrived]) -> dict[str, str]:
         if not (one.stored and one.turn) or one.id in known:
             continue
         known.add(one.id)
-        is_answer = len(one.mark) == _SHA256_DIGITS
+        is_answer = len(one.content_key) == _SHA256_DIGITS
         if (is_answer, one.revision) >= found.get(one.turn, (False, 0, ""))[:2]:
-            found[one.turn] = (is_answer, one.revision, one.mark)
-    return {turn: mark for turn, (_, _, mark) in found.items()}
+            found[one.turn] = (is_answer, one.revision, one.content_key)
+    return {turn: content_key for turn, (_, _, content_key) in found.items()}
 
 
 def judge(written: list[Written], arrived: list[Arrived], faults: list[Fault]) -> Verdict:
@@ -150,7 +150,7 @@ def judge(written: list[Written], arrived: list[Arrived], faults: list[Fault]) -
         if ending and effect.get(turn) not in ending:
             verdict.lost.append(turn)
     for one in turns:
-        if one.mark not in {line.mark for line in versions[one.turn]}:
+        if one.content_key not in {line.content_key for line in versions[one.turn]}:
             verdict.cut.append(f"{one.turn} ({one.id})")
     _count_duplicates(verdict, versions, [one for one in turns if one.stored])
     verdict.longest_recovery_s = max(_recoveries(versions, arrived, faults), default=0.0)
@@ -165,13 +165,13 @@ def _count_duplicates(
     for one in stored:
         if one.id not in bodies:
             bodies[one.id] = one.body
-            effects[one.turn, one.mark] += 1
+            effects[one.turn, one.content_key] += 1
             continue
         verdict.duplicates_sent += 1
         if bodies[one.id] != one.body:
             verdict.duplicates_after_dedupe.append(f"{one.id}: two bodies")
-    for (turn, mark), times in effects.items():
-        if times > max(1, sum(line.mark == mark for line in versions[turn])):
+    for (turn, content_key), times in effects.items():
+        if times > max(1, sum(line.content_key == content_key for line in versions[turn])):
             verdict.duplicates_after_dedupe.append(f"{turn}: {times} times")
 
 
@@ -179,7 +179,7 @@ def expected(lines: list[Written]) -> set[str]:
     """What a turn may end with: the last content that is owed, or one that came after it."""
     found: set[str] = set()
     for line in lines:
-        found = {line.mark} if line.owed else found and {*found, line.mark}
+        found = {line.content_key} if line.owed else found and {*found, line.content_key}
     return found
 
 
@@ -194,11 +194,11 @@ def _recoveries(
         if one.fault:
             refused[one.turn].append(one.at)
         if one.stored:
-            came.setdefault((one.turn, one.mark), one.at)
+            came.setdefault((one.turn, one.content_key), one.at)
     found = []
     for turn, lines in versions.items():
         owed = [line for line in lines if line.owed]
-        at = came.get((turn, owed[-1].mark)) if owed else None
+        at = came.get((turn, owed[-1].content_key)) if owed else None
         if at is None:
             continue
         troubles = (moment for moment in (*mended, *refused[turn]) if moment < at)

@@ -43,10 +43,12 @@ class Turn:
         head = f"{word} auf {self.key}\n".encode()
         return head + b"x" * (self._size - len(head))
 
-    def completed(self, content: bytes, *, owed: bool = True, mark: str | None = None) -> None:
+    def completed(
+        self, content: bytes, *, owed: bool = True, content_key: str | None = None
+    ) -> None:
         """Account for a content."""
-        mark = mark or hashlib.sha256(content).hexdigest()
-        append(self._log, Written(time.monotonic(), self.key, mark, owed))
+        content_key = content_key or hashlib.sha256(content).hexdigest()
+        append(self._log, Written(time.monotonic(), self.key, content_key, owed))
 
     def put(self, content: bytes, *, owed: bool = True) -> None:
         """By temp + rename, as agents do."""

@@ -115,7 +115,7 @@ def writer_at_the_limit(world: World) -> None:
         good = world.turn(f"good{n}", size=_MAX_BYTES - len(TRAILER))
         good.put(good.text() + TRAILER)
         large = world.turn(f"large{n}", size=_MAX_BYTES + 1 - len(TRAILER))
-        large.completed(b"", mark="too_large")
+        large.completed(b"", content_key="too_large")
         temp = large.path.with_suffix(".tmp")
         temp.write_bytes(large.text() + TRAILER)
         temp.rename(large.path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from bench import picture
+from bench import before, picture
 from bench.candidates import (
     CANDIDATES,
     FLOOR,
@@ -142,3 +142,19 @@ def test_each_of_ours_has_one_of_before() -> None:
     ours = [one for one in CANDIDATES if one.kind == "ours"]
     assert len(ours) == 4
     assert {before_of(one.name) for one in ours} <= names
+
+
+def test_a_clone_without_the_commit_of_before_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is installed for it, and the reason names what mends it."""
+    made = tmp_path / "before"
+    for name, value in {
+        "COMMIT": "0" * 40,
+        "_MADE": made,
+        "_TREE": made / "tree",
+        "PROGRAM": made / "env/bin/paliadin-sidecar",
+    }.items():
+        monkeypatch.setattr(before, name, value)
+    assert "git fetch --unshallow" in before.prepare()
+    assert not (made / "env").exists()

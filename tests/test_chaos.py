@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 A, B = "a" * 64, "b" * 64
 
 
-def written(at: float, mark: str = A, *, owed: bool = True) -> Written:
-    return Written(at, "aichat/t1", mark, owed)
+def written(at: float, content_key: str = A, *, owed: bool = True) -> Written:
+    return Written(at, "aichat/t1", content_key, owed)
 
 
-def arrived(at: float, mark: str = A, **fields: object) -> Arrived:
+def arrived(at: float, content_key: str = A, **fields: object) -> Arrived:
     as_it_should = {
-        "id": f"t1_{mark[:16]}", "turn": "aichat/t1", "revision": 1,
-        "body": f"body of {mark}", "stored": True, "fault": False,
+        "id": f"t1_{content_key[:16]}", "turn": "aichat/t1", "revision": 1,
+        "body": f"body of {content_key}", "stored": True, "fault": False,
     }  # fmt: skip
-    return msgspec.convert({"at": at, "mark": mark, **as_it_should, **fields}, Arrived)
+    return msgspec.convert(
+        {"at": at, "content_key": content_key, **as_it_should, **fields}, Arrived
+    )
 
 
 def test_a_turn_that_came_once_is_well() -> None:
