@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from paliadin_sidecar.delivery import breaker
+from paliadin_sidecar.outbox import group_commit
+from paliadin_sidecar.outbox.database import FILENAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+from support.office import Office
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path / FILENAME)
+    yield office
+    office.outbox.close()
+
+
+@pytest.fixture(autouse=True)
+def shrunk_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses and full disks last for instants."""
+    monkeypatch.setattr(breaker, "_FIRST_PING_S", 0.01)
+    monkeypatch.setattr(breaker, "_MAX_PING_S", 0.02)
+    monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
