@@ -72,7 +72,9 @@ def test_the_picture_names_modules_of_each_room_that_a_turn_meets() -> None:
     assert rooms == {"intake", "outbox", "delivery", "audit"}
 
 
-@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/architecture.md", "docs/decisions.md", "CONTRIBUTING.md"]
+)
 def test_what_a_module_is_said_to_have_is_in_it(document: str) -> None:
     """As in `completion.decide`: a module's name, a dot, and a name at its top."""
     homes: dict[str, set[str]] = {}
@@ -104,7 +106,15 @@ def names_at_the_top(path: Path) -> set[str]:
 def test_each_file_and_link_leads_somewhere(document: Path) -> None:
     """Relative to the document for a link; from the top, or from a package, for a path."""
     text = document.read_text()
-    for link in re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[\w-]+)?\)", text):
-        assert (document.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", text):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
     for path in re.findall(r"`((?:\w[\w-]*/)+[\w.-]+\.(?:py|sql|md|go|c|service|yaml))`", text):
         assert any((top / path).exists() for top in (ROOT, SIDECAR, CLIENT, CONTRACT)), path
+
+
+def anchors(document: Path) -> set[str]:
+    """Its headings as a link names them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
