@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import anyio
+import pytest
+
+from paliadin_sidecar.host.threads import Threads
+
+
+@pytest.mark.anyio
+async def test_they_are_there_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system grants no more threads, calls go on."""
+    with closing(Threads(2, "test")) as threads:
+
+        def refuse(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert await threads(sum, (1, 2)) == 3
+        assert await threads.begin(sum, (3, 4)) == 7
+
+
+def test_too_few_are_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the first call comes."""
+    start, room = threading.Thread.start, iter([True, False])
+
+    def start_one(thread: threading.Thread) -> None:
+        if not next(room):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(RuntimeError, match="new thread"):
+        Threads(2, "test")
+
+
+@pytest.mark.anyio
+async def test_who_is_cancelled_waits_for_the_end_of_the_call() -> None:
+    """What the call uses may be closed right afterwards."""
+    began, go_on, ended = threading.Event(), threading.Event(), []
+
+    def call() -> None:
+        began.set()
+        go_on.wait()
+        ended.append(True)
+
+    with closing(Threads(1, "test")) as threads:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(threads, call)
+            await anyio.to_thread.run_sync(began.wait)
+            tasks.cancel_scope.cancel()
+            go_on.set()
+    assert ended == [True]
+
+
+@pytest.mark.anyio
+async def test_who_abandons_a_call_leaves_it_to_its_thread() -> None:
+    """A name that does not resolve holds nobody but its thread."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def call() -> None:
+        began.set()
+        go_on.wait()
+
+    with closing(Threads(1, "test")) as threads:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(threads.abandonable, call)
+            await anyio.to_thread.run_sync(began.wait)
+            tasks.cancel_scope.cancel()
+        go_on.set()
