@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 #: As many names, or files, are one step.
 _STEP = 50
+#: And as many names, where they are only copied.
+_COPY_STEP = 5000
 #: A scan compares so many files under observation, whether they changed without an event; with
 #: more, the next ones go on.
 _MAX_COMPARED = 1000
@@ -69,8 +71,12 @@ def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | No
 def _compare_names(
     watched: WatchedRoot, names: Iterable[str], *, every_file: bool
 ) -> Iterator[IntakeEvent | None]:
-    absent = {*watched.accepted, *watched.tokens.judged}
     accepted, tracked, judged = watched.accepted, watched.tracked, watched.tokens.judged
+    known = [*accepted, *judged]
+    absent: set[str] = set()
+    for n in range(0, len(known), _COPY_STEP):
+        absent.update(known[n : n + _COPY_STEP])
+        yield None
     listed = turn_files = foreign_files = 0
     apart = sparse = 1
     for listed, name in enumerate(names, 1):
@@ -79,8 +85,8 @@ def _compare_names(
         if listed % _STEP == 1:
             yield None
             apart = 1 + len(tracked) // _MAX_COMPARED
-            known = max(listed, watched.names)
-            sparse = 1 + known // _MAX_NEW if watched.is_full_of_doubt else 1
+            names_most = max(listed, watched.names)
+            sparse = 1 + names_most // _MAX_NEW if watched.is_full_of_doubt else 1
         absent.discard(name)
         # What was accepted has a turn's name: most names need not be parsed again.
         if name in accepted or turn_id_of(name) is not None:
