@@ -484,3 +484,22 @@ def test_a_listing_that_was_not_ended(root: Root, path: Path) -> None:
     (path / "new").touch()
     assert root.check() == "replaced"
     assert listed(root, always=False) == ["new"]
+
+
+def test_a_way_that_was_not_changed(root: Root, path: Path) -> None:
+    """It is as checked until a step of it is another one, or is judged by something else."""
+    assert not root.is_as_checked()
+    root.check()
+    assert root.is_as_checked()
+    changes: list[Callable[[], object]] = [
+        lambda: path.chmod(0o750),
+        lambda: path.rename(path.with_name("old")),
+        path.mkdir,
+        lambda: path.parent.rename(path.parent.with_name("elsewhere")),
+        lambda: path.parent.symlink_to("elsewhere"),
+    ]
+    for change in changes:
+        change()
+        assert not root.is_as_checked()
+        root.check()
+        assert root.is_as_checked() == (root.state == "armed")

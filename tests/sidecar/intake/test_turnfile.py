@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import errno
 import fcntl
 import os
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from support.tokens import unsigned_token
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 from support.writer import Writer
 
-from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
@@ -484,101 +481,3 @@ def test_before_1970(root: Folder) -> None:
     look = root.look()
     assert look.mtime_s == -86_400
     assert completed_at(look.mtime_s, NOW).year == 1969
-
-
-# --- tokens ---------------------------------------------------------------------------------
-
-
-def test_claims(root: Folder) -> None:
-    """A token tells who waits and for whom, with white space around it or not."""
-    token = unsigned_token(jti="turn-1", sub="user-1", role="authenticated", exp=1).encode()
-    assert root.claims(token) == ("turn-1", "user-1")
-    assert root.claims(b" " + token + b"\n") == ("turn-1", "user-1")
-
-
-@pytest.mark.parametrize("text", ["a?", "a??", "a???"])
-def test_claims_of_any_length(root: Folder, text: str) -> None:
-    """Padding is not asked for, and base64 is that of URLs."""
-    token = unsigned_token(jti="t", sub="u", note=text + "\x7f\x3e\x3f" * 5).encode()
-    assert root.claims(token) == ("t", "u")
-
-
-def encoded(raw: bytes) -> bytes:
-    return b"e30." + base64.urlsafe_b64encode(raw).rstrip(b"=") + b".c2ln"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"no token",
-        b"..",
-        b"...",
-        b"a.b.c",
-        b"\xff.\xff.\xff",
-        b"e30.!!!!.c2ln",
-        unsigned_token(jti="t", sub="u").replace("J", "!!!!J", 2).encode(),
-        encoded(b""),
-        encoded(b"{"),
-        encoded(b"[]"),
-        encoded(b"null"),
-        encoded(b"\xff"),
-        encoded(b"{}"),
-        encoded(b'{"jti": "t"}'),
-        encoded(b'{"sub": "u"}'),
-        encoded(b'{"jti": 1, "sub": "u"}'),
-        encoded(b'{"jti": null, "sub": "u"}'),
-        encoded(b'{"jti": "../t", "sub": "u"}'),
-        encoded(b'{"jti": "t", "sub": "a b"}'),
-        encoded(b'{"jti": "t", "sub": ""}'),
-        encoded(b'{"jti": "' + b"t" * 65 + b'", "sub": "u"}'),
-        encoded(b'{"jti": "t", "sub": "\xff"}'),
-        encoded(b'{"jti": "t", "sub": "\\ud800"}'),
-        encoded(b"[" * 4000),
-        unsigned_token(jti="t", sub="u").encode()[:-40],
-        unsigned_token(jti="t", sub="u", note="x" * 8 * 1024).encode(),
-    ],
-    ids=lambda content: ascii(content)[:30],
-)
-def test_no_claims(root: Folder, content: bytes) -> None:
-    """What is no token, or one of no ids, or a huge one, tells nothing."""
-    assert root.claims(content) is None
-
-
-def test_a_token_of_8_kib(root: Folder) -> None:
-    """A token may be as large as the limit, and no larger."""
-    token = unsigned_token(jti="t", sub="u").encode()
-    assert root.claims(token.ljust(8 * 1024)) == ("t", "u")
-    assert root.claims(token.ljust(8 * 1024 + 1)) is None
-
-
-def test_a_token_that_cannot_be_had(root: Folder) -> None:
-    """A token that is not there, has a second name or is being written tells nothing."""
-    with pytest.raises(FileNotFoundError):
-        read_claims(root.fd, "t.jwt", ME)
-    assert root.claims(unsigned_token(jti="t", sub="u").encode()) == ("t", "u")
-    with Writer(root / "t.jwt"), pytest.raises(Changed):
-        read_claims(root.fd, "t.jwt", ME)
-    os.link(root / "t.jwt", root / "other")
-    assert read_claims(root.fd, "t.jwt", ME) is None
-
-
-json_values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
-tokens = st.one_of(
-    st.binary(),
-    st.lists(st.binary()).map(b".".join),
-    st.binary().map(encoded),
-    st.builds(
-        lambda jti, sub: unsigned_token(jti=jti, sub=sub).encode(),
-        json_values | st.just("t"),
-        json_values | st.just("u"),
-    ),
-)
-
-
-@given(tokens)
-@example(b"e30." + b"A" * 5 + b".c2ln")
-def test_claims_of_anything(scratch: Folder, content: bytes) -> None:
-    """Whatever a token file holds, it tells two ids or nothing."""
-    claims = scratch.claims(content)
-    assert claims is None or all(map(is_turn_id, claims))

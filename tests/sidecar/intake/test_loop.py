@@ -1,0 +1,154 @@
+"""One root's loops, on a real directory and a real outbox."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from support.sidecar import new_secret
+from support.watched import TEXT, WHOLE
+
+from paliadin_sidecar.intake import loop as intake_loop
+from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from paliadin_sidecar.errors import Blocked
+    from paliadin_sidecar.outbox.records import Delivery
+
+pytestmark = pytest.mark.anyio
+
+
+class Office:
+    """Whoever runs the root: it remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.turns: list[str] = []
+        self.told: list[str] = []
+        self._more = anyio.Event()
+
+    def accepted(self, deliveries: list[Delivery]) -> None:
+        self.turns += [delivery.subject["turn_id"] for delivery in deliveries]
+        self._more.set()
+
+    def holds(self, exc: Blocked) -> None:
+        raise AssertionError(exc)
+
+    def let_go(self) -> None: ...
+
+    async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
+        self.told.append(name)
+        self._more.set()
+
+    async def changed(self) -> None: ...
+
+    def notifications(self) -> None: ...
+
+    async def until(self, turn: str) -> None:
+        """Wait until this turn, or this event, was told."""
+        while turn not in self.turns + self.told:
+            self._more = anyio.Event()
+            await self._more.wait()
+
+
+@asynccontextmanager
+async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[Office]:
+    """A root's loops, which have begun."""
+    await anyio.Path(root).mkdir(mode=0o700, exist_ok=True)
+    settings = Settings.from_environment(
+        {
+            "PALIADIN_CALLBACK_URL": "https://paliad.example.org/callback",
+            "PALIADIN_CALLBACK_SECRET": new_secret(),
+            "PALIADIN_STATE_DIR": str(state),
+            "PALIADIN_WATCH": f"aichat/paliadin={root}",
+            "PALIADIN_EVENTS": "inotify",
+            **variables,
+        }
+    )
+    office = Office()
+    with Outbox(state / "outbox", create=True) as outbox:
+        group = GroupCommit(outbox, lambda: None, lambda _: None)
+        one = RootIntake(settings.roots[0], settings, 16, group, office)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            await one.began.wait()
+            try:
+                yield office
+            finally:
+                one.stop()
+                tasks.cancel_scope.cancel()
+        one.close()
+
+
+def publish(root: Path, turn: str, content: str = WHOLE) -> None:
+    draft = root / f"{turn}.tmp"
+    draft.write_text(content)
+    draft.rename(root / f"{turn}.txt")
+
+
+async def test_a_turn_while_a_large_scan_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes, the turn is accepted before it has ended."""
+    root, started, turns = tmp_path / "root", anyio.Event(), list[str]()
+
+    def endless(*_: object, **__: object) -> Iterator[None]:
+        started.set()
+        while "t1" not in turns:
+            yield None
+
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as office:
+        turns = office.turns
+        monkeypatch.setattr(intake_loop, "scan", endless)
+        await started.wait()
+        publish(root, "t1")
+        await office.until("t1")
+
+
+async def test_old_files_are_history_before_anything_is_inspected(tmp_path: Path) -> None:
+    """Of a root that is new, only what comes from now on is sent."""
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    publish(root, "old")
+    os.utime(root / "old.txt", (1e9, 1e9))
+    publish(root, "young")
+    async with running(root, tmp_path) as office:
+        publish(root, "new")
+        await office.until("new")
+        assert sorted(office.turns) == ["new", "young"]
+
+
+async def test_a_root_that_comes_later(tmp_path: Path) -> None:
+    """It is armed by the next scan, and what lies in it is accepted."""
+    root = tmp_path / "root"
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as office:
+        root.rename(tmp_path / "away")
+        await office.until("root.missing")
+        (tmp_path / "away").rename(root)
+        publish(root, "t1")
+        await office.until("t1")
+
+
+async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none comes, scans find each file, also one that settles by and by."""
+
+    async def silence(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401
+        await anyio.sleep_forever()
+        yield set()
+
+    monkeypatch.setattr(intake_loop, "changes", silence)
+    root = tmp_path / "root"
+    variables = {"PALIADIN_RESCAN_S": "0.1", "PALIADIN_QUIET_S": "0.2"}
+    async with running(root, tmp_path, **variables) as office:
+        publish(root, "t1")
+        publish(root, "t2", TEXT)
+        await office.until("t1")
+        await office.until("t2")
