@@ -283,6 +283,10 @@ class Database:
             raise Damaged(self.path, "is damaged (found by quick_check)")
         return True
 
+    def do_not_wait_for_locks(self) -> None:
+        """From here on, another process that holds the lock is `Busy` at once."""
+        self.execute("PRAGMA busy_timeout = 0")
+
     def pragma(self, name: str) -> int:
         """What a PRAGMA says that is a number."""
         value: int = self.value(f"PRAGMA {name}")

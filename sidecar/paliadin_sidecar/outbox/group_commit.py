@@ -21,6 +21,9 @@ __all__ = ["BLOCKED_S", "GroupCommit"]
 _BATCH = 256
 #: How long a full disk, or another's lock, is left alone.
 BLOCKED_S = 5.0
+#: Only commands lock the outbox beside the daemon, for milliseconds. Nothing tells when they are
+#: done, and SQLite would hold the event loop until then: the transaction is tried again this often.
+_LOCK_RETRY_S, _MAX_LOCK_WAIT_S = 0.005, 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +56,8 @@ class GroupCommit:
         self._on_blocked = on_blocked
         self._on_unblocked = on_unblocked
         self._waiting: list[_Step] = []
+        self._locked_since: float | None = None
+        outbox.do_not_wait_for_locks()
 
     def submit(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
@@ -103,27 +108,44 @@ class GroupCommit:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batch = self._waiting[:_BATCH]
-        del self._waiting[:_BATCH]
+        before = self._outbox.last_event
+        try:
+            self._commit(batch)
+        except Busy as exc:
+            now = loop.time()
+            self._locked_since = self._locked_since or now
+            if now - self._locked_since < _MAX_LOCK_WAIT_S:
+                loop.call_later(_LOCK_RETRY_S, self._run, loop)
+                return
+            for _, done in batch:
+                _fail(done, exc)
+        except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
+            if len(batch) == 1:
+                _fail(batch[0][1], exc)
+            else:
+                # One that cannot be done (a full disk refuses writes alone) costs no other.
+                for step in batch:
+                    self._commit_alone(step)
+        self._locked_since = None
+        del self._waiting[: len(batch)]
         if self._waiting:
             loop.call_soon(self._run, loop)
-        before = self._outbox.last_event
-        self._commit(batch)
         if self._outbox.last_event != before:
             self._on_event()
 
     def _commit(self, batch: list[_Step]) -> None:
+        results = self._outbox.transaction([call for call, _ in batch])
+        for (_, done), result in zip(batch, results, strict=True):
+            if not done.done():
+                done.set_result(result)
+
+    def _commit_alone(self, step: _Step) -> None:
         try:
-            results = self._outbox.transaction([call for call, _ in batch])
-        except Exception as exc:  # noqa: BLE001 - each caller gets its own, and judges it
-            if len(batch) == 1 or isinstance(exc, Busy):
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(exc)
-                return
-            # One that cannot be done (a full disk refuses writes alone) costs no other.
-            for step in batch:
-                self._commit([step])
-        else:
-            for (_, done), result in zip(batch, results, strict=True):
-                if not done.done():
-                    done.set_result(result)
+            self._commit([step])
+        except Exception as exc:  # noqa: BLE001 - as above
+            _fail(step[1], exc)
+
+
+def _fail(done: asyncio.Future[Any], exc: Exception) -> None:
+    if not done.done():
+        done.set_exception(exc)

@@ -10,7 +10,7 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.errors import Blocked, Busy
-from paliadin_sidecar.outbox import database, group_commit
+from paliadin_sidecar.outbox import group_commit
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -78,7 +78,7 @@ class Commits:
 
 @pytest.fixture
 def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commits]:
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.0)  # nobody waits for a lock
+    monkeypatch.setattr(group_commit, "_MAX_LOCK_WAIT_S", 0.02)
     monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
     made = Commits(tmp_path / FILENAME)
     yield made
@@ -192,3 +192,23 @@ async def test_blocked(commits: Commits) -> None:
     assert {type(one) for one in commits.blocked} == {Busy}
     assert commits.unblocked == 3
     assert sorted(commits.told()) == [0, 1, 2]
+
+
+async def test_another_s_lock_does_not_hold_the_event_loop(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a command writes, all else goes on; then the call is done, and nobody is told."""
+    monkeypatch.setattr(group_commit, "_MAX_LOCK_WAIT_S", PATIENCE_S)
+    with closing(sqlite3.connect(commits.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(commits.tell, 0)
+            for _ in range(100):
+                await anyio.lowlevel.checkpoint()
+            callers.start_soon(commits.tell, 1)
+            await anyio.lowlevel.checkpoint()
+            assert commits.count == 0
+            other.execute("COMMIT")
+    assert commits.told() == [0, 1]
+    assert commits.count == 1
+    assert commits.blocked == []
