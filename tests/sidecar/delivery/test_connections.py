@@ -518,10 +518,10 @@ async def test_an_answer_that_came_while_the_loop_was_held(
                 await peer.say(piece)
                 await anyio.sleep(0.01)
             peer.writer.write(last)  # into the system's buffer, at once
-            hold(0.3)
+            hold(1.2)
 
     server = Server(late)
-    sender = await sending(server, timeout_s=0.2)
+    sender = await sending(server, timeout_s=1.0)  # a busy machine connects in it
     assert [await push(sender), await push(sender)] == [204, 204]
     assert server.connections == 1
 
