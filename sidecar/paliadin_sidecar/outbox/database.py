@@ -73,7 +73,7 @@ class Database:
         self.host = host
         self.wall = wall
         self._steady = steady
-        self._offset_s = self._clock_offset_s()
+        self._offset_s = self._read_clock()[1]
         self.set_forward_ms = 0
         self._transaction_at: int | None = None  # one reading for all of its times
         self._data_version = 0
@@ -200,8 +200,8 @@ class Database:
     def _follow_clock(self) -> float:
         # Where the clock was set, the times from which durations are measured are set with it, so
         # that durations stay what they were. Returns the offset that holds once this is committed.
-        offset_s = self._clock_offset_s()
-        self._transaction_at = now = self.now()
+        wall_s, offset_s = self._read_clock()
+        self._transaction_at = now = to_ms(wall_s)
         step_s = offset_s - self._offset_s
         if abs(step_s) < _STEP_S:
             return self._offset_s
@@ -213,15 +213,14 @@ class Database:
         self.retries_from = NOT_KNOWN
         return offset_s
 
-    def _clock_offset_s(self) -> float:
+    def _read_clock(self) -> tuple[float, float]:
+        # The time, and by how much that is ahead of the clock that nobody sets.
         while self._steady is not None:
             before_s = self._steady()
             wall_s = self.wall()
-            if (
-                self._steady() - before_s < _STEP_S / 10
-            ):  # else the process was held between the two readings
-                return wall_s - before_s
-        return 0.0
+            if self._steady() - before_s < _STEP_S / 10:  # else the process was held between them
+                return wall_s, wall_s - before_s
+        return self.wall(), 0.0
 
     def check_identity(self) -> None:
         """See that the files are still those that were opened. Not within a transaction.

@@ -166,6 +166,17 @@ def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
     assert len(box.due()) == 1
 
 
+def test_a_clock_that_is_set_while_it_is_read(box: Box) -> None:
+    """The times of a transaction and the clock that they are of come from one reading."""
+    box(Outbox.accept, answer())
+    (due,) = box.due()
+    wall, readings = box.outbox.wall, [3600.0, 0.0]  # it is set forward after the first reading
+    box.outbox.wall = lambda: wall() + (readings.pop() if readings else 3600.0)
+    box.retry(due, 60)
+    box.outbox.wall = wall  # and back before the next transaction
+    assert box.due_in() == 60
+
+
 def test_what_was_tried_is_kept(box: Box) -> None:
     """Attempts and refusals outlive a restart: the policy sees them all."""
     box(Outbox.accept, answer())
