@@ -17,15 +17,11 @@ from support.office import Office
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    office = Office(tmp_path / FILENAME)
-    yield office
-    office.outbox.close()
-
-
-@pytest.fixture(autouse=True)
-def shrunk_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and full disks last for instants."""
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+    """Its pauses, and its waits for a full disk, last for instants."""
     monkeypatch.setattr(breaker, "_FIRST_PING_S", 0.01)
     monkeypatch.setattr(breaker, "_MAX_PING_S", 0.02)
     monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
+    office = Office(tmp_path / FILENAME)
+    yield office
+    office.outbox.close()
