@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import warnings
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +30,6 @@ from paliadin_client.errors import (
 )
 from paliadin_client.http_cause import connection_error, system_message
 from paliadin_client.text import one_line
-from paliadin_client.turn_token import MIN_SECRET_BYTES, sign_turn_token
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from paliadin_client.backend import TurnRequest, User
     from paliadin_client.settings import AichatSettings
 
-__all__ = ["Aichat", "open_aichat"]
+__all__ = ["Aichat", "open_aichat", "sign_turn_token"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,9 @@ _SECRETS = re.compile(r"[?#].*|(?<=//)[^/?#]*@")
 _CONNECT_S = 10.0
 _HEALTH_S = 10.0
 _RESET_S = 30.0
+_TOKEN_S = 120
+#: A key of HS256 has at least as many bytes as its hash (RFC 7518, 3.2).
+_MIN_SECRET_BYTES = 32
 
 
 @asynccontextmanager
@@ -68,11 +71,11 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
             raise ConfigError(
                 ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
             ) from None
-        if (length := len(settings.jwt_secret.encode())) < MIN_SECRET_BYTES:
+        if (length := len(settings.jwt_secret.encode())) < _MIN_SECRET_BYTES:
             _log.warning(
                 "token.weak: SUPABASE_JWT_SECRET has %s bytes, and HS256 wants %s or more: whoever "
                 "sees a token can try keys until one fits, and then be any user",
-                *(length, MIN_SECRET_BYTES),
+                *(length, _MIN_SECRET_BYTES),
             )
     try:
         url = httpx2.URL(settings.url)
@@ -185,6 +188,32 @@ class Aichat:
                 if len(body) > MAX_ANSWER_BYTES:
                     raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
         return response, bytes(body)
+
+
+def sign_turn_token(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
+    """A token for one turn, of the shape that Supabase's row-level security reads.
+
+    Args:
+        user_id: becomes `sub`.
+        turn_id: becomes `jti`: the id under which the caller waits, so that a late answer finds
+            it also where the backend chose an id of its own.
+        secret: the project's `SUPABASE_JWT_SECRET`.
+        now: moment of issue, with a time zone.
+    """
+    issued = int(now.timestamp())
+    claims = {
+        "sub": user_id,
+        "role": "authenticated",
+        "aud": "authenticated",
+        "iss": "paliad/paliadin",
+        "iat": issued,
+        "exp": issued + _TOKEN_S,
+        "jti": turn_id,
+    }
+    with warnings.catch_warnings():
+        # `open_aichat` says it once, in the log, where somebody can do something about it.
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+        return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import jwt
 import pytest
 
-from paliadin_client.turn_token import sign_turn_token
+from paliadin_client.aichat import sign_turn_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
