@@ -23,7 +23,7 @@ from paliadin_client.errors import (
     Unreachable,
     error_from_exit,
 )
-from paliadin_client.sshlog import LOGGED_FUNCTIONS, SshLog, Stage
+from paliadin_client.sshlog import SshLog, Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,62 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ssh", "open_ssh"]
 
-#: `-F /dev/null` turns off the configuration files. These are the defaults that are left, and
-#: what other builds and versions of OpenSSH may have as theirs. `ssh -G` shows them all.
-_OPTIONS = (
-    # Only some builds have the first; the others came with OpenSSH 8.5.
-    "IgnoreUnknown=GSSAPIKeyExchange,KnownHostsCommand,LogVerbose",
-    # The host is the one whose key we were given: no other file, program, name service or
-    # certificate vouches for it, and nothing adds to our file.
-    "UserKnownHostsFile=known_hosts",
-    "GlobalKnownHostsFile=/dev/null",
-    "KnownHostsCommand=none",
-    "StrictHostKeyChecking=yes",
-    "CheckHostIP=no",
-    "HashKnownHosts=no",
-    "NoHostAuthenticationForLocalhost=no",
-    "UpdateHostKeys=no",
-    "VerifyHostKeyDNS=no",
-    "GSSAPIKeyExchange=no",
-    # The host is reached by the name that was set, without anything in between.
-    "CanonicalizeHostname=no",
-    "ControlMaster=no",
-    "ControlPath=none",
-    "ControlPersist=no",
-    "ProxyCommand=none",
-    "ProxyJump=none",
-    # The one key says who we are: no agent, ticket or password counts, and nobody is asked for one.
-    "IdentitiesOnly=yes",
-    "IdentityFile=key",  # an -i whose file is not there would be nothing, and ~/.ssh the rest
-    "IdentityAgent=none",
-    "AddKeysToAgent=no",
-    "SecurityKeyProvider=none",
-    "PreferredAuthentications=publickey",
-    "PubkeyAuthentication=yes",
-    "HostbasedAuthentication=no",
-    "KbdInteractiveAuthentication=no",
-    "PasswordAuthentication=no",
-    "BatchMode=yes",
-    # The host gets the command and nothing else of ours, and the bytes are not changed.
-    "ForwardAgent=no",
-    "ForwardX11=no",
-    "ClearAllForwardings=yes",
-    "Tunnel=no",
-    "SendEnv=-*",
-    "PermitLocalCommand=no",
-    "RemoteCommand=none",
-    "RequestTTY=no",
-    "EscapeChar=none",
-    "Compression=no",
-    # We try again ourselves. A dead connection ends after a minute.
-    "ConnectionAttempts=1",
-    "ConnectTimeout=10",
-    "ServerAliveInterval=15",
-    "ServerAliveCountMax=4",
-    # A banner is shown from INFO on.
-    "LogLevel=ERROR",
-    f"LogVerbose={','.join(f'*:{function}():*' for function in LOGGED_FUNCTIONS)}",
-)
+#: What is asked of ssh, and why.
+_CONFIG = Path(__file__).with_name("ssh_config")
 #: A stock sshd (`MaxStartups 10:30:100`) drops others at random while it has ten handshakes, and
 #: other processes of ours have theirs.
 _MAX_HANDSHAKES = 4
@@ -126,9 +72,8 @@ class Ssh:
 
     def __init__(self, private: _PrivateFiles, port: int, destination: str) -> None:
         self._private = private
-        options = [word for option in _OPTIONS for word in ("-o", option)]
         self._command = (
-            *("ssh", "-F", "/dev/null", "-i", "key", "-p", str(port), *options),
+            *("ssh", "-F", str(_CONFIG), "-p", str(port)),
             # ssh closes all that it inherits but three descriptors. So it gets the log's end as its
             # stdin and writes there (-E), and the command on the host gets an empty stdin (-n).
             *("-E", "/dev/fd/0", "-n", destination, "--"),

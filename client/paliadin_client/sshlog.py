@@ -1,9 +1,9 @@
 """Reads ssh's own log: how far ssh came, and why it ended.
 
-Only ssh writes this log (`-E`); the host's banner and the shim's messages go to stderr. The host
-has a say in a few lines (`Received disconnect from …`), and can put line breaks into them. So the
-lines are read in their order, and the first that decides is the last that is looked at: once the
-host has let us in, nothing can make it look as if nothing had been sent.
+Only ssh writes this log (`-E`, and LogVerbose in `ssh_config`); the host's banner and the shim's
+messages go to stderr. The host has a say in a few lines (`Received disconnect from …`), and can put
+line breaks into them. So the lines are read in their order, and the first that decides is the last
+that is looked at: once the host has let us in, nothing makes it look as if nothing had been sent.
 """
 
 from __future__ import annotations
@@ -12,16 +12,7 @@ import enum
 import re
 from collections import deque
 
-__all__ = ["LOGGED_FUNCTIONS", "SshLog", "Stage"]
-
-#: Functions of ssh whose lines are logged whatever the LogLevel is (`LogVerbose`). They tell how
-#: far ssh came, and the level that has them would also show the host's banner on stderr.
-LOGGED_FUNCTIONS = (
-    "ssh_connect_direct",  # a connection is tried
-    "ssh_userauth2",  # we were let in
-    "sshpkt_vfatal",  # it ended before that
-    "server_alive_check",  # the host fell silent
-)
+__all__ = ["SshLog", "Stage"]
 
 
 class Stage(enum.Enum):
