@@ -18,17 +18,9 @@ if TYPE_CHECKING:
     from paliadin_contract.trailer import Trailer
 
 __all__ = [
-    "MAX_ANSWER_BYTES",
-    "Backend",
-    "Exchange",
-    "Reply",
-    "TurnRequest",
-    "User",
-    "answers_within",
-    "parse_uuid",
-    "primer_block",
-    "userid8",
-]
+    "MAX_ANSWER_BYTES", "Backend", "Exchange", "Reply", "TurnRequest", "User", "answers_within",
+    "parse_uuid", "primer_block", "userid8",
+]  # fmt: skip
 
 #: More than this is no answer, whoever sends it; it bounds what we keep in memory.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024

@@ -29,25 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "AnswerUnusable",
-    "AuthFailed",
-    "BackendTimeout",
-    "BadRequest",
-    "BootstrapFailed",
-    "ConfigError",
-    "ConnectionLost",
-    "MessageTooLong",
-    "NotConfigured",
-    "PaliadinError",
-    "PersonaUnknown",
-    "ShimAuthFailed",
-    "ShimError",
-    "SubmitLost",
-    "TurnTimeout",
-    "Unreachable",
-    "error_from_exit",
-    "error_from_http",
-]
+    "AnswerUnusable", "AuthFailed", "BackendTimeout", "BadRequest", "BootstrapFailed",
+    "ConfigError", "ConnectionLost", "MessageTooLong", "NotConfigured", "PaliadinError",
+    "PersonaUnknown", "ShimAuthFailed", "ShimError", "SubmitLost", "TurnTimeout", "Unreachable",
+    "error_from_exit", "error_from_http",
+]  # fmt: skip
 
 
 _IS_IT_UP = "Is the host up? `paliadin health` tells when it is again."

@@ -40,12 +40,8 @@ _NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_FAIL, getattr(socket, "EAI_NODATA
 
 def connection_error(exc: BaseException) -> Unreachable:
     """The error for what made a connection fail; nothing was sent on it."""
-    words, retryable = "it failed", True
-    for cause in _causes(exc):
-        found = _describe(cause)
-        if found:
-            words, retryable = found
-            break
+    described = filter(None, map(_describe, _causes(exc)))
+    words, retryable = next(described, ("it failed", True))
     return Unreachable(
         f"no connection to aichat: {words}",
         detail=system_message(exc),
