@@ -24,7 +24,7 @@ from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
 from paliadin_sidecar.outbox.upkeep import follow_commands, prune_regularly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from paliadin_sidecar.settings import Settings
 
@@ -41,7 +41,6 @@ async def run(
     on_signal: Callable[[Callable[[], object]], None],
     *,
     quarantine: bool = False,
-    unknown: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Serve until told to end.
 
@@ -50,7 +49,6 @@ async def run(
         stream: where the event lines go.
         on_signal: takes what is to be called, in any thread, when it is to end.
         quarantine: move the outbox aside first.
-        unknown: variables that are misspelt, each with the nearest that is right.
 
     Raises:
         OutboxError, StateDirError, Locked: it cannot begin, or go on.
@@ -73,7 +71,7 @@ async def run(
 
     async def say_started() -> None:
         await intake.began()
-        await audit.record_started(tuple(unknown))
+        await audit.record_started()
         await systemd("READY=1")
 
     on_signal(partial(asyncio.get_running_loop().call_soon_threadsafe, stop))

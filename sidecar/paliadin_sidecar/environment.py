@@ -5,16 +5,20 @@ All that a command needs which only looks at an outbox: what the daemon needs is
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from paliadin_sidecar import envfile
 from paliadin_sidecar.errors import BadSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment"]
+__all__ = [
+    "BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment",
+    "unknown_sentence", "unknown_variables",
+]  # fmt: skip
 
 T = TypeVar("T", bound=str)
 
@@ -23,6 +27,27 @@ DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
 #: The byte order mark that editors leave.
 BOM = "\ufeff"
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
+#: In a file: a comment, or all up to the "=" or to the end of a line that has none.
+_NAME = re.compile(r"[ \t\r\n]*(?:[#;][^\r\n]*|([^\r\n][^=\r\n]*)?)(=|[\r\n]|\Z)")
+#: A value is quoted parts, and at its end one without quotes, in which a quote is any character.
+#: What is still open at the end of the file is closed there.
+_PART = re.compile(
+    r"""[ \t]+
+    | '(?P<single>[^']*)'?
+    | "(?P<double>(?:\\[\s\S]|[^"\\])*)\\?"?
+    | (?P<plain>(?:\\[\s\S]|[^\\\r\n])+?)[ \t]*(?=[\r\n]|\\?\Z)
+    | \\\Z""",
+    re.VERBOSE,
+)
+#: Of the client, the legacy shim and the tests, which may stand in the same environment.
+_OTHERS = frozenset({
+    "PALIADIN_BACKEND", "PALIADIN_CALLBACK_SECRET_FILE", "PALIADIN_CRASH_AT",
+    "PALIADIN_DEADLINE_S", "PALIADIN_KNOWN_HOSTS", "PALIADIN_REMOTE_CWD", "PALIADIN_REMOTE_HOST",
+    "PALIADIN_REMOTE_PORT", "PALIADIN_REMOTE_USER", "PALIADIN_RESPONSE_DIR",
+    "PALIADIN_SESSION_PREFIX", "PALIADIN_SSH_PRIVATE_KEY", "PALIADIN_TIMEOUT_S",
+})  # fmt: skip
+#: How alike a name must be that does not even begin as ours do: one letter or two.
+_ALIKE = 0.85
 
 
 def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
@@ -42,7 +67,7 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
     path = env_file or DEFAULT_ENV_FILE
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            said = envfile.assignments(file.read())
+            said = assignments(file.read())
     except FileNotFoundError:
         if env_file is None:
             return dict(environ)
@@ -55,6 +80,47 @@ def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dic
         mark = "a byte order mark, which makes systemd ignore its first variable"
         raise BadSettings([f"{path} begins with {mark}: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"])
     return dict(said) | dict(environ)
+
+
+def assignments(text: str) -> list[tuple[str, str]]:
+    """A file's names and values, in their order: of a name that comes twice, the last counts.
+
+    It is read as systemd reads a unit's EnvironmentFile= (systemd.exec(5)): the daemon has its
+    variables from systemd, and the commands read the same file themselves, so a value must not be
+    one thing here and another there. So a comment is a line of its own, and what stands behind a
+    value is a part of it.
+
+    What systemd ignores is here too, so that a program can say so, under a name that no variable
+    can have: `export A`, or of a line without `=` its first word, with that said behind it.
+
+    Args:
+        text: the file's, its line ends as they are.
+    """
+    found = []
+    at = 0
+    while at < len(text) and (name := _NAME.match(text, at)):
+        at = name.end()
+        if not (name[1] or "").strip("\ufeff \t") or name[1].startswith("\ufeff#"):
+            continue  # a comment, also behind an editor's byte order mark, or nothing
+        if name[2] != "=":
+            # Not all of the line: it may hold a secret.
+            found.append((f"{name[1].split()[0]} without =", ""))
+            continue
+        value = ""
+        while part := _PART.match(text, at):
+            at = part.end()
+            value += _unescaped(part)
+        found.append((name[1].strip(" \t"), value))
+    return found
+
+
+def _unescaped(part: re.Match[str]) -> str:
+    if part["single"] is not None:
+        return part["single"]
+    if part["double"] is not None:
+        # As in a shell: before any other character the backslash stays.
+        return re.sub(r'\\(?:\n|(["\\`$]))', lambda pair: pair[1] or "", part["double"])
+    return re.sub(r"\\(?:[\r\n]|([\s\S]))", lambda pair: pair[1] or "", part["plain"] or "")
 
 
 def find_state_dir(environ: Mapping[str, str]) -> Path:
@@ -140,3 +206,29 @@ class Reader:
         if not path.is_absolute():
             self.wrong(name, value, "must be an absolute path")
         return path
+
+
+def unknown_variables(names: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
+    """Each name that is misspelt, and the known one that is nearest to it.
+
+    Args:
+        names: all variables of an environment.
+        known: those that are read.
+    """
+    known = {*known} | _OTHERS
+    ours = sorted(name for name in known if name.startswith("PALIADIN_"))
+    found = []
+    for name in sorted({*names} - known):
+        shape = name.upper().replace("-", "_").removeprefix("EXPORT ")
+        if shape.startswith("_PALIADIN"):
+            continue  # of the shell's completion
+        begins = shape.startswith("PALIADIN_")
+        nearest = get_close_matches(shape, ours, 1, 0.0 if begins else _ALIKE)
+        if nearest:
+            found.append((name, nearest[0]))
+    return found
+
+
+def unknown_sentence(name: str, nearest: str) -> str:
+    """What an operator is told of one."""
+    return f"{name} is no variable of the sidecar's and is ignored: is it {nearest}?"

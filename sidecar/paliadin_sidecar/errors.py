@@ -56,7 +56,7 @@ class SidecarError(Exception):
     """The root of them all."""
 
     #: What an operator does about it. Empty where the text itself says so, or nobody need do
-    #: anything. How it is typed may depend on the host: see `operator.hosting`.
+    #: anything. How it is typed may depend on the host: see `operator.instance`.
     remedy: ClassVar[str] = ""
     #: Of a command that ends with this error.
     exit_code: ClassVar[int] = 1

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
-from paliadin_sidecar import misspelt
-from paliadin_sidecar.environment import BOM, Reader
+from paliadin_sidecar.environment import BOM, Reader, unknown_sentence, unknown_variables
 from paliadin_sidecar.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -68,6 +67,8 @@ class Settings:
     events: Engine = "watchfiles"
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  #: host and port of the Prometheus endpoint
+    #: Variables that look like ours and are none, each with the nearest that is one.
+    unknown: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -76,20 +77,6 @@ class Settings:
         Raises:
             BadSettings: with all that is wrong, not just the first.
         """
-        settings, read = cls._read(environ)
-        if read.problems:
-            # One that is not set may be so since its name is misspelt.
-            unknown = misspelt.unknown_variables(environ, read.asked)
-            raise BadSettings([*read.problems, *(misspelt.sentence(*one) for one in unknown)])
-        return settings
-
-    @classmethod
-    def unknown_variables(cls, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """The variables that look like ours and are none, each with the nearest that is."""
-        return misspelt.unknown_variables(environ, cls._read(environ)[1].asked)
-
-    @classmethod
-    def _read(cls, environ: Mapping[str, str]) -> tuple[Settings, Reader]:
         read = Reader(environ)
         settings = cls(
             state_dir=read.state_dir(),
@@ -109,8 +96,13 @@ class Settings:
             events=_engine(read),
             log_level=read.choice("PALIADIN_LOG_LEVEL", _LEVELS, "info"),
             metrics=_address(read),
+            unknown=tuple(unknown_variables(environ, read.asked)),  # when all are asked for
         )
-        return settings, read
+        if read.problems:
+            # One that is not set may be so since its name is misspelt.
+            unknown = [unknown_sentence(*one) for one in settings.unknown]
+            raise BadSettings([*read.problems, *unknown])
+        return settings
 
     def variables(self) -> dict[str, str]:
         """What the daemon does by these, by variable: with them it must start anew to do otherwise.
@@ -128,7 +120,7 @@ class Settings:
             "PALIADIN_WATCH": watch,
             "PALIADIN_CALLBACK_CA_FILE": authority,
         }
-        for name in ("state_dir", "secrets", "roots", "callback_ca_file"):
+        for name in ("state_dir", "secrets", "roots", "callback_ca_file", "unknown"):
             del others[name]
         return named | {f"PALIADIN_{name.upper()}": str(value) for name, value in others.items()}
 

@@ -1,17 +1,38 @@
+"""The variables: how each is read, from a file as well, and those that are none of ours."""
+
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.envfiles import READ
 from support.users import without_privilege
 
 from paliadin_sidecar import environment
-from paliadin_sidecar.environment import Reader, find_state_dir, merged_environment
+from paliadin_sidecar.environment import (
+    Reader,
+    assignments,
+    find_state_dir,
+    merged_environment,
+    unknown_sentence,
+    unknown_variables,
+)
 from paliadin_sidecar.errors import BadSettings
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.receiver import Receiver
+    from support.sidecar import Sidecar
+
+#: What systemd takes as a variable's name.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+KNOWN = {"PALIADIN_QUIET_S", "PALIADIN_OWNER", "PALIADIN_CALLBACK_URL", "STATE_DIRECTORY"}
 
 
 def test_reader_collects() -> None:
@@ -101,3 +122,75 @@ def test_an_environment_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert merged_environment({}, path) == {"A": "1", "B": "2"}
     path.write_text("\ufeff# of an editor\nA=1\n", encoding="utf-8")
     assert merged_environment({}, path) == {"A": "1"}
+
+
+@pytest.mark.parametrize(("text", "said"), READ)
+def test_it_is_read_as_systemd_reads_it(text: str, said: dict[str, str]) -> None:
+    """Comments, blanks, quotes, escapes, line ends, and what is still open at the end."""
+    found = dict(assignments(text))
+    assert {name: value for name, value in found.items() if NAME.fullmatch(name)} == said
+
+
+def test_what_systemd_ignores_is_found() -> None:
+    """A shell's `export`, and a line without `=`, of which nothing but the first word is kept."""
+    assert assignments("export A=1\nB=2\n") == [("export A", "1"), ("B", "2")]
+    assert assignments("A: 1\nB\n \n# C\n") == [("A: without =", ""), ("B without =", "")]
+
+
+@given(st.text(alphabet="aB =#;'\"\\\n\r\t$`"))
+def test_any_text_comes_to_an_end(text: str) -> None:
+    """And no value holds what was never written."""
+    for name, value in assignments(text):
+        assert set(name.removesuffix(" without =") + value) <= set(text)
+
+
+# --- names that are misspelt ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("PALIADIN_QUIETS", "PALIADIN_QUIET_S"),
+        ("PALIADIN_QUIET", "PALIADIN_QUIET_S"),
+        ("paliadin_owner", "PALIADIN_OWNER"),
+        ("PALADIN_OWNER", "PALIADIN_OWNER"),
+        ("PALIADIN-OWNER", "PALIADIN_OWNER"),
+        ("PALIADIN_CALBACK_URL", "PALIADIN_CALLBACK_URL"),
+        ("PALIADIN_CALLBACK_URI", "PALIADIN_CALLBACK_URL"),
+        ("export PALIADIN_QUIET_S", "PALIADIN_QUIET_S"),
+        ("PALIADIN_OWNER: without =", "PALIADIN_OWNER"),
+    ],
+)
+def test_the_nearest_is_named(name: str, nearest: str) -> None:
+    """Wherever in the name the mistake is."""
+    assert unknown_variables([name, "PALIADIN_OWNER", "PATH"], KNOWN) == [(name, nearest)]
+    assert unknown_sentence(name, nearest).endswith(f"is it {nearest}?")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PALIADIN_OWNER", "PALIADIN_BACKEND", "PALIADIN_TIMEOUT_S", "PATH", "HOME", "OWNER",
+     "STATE_DIRECTORY", "LANG", "_PALIADIN_SIDECAR_COMPLETE", "QUIET_S"],
+)  # fmt: skip
+def test_what_is_somebody_else_s_is_left_alone(name: str) -> None:
+    """Also the client's and the shim's, which may stand in the same file."""
+    assert unknown_variables([name], KNOWN) == []
+
+
+def test_what_is_missing_may_be_misspelt(host: Sidecar) -> None:
+    """Both stand together, so that the cause is beside its effect."""
+    host.environ["PALIADIN_CALBACK_URL"] = host.environ.pop("PALIADIN_CALLBACK_URL")
+    with pytest.raises(BadSettings) as raised:
+        Settings.from_environment(host.environ)
+    assert [problem.split()[0] for problem in raised.value.problems] == [
+        "PALIADIN_CALLBACK_URL", "PALIADIN_CALBACK_URL",
+    ]  # fmt: skip
+
+
+def test_the_journal_says_so_at_the_start(host: Sidecar, receiver: Receiver) -> None:
+    """The daemon runs on, with a warning for each."""
+    host.environ["PALIADIN_QUIETS"] = "2"
+    host.start()
+    line = host.wait_event("service.unknown_variable")
+    assert (line["variable"], line["nearest"]) == ("PALIADIN_QUIETS", "PALIADIN_QUIET_S")
+    assert line["level"] == "warning"

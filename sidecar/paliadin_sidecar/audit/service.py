@@ -103,12 +103,8 @@ class AuditService:
         except Blocked:
             self._lines.print_unrecorded(name, fields)
 
-    async def record_started(self, misspelt: tuple[tuple[str, str], ...]) -> None:
-        """All is ready: show it to `status`, and record it with what looks wrong.
-
-        Args:
-            misspelt: variables that are none, each with the nearest that is one.
-        """
+    async def record_started(self) -> None:
+        """All is ready: show it to `status`, and record it with what looks wrong."""
         self._reporter.ready()  # before its line: who has read that asks how it does
         await self.record(
             "service.started",
@@ -117,7 +113,7 @@ class AuditService:
             host=self._settings.host_label,
             roots=[str(spec.path) for spec in self._settings.roots],
         )
-        for name, nearest in misspelt:
+        for name, nearest in self._settings.unknown:
             await self.record("service.unknown_variable", variable=name, nearest=nearest)
 
     def opening_blocked(self, why: str) -> None:

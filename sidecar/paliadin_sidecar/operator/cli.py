@@ -19,7 +19,7 @@ __all__ = ["main"]
 #: Each command, and its module in `commands`.
 _COMMANDS = {
     "check": "check",
-    "log": "turns",
+    "log": "log",
     "replay": "turns",
     "run": "run",
     "show": "turns",

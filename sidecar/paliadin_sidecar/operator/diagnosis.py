@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "answer_name",
-    "failing_problems",
-    "likely_cause",
-    "pause_problem",
-    "waiting_problems",
-]
+    "Finding", "answer_name", "failing_problems", "likely_cause", "note", "ok", "pause_problem",
+    "waiting_problems", "wrong",
+]  # fmt: skip
 
 
 #: Why there was no HTTP status, by `sender.Outcome.error`.
@@ -70,6 +69,26 @@ _STATUSES = {
     503: "it says that it cannot now: the receiver, or its database, is down or overloaded",
     504: "a proxy got no answer from the receiver behind it in time: see the receiver",
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `check` examined.
+
+    Attributes:
+        level: `ok`, `note` (nothing to do, but know it) or `wrong`.
+        subject: what was examined.
+        message: what was found, why it matters, and what mends it.
+    """
+
+    level: Literal["ok", "note", "wrong"]
+    subject: str
+    message: str
+
+
+ok = partial(Finding, "ok")
+note = partial(Finding, "note")
+wrong = partial(Finding, "wrong")
 
 
 def answer_name(status: int | None, error: str | None, detail: str | None = None) -> str:

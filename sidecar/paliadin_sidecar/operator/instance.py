@@ -1,29 +1,32 @@
-"""A daemon as the commands see it: its lock, its own report, and its systemd unit."""
+"""A daemon as the commands see it: how it is run here, its lock, its own report, and its unit."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar.environment import DEFAULT_ENV_FILE, find_state_dir, merged_environment
-from paliadin_sidecar.errors import BadSettings
+from paliadin_sidecar.errors import BadSettings, Damaged, Older
 from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import systemd_unit
-from paliadin_sidecar.operator.hosting import Hosting, in_container, unit_name
 from paliadin_sidecar.operator.terminal import local_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from paliadin_sidecar.errors import SidecarError
     from paliadin_sidecar.host.report import Report
     from paliadin_sidecar.operator.systemd_unit import Unit
 
-__all__ = ["Instance", "environment_of_daemon", "inspect"]
+__all__ = ["Hosting", "Instance", "environment_of_daemon", "inspect", "is_unit", "unit_name"]
 
 _SECRET_VARIABLES = (
     "PALIADIN_CALLBACK_SECRET", "PALIADIN_CALLBACK_SECRET_FILE", "CREDENTIALS_DIRECTORY",
@@ -34,6 +37,81 @@ _PROBLEMS = {
     "metrics": "no metrics are served, and no answer waits for that",
     "events": "file events cannot be had, so that an answer is only seen by the next scan",
 }
+#: What only the image has, beside its Python: see the Dockerfile.
+_OF_THE_IMAGE = "bin/python-with-capabilities"
+#: compose.yaml's commands, typed on the host.
+_COMPOSE, _SERVICE = "docker compose", "sidecar"
+_COMMAND = re.compile(r"\bpaliadin-sidecar (check|status|turns|show|replay|log)\b")
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """Who starts the daemon.
+
+    Attributes:
+        unit: the name of its systemd unit, None where systemd has none.
+        container: whether this is the project's image.
+        env_file: the `--env-file` that the operator named, None for the default one.
+    """
+
+    unit: str | None = None
+    container: bool = False
+    env_file: Path | None = None
+
+    @property
+    def restart(self) -> str:
+        """The command that restarts the daemon."""
+        if self.unit:
+            return f"systemctl restart {self.unit}"
+        if self.container:
+            return f"{_COMPOSE} restart {_SERVICE}"
+        return "restart it, which where it is a unit is: systemctl restart paliadin-sidecar"
+
+    def begin_anew(self, state_dir: Path) -> str:
+        """The commands that move a damaged outbox aside and start the daemon without it."""
+        if not self.unit and not self.container:
+            return "paliadin-sidecar run --quarantine"
+        folder = shlex.quote(str(state_dir))
+        # A directory of its own: a second damaged one does not take the place of the first.
+        aside = f'd=$(mktemp -d {folder}/aside.XXXXXX) && mv {folder}/outbox.db* "$d"'
+        if self.unit:
+            return f"systemctl stop {self.unit}; {aside}; systemctl start {self.unit}"
+        return (
+            f"{_COMPOSE} stop {_SERVICE}; {_COMPOSE} run --rm --entrypoint sh {_SERVICE} "
+            f"-c {shlex.quote(aside)}; {_COMPOSE} up -d"
+        )
+
+    def remedy(self, exc: SidecarError) -> str:
+        """What an operator does about an error, on this host."""
+        match exc:
+            case Damaged():
+                return f"{exc.remedy}: {self.begin_anew(exc.path.parent)}"
+            case Older():
+                return f"{exc.remedy}: {self.restart}"
+            case _:
+                return exc.remedy
+
+    def setting_problems(self, problems: Sequence[str]) -> list[str]:
+        """What is wrong with the configuration, for an operator beside a unit.
+
+        Who makes a second secret because a command knows none cuts the unit off from paliad.
+        """
+        if not self.unit:
+            return list(problems)
+        secret = (
+            f"PALIADIN_CALLBACK_SECRET is not set: systemd hands it to {self.unit} from the file "
+            f"of its LoadCredential= (systemctl cat {self.unit} | grep LoadCredential), and no "
+            "other command needs it. If that file is missing or empty, put the secret there that "
+            "paliad has"
+        )
+        found = [secret if "make one with" in problem else problem for problem in problems]
+        return [*found, f"{self.unit} runs it on this host: mend that, and {self.restart}"]
+
+    def commands_of_this_host(self, text: str) -> str:
+        """A sentence whose `paliadin-sidecar` commands are those for this host and instance."""
+        named = f" --env-file {shlex.quote(str(self.env_file))}" if self.env_file else ""
+        inside = f"{_COMPOSE} exec {_SERVICE} " if self.container and not self.unit else ""
+        return _COMMAND.sub(rf"{inside}paliadin-sidecar \1{named}", text)
 
 
 @dataclass(frozen=True)
@@ -103,6 +181,21 @@ class Instance:
         return [f"{what}: {restart}" for what in found]
 
 
+def unit_name(state_dir: Path) -> str:
+    """The unit of an instance, whose StateDirectory= has the same name."""
+    return f"{state_dir.name}.service"
+
+
+def is_unit() -> bool:
+    """Whether this very process was started by systemd for a unit (systemd.exec(5))."""
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
+def in_container() -> bool:
+    """Whether this process runs from the project's image, and so as compose.yaml says."""
+    return (Path(sys.prefix) / _OF_THE_IMAGE).exists()
+
+
 def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
     """See how the daemon of this state directory does.
 
@@ -111,7 +204,8 @@ def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
         env_file: what the operator named by `--env-file`.
     """
     unit = systemd_unit.read(unit_name(state_dir)) or _unit_of(env_file or DEFAULT_ENV_FILE)
-    hosting = Hosting(unit.name if unit else None, in_container(), env_file)
+    container = (Path(sys.prefix) / _OF_THE_IMAGE).exists()
+    hosting = Hosting(unit.name if unit else None, container, env_file)
     try:
         alive, report = state_directory.is_alive(state_dir), reports.read(state_dir)
     except PermissionError:

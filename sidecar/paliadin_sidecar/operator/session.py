@@ -17,27 +17,31 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from paliadin_contract.ids import is_turn_id, turn_id_of
 from paliadin_sidecar.environment import find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, SidecarError, Unwritable
 from paliadin_sidecar.operator import instance as instances
-from paliadin_sidecar.operator.hosting import Hosting, is_unit, unit_name
-from paliadin_sidecar.operator.lookup import find_turn
+from paliadin_sidecar.operator.instance import Hosting, is_unit, unit_name
+from paliadin_sidecar.operator.terminal import printable
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
-    "env_file_option",
-    "environment",
-    "errors_end_the_command",
-    "find_turns",
-    "json_option",
-    "opened_outbox",
-    "since",
-    "stdout",
-]
+    "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn",
+    "find_turns", "json_option", "listed", "opened_outbox", "since", "stdout", "strays",
+]  # fmt: skip
+
+#: The states of a delivery, as they are listed.
+STATES = tuple(state.value for state in State)
+ID_RULE = "a turn's file is <id>.txt, and an id has 1 to 64 of A-Z, a-z, 0-9, - and _"
+#: As many candidates, or names, are shown.
+MAX_SHOWN = 10
+#: What writers leave beside their target until it is renamed.
+_DRAFT = re.compile(r"\.tmp(\.|\Z)|\A\.|~\Z")
 
 env_file_option = click.option(
     "--env-file",
@@ -54,11 +58,6 @@ def stdout() -> TextIO:
     A daemon without one still delivers, and its outbox keeps the events.
     """
     return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
-
-
-def environment(env_file: Path | None) -> dict[str, str]:
-    """This process's environment, and what the file says beyond it: see `merged_environment`."""
-    return merged_environment(os.environ, env_file)
 
 
 def since(text: str) -> float:
@@ -91,7 +90,7 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
     with errors_end_the_command(env_file):
-        state_dir = find_state_dir(environment(env_file))
+        state_dir = find_state_dir(merged_environment(os.environ, env_file))
         path = state_dir / FILENAME
         try:
             with path.open("rb"):
@@ -115,6 +114,29 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
                 raise outbox.translated(exc) from None
 
 
+def find_turn(outbox: Outbox, given: str) -> str:
+    """The id that is meant: by all of it, by a beginning that no other has, or by its file's name.
+
+    Raises:
+        NoSuchTurn: there is none, or there are several.
+    """
+    wanted = given.rpartition("/")[2].removesuffix(".txt")
+    found = outbox.find_ids(wanted, MAX_SHOWN + 1) if is_turn_id(wanted) else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NoSuchTurn(
+            f"{given!r} is the beginning of several ids, name more of one: {listed(found)}"
+        )
+    if not is_turn_id(wanted):
+        raise NoSuchTurn(
+            f"{printable(given)!r} names no turn, and such a file is ignored: {ID_RULE}"
+        )
+    raise NoSuchTurn(
+        f"No turn {given!r} is known; `paliadin-sidecar turns` lists them.", is_unknown=True
+    )
+
+
 def find_turns(outbox: Outbox, given: Sequence[str], unknown: str = "") -> tuple[list[str], bool]:
     """The ids that are meant, each once, and whether one means none, or several, which is told.
 
@@ -131,6 +153,22 @@ def find_turns(outbox: Outbox, given: Sequence[str], unknown: str = "") -> tuple
             click.echo(unknown.format(one) if unknown and exc.is_unknown else exc, err=True)
             missed = True
     return list(dict.fromkeys(ids)), missed
+
+
+def strays(names: Iterable[str]) -> list[str]:
+    """The names that are no turn's, no token's and no writer's draft: nothing is taken of them."""
+    return sorted(
+        name
+        for name in names
+        if not (turn_id_of(name) or turn_id_of(name, ".jwt") or _DRAFT.search(name))
+    )
+
+
+def listed(names: list[str]) -> str:
+    """A list for a person, cut where it gets long, and that is said."""
+    # A blank in a name, or at its end, shows between quotes.
+    shown = ", ".join(n if is_turn_id(n) else f"'{printable(n)}'" for n in names[:MAX_SHOWN])
+    return f"{shown}, and more" if len(names) > MAX_SHOWN else shown
 
 
 @contextmanager
@@ -159,7 +197,7 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
     if is_unit():
         return problems
     try:
-        state_dir = find_state_dir(environment(env_file))
+        state_dir = find_state_dir(merged_environment(os.environ, env_file))
     except (BadSettings, PermissionError):
         return problems
     instance = instances.inspect(state_dir, env_file)

@@ -1,4 +1,4 @@
-"""`turns`, `show` and `replay`; `log` has `test_eventlog`."""
+"""`turns`, `show` and `replay`; `log` has `test_commands_log`."""
 
 from __future__ import annotations
 

@@ -1,15 +1,208 @@
-"""What all commands have in common."""
+"""What all commands have in common, as how a turn is found by what a person has of its id."""
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import struct
 import subprocess
+import termios
+from contextlib import suppress
+from fcntl import ioctl
 from typing import TYPE_CHECKING
 
+import pytest
 from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
+from paliadin_sidecar.errors import NoSuchTurn
+from paliadin_sidecar.operator.session import find_turn, listed, strays
+from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import TurnKey
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from support.receiver import Receiver
+
+ONE = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
+TWO = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a12"
+THREE = "5f3c0000-0000-4000-8000-000000000000"
+USER = "5f3cffff-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with Outbox(tmp_path / FILENAME, create=True) as found:
+        yield found
+
+
+def add(
+    outbox: Outbox, turn_id: str, submitted: str | None = None, backend: str = "aichat"
+) -> None:
+    key = TurnKey(backend, "paliadin", turn_id)
+    outbox.transaction([lambda: outbox.record_turn_event("turn.stalled", key, why="x")])
+    if submitted:
+        outbox.transaction([lambda: outbox.record_hint(key, submitted, USER)])
+
+
+@pytest.mark.parametrize(
+    "given", [THREE, "5f3c", "5", "5f3c0000-", f"{THREE}.txt", f"/x/{THREE}.txt"]
+)
+def test_a_beginning_is_enough(outbox: Outbox, given: str) -> None:
+    """Also a file's name, as it is copied from a listing."""
+    for id_ in (ONE, TWO, THREE):
+        add(outbox, id_)
+    assert find_turn(outbox, given) == THREE
+
+
+def test_the_submitted_id_counts_as_well(outbox: Outbox) -> None:
+    """One turn by two ids is one turn; two turns of one submitted id are that id."""
+    add(outbox, ONE, submitted=TWO)
+    assert find_turn(outbox, "0b6f1f8e") in {ONE, TWO}
+    assert find_turn(outbox, TWO) == TWO
+    add(outbox, THREE, submitted="9999")
+    add(outbox, THREE + "-again", submitted="9999")
+    assert find_turn(outbox, "99") == "9999"
+
+
+def test_one_id_of_two_backends_is_one(outbox: Outbox) -> None:
+    """Both are shown then."""
+    add(outbox, ONE)
+    add(outbox, ONE, backend="legacy")
+    assert find_turn(outbox, "0b6f") == ONE
+
+
+def test_a_whole_id_is_meant_though_another_begins_so(outbox: Outbox) -> None:
+    """t1 is not t10."""
+    add(outbox, "t1")
+    add(outbox, "t10")
+    assert find_turn(outbox, "t1") == "t1"
+
+
+def test_several_candidates_are_listed(outbox: Outbox) -> None:
+    """So that the next attempt is right; and no more of them than help."""
+    add(outbox, ONE)
+    add(outbox, TWO)
+    with pytest.raises(NoSuchTurn, match=f"several ids, name more of one: {ONE}, {TWO}") as raised:
+        find_turn(outbox, "0b6f1f8e")
+    assert not raised.value.is_unknown
+    for number in range(20):
+        add(outbox, f"x{number:02}")
+    with pytest.raises(NoSuchTurn, match=r"x00, .* x09, and more"):
+        find_turn(outbox, "x")
+
+
+@pytest.mark.parametrize("given", ["", "%", "_", "*", "mit blank.txt", "ü", "x" * 65, "a.b.txt"])
+def test_what_can_be_no_id_is_told_the_rule(outbox: Outbox, given: str) -> None:
+    """Whoever wonders what became of a file learns why nothing did."""
+    add(outbox, ONE)
+    with pytest.raises(NoSuchTurn, match="such a file is ignored: a turn's file is <id>"):
+        find_turn(outbox, given)
+
+
+def test_strays() -> None:
+    """Not the drafts of those that write properly, nor tokens."""
+    ours = ["t1.txt", "t1.jwt", "t1.txt.tmp.7.ab", "t1.tmp", ".t1.txt.swp", "t1.txt~"]
+    theirs = ["mit blank.txt", "t1", "t1.TXT", "ä.txt", "a.b.txt", "x" * 65 + ".txt", "notes.md"]
+    assert strays(ours + theirs) == sorted(theirs)
+    assert listed(["mit blank.txt", "t1", "a\x1b\udcff"]) == "'mit blank.txt', t1, 'a??'"
+
+
+def test_the_commands_take_beginnings_and_several(host: Sidecar, receiver: Receiver) -> None:
+    """`show` and `replay` alike; what is not found does not hide what is."""
+    host.start()
+    for id_ in (ONE, TWO, THREE):
+        host.answer(id_)
+        host.wait_event("delivery.delivered", turn_id=id_)
+    done = host.typed("show", "5f3c", ONE, "--json")
+    assert done.returncode == 0
+    assert [turn["turn_id"] for turn in json.loads(done.stdout)] == [THREE, ONE]
+    done = host.typed("show", "0b6f1f8e", "5f3c")
+    assert done.returncode == 1
+    assert f"{ONE}, {TWO}" in done.stderr
+    assert THREE in done.stdout
+    done = host.typed("replay", "5f3c", THREE, "t9", "0b6f1f8e")
+    assert done.returncode == 1
+    assert done.stdout == "1 will be sent again\n"
+    assert "t9: not known" in done.stderr
+    assert f"{ONE}, {TWO}" in done.stderr
+    receiver.wait(THREE, 2)
+    assert host.typed("show").returncode == 2
+
+
+def test_a_file_that_is_no_turn_is_found_by_name(host: Sidecar) -> None:
+    """By all that lists the roots, and by who asks for it."""
+    (host.aichat / "mit blank.txt").write_text("x")
+    host.start()
+    found = host.typed("status").stdout
+    assert f"ignored in {host.aichat}: 'mit blank.txt' (a turn's file is <id>.txt" in found
+    notes = json.loads(host.typed("check", "--json").stdout)
+    assert [f["subject"] for f in notes if "'mit blank.txt'" in f["message"]] == [
+        f"names in {host.aichat}"
+    ]
+    done = host.typed("show", "mit blank.txt")
+    assert (done.returncode, "such a file is ignored" in done.stderr) == (1, True)
+
+
+def on_a_terminal(host: Sidecar, *args: str, columns: int) -> str:
+    """What a command prints on a terminal of this width."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environ = host.environ | {"TERM": "xterm"}
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen([COMMAND, *args], env=environ, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        text = b""
+        with suppress(OSError):  # EIO: the other end is closed
+            while part := screen.read(4096):
+                text += part
+    process.wait()
+    return text.decode()
+
+
+def test_ids_are_never_folded(host: Sidecar, receiver: Receiver) -> None:
+    """They can be copied at any width, with all that stands in their line."""
+    host.start()
+    host.answer(ONE)
+    host.wait_event("delivery.delivered", turn_id=ONE)
+    for columns in (20, 80, 200):
+        listed = on_a_terminal(host, "turns", columns=columns).splitlines()
+        (line,) = [line for line in listed if ONE in line]
+        assert line.startswith(ONE)
+        assert "delivered" in line
+    assert ONE in on_a_terminal(host, "show", ONE, columns=20)
+
+
+def test_times_carry_their_zone(host: Sidecar, receiver: Receiver) -> None:
+    """A summer's time read in winter is the same moment."""
+    host.start()
+    host.answer("t1")
+    host.wait_event("delivery.delivered", turn_id="t1")
+    for zone, offset in (("UTC", "+00:00"), ("<+0530>-5:30", "+05:30")):
+        for command in (["turns"], ["show", "t1"]):
+            assert offset in host.command(*command, TZ=zone).stdout
+
+
+def test_what_is_not_shown_is_said(host: Sidecar, receiver: Receiver) -> None:
+    """A limit with its number, and an empty list as one."""
+    host.start()
+    assert host.typed("turns").stdout == "No deliveries\n"
+    for id_ in ("t1", "t2", "t3"):
+        host.answer(id_)
+        host.wait_event("delivery.delivered", turn_id=id_)
+    shown = host.typed("turns", "--limit", "2").stdout
+    assert shown.splitlines()[-1] == "2 of 3 deliveries; --limit 3 shows all"
+    done = host.typed("turns", "--limit", "2", "--json")
+    assert len(json.loads(done.stdout)) == 2
+    assert done.stderr == "2 of 3 deliveries; --limit 3 shows all\n"
+    assert "of 3" not in host.typed("turns").stdout
+    assert host.typed("turns", "--state", "dead").stdout == "No deliveries that are dead\n"
+    none = host.typed("turns", "--since", "2100-01-01", TZ="UTC").stdout
+    assert none == "No deliveries accepted since 2100-01-01 00:00:00+00:00\n"
 
 
 def test_commands_without_an_outbox_say_where_they_looked(host: Sidecar) -> None:

@@ -18,8 +18,8 @@ import anyio
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.health import ping_body
 from paliadin_sidecar.delivery.sender import Sender
-from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
-from paliadin_sidecar.operator.findings import Finding, note, ok, wrong
+from paliadin_sidecar.operator import diagnosis
+from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def ping(settings: Settings) -> list[Finding]:
         return [answer, _verification(forged), *clock]
     cause = await _other_protocol(settings.callback_url, outcome)
     cause = cause or _cause(settings.callback_url, outcome)
-    what = answer_name(outcome.status, outcome.error, outcome.detail)
+    what = diagnosis.answer_name(outcome.status, outcome.error, outcome.detail)
     what = f"status {what}" if outcome.status is not None else what
     answer = wrong("ping", f"{what}, so answers wait here; {cause}")
     return [answer, *clock]
@@ -110,7 +110,7 @@ def _unknown_secret() -> str:
 
 def _verification(forged: Outcome) -> Finding:
     # What acknowledges whatever comes acknowledges answers as well, and they are not sent again.
-    gets = answer_name(forged.status, forged.error, forged.detail)
+    gets = diagnosis.answer_name(forged.status, forged.error, forged.detail)
     if not _is_acknowledged(forged):
         return ok("signature check", f"a ping with a wrong signature gets {gets}")
     text = (
@@ -123,7 +123,7 @@ def _verification(forged: Outcome) -> Finding:
 
 
 def _cause(url: str, outcome: Outcome) -> str:
-    cause = likely_cause(outcome.status, outcome.error, outcome.detail)
+    cause = diagnosis.likely_cause(outcome.status, outcome.error, outcome.detail)
     if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004
         return cause
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,45 +11,39 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from paliadin_sidecar.environment import merged_environment, unknown_sentence
 from paliadin_sidecar.errors import BadSettings
-from paliadin_sidecar.operator.findings import wrong
+from paliadin_sidecar.operator import session, terminal
+from paliadin_sidecar.operator.diagnosis import ok, wrong
 from paliadin_sidecar.operator.instance import environment_of_daemon
-from paliadin_sidecar.operator.session import (
-    env_file_option,
-    environment,
-    errors_end_the_command,
-    json_option,
-)
-from paliadin_sidecar.operator.terminal import print_json, print_table
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from paliadin_sidecar.operator.findings import Finding
+    from paliadin_sidecar.operator.diagnosis import Finding
 
 __all__ = ["check"]
 
 
 @click.command()
-@env_file_option
+@session.env_file_option
 @click.option(
     "--ping",
     "send_ping",
     is_flag=True,
     help="Also ping the receiver: signed well, then with a wrong signature.",
 )
-@json_option
+@session.json_option
 def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     """Say whether everything is as it must be, and what mends it where not."""
     # Imported here, since the help loads this module too.
     import anyio  # noqa: PLC0415
 
-    from paliadin_sidecar.operator.checks.examine import examine  # noqa: PLC0415
-    from paliadin_sidecar.operator.checks.receiver import ping  # noqa: PLC0415
+    from paliadin_sidecar.operator.checks import daemon, directories, receiver  # noqa: PLC0415
 
-    with errors_end_the_command():
-        environ = environment(env_file)
+    with session.errors_end_the_command():
+        environ = merged_environment(os.environ, env_file)
         try:
             instance, environ = environment_of_daemon(environ, env_file)
             settings = Settings.from_environment(environ)
@@ -57,16 +52,30 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
                 raise
             _print([wrong("configuration", one) for one in exc.problems], as_json=True)
             sys.exit(exc.exit_code)
+    owner_named = bool(environ.get("PALIADIN_OWNER"))
     secret_file = environ.get("PALIADIN_CALLBACK_SECRET_FILE")
-    findings = examine(
-        settings,
-        (instance.env_file, Path(secret_file or instance.env_file.parent / "callback-secret")),
-        owner_named=bool(environ.get("PALIADIN_OWNER")),
-        unknown=Settings.unknown_variables(environ),
-        instance=instance,
-    )
+    secret_file = secret_file or f"{instance.env_file.parent}/callback-secret"
+    of_roots, answering = directories.roots(settings, owner_named=owner_named)
+    settings = replace(settings, roots=answering)
+    paths = [root.path for root in answering]
+    # In the order of what depends on what.
+    findings = [
+        ok("configuration", "every variable can be read"),
+        *daemon.state(settings, instance, owner_named=owner_named),
+        *(wrong("variable", unknown_sentence(*one)) for one in settings.unknown),
+        *directories.state_directory(settings.state_dir),
+        *directories.outbox(settings.state_dir, paths, instance.hosting),
+        *of_roots,
+        *directories.room_for_answers(paths, settings.max_bytes),
+        *daemon.what_the_unit_hides(settings, instance.unit),
+        daemon.file_events(settings),
+        *daemon.read_leases(settings),
+        receiver.callback_secrets(settings),
+        *receiver.exposed_secrets((instance.env_file, Path(secret_file))),
+        receiver.callback_url(settings),
+    ]
     if send_ping:
-        findings += anyio.run(ping, settings)
+        findings += anyio.run(receiver.ping, settings)
     commands = instance.hosting.commands_of_this_host
     _print([replace(each, message=commands(each.message)) for each in findings], as_json=as_json)
     sys.exit(1 if any(each.level == "wrong" for each in findings) else 0)
@@ -74,6 +83,8 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 
 def _print(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
-        print_json([msgspec.to_builtins(each) for each in findings])
+        terminal.print_json([msgspec.to_builtins(each) for each in findings])
     else:
-        print_table(("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings])
+        terminal.print_table(
+            ("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings]
+        )

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
 from paliadin_sidecar.host.termination import Termination
-from paliadin_sidecar.operator.hosting import is_unit
-from paliadin_sidecar.operator.session import (
-    env_file_option,
-    environment,
-    errors_end_the_command,
-    stdout,
-)
+from paliadin_sidecar.operator import session
+from paliadin_sidecar.operator.instance import is_unit
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +29,7 @@ _EXPECTED = (BadSettings, StateDirError, OutboxError, KeyboardInterrupt, SystemE
 
 
 @click.command()
-@env_file_option
+@session.env_file_option
 @click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
 def run(env_file: Path | None, *, quarantine: bool) -> None:
     """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
@@ -48,21 +44,17 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
 
     termination: Termination | None = None
     try:
-        with errors_end_the_command():
+        with session.errors_end_the_command():
             environ = dict(os.environ)
             # systemd has read the unit's EnvironmentFile= already, and the default file may be
             # another instance's: what a unit leaves unset stays unset.
             if env_file or not is_unit():
-                environ = environment(env_file)
+                environ = merged_environment(os.environ, env_file)
             try:
                 settings = Settings.from_environment(environ)
                 termination = Termination(_STOP_S)
-                serve = partial(
-                    daemon.run,
-                    quarantine=quarantine,
-                    unknown=Settings.unknown_variables(environ),
-                )
-                anyio.run(serve, settings, stdout(), termination.on_signal)
+                serve = partial(daemon.run, quarantine=quarantine)
+                anyio.run(serve, settings, session.stdout(), termination.on_signal)
             except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
                 expected = _first_expected(exc)
                 if expected is not None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paliadin_sidecar.operator import instance as instances
+from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.diagnosis import failing_problems, pause_problem, waiting_problems
-from paliadin_sidecar.operator.lookup import ID_RULE, STATES, listed, strays
-from paliadin_sidecar.operator.session import env_file_option, json_option, opened_outbox
 from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, with_utc_times
 
 if TYPE_CHECKING:
@@ -39,12 +38,12 @@ _DEAD_S = 86_400.0
 
 
 @click.command()
-@env_file_option
-@json_option
+@session.env_file_option
+@session.json_option
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Say how the daemon does; exit 1 when something is wrong."""
-    with opened_outbox(env_file) as (state_dir, outbox):
+    with session.opened_outbox(env_file) as (state_dir, outbox):
         found = _status(instances.inspect(state_dir, env_file), outbox)
     if as_json:
         print_json(found)
@@ -77,7 +76,7 @@ def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
     return {
         "alive": instance.alive,
         "problems": [instance.hosting.commands_of_this_host(problem) for problem in problems],
-        "counts": dict.fromkeys(STATES, 0) | outbox.counts(),
+        "counts": dict.fromkeys(session.STATES, 0) | outbox.counts(),
         "outbox_bytes": outbox.used_bytes(),
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,
@@ -119,8 +118,8 @@ def _print_strays(roots: Sequence[Mapping[str, Any]]) -> None:
             continue  # one that does not answer is not asked
         try:
             with os.scandir(root["path"]) as names:
-                found = strays(entry.name for entry in islice(names, _MAX_LISTED))
+                found = session.strays(entry.name for entry in islice(names, _MAX_LISTED))
         except OSError:
             continue  # its state says so
         if found:
-            click.echo(f"ignored in {root['path']}: {listed(found)} ({ID_RULE})")
+            click.echo(f"ignored in {root['path']}: {session.listed(found)} ({session.ID_RULE})")

@@ -1,37 +1,21 @@
-"""`turns`, `show`, `log` and `replay`: what was accepted, what became of it, and sending again."""
+"""`turns`, `show` and `replay`: what was accepted, what became of it, and sending again."""
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
-from paliadin_sidecar.operator.lookup import STATES
-from paliadin_sidecar.operator.session import (
-    env_file_option,
-    find_turns,
-    json_option,
-    opened_outbox,
-    since,
-    stdout,
-)
-from paliadin_sidecar.operator.terminal import (
-    local_time,
-    print_json,
-    print_table,
-    utc_time,
-    with_utc_times,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["log", "replay", "show", "turns"]
+__all__ = ["replay", "show", "turns"]
 
 #: What the line above a turn's table says already, or nobody needs to see.
 _HIDDEN = {
@@ -41,8 +25,8 @@ _HIDDEN = {
 
 
 @click.command()
-@env_file_option
-@click.option("--state", type=click.Choice(STATES), help="Only these.")
+@session.env_file_option
+@click.option("--state", type=click.Choice(session.STATES), help="Only these.")
 @click.option(
     "--since",
     "since_text",
@@ -50,23 +34,23 @@ _HIDDEN = {
     help="Accepted since: 30m, 12h, 7d, or 2026-11-22T08:00.",
 )
 @click.option("--limit", default=50, type=click.IntRange(1, 100_000), show_default=True)
-@json_option
+@session.json_option
 def turns(
     env_file: Path | None, state: str | None, since_text: str, limit: int, *, as_json: bool
 ) -> None:
     """List deliveries, the newest first."""
-    from_s = since(since_text)
-    with opened_outbox(env_file) as (_, outbox):
+    from_s = session.since(since_text)
+    with session.opened_outbox(env_file) as (_, outbox):
         rows = outbox.deliveries(state, from_s, limit)
         number = outbox.count_deliveries(state, from_s)
     more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
     if as_json:
-        print_json([with_utc_times(row) for row in rows])
+        terminal.print_json([terminal.with_utc_times(row) for row in rows])
         if number > len(rows):
             click.echo(more, err=True)
         return
     if not rows:
-        when = "" if since_text == "0" else f" accepted since {local_time(from_s)}"
+        when = "" if since_text == "0" else f" accepted since {terminal.local_time(from_s)}"
         click.echo("No deliveries" + (f" that are {state}" if state else "") + when)
         return
     _print_deliveries(rows)
@@ -75,7 +59,7 @@ def turns(
 
 
 def _print_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
-    print_table(
+    terminal.print_table(
         ("turn", "rev", "backend", "user", "state", "tries", "last answer", "bytes", "accepted"),
         [
             (
@@ -87,7 +71,7 @@ def _print_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
                 row["attempts"],
                 answer_name(*_last_answer(row)),
                 row["bytes"],
-                local_time(row["accepted_at"]),
+                terminal.local_time(row["accepted_at"]),
             )
             for row in rows
         ],
@@ -103,19 +87,19 @@ def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | 
 
 
 @click.command()
-@env_file_option
+@session.env_file_option
 @click.argument("turn_ids", metavar="TURN_ID...", nargs=-1, required=True)
-@json_option
+@session.json_option
 def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> None:
     """Tell all that happened to turns, by their own ids or those they were submitted under.
 
     The beginning of an id is enough where no other id begins so.
     """
-    with opened_outbox(env_file) as (_, outbox):
-        ids, missed = find_turns(outbox, turn_ids)
+    with session.opened_outbox(env_file) as (_, outbox):
+        ids, missed = session.find_turns(outbox, turn_ids)
         found = [turn for id_ in ids for turn in outbox.timelines(id_)]
     if as_json:
-        print_json([_timeline_json(turn) for turn in found])
+        terminal.print_json([_timeline_json(turn) for turn in found])
     for turn in [] if as_json else found:
         _print_timeline(turn)
     sys.exit(1 if missed else 0)
@@ -124,8 +108,8 @@ def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> No
 def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **turn,
-        "deliveries": [with_utc_times(row) for row in turn["deliveries"]],
-        "events": [{**event, "at": utc_time(event["at"])} for event in turn["events"]],
+        "deliveries": [terminal.with_utc_times(row) for row in turn["deliveries"]],
+        "events": [{**event, "at": terminal.utc_time(event["at"])} for event in turn["events"]],
     }
 
 
@@ -134,11 +118,11 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
     if turn["submitted_turn_id"]:
         about += f", submitted as {turn['submitted_turn_id']} by {turn['user']}"
     click.echo(about)
-    print_table(
+    terminal.print_table(
         ("when", "event", "what"),
         [
             (
-                local_time(event["at"]),
+                terminal.local_time(event["at"]),
                 event["event"],
                 " ".join(f"{k}={v}" for k, v in event.items() if k not in _HIDDEN),
             )
@@ -148,34 +132,7 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
 
 
 @click.command()
-@env_file_option
-@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
-def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None:
-    """Print the events, as the journal has them, for a person; of these turns, or all.
-
-    The beginning of an id is enough where no other id begins so.
-    """
-    from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
-    from paliadin_sidecar.operator import eventlog  # noqa: PLC0415 - structlog is slow to load
-
-    audit, missed = Audit(stdout(), readable=True), False
-    with opened_outbox(env_file) as (state_dir, outbox):
-        key = state_directory.journal_key(state_dir)
-        if follow:
-            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-            events = eventlog.follow(outbox, eventlog.find_or_await(outbox, turn_ids), stdout())
-        else:
-            ids, missed = find_turns(outbox, turn_ids)
-            # Where none of those that were named is known, it is not all that is meant.
-            events = eventlog.past(outbox, ids) if ids or not turn_ids else iter(())
-        for event in events:
-            audit.line(event.name, event.at, unconfirmable(event.fields, key))
-    sys.exit(1 if missed else 0)
-
-
-@click.command()
-@env_file_option
+@session.env_file_option
 @click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
 @click.option("--dead", is_flag=True, help="All that were given up.")
 @click.option(
@@ -192,9 +149,9 @@ def replay(
         raise click.UsageError("name turns, or --dead, or --since")
     if turn_ids and (dead or since_text is not None):
         raise click.UsageError("name turns, or say --dead and --since, not both")
-    from_s = since(since_text or "0")
-    with opened_outbox(env_file) as (state_dir, outbox):
-        ids, missed = find_turns(outbox, turn_ids, "{}: not known: nothing to replay")
+    from_s = session.since(since_text or "0")
+    with session.opened_outbox(env_file) as (state_dir, outbox):
+        ids, missed = session.find_turns(outbox, turn_ids, "{}: not known: nothing to replay")
         if turn_ids and not ids:
             sys.exit(1)
         (results,) = outbox.transaction(

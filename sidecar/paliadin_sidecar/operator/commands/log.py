@@ -7,19 +7,25 @@ long as the turn is, also where the journal was rotated or is read by root alone
 from __future__ import annotations
 
 import select
+import signal
+import sys
 from typing import TYPE_CHECKING
 
+import click
+
 from paliadin_sidecar.errors import NoSuchTurn, Replaced
-from paliadin_sidecar.operator.lookup import find_turn
+from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.operator import session
 from paliadin_sidecar.outbox.records import Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
     from typing import TextIO
 
     from paliadin_sidecar.outbox.outbox import Outbox
 
-__all__ = ["find_or_await", "follow", "past"]
+__all__ = ["log"]
 
 #: Who follows all sees so many lines first, as with `tail -f`.
 _FIRST_LINES = 10
@@ -27,7 +33,34 @@ _FIRST_LINES = 10
 _POLL_MS = 250
 
 
-def past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
+@click.command()
+@session.env_file_option
+@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None:
+    """Print the events, as the journal has them, for a person; of these turns, or all.
+
+    The beginning of an id is enough where no other id begins so.
+    """
+    # Imported here, since the help loads this module too.
+    from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
+
+    audit, missed = Audit(session.stdout(), readable=True), False
+    with session.opened_outbox(env_file) as (state_dir, outbox):
+        key = state_directory.journal_key(state_dir)
+        if follow:
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+            events = _follow(outbox, _find_or_await(outbox, turn_ids), session.stdout())
+        else:
+            ids, missed = session.find_turns(outbox, turn_ids)
+            # Where none of those that were named is known, it is not all that is meant.
+            events = _past(outbox, ids) if ids or not turn_ids else iter(())
+        for event in events:
+            audit.line(event.name, event.at, unconfirmable(event.fields, key))
+    sys.exit(1 if missed else 0)
+
+
+def _past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
     """The events of these turns, or all where none is named, in their order."""
     if not ids:
         yield from _after(outbox, 0)
@@ -44,7 +77,7 @@ def past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
         yield Event(number, fields.pop("at"), fields.pop("event"), fields)
 
 
-def find_or_await(outbox: Outbox, given: Sequence[str]) -> list[str]:
+def _find_or_await(outbox: Outbox, given: Sequence[str]) -> list[str]:
     """The ids that are meant; one that no turn has yet is itself: it may come.
 
     Raises:
@@ -53,7 +86,7 @@ def find_or_await(outbox: Outbox, given: Sequence[str]) -> list[str]:
     ids = []
     for one in given:
         try:
-            ids.append(find_turn(outbox, one))
+            ids.append(session.find_turn(outbox, one))
         except NoSuchTurn as exc:
             if not exc.is_unknown:
                 raise
@@ -61,7 +94,7 @@ def find_or_await(outbox: Outbox, given: Sequence[str]) -> list[str]:
     return ids
 
 
-def follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Event]:
+def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Event]:
     """The events of these turns, or the last ten of all, and what comes while `output` is read.
 
     Raises:
@@ -73,7 +106,7 @@ def follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Eve
     reader.register(output, 0)  # that nobody reads any more is told in any case
     after = outbox.newest_event()
     if ids:
-        yield from (event for event in past(outbox, ids) if event.id <= after)
+        yield from (event for event in _past(outbox, ids) if event.id <= after)
     else:
         after = max(0, after - _FIRST_LINES)
     while True:
