@@ -20,7 +20,14 @@ import httpx2
 import jwt
 import msgspec
 
-from paliadin_client.backend import MAX_ANSWER_BYTES, Reply, answers_within, userid8
+from paliadin_client.backend import (
+    MAX_ANSWER_BYTES,
+    Reply,
+    TurnRequest,
+    User,
+    answers_within,
+    userid8,
+)
 from paliadin_client.errors import (
     ConfigError,
     ConnectionLost,
@@ -36,7 +43,6 @@ from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from paliadin_client.backend import TurnRequest, User
     from paliadin_client.settings import AichatSettings
 
 __all__ = ["Aichat", "open_aichat", "sign_turn_token"]

@@ -10,7 +10,7 @@ import io
 import os
 import signal
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -31,7 +31,6 @@ from paliadin_client.text import strip_controls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from paliadin_client.turn import Paliadin
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from paliadin_client.settings import AichatSettings, Settings
+from paliadin_client.settings import AichatSettings, LegacySettings, Settings
 from paliadin_client.turn import Paliadin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from contextlib import AbstractAsyncContextManager
 
     from paliadin_client.backend import Backend
     from paliadin_client.inbox import Inbox
-    from paliadin_client.settings import LegacySettings
 
 __all__ = ["connect", "open_backend"]
 
@@ -41,9 +39,7 @@ async def connect(
         yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
 
 
-def open_backend(
-    settings: AichatSettings | LegacySettings,
-) -> AbstractAsyncContextManager[Backend]:
+def open_backend(settings: AichatSettings | LegacySettings) -> AbstractAsyncContextManager[Backend]:
     """The backend that these settings are for. The other's code is not even imported."""
     if isinstance(settings, AichatSettings):
         from paliadin_client.aichat import open_aichat  # noqa: PLC0415 - see above

@@ -6,7 +6,7 @@ OpenSSH itself says whether it can read them (`ssh-keygen`). What they look like
 from __future__ import annotations
 
 import re
-from subprocess import DEVNULL
+from subprocess import DEVNULL, CompletedProcess
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,8 +14,6 @@ import anyio
 from paliadin_client.text import excerpt
 
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
-
     from paliadin_client.settings import LegacySettings
 
 __all__ = ["credential_problems", "unescaped"]
@@ -114,10 +112,7 @@ _KEY_SHAPES = (
         r"\APuTTY-User-Key-File",
         "is a key of PuTTY's: puttygen FILE.ppk -O private-openssh -o FILE makes it OpenSSH's",
     ),
-    (
-        r"\A---- BEGIN SSH2 ENCRYPTED",
-        "is a key of ssh.com's: ssh-keygen -i makes it OpenSSH's",
-    ),
+    (r"\A---- BEGIN SSH2 ENCRYPTED", "is a key of ssh.com's: ssh-keygen -i makes it OpenSSH's"),
     (r"ENCRYPTED", _ENCRYPTED),
     (
         r"\A(ssh|ecdsa|sk)-\S+ AAAA|\A-----BEGIN [A-Z ]*PUBLIC KEY|\A---- BEGIN",
@@ -126,9 +121,6 @@ _KEY_SHAPES = (
     # That is `-----BEGIN` in base64.
     (r"\ALS0tLS1CRUdJT", "is base64 of a key: it takes the key itself"),
     (r"\A[~./\w][^\s]*/[^\s]*\n\Z", "is the name of a file: it takes the file's contents"),
-    (
-        r"\A-----BEGIN [^\n]*-----END",
-        "is one line: its line ends were lost, write each as \\n",
-    ),
+    (r"\A-----BEGIN [^\n]*-----END", "is one line: its line ends were lost, write each as \\n"),
     (r"\A-----BEGIN (?!.*\n-----END)", "has no last line -----END …: it is cut off"),
 )

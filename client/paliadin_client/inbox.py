@@ -17,14 +17,12 @@ from paliadin_client.errors import BadRequest, ConfigError
 from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
 from paliadin_contract.errors import BadSignature, MalformedCallback
 from paliadin_contract.rank import outranks, rank_of
-from paliadin_contract.signature import Keys
+from paliadin_contract.signature import Keys, Verification
 from paliadin_contract.trace import safe_trace
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-
-    from paliadin_contract.signature import Verification
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from paliadin_client.backend import primer_block
+from paliadin_client.backend import Backend, Reply, TurnRequest, User, primer_block
 from paliadin_client.errors import (
     AnswerUnusable,
     BadRequest,
@@ -21,19 +21,16 @@ from paliadin_client.errors import (
     SubmitLost,
     TurnTimeout,
 )
-from paliadin_client.inbox import Waiter
+from paliadin_client.inbox import Inbox, Waiter
 from paliadin_client.text import one_line
 from paliadin_contract.callback import TurnFailed
 from paliadin_contract.ids import is_turn_id
-from paliadin_contract.trailer import split
+from paliadin_contract.trailer import Trailer, split
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from paliadin_client.backend import Backend, Reply, TurnRequest, User
-    from paliadin_client.inbox import Inbox
-    from paliadin_contract.trailer import Trailer
 
 __all__ = ["HEALTH_TRUST_S", "Paliadin", "Timings", "TurnResult"]
 

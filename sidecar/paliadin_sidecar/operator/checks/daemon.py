@@ -16,11 +16,10 @@ from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.turnfile import TurnFile, ignore_lease_breaks
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
-from paliadin_sidecar.operator.systemd_unit import complaints
+from paliadin_sidecar.operator.systemd_unit import Unit, complaints
 
 if TYPE_CHECKING:
     from paliadin_sidecar.operator.instance import Instance
-    from paliadin_sidecar.operator.systemd_unit import Unit
     from paliadin_sidecar.settings import Settings
 
 __all__ = ["file_events", "read_leases", "state", "what_the_unit_hides"]

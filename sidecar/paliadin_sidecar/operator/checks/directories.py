@@ -17,7 +17,7 @@ from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
-from paliadin_sidecar.operator.instance import unit_name
+from paliadin_sidecar.operator.instance import Hosting, unit_name
 from paliadin_sidecar.operator.session import ID_RULE, listed, strays
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -25,7 +25,6 @@ from paliadin_sidecar.outbox.outbox import Outbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from paliadin_sidecar.operator.instance import Hosting
     from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["outbox", "room_for_answers", "roots", "state_directory"]

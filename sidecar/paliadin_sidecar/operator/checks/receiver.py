@@ -17,7 +17,7 @@ import anyio
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.health import ping_body
-from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.delivery.sender import Outcome, Sender
 from paliadin_sidecar.operator import diagnosis
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.settings import Settings
 
 __all__ = ["callback_secrets", "callback_url", "exposed_secrets", "ping"]

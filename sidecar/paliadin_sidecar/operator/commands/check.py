@@ -14,14 +14,13 @@ import msgspec
 from paliadin_sidecar.environment import merged_environment, unknown_sentence
 from paliadin_sidecar.errors import BadSettings
 from paliadin_sidecar.operator import session, terminal
-from paliadin_sidecar.operator.diagnosis import ok, wrong
+from paliadin_sidecar.operator.diagnosis import Finding, ok, wrong
 from paliadin_sidecar.operator.instance import environment_of_daemon
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from paliadin_sidecar.operator.diagnosis import Finding
 
 __all__ = ["check"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -21,7 +21,6 @@ from paliadin_sidecar.outbox.records import Event
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
-    from typing import TextIO
 
     from paliadin_sidecar.outbox.outbox import Outbox
 

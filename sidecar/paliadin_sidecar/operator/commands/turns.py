@@ -28,10 +28,7 @@ _HIDDEN = {
 @session.env_file_option
 @click.option("--state", type=click.Choice(session.STATES), help="Only these.")
 @click.option(
-    "--since",
-    "since_text",
-    default="0",
-    help="Accepted since: 30m, 12h, 7d, or 2026-11-22T08:00.",
+    "--since", "since_text", default="0", help="Accepted since: 30m, 12h, 7d, or 2026-11-22T08:00."
 )
 @click.option("--limit", default=50, type=click.IntRange(1, 100_000), show_default=True)
 @session.json_option
