@@ -42,7 +42,7 @@ class Problem(msgspec.Struct, frozen=True):
     since: float
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct):
     """A daemon's word about itself.
 
     Attributes:
@@ -89,21 +89,19 @@ class Reporter:
 
     def ready(self) -> None:
         """The first scan is done."""
-        self._replace(msgspec.structs.replace(self._report, ready=True))
+        self._report.ready = True
+        self._write()
 
     def problem(self, what: str, why: str | None) -> bool:
         """Something is wrong from now on; with None, no more. Returns whether that is new."""
-        others = tuple(each for each in self._report.problems if each.what != what)
-        now = tuple(each for each in self._report.problems if each.what == what)
+        before = self._report.problems
+        since = next((each.since for each in before if each.what == what), time.time())
+        found = tuple(each for each in before if each.what != what)
         if why is not None:
-            since = now[0].since if now else time.time()
-            others += (Problem(what, why[:_WHY_CHARS], since),)
-        return self._replace(msgspec.structs.replace(self._report, problems=others))
-
-    def _replace(self, report: Report) -> bool:
-        if report == self._report:
+            found += (Problem(what, why[:_WHY_CHARS], since),)
+        if found == before:
             return False
-        self._report = report
+        self._report.problems = found
         self._write()
         return True
 

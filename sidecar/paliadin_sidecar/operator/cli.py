@@ -19,7 +19,7 @@ __all__ = ["main"]
 #: Each command, and its module in `commands`.
 _COMMANDS = {
     "check": "check",
-    "log": "log",
+    "log": "turns",
     "replay": "turns",
     "run": "run",
     "show": "turns",

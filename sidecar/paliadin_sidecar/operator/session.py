@@ -137,19 +137,25 @@ def find_turn(outbox: Outbox, given: str) -> str:
     )
 
 
-def find_turns(outbox: Outbox, given: Sequence[str], unknown: str = "") -> tuple[list[str], bool]:
+def find_turns(
+    outbox: Outbox, given: Sequence[str], unknown: str = "", *, may_come: bool = False
+) -> tuple[list[str], bool]:
     """The ids that are meant, each once, and whether one means none, or several, which is told.
 
     Args:
         outbox: where they are looked for.
         given: what the operator typed.
         unknown: what is told of one that no turn has, with `{}` in its place.
+        may_come: one that no turn has is itself, since it may come.
     """
     ids, missed = [], False
     for one in given:
         try:
             ids.append(find_turn(outbox, one))
         except NoSuchTurn as exc:
+            if may_come and exc.is_unknown:
+                ids.append(one)
+                continue
             click.echo(unknown.format(one) if unknown and exc.is_unknown else exc, err=True)
             missed = True
     return list(dict.fromkeys(ids)), missed

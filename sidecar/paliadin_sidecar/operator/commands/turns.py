@@ -1,27 +1,38 @@
-"""`turns`, `show` and `replay`: what was accepted, what became of it, and sending again."""
+"""`turns`, `show`, `log` and `replay`: what was accepted, what became of it, and sending again."""
 
 from __future__ import annotations
 
+import select
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from paliadin_sidecar.errors import Replaced
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
+from paliadin_sidecar.outbox.records import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import TextIO
 
-__all__ = ["replay", "show", "turns"]
+    from paliadin_sidecar.outbox.outbox import Outbox
+
+__all__ = ["log", "replay", "show", "turns"]
 
 #: What the line above a turn's table says already, or nobody needs to see.
 _HIDDEN = {
     "turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at", "event",
     "webhook_id",
 }  # fmt: skip
+#: Who follows all sees so many lines first, as with `tail -f`.
+_FIRST_LINES = 10
+#: Another process's commits are no event that could be awaited.
+_POLL_MS = 250
 
 
 @click.command()
@@ -126,6 +137,87 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
             for event in turn["events"]
         ],
     )
+
+
+@click.command()
+@session.env_file_option
+@click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None:
+    """Print the events, as the journal has them, for a person; of these turns, or all.
+
+    The beginning of an id is enough where no other id begins so.
+    """
+    # Imported here, since the help loads this module too.
+    from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
+
+    audit = Audit(session.stdout(), readable=True)
+    with session.opened_outbox(env_file) as (state_dir, outbox):
+        key = state_directory.journal_key(state_dir)
+        ids, missed = session.find_turns(outbox, turn_ids, may_come=follow)
+        if missed and (follow or not ids):
+            sys.exit(1)  # where none of those that were named is known, it is not all that is meant
+        if follow:
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        events = _follow(outbox, ids, session.stdout()) if follow else _past(outbox, ids)
+        for event in events:
+            audit.line(event.name, event.at, unconfirmable(event.fields, key))
+    sys.exit(1 if missed else 0)
+
+
+def _past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
+    """The events of these turns, or all where none is named, in their order."""
+    if not ids:
+        yield from _after(outbox, 0)
+        return
+    found = {
+        event["id"]: event
+        for id_ in ids
+        for turn in outbox.timelines(id_)
+        for event in turn["events"]
+    }
+    for number in sorted(found):
+        fields = dict(found[number])
+        del fields["id"]
+        yield Event(number, fields.pop("at"), fields.pop("event"), fields)
+
+
+def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Event]:
+    """The events of these turns, or the last ten of all, and what comes while `output` is read.
+
+    Raises:
+        Replaced: the outbox was moved aside.
+    """
+    path = outbox.path
+    identity = (path.stat().st_dev, path.stat().st_ino)
+    reader = select.poll()
+    reader.register(output, 0)  # that nobody reads any more is told in any case
+    after = outbox.newest_event()
+    if ids:
+        yield from (event for event in _past(outbox, ids) if event.id <= after)
+    else:
+        after = max(0, after - _FIRST_LINES)
+    while True:
+        for event in _after(outbox, after):
+            after = event.id
+            told = event.fields
+            if not ids or told.get("turn_id") in ids or told.get("submitted_turn_id") in ids:
+                yield event
+        if reader.poll(_POLL_MS):
+            return
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            raise Replaced(path) from None
+        if (now.st_dev, now.st_ino) != identity:
+            raise Replaced(path)
+
+
+def _after(outbox: Outbox, event: int) -> Iterator[Event]:
+    # In portions: a year's do not fit into memory.
+    while events := outbox.events(event):
+        yield from events
+        event = events[-1].id
 
 
 @click.command()
