@@ -70,6 +70,7 @@ def test_defaults() -> None:
         "events": "watchfiles",
         "log_level": "info",
         "metrics": None,
+        "unknown": (),
     }
 
 
