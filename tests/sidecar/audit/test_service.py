@@ -39,6 +39,7 @@ class Place:
                 "PALIADIN_CALLBACK_SECRET": new_secret(),
                 "PALIADIN_STATE_DIR": str(path),
                 "PALIADIN_HOST_LABEL": "mriver",
+                "PALIADIN_RESCAN": "1",
             }
         )
         self.audit = AuditService(settings, stream, Notify({}), self._on_blocked)
@@ -87,7 +88,7 @@ async def test_an_event_that_cannot_be_recorded_is_printed_all_the_same(place: P
 @pytest.mark.anyio
 async def test_a_start_is_shown_before_its_line(place: Place) -> None:
     """With what it runs as, and which variables look misspelt."""
-    await place.audit.record_started((("PALIADIN_RESCAN", "PALIADIN_RESCAN_S"),))
+    await place.audit.record_started()
     found = report.read(place.path)
     assert found is not None
     assert found.ready
