@@ -113,16 +113,16 @@ class Settings:
             authority = self.callback_ca_file.read_text() if self.callback_ca_file else ""
         except (OSError, UnicodeDecodeError):
             authority = str(self.callback_ca_file)
-        watch = ":".join(f"{root.backend}/{root.persona}={root.path}" for root in self.roots)
-        others = asdict(self)
-        named = {
+        others = {
+            f"PALIADIN_{name.upper()}": str(value)
+            for name, value in asdict(self).items()
+            if name not in {"state_dir", "roots", "secrets", "unknown"}
+        }
+        return others | {
             "PALIADIN_CALLBACK_SECRET": " ".join(self.secrets),
-            "PALIADIN_WATCH": watch,
+            "PALIADIN_WATCH": str(self.roots),
             "PALIADIN_CALLBACK_CA_FILE": authority,
         }
-        for name in ("state_dir", "secrets", "roots", "callback_ca_file", "unknown"):
-            del others[name]
-        return named | {f"PALIADIN_{name.upper()}": str(value) for name, value in others.items()}
 
 
 # --- how each variable is read ----------------------------------------------------------

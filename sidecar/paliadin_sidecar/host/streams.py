@@ -25,7 +25,8 @@ def prepare() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
-    sys.stdout = _buffered(sys.stdout)
+    # A daemon without an output still delivers, and its outbox keeps the events.
+    sys.stdout = _buffered(sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -41,19 +42,17 @@ def _buffered(stream: TextIO) -> TextIO:
     )
 
 
-def as_utf8(stream: TextIO | None) -> None:
+def as_utf8(stream: TextIO) -> None:
     """JSON is UTF-8, whatever the locale says (RFC 8259, section 8.1)."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8")
 
 
-def has_failed(stream: TextIO | None) -> bool:
+def has_failed(stream: TextIO) -> bool:
     """Whether what was printed could not be written; it is let go then.
 
     Kept, the interpreter would try it once more at its end, and fail in a traceback.
     """
-    if stream is None:
-        return False
     try:
         stream.flush()
     except OSError:

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn",
-    "find_turns", "json_option", "listed", "opened_outbox", "since", "stdout", "strays",
+    "find_turns", "json_option", "listed", "opened_outbox", "since", "strays",
 ]  # fmt: skip
 
 #: The states of a delivery, as they are listed.
@@ -50,14 +50,6 @@ env_file_option = click.option(
     "Default: /etc/paliadin/sidecar.env, if it is there.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
-
-
-def stdout() -> TextIO:
-    """The standard output; where it was closed, one that takes everything.
-
-    A daemon without one still delivers, and its outbox keeps the events.
-    """
-    return sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
 
 
 def since(text: str) -> float:

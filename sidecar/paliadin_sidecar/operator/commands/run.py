@@ -54,7 +54,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
                 settings = Settings.from_environment(environ)
                 termination = Termination(_STOP_S)
                 serve = partial(daemon.run, quarantine=quarantine)
-                anyio.run(serve, settings, session.stdout(), termination.on_signal)
+                anyio.run(serve, settings, sys.stdout, termination.on_signal)
             except BaseException as exc:  # noqa: BLE001 - its text may quote what no log may hold
                 expected = _first_expected(exc)
                 if expected is not None:

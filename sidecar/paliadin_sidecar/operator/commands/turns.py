@@ -151,7 +151,7 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
     # Imported here, since the help loads this module too.
     from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
 
-    audit = Audit(session.stdout(), readable=True)
+    audit = Audit(sys.stdout, readable=True)
     with session.opened_outbox(env_file) as (state_dir, outbox):
         key = state_directory.journal_key(state_dir)
         ids, missed = session.find_turns(outbox, turn_ids, may_come=follow)
@@ -159,7 +159,7 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
             sys.exit(1)  # where none of those that were named is known, it is not all that is meant
         if follow:
             signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-        events = _follow(outbox, ids, session.stdout()) if follow else _past(outbox, ids)
+        events = _follow(outbox, ids, sys.stdout) if follow else _past(outbox, ids)
         for event in events:
             audit.line(event.name, event.at, unconfirmable(event.fields, key))
     sys.exit(1 if missed else 0)
