@@ -20,6 +20,7 @@ import httpx2
 import jwt
 import msgspec
 
+from paliadin_client import errors
 from paliadin_client.backend import (
     MAX_ANSWER_BYTES,
     Reply,
@@ -27,13 +28,6 @@ from paliadin_client.backend import (
     User,
     answers_within,
     userid8,
-)
-from paliadin_client.errors import (
-    ConfigError,
-    ConnectionLost,
-    PaliadinError,
-    ShimError,
-    error_from_http,
 )
 from paliadin_client.http_cause import connection_error, system_message
 from paliadin_client.text import one_line
@@ -74,7 +68,7 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
         try:
             sign_turn_token("nobody", "none", settings.jwt_secret, datetime.now(UTC))
         except jwt.InvalidKeyError:
-            raise ConfigError(
+            raise errors.ConfigError(
                 ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
             ) from None
         if (length := len(settings.jwt_secret.encode())) < _MIN_SECRET_BYTES:
@@ -86,7 +80,7 @@ async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
     try:
         url = httpx2.URL(settings.url)
     except httpx2.InvalidURL:
-        raise ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
+        raise errors.ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
     http = httpx2.AsyncClient(
         base_url=url,
         verify=_tls_context(settings.ca_file),
@@ -159,12 +153,12 @@ class Aichat:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
             raise connection_error(exc) from None
         except httpx2.HTTPError as exc:
-            raise ConnectionLost(
+            raise errors.ConnectionLost(
                 f"the connection to aichat was lost ({type(exc).__name__})",
                 detail=system_message(exc),
             ) from None
         if response.is_redirect:
-            raise ShimError(
+            raise errors.ShimError(
                 f"HTTP {response.status_code}: a redirect, which is not followed; AICHAT_URL must "
                 "name the place that it leads to",
                 detail=f"Location: {_SECRETS.sub('', response.headers.get('location', ''))}",
@@ -183,7 +177,7 @@ class Aichat:
             if coding.lower() != "identity":
                 if not response.is_success:
                     return response, b""
-                raise ConnectionLost(
+                raise errors.ConnectionLost(
                     "the answer is compressed, which was not asked for: a proxy before aichat "
                     "must leave it as it is",
                     detail=f"Content-Encoding: {coding}",
@@ -192,7 +186,7 @@ class Aichat:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
+                    raise errors.ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
         return response, bytes(body)
 
 
@@ -234,7 +228,7 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
         except OSError as exc:  # an SSLError is one
             why = exc.strerror or type(exc).__name__
-            raise ConfigError(
+            raise errors.ConfigError(
                 [f"AICHAT_CA_FILE={ca_file!r:.200} is no readable file of PEM certificates ({why})"]
             ) from None
     return context
@@ -263,11 +257,13 @@ def _reply(body: bytes) -> Reply:
     )
 
 
-def _error(status: int, body: bytes) -> PaliadinError:
+def _error(status: int, body: bytes) -> errors.PaliadinError:
     fields = _object(body)
     inner = fields.get("error")
     error = inner if isinstance(inner, dict) else fields
-    return error_from_http(status, error.get("code"), error.get("retryable"), error.get("message"))
+    return errors.error_from_http(
+        status, error.get("code"), error.get("retryable"), error.get("message")
+    )
 
 
 def _object(body: bytes) -> dict[str, object]:

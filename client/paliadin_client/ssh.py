@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from paliadin_client import errors
 from paliadin_client.backend import MAX_ANSWER_BYTES, answers_within
 from paliadin_client.credentials import credential_problems, unescaped
-from paliadin_client.errors import (
-    ConfigError,
-    PaliadinError,
-    ShimError,
-    Unreachable,
-    error_from_exit,
-)
 from paliadin_client.sshlog import SshLog, Stage
 
 if TYPE_CHECKING:
@@ -60,9 +54,11 @@ async def open_ssh(settings: LegacySettings) -> AsyncIterator[Ssh]:
         try:
             problems = await credential_problems(str(private.directory()), settings)
         except OSError as exc:
-            raise ConfigError([f"no directory for ssh's key (TMPDIR): {exc.strerror}"]) from None
+            raise errors.ConfigError(
+                [f"no directory for ssh's key (TMPDIR): {exc.strerror}"]
+            ) from None
         if problems:
-            raise ConfigError(problems)
+            raise errors.ConfigError(problems)
         destination = f"{settings.user}@{settings.host}" if settings.user else f"{settings.host}"
         yield Ssh(private, settings.port, destination)
 
@@ -97,7 +93,7 @@ class Ssh:
             log = SshLog()
             try:
                 return await self._run(command, log, limit_s)
-            except PaliadinError:
+            except errors.PaliadinError:
                 now = anyio.current_time()
                 until = min(until, now + _RETRY_S)  # counted from the first
                 # Random, since those that were dropped together would otherwise return together.
@@ -128,10 +124,12 @@ class Ssh:
                         reading.cancel_scope.cancel()
                         break
             if len(stdout) > MAX_ANSWER_BYTES:
-                raise ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
+                raise errors.ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
             status = await process.wait()
         if status:
-            raise error_from_exit(status, log.stage, log.cause, stderr.decode(errors="replace"))
+            raise errors.error_from_exit(
+                status, log.stage, log.cause, stderr.decode(errors="replace")
+            )
         return bytes(stdout)
 
     @asynccontextmanager
@@ -147,7 +145,7 @@ class Ssh:
                         [*self._command, *command], stdin=log_write, cwd=self._private.directory()
                     )
             except OSError as exc:
-                raise Unreachable(f"ssh could not be started: {exc.strerror}") from None
+                raise errors.Unreachable(f"ssh could not be started: {exc.strerror}") from None
             try:
                 yield process, log_read
             finally:

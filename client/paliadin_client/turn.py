@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
+from paliadin_client import errors
 from paliadin_client.backend import Backend, Reply, TurnRequest, User, primer_block
-from paliadin_client.errors import (
-    AnswerUnusable,
-    BadRequest,
-    PaliadinError,
-    ShimError,
-    SubmitLost,
-    TurnTimeout,
-)
 from paliadin_client.inbox import Inbox, Waiter
 from paliadin_client.text import one_line
 from paliadin_contract.callback import TurnFailed
@@ -92,7 +85,7 @@ class _Submission:
 
     started: float
     reply: Reply | None = None
-    lost: SubmitLost | None = None
+    lost: errors.SubmitLost | None = None
 
 
 class Paliadin:
@@ -138,7 +131,7 @@ class Paliadin:
             return
         try:
             await self._backend.health(user)
-        except PaliadinError:
+        except errors.PaliadinError:
             if self._backend.health_per_pane:
                 self._primed.clear()  # the agents may have been started afresh
             raise
@@ -199,7 +192,7 @@ class Paliadin:
     def _pane(self, user: User) -> str:
         pane = self._backend.pane(user)
         if self._owners.setdefault(pane, user.user_id.lower()) != user.user_id.lower():
-            raise BadRequest(
+            raise errors.BadRequest(
                 f"the window {pane} is another user's: two users share one where their addresses "
                 "have one local part, or their ids the same first 8 digits. Give one of them "
                 "another address, or none"
@@ -221,13 +214,13 @@ class Paliadin:
                 await self._race(submit, waiter, submission, log_ids)
         reply, push = submission.reply, waiter.push
         if isinstance(push, TurnFailed):
-            raise AnswerUnusable(request.turn_id, push.data.reason)
+            raise errors.AnswerUnusable(request.turn_id, push.data.reason)
         if push is not None:
             text, trailer = split(push.data.response)
         elif reply is None:
-            raise TurnTimeout(request.turn_id, self._deadline_s) from submission.lost
+            raise errors.TurnTimeout(request.turn_id, self._deadline_s) from submission.lost
         elif not reply.text.strip():
-            raise ShimError("the backend's answer has no text", retryable=True)
+            raise errors.ShimError("the backend's answer has no text", retryable=True)
         else:
             text, trailer = reply.text, reply.trailer
         result = TurnResult(
@@ -257,12 +250,12 @@ class Paliadin:
             waiter.on_push = partial(self._end_submit, submitting, waiter)
             try:
                 submission.reply = await submit()
-            except SubmitLost as exc:
+            except errors.SubmitLost as exc:
                 if self._inbox is None:
                     raise
                 submission.lost = exc
                 _log.info("turn.submit_lost %s error=%s", log_ids, exc)
-            except PaliadinError:
+            except errors.PaliadinError:
                 if waiter.push is None:
                     raise
         if self._inbox is None or waiter.push is not None:
@@ -289,14 +282,16 @@ def _check_request(request: TurnRequest) -> None:
         ("conversation id", request.conversation_id or ""),
     ):
         if not isinstance(text, str):
-            raise BadRequest(f"the {what} is a {type(text).__name__}, and must be a str")
+            raise errors.BadRequest(f"the {what} is a {type(text).__name__}, and must be a str")
     if not one_line(request.message):
-        raise BadRequest("the message is empty")
+        raise errors.BadRequest("the message is empty")
 
 
 def _check_id(text: object, whose: str) -> None:
     # It comes back in a push, which takes ids alone, and stands in logs.
     if not isinstance(text, str):
-        raise BadRequest(f"the {whose} id is a {type(text).__name__}: a str or a uuid.UUID is one")
+        raise errors.BadRequest(
+            f"the {whose} id is a {type(text).__name__}: a str or a uuid.UUID is one"
+        )
     if not is_turn_id(text):
-        raise BadRequest(f"the {whose} id is no id: letters, digits, - and _, at most 64")
+        raise errors.BadRequest(f"the {whose} id is no id: letters, digits, - and _, at most 64")

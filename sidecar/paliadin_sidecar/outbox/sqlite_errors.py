@@ -7,15 +7,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.errors import (
-    Busy,
-    Damaged,
-    DiskFails,
-    Full,
-    OutboxError,
-    Unavailable,
-    Unwritable,
-)
+from paliadin_sidecar import errors
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.users import user_name
 
@@ -37,39 +29,39 @@ _OF_THE_DISK = {
 }  # fmt: skip
 
 
-def translated(exc: sqlite3.Error, path: Path) -> OutboxError:
+def translated(exc: sqlite3.Error, path: Path) -> errors.OutboxError:
     """The same error in the words of `OutboxError`."""
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     name = getattr(exc, "sqlite_errorname", type(exc).__name__)
     if code == sqlite3.SQLITE_FULL:
-        return Full(path, "there is no room on its disk")
+        return errors.Full(path, "there is no room on its disk")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
-        return Busy(path, f"another process holds its lock ({name})")
+        return errors.Busy(path, f"another process holds its lock ({name})")
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or name in _PROVES_DAMAGE:
-        return Damaged(path, f"is damaged, or its disk is ({name})")
+        return errors.Damaged(path, f"is damaged, or its disk is ({name})")
     if code in _OF_THE_SYSTEM:
         return _of_the_system(path, code, name)
-    return OutboxError(path, f"cannot be used ({name})")
+    return errors.OutboxError(path, f"cannot be used ({name})")
 
 
-def _of_the_system(path: Path, code: int, name: str) -> OutboxError:
+def _of_the_system(path: Path, code: int, name: str) -> errors.OutboxError:
     # SQLite says that the system refused something, and not why: the system is asked.
     folder = path.parent
     refused = storage.write_error(folder, max(map(_size, _files(path))))
     number = None if refused is None else refused.errno
     if refused is not None and number in storage.NO_ROOM:
-        return Full(path, storage.explain(refused, folder))
+        return errors.Full(path, storage.explain(refused, folder))
     if refused is not None and number in storage.PASSES - {errno.EIO}:
-        return Unavailable(path, storage.explain(refused, folder))
+        return errors.Unavailable(path, storage.explain(refused, folder))
     if name == "SQLITE_IOERR_SHMSIZE":
-        return Full(path, "there is no room on its disk")
+        return errors.Full(path, "there is no room on its disk")
     if number == errno.EIO or (number is None and name in _OF_THE_DISK):
-        return DiskFails(path, f"its disk fails ({name})")
+        return errors.DiskFails(path, f"its disk fails ({name})")
     file = next(filter(_is_refused, _files(path)), None)
     if number is None and file is None and code not in _OF_RIGHTS:
-        return Unavailable(path, f"the system refused it, and says not why ({name})")
+        return errors.Unavailable(path, f"the system refused it, and says not why ({name})")
     user = user_name(os.geteuid())
-    return Unwritable(file or path, f"cannot be written by user {user} ({name})")
+    return errors.Unwritable(file or path, f"cannot be written by user {user} ({name})")
 
 
 def _files(path: Path) -> list[Path]:
