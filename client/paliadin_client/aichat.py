@@ -260,10 +260,8 @@ def _reply(body: bytes) -> Reply:
 def _error(status: int, body: bytes) -> errors.PaliadinError:
     fields = _object(body)
     inner = fields.get("error")
-    error = inner if isinstance(inner, dict) else fields
-    return errors.error_from_http(
-        status, error.get("code"), error.get("retryable"), error.get("message")
-    )
+    said = inner if isinstance(inner, dict) else fields
+    return errors.error_from_http(status, *map(said.get, ("code", "retryable", "message")))
 
 
 def _object(body: bytes) -> dict[str, object]:

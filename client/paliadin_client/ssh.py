@@ -127,9 +127,8 @@ class Ssh:
                 raise errors.ShimError(f"the shim printed more than {MAX_ANSWER_BYTES} bytes")
             status = await process.wait()
         if status:
-            raise errors.error_from_exit(
-                status, log.stage, log.cause, stderr.decode(errors="replace")
-            )
+            said = stderr.decode(errors="replace")
+            raise errors.error_from_exit(status, log.stage, log.cause, said)
         return bytes(stdout)
 
     @asynccontextmanager

@@ -290,8 +290,7 @@ def _check_request(request: TurnRequest) -> None:
 def _check_id(text: object, whose: str) -> None:
     # It comes back in a push, which takes ids alone, and stands in logs.
     if not isinstance(text, str):
-        raise errors.BadRequest(
-            f"the {whose} id is a {type(text).__name__}: a str or a uuid.UUID is one"
-        )
+        kind = type(text).__name__
+        raise errors.BadRequest(f"the {whose} id is a {kind}: a str or a uuid.UUID is one")
     if not is_turn_id(text):
         raise errors.BadRequest(f"the {whose} id is no id: letters, digits, - and _, at most 64")
