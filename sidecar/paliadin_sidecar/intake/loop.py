@@ -8,7 +8,6 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
-import anyio.lowlevel
 
 from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host.systemd import Heartbeat
@@ -38,8 +37,9 @@ Ts = TypeVarTuple("Ts")
 
 #: Every so often each file is compared, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
-#: A scan holds up everybody else for about this long, and then lets them go first.
-_SLICE_S = 0.0005
+#: A scan holds up everybody else for about this long, and then rests, so that a turn meets a few of
+#: its slices at most.
+_SLICE_S, _REST_S = 0.0005, 0.001
 #: A root that got no further for this long does not answer: the server of its mount hangs, say.
 _ANSWER_S = 5.0
 #: So many changed names of a root are remembered; with more, every file is compared.
@@ -257,7 +257,7 @@ class RootIntake:
 
         more = True
         while more:
-            await anyio.lowlevel.checkpoint()
+            await anyio.sleep(_REST_S if self.began.is_set() else 0)
             found, more = await self._call(step)
             yield found
 
