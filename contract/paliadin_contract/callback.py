@@ -16,18 +16,9 @@ from paliadin_contract.errors import MalformedCallback
 from paliadin_contract.ids import LABEL_PATTERN, TURN_ID_PATTERN
 
 __all__ = [
-    "Answer",
-    "Callback",
-    "Failure",
-    "Host",
-    "Ping",
-    "Reason",
-    "TurnCompleted",
-    "TurnFailed",
-    "Unknown",
-    "decode",
-    "encode",
-]
+    "Answer", "Callback", "Failure", "Host", "Ping", "Reason", "TurnCompleted", "TurnFailed",
+    "Unknown", "decode", "encode",
+]  # fmt: skip
 
 Id = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
 Label = Annotated[str, Meta(pattern=LABEL_PATTERN)]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment",
-    "unknown_sentence", "unknown_variables",
+    "BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment", "unknown_sentence",
+    "unknown_variables",
 ]  # fmt: skip
 
 T = TypeVar("T", bound=str)

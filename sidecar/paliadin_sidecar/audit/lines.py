@@ -68,9 +68,7 @@ class Audit:
         # No processor that renders exceptions: their text may hold an answer. The lines are
         # returned, so that whoever has many of them can write them together.
         self._log: structlog.BoundLogger = structlog.wrap_logger(
-            structlog.ReturnLogger(),
-            processors=processors,
-            wrapper_class=structlog.BoundLogger,
+            structlog.ReturnLogger(), processors=processors, wrapper_class=structlog.BoundLogger
         ).bind()  # once, and not for each line
 
     def render(self, name: str, at: float, fields: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.outbox.outbox import Outbox
-from paliadin_sidecar.outbox.records import RootState
+from paliadin_sidecar.outbox.records import Event, RootState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["Numbers"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.errors import OverBudget
+from paliadin_sidecar.errors import Blocked, OverBudget
 
 if TYPE_CHECKING:
     from paliadin_sidecar.audit.lines import Audit
-    from paliadin_sidecar.errors import Blocked
     from paliadin_sidecar.host.report import Reporter
     from paliadin_sidecar.host.systemd import Notify
 

@@ -43,11 +43,7 @@ class AuditService:
     problems: Problems
 
     def __init__(
-        self,
-        settings: Settings,
-        stream: TextIO,
-        systemd: Notify,
-        on_blocked: Callable[[], None],
+        self, settings: Settings, stream: TextIO, systemd: Notify, on_blocked: Callable[[], None]
     ) -> None:
         self._settings = settings
         self._stream = stream

@@ -17,14 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = [
-    "is_alive",
-    "journal_key",
-    "lock",
-    "prepare",
-    "quarantine",
-    "remember_outbox",
-]
+__all__ = ["is_alive", "journal_key", "lock", "prepare", "quarantine", "remember_outbox"]
 
 _LOCK = "sidecar.lock"
 #: A command that asks whether the daemon lives holds the lock for an instant.

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar.intake.completion import Failed, Progress, Settled
-from paliadin_sidecar.intake.fingerprint import COARSE_S
+from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
 from paliadin_sidecar.intake.rules import IntakeRules, failed_fingerprint
 from paliadin_sidecar.intake.turnfile import TurnFile, completed_at
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from paliadin_contract.callback import Reason
-    from paliadin_sidecar.intake.fingerprint import FileSnapshot
 
 __all__ = ["read_arrival"]
 

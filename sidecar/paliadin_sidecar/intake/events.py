@@ -11,15 +11,8 @@ if TYPE_CHECKING:
     from paliadin_sidecar.settings import RootSpec
 
 __all__ = [
-    "Arrived",
-    "Flooded",
-    "Gone",
-    "Hint",
-    "IntakeEvent",
-    "Stalled",
-    "Vanished",
-    "record_events",
-]
+    "Arrived", "Flooded", "Gone", "Hint", "IntakeEvent", "Stalled", "Vanished", "record_events",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
 from paliadin_sidecar.intake.events import Flooded, IntakeEvent, Stalled
 from paliadin_sidecar.intake.queues import InspectionQueue
-from paliadin_sidecar.intake.roots import MAX_NAMES
+from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.intake.tokens import Tokens
-from paliadin_sidecar.intake.turnfile import fingerprint_at
+from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.intake.completion import Progress
     from paliadin_sidecar.intake.fingerprint import Fingerprint
-    from paliadin_sidecar.intake.roots import Root
     from paliadin_sidecar.intake.rules import IntakeRules
-    from paliadin_sidecar.intake.turnfile import TurnFile
     from paliadin_sidecar.settings import RootSpec
 
 __all__ = ["TrackedFile", "WatchedRoot", "is_ours"]

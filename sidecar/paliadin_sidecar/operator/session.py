@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
-    "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn",
-    "find_turns", "json_option", "listed", "opened_outbox", "since", "strays",
+    "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn", "find_turns",
+    "json_option", "listed", "opened_outbox", "since", "strays",
 ]  # fmt: skip
 
 #: The states of a delivery, as they are listed.

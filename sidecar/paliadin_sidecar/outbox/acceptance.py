@@ -8,31 +8,22 @@ from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFaile
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
-from paliadin_sidecar.outbox.database import LATE_S
+from paliadin_sidecar.outbox.database import LATE_S, Database
 from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
-from paliadin_sidecar.outbox.records import ANY_TIME, Delivery, to_ms
+from paliadin_sidecar.outbox.records import ANY_TIME, Arrival, Delivery, TurnKey, to_ms
 from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-    from paliadin_sidecar.outbox.database import Database
-    from paliadin_sidecar.outbox.records import Arrival, TurnKey
-
     Turn = Mapping[str, Any] | sqlite3.Row
 
 __all__ = [
-    "accept",
-    "is_known_root",
-    "mark_gone",
-    "mark_vanished",
-    "present_files",
-    "record_hint",
-    "record_turn_event",
-    "register_root",
-]
+    "accept", "is_known_root", "mark_gone", "mark_vanished", "present_files", "record_hint",
+    "record_turn_event", "register_root",
+]  # fmt: skip
 
 #: A turn of which nothing was seen yet.
 _NEW = {"revision": 0} | dict.fromkeys(
@@ -239,9 +230,6 @@ def _body(outbox: Database, arrival: Arrival, turn: Turn, revision: int) -> byte
     data = arrival.data or b""
     text = data.decode(errors="replace")
     answer = Answer(
-        **common,
-        response=text,
-        sha256=arrival.sha256 or "",
-        lossy=text.encode() != data,
+        **common, response=text, sha256=arrival.sha256 or "", lossy=text.encode() != data
     )
     return encode(TurnCompleted(arrival.completed_at, answer))

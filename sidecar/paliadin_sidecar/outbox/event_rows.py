@@ -16,18 +16,9 @@ if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
 
 __all__ = [
-    "delivery_subject",
-    "end_to_end_s",
-    "event_of",
-    "events",
-    "newest_event",
-    "printed",
-    "record_event",
-    "record_service_event",
-    "set_printed",
-    "turn_subject",
-    "user8",
-]
+    "delivery_subject", "end_to_end_s", "event_of", "events", "newest_event", "printed",
+    "record_event", "record_service_event", "set_printed", "turn_subject", "user8",
+]  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,7 +16,6 @@ from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AsyncExitStack
 
     from paliadin_sidecar.settings import Settings
 

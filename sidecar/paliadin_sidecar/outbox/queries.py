@@ -16,17 +16,9 @@ if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Database
 
 __all__ = [
-    "count_deliveries",
-    "counts",
-    "dead_since",
-    "deliveries",
-    "failing",
-    "find_ids",
-    "oldest_pending_s",
-    "service",
-    "set_roots",
-    "timelines",
-]
+    "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids",
+    "oldest_pending_s", "service", "set_roots", "timelines",
+]  # fmt: skip
 
 
 def set_roots(outbox: Database, roots: list[dict[str, Any]]) -> None:

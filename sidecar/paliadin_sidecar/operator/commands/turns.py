@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -18,7 +18,6 @@ from paliadin_sidecar.outbox.records import Event
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
-    from typing import TextIO
 
     from paliadin_sidecar.outbox.outbox import Outbox
 
