@@ -64,8 +64,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._claimed: set[str] = set()
-        self._ids: dict[str, set[str]] = {}
-        self._ranks: dict[str, Rank] = {}
+        self._turns: dict[str, tuple[set[str], Rank]] = {}
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -81,15 +80,15 @@ class Memory:
 
     async def find(self, webhook_id: str, turn: str) -> tuple[bool, Rank | None]:
         """Whether this push was stored, and the rank of what was stored for the turn last."""
-        return webhook_id in self._ids.get(turn, ()), self._ranks.get(turn)
+        ids, rank = self._turns.get(turn, ((), None))
+        return webhook_id in ids, rank
 
     async def remember(self, webhook_id: str, turn: str, rank: Rank, _now: datetime, /) -> None:
         """Remember that this push was stored."""
-        self._ids.setdefault(turn, set()).add(webhook_id)
-        self._ranks[turn] = rank
-        if len(self._ids) > _MEMORY_TURNS:
-            oldest = next(iter(self._ids))
-            del self._ids[oldest], self._ranks[oldest]
+        ids, _ = self._turns.get(turn, (set[str](), None))
+        self._turns[turn] = ({*ids, webhook_id}, rank)
+        if len(self._turns) > _MEMORY_TURNS:
+            del self._turns[next(iter(self._turns))]
 
 
 class Sqlite:

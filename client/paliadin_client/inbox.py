@@ -51,17 +51,13 @@ _TOO_LONG = f"the body has more than {MAX_BODY_BYTES} bytes"
 _TOO_MANY = "too much is being sent at once"
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(slots=True, eq=False)
 class Waiter:
     """Waits for a turn: when `push` is there, `arrived` is set and `on_push` has been called."""
 
     push: TurnCallback | None = None
     arrived: anyio.Event = field(default_factory=anyio.Event)
-    on_push: Callable[[], None] = _nothing
+    on_push: Callable[[], None] = lambda: None
     aliases: list[str] = field(default_factory=list)
 
     def offer(self, callback: TurnCallback) -> None:

@@ -59,7 +59,7 @@ async def test_memory_is_bounded() -> None:
             await dedupe.remember(name, f"turn-{number}", rank(revision), NOW)
     assert await dedupe.find("id-0-2", "turn-0") == (False, None)
     assert await dedupe.find("id-1-1", "turn-1") == (True, rank(2))
-    assert len(dedupe._ids) == len(dedupe._ranks) == 10_000
+    assert len(dedupe._turns) == 10_000
 
 
 @pytest.mark.parametrize("path", ["", ":memory:"])

@@ -168,7 +168,7 @@ def _state(outbox: Outbox) -> list[Metric]:
         armed.add_metric(labels, root["state"] == "armed")
         for state in get_args(RootState):
             states.add_metric([*labels, state], root["state"] == state)
-        since.add_metric(labels, root.get("since", 0.0))  # an older daemon did not say
+        since.add_metric(labels, root["since"])
     return [
         _gauge("backlog_deliveries", "Accepted and not acknowledged.", counts.get("pending", 0)),
         _gauge(

@@ -174,18 +174,17 @@ def waiting_problems(roots: Iterable[Mapping[str, Any]], at: Callable[[float], s
     """A sentence for each file that has waited for long, of those that a root's state names.
 
     Args:
-        roots: the daemon's, of `Outbox.service`; one of an older version names none.
+        roots: the daemon's, of `Outbox.service`.
         at: how a time in epoch seconds is shown.
     """
     found = []
     for root in roots:
-        waiting = root.get("waiting", [])
-        for one in waiting:
+        for one in root["waiting"]:
             path = f"{root['path']}/{one['turn_id']}.txt"
             why = "a process has it open for writing: fuser -v names it"
             if one["why"] == "unreadable":
                 why = f"it cannot be opened ({one['detail']}): see its owner and mode"
             found.append(f"{path} waits since {at(one['since'])}, {why}")
-        if (more := root.get("waiting_files", 0) - len(waiting)) > 0:
+        if (more := root["waiting_files"] - len(root["waiting"])) > 0:
             found.append(f"{more} more files wait in {root['path']}")
     return found

@@ -93,7 +93,6 @@ def test_files_that_wait() -> None:
     roots: list[dict[str, Any]] = [
         {"path": "/srv/a", "waiting": [waits, unread], "waiting_files": 5},
         {"path": "/srv/b", "waiting": [], "waiting_files": 0},
-        {"path": "/srv/of an older version"},
     ]
     assert waiting_problems(roots, lambda at: f"<{at:.0f}>") == [
         "/srv/a/t.txt waits since <12>, a process has it open for writing: fuser -v names it",

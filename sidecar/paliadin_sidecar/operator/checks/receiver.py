@@ -79,7 +79,8 @@ async def ping(settings: Settings) -> list[Finding]:
     clock = _clock(outcome, time.time())
     if _is_acknowledged(outcome):
         answer = ok("ping", f"{outcome.status} after {outcome.ms:.0f} ms")
-        forged = await _attempt(settings, (_unknown_secret(),))
+        unknown = base64.b64encode(secrets.token_bytes(32)).decode()
+        forged = await _attempt(settings, (f"whsec_{unknown}",))
         return [answer, _verification(forged), *clock]
     cause = await _other_protocol(settings.callback_url, outcome)
     cause = cause or _cause(settings.callback_url, outcome)
@@ -101,10 +102,6 @@ async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:
 
 def _is_acknowledged(outcome: Outcome) -> bool:
     return policy.classify(outcome.status) is policy.Verdict.ACKNOWLEDGED
-
-
-def _unknown_secret() -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _verification(forged: Outcome) -> Finding:

@@ -63,11 +63,11 @@ def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
         since = local_time(service["paused_at"])
         problems.append(pause_problem(service["paused_for"], since, failing))
     problems += [
-        f"root {root['path']}: {root['why']}{_since_when(root)}; paliadin-sidecar check says what "
-        "mends it"
+        f"root {root['path']}: {root['why']} (since {local_time(root['since'])}); "
+        "paliadin-sidecar check says what mends it"
         for root in service["roots"]
         if root["state"] in ("untrusted", "unreadable")
-        or (root["state"] == "missing" and now - root.get("since", now) > _MISSING_S)
+        or (root["state"] == "missing" and now - root["since"] > _MISSING_S)
     ]
     problems += waiting_problems(service["roots"], local_time)
     if oldest_s is not None and oldest_s > _OVERDUE_S:
@@ -83,11 +83,6 @@ def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
         "paused_for": service["paused_for"],
         "roots": [with_utc_times(root, "since") for root in service["roots"]],
     }
-
-
-def _since_when(root: Mapping[str, Any]) -> str:
-    # A daemon of an older version does not say.
-    return f" (since {local_time(root['since'])})" if "since" in root else ""
 
 
 def _age(seconds: float) -> timedelta:
