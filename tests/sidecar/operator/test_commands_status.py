@@ -92,6 +92,7 @@ def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
         "why": "is gone",
     }
     root |= {"state": "missing", "turn_files": 0, "foreign_files": 0}
+    root |= {"waiting": [], "waiting_files": 0}
     with Outbox(host.state / FILENAME) as outbox:
         for missing_s, wrong in ((500.0, False), (700.0, True)):
             roots = [root | {"since": time.time() - missing_s}]
