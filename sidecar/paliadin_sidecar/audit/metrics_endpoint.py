@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -92,160 +91,105 @@ async def serve(
     registry = CollectorRegistry()
     with ExitStack() as stack:
         try:
-            in_thread = Threads(1, "metrics")
-            stack.callback(in_thread.close)
-            numbers = await in_thread(partial(Numbers, path, roots, scanned))
-            registry.register(numbers)
+            in_thread = stack.enter_context(closing(Threads(1, "metrics")))
+            registry.register(await in_thread(partial(Numbers, path, roots, scanned)))
             ProcessCollector(registry=registry)
-            listening = _listen(*address)
-            stack.enter_context(listening)
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            listening = socket.create_server(address, family=family, backlog=_BACKLOG)
         except (OutboxError, RuntimeError, OSError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise NotServed(":".join(map(str, address)), str(why)) from None
-        scrapes = Scrapes(registry, in_thread)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(scrapes.connection, sock=listening, backlog=_BACKLOG)
+        scrapes = _Scrapes(registry, in_thread)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scrapes.answer)
+            server = await asyncio.start_server(
+                lambda reader, writer: tasks.start_soon(scrapes.serve, reader, writer),
+                sock=listening,
+                limit=_MAX_HEAD,
+            )
             try:
                 yield
             finally:
                 server.close()
-                scrapes.close()
                 tasks.cancel_scope.cancel()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-
-
-class Scrapes:
-    """The connections that ask for the numbers, and their answers.
-
-    Args:
-        registry: what is asked for.
-        in_thread: where it is read.
-    """
+class _Scrapes:
+    # The connections that ask for the numbers, and their answers: one request, one answer, the end.
 
     def __init__(self, registry: CollectorRegistry, in_thread: Threads) -> None:
         self._registry = registry
         self._in_thread = in_thread
-        self._open: dict[_Connection, None] = {}  # the oldest first
-        self._asking: list[_Connection] = []
-        self._asked = anyio.Event()
+        self._open: dict[asyncio.StreamWriter, bool] = {}  # the oldest first; whether it has asked
+        self._reading = anyio.Lock()
+        self._read: dict[str, tuple[float, bytes]] = {}  # by content type: when it began, and what
+        self._rested_at = 0.0
 
-    def connection(self) -> asyncio.Protocol:
-        """A protocol for one more connection."""
-        return _Connection(self)
-
-    def opened(self, connection: _Connection) -> None:
-        """One more is open; beyond the bound, one goes that has not asked, else the oldest."""
-        self._open[connection] = None
-        if len(self._open) > _MAX_CONNECTIONS:
-            others = [one for one in self._open if one is not connection]
-            next((one for one in others if not one.asked), others[0]).abort()
-
-    def closed(self, connection: _Connection) -> None:
-        """It is gone."""
-        self._open.pop(connection, None)
-
-    def ask(self, connection: _Connection) -> None:
-        """Answer this one when the numbers are read the next time."""
-        self._asking.append(connection)
-        self._asked.set()
-
-    async def answer(self) -> None:
-        """Answer until cancelled."""
-        while True:
-            await self._asked.wait()
-            self._asked = anyio.Event()
-            asking, self._asking = self._asking, []
-            began = time.monotonic()
-            for accept in {one.accept for one in asking}:
-                status, body, content_type = await self._read(accept)
-                for one in asking:
-                    if one.accept == accept:
-                        one.respond(status, body, content_type)
-            await anyio.sleep(_REST * (time.monotonic() - began))
-
-    async def _read(self, accept: str) -> tuple[str, bytes, str]:
-        encoder, content_type = choose_encoder(accept)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._make_place()
+        self._open[writer] = False
         try:
-            return "200 OK", await self._in_thread(encoder, self._registry), content_type
-        except Exception as exc:  # noqa: BLE001 - it costs this scrape, and nothing else
-            return "500 Internal Server Error", type(exc).__name__.encode(), "text/plain"
+            # Who sends or reads too slowly is aborted, as is who goes away.
+            with suppress(OSError, asyncio.IncompleteReadError), anyio.move_on_after(_CONNECTION_S):
+                is_answered = await self._answer(reader, writer)
+                writer.write_eof()
+                # What is unread when a connection is closed would destroy the answer.
+                while not is_answered and await reader.read(_MAX_HEAD):
+                    pass
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            self._open.pop(writer, None)
+            writer.transport.abort()
 
-    def close(self) -> None:
-        """End every connection."""
-        for connection in list(self._open):
-            connection.abort()
+    def _make_place(self) -> None:
+        if len(self._open) == _MAX_CONNECTIONS:
+            silent = (one for one, has_asked in self._open.items() if not has_asked)
+            oldest = next(silent, None) or next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
 
-
-class _Connection(asyncio.Protocol):
-    # One request, one answer, and the end.
-
-    def __init__(self, scrapes: Scrapes) -> None:
-        self._scrapes = scrapes
-        self._head = b""
-        self._transport: asyncio.Transport | None = None
-        self._late: asyncio.TimerHandle | None = None
-        self._with_body = True
-        self.asked = False
-        self.accept = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._late = asyncio.get_running_loop().call_later(_CONNECTION_S, self.abort)
-        self._scrapes.opened(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - it is over anyhow
-        if self._late is not None:
-            self._late.cancel()
-        self._scrapes.closed(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self.asked:
-            return  # a body, or another request: this one's answer is the last
-        self._head += data
-        head, end, _ = self._head.partition(b"\r\n\r\n")
-        if len(head) > _MAX_HEAD:
-            self._refuse("431 Request Header Fields Too Large")
-        elif end:
-            self._read(head.decode("latin-1"))
-
-    def eof_received(self) -> bool:
-        return self.asked  # who has asked may close this direction, and still be answered
-
-    def _read(self, head: str) -> None:
-        request, *lines = head.split("\r\n")
-        method, _, rest = request.partition(" ")
-        if not rest.startswith("/") or " HTTP/1." not in rest:
-            self._refuse("400 Bad Request")
-        elif method not in {"GET", "HEAD"}:
-            self._refuse("405 Method Not Allowed")
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        # Whether that was a request for the numbers.
+        body, content_type, method = b"", "text/plain", ""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            status = "431 Request Header Fields Too Large"
         else:
-            fields = [line.partition(":") for line in lines]
-            accepted = [value for name, _, value in fields if name.lower() == "accept"]
-            self.accept = ",".join(accepted)
-            self._with_body = method == "GET"
-            self.asked = True
-            self._scrapes.ask(self)
-
-    def _refuse(self, status: str) -> None:
-        self.asked = True
-        self.respond(status, b"", "text/plain")
-
-    def respond(self, status: str, body: bytes, content_type: str) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        head = (
+            request, *lines = head.decode("latin-1").split("\r\n")
+            method, _, rest = request.partition(" ")
+            if not rest.startswith("/") or " HTTP/1." not in rest:
+                status = "400 Bad Request"
+            elif method not in {"GET", "HEAD"}:
+                status = "405 Method Not Allowed"
+            else:
+                if writer in self._open:
+                    self._open[writer] = True
+                fields = [line.partition(":") for line in lines]
+                accepted = [value for name, _, value in fields if name.lower() == "accept"]
+                status, body, content_type = await self._numbers(",".join(accepted))
+        head_lines = (
             f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self._transport.write(head.encode() + (body if self._with_body else b""))
-        self._transport.close()  # when it was read; who does not read is aborted in time
+        writer.write(head_lines.encode() + (b"" if method == "HEAD" else body))
+        return status.startswith("2")
 
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+    async def _numbers(self, accept: str) -> tuple[str, bytes, str]:
+        # One reading for all that asked before it began.
+        encoder, content_type = choose_encoder(accept)
+        asked_at = anyio.current_time()
+        async with self._reading:
+            began, body = self._read.get(content_type, (0.0, b""))
+            if began < asked_at:
+                await anyio.sleep_until(self._rested_at)
+                began = anyio.current_time()
+                try:
+                    body = await self._in_thread(encoder, self._registry)
+                except Exception as exc:  # noqa: BLE001 - it costs this scrape, and nothing else
+                    return "500 Internal Server Error", type(exc).__name__.encode(), "text/plain"
+                finally:
+                    now = anyio.current_time()
+                    self._rested_at = now + _REST * (now - began)
+                self._read[content_type] = began, body
+        return "200 OK", body, content_type
