@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from paliadin_sidecar import daemon as service
 from paliadin_sidecar import failpoints
-from paliadin_sidecar.audit import lines, printer
+from paliadin_sidecar.audit import lines
 from paliadin_sidecar.delivery import dispatcher
 from paliadin_sidecar.delivery import service as delivery
 from paliadin_sidecar.errors import WatchFailed
@@ -203,7 +203,6 @@ class Daemon:
         for where, name, ours in (
             (intake, "time", clock),
             (lines, "time", clock),
-            (printer, "time", clock),
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
             (delivery, "Dispatcher", ClockedDispatcher),

@@ -76,7 +76,7 @@ async def run(
 
     on_signal(partial(asyncio.get_running_loop().call_soon_threadsafe, stop))
     systemd = Notify(os.environ)
-    audit = AuditService(settings, stream, systemd, excuse_loops)
+    audit = AuditService(settings, stream, systemd.show, excuse_loops)
     async with AsyncExitStack() as stack:
         if quarantine:
             quarantine_outbox(settings)

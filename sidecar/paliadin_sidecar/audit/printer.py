@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import select
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -61,19 +61,19 @@ class EventPrinter:
 
     async def run(self) -> None:
         """Print until cancelled."""
-        saved, saved_at = self._printed, 0.0
+        saved, save_at = self._printed, math.inf
         while True:
             self._wake = anyio.Event()
             await self._print_new()
-            lag_s: float | None = None
             if self._printed != saved:
-                lag_s = max(0.0, saved_at + _PRINTED_LAG_S - time.monotonic())
-            with anyio.move_on_after(lag_s):
+                # Later, since its flush would hold the turns whose lines these are.
+                save_at = min(save_at, anyio.current_time() + _PRINTED_LAG_S)
+            with anyio.CancelScope(deadline=save_at):
                 await self._wake.wait()
                 await anyio.sleep(_GATHER_S)
                 continue
             await self._remember_printed()
-            saved, saved_at = self._printed, time.monotonic()
+            saved, save_at = self._printed, math.inf
 
     async def flush(self) -> None:
         """Print what is there now, and remember how far it came."""

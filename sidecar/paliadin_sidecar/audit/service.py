@@ -12,13 +12,11 @@ from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.audit.problems import Problems
 from paliadin_sidecar.errors import Blocked
-from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paliadin_sidecar.host.systemd import Notify
     from paliadin_sidecar.outbox.group_commit import GroupCommit
     from paliadin_sidecar.settings import Settings
 
@@ -33,7 +31,7 @@ class AuditService:
     Args:
         settings: of the daemon.
         stream: where event lines go.
-        systemd: is told what is wrong.
+        show_status: shows a text to whoever asks systemd how the daemon does.
         on_blocked: called each time that somebody waits since the outbox is blocked.
 
     Attributes:
@@ -43,19 +41,22 @@ class AuditService:
     problems: Problems
 
     def __init__(
-        self, settings: Settings, stream: TextIO, systemd: Notify, on_blocked: Callable[[], None]
+        self,
+        settings: Settings,
+        stream: TextIO,
+        show_status: Callable[[str], None],
+        on_blocked: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._stream = stream
-        self._systemd = systemd
+        self._show_status = show_status
         self._on_blocked = on_blocked
         self._lines = Audit(stream, settings.log_level)
 
     def attach(self, outbox: Outbox, group: GroupCommit) -> None:
         """From now on events are recorded in this outbox, and printed from it."""
         self._group = group
-        self._reporter = Reporter(self._settings.state_dir, _VERSION, self._settings.variables())
-        self.problems = Problems(self._lines, self._reporter, self._systemd)
+        self.problems = Problems(self._settings, _VERSION, self._lines, self._show_status)
         self._printer = EventPrinter(
             outbox, group, self._lines, self._stream, self._settings.state_dir
         )
@@ -101,7 +102,7 @@ class AuditService:
 
     async def record_started(self) -> None:
         """All is ready: show it to `status`, and record it with what looks wrong."""
-        self._reporter.ready()  # before its line: who has read that asks how it does
+        self.problems.show_ready()  # before its line: who has read that asks how it does
         await self.record(
             "service.started",
             version=_VERSION,

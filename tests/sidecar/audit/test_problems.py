@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.manager import Manager
+from support.sidecar import new_secret
 
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.problems import Problems
 from paliadin_sidecar.errors import Busy, Full, OverBudget
 from paliadin_sidecar.host import report
-from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.host.systemd import Notify
+from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +27,15 @@ class Place:
         self.path = path
         self.manager = manager
         self.stream = io.StringIO()
+        settings = Settings.from_environment(
+            {
+                "PALIADIN_CALLBACK_URL": "https://paliad.example.org/callback",
+                "PALIADIN_CALLBACK_SECRET": new_secret(),
+                "PALIADIN_STATE_DIR": str(path),
+            }
+        )
         systemd = Notify({"NOTIFY_SOCKET": manager.address})
-        self.problems = Problems(Audit(self.stream), Reporter(path, "1", {}), systemd)
+        self.problems = Problems(settings, "1", Audit(self.stream), systemd.show)
 
     @property
     def reported(self) -> list[tuple[str, str]]:

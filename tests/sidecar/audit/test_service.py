@@ -14,7 +14,6 @@ from support.sidecar import new_secret
 
 from paliadin_sidecar.audit.service import AuditService
 from paliadin_sidecar.host import report
-from paliadin_sidecar.host.systemd import Notify
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -42,7 +41,7 @@ class Place:
                 "PALIADIN_RESCAN": "1",
             }
         )
-        self.audit = AuditService(settings, stream, Notify({}), self._on_blocked)
+        self.audit = AuditService(settings, stream, lambda _: None, self._on_blocked)
         group = GroupCommit(outbox, self.audit.events_recorded, self.audit.outbox_blocked)
         self.audit.attach(outbox, group)
 
