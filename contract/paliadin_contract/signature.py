@@ -61,10 +61,7 @@ class Keys:
         Raises:
             UnicodeDecodeError: `body` is not UTF-8.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for start in range(0, len(body), _STEP_BYTES):
-            decoder.decode(body[start : start + _STEP_BYTES])
-        decoder.decode(b"", final=True)
+        _check_utf8(body)
         timestamp = int(now.timestamp())
         macs = self._macs(webhook_id, timestamp)
         for mac in macs:
@@ -158,6 +155,16 @@ class Verification:
         except UnicodeDecodeError:
             self._is_utf8 = False
             self._decoder.reset()
+
+
+def _check_utf8(body: bytes) -> None:
+    if len(body) <= _STEP_BYTES:
+        body.decode()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(body), _STEP_BYTES):
+        decoder.decode(body[start : start + _STEP_BYTES])
+    decoder.decode(b"", final=True)
 
 
 def _signature(mac: hmac.HMAC) -> bytes:

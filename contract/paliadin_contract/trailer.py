@@ -44,6 +44,7 @@ _PROSE = re.compile(
 _ITEM = re.compile(r"\A[-*][ \t]+")
 #: A line that opens or closes a block of code (CommonMark 0.31, 4.5).
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^`\n]*)$\n?", re.MULTILINE)
+_object = msgspec.json.Decoder(dict[str, object])
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -95,7 +96,7 @@ def is_whole(tail: bytes) -> bool:
         lines = inner.rstrip().split("\n")
         if not (all(map(_ENTRY.match, lines)) and _LAST.fullmatch(lines[-1].strip())):
             return False
-        values = _lines(inner)
+        values = dict.fromkeys(key[1] for key in _KEY.finditer(inner))
     return all(name in values for name in _NAMES)
 
 
@@ -169,7 +170,7 @@ def _values(inner: str) -> dict[str, object]:
 
 def _json(text: str) -> dict[str, object] | None:
     try:
-        return msgspec.json.decode(text.strip(), type=dict[str, object])
+        return _object.decode(text.strip())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
