@@ -8,15 +8,17 @@ import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
-import structlog
 
 from paliadin_sidecar.host import streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from structlog.dev import ConsoleRenderer
 
 __all__ = ["LEVELS", "Audit", "unconfirmable"]
 
@@ -57,19 +59,14 @@ class Audit:
     def __init__(self, stream: TextIO, level: str = "info", *, readable: bool = False) -> None:
         self._stream = stream
         self._shown = {each for each, rank in _RANK.items() if rank >= _RANK[level]}
-        processors: list[structlog.typing.Processor]
+        self._console: ConsoleRenderer | None = None
         if readable or stream.isatty():
+            from structlog.dev import ConsoleRenderer  # noqa: PLC0415 - slow to load
+
             colors = streams.wants_colors(stream, os.environ)
-            console = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
-            processors = [_printable, console]
+            self._console = ConsoleRenderer(colors=colors, sort_keys=False)
         else:
             streams.as_utf8(stream)
-            processors = [_json_line]
-        # No processor that renders exceptions: their text may hold an answer. The lines are
-        # returned, so that whoever has many of them can write them together.
-        self._log: structlog.BoundLogger = structlog.wrap_logger(
-            structlog.ReturnLogger(), processors=processors, wrapper_class=structlog.BoundLogger
-        ).bind()  # once, and not for each line
 
     def render(self, name: str, at: float, fields: Mapping[str, Any]) -> str:
         """One event's line, with its end; empty where its level is not shown.
@@ -83,7 +80,10 @@ class Audit:
         if level not in self._shown:
             return ""
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-        return f"{self._log.msg(name, timestamp=f'{stamp[:-6]}Z', level=level, **fields)}\n"
+        event = {"timestamp": f"{stamp[:-6]}Z", "level": level, "event": name, **fields}
+        if self._console is None:
+            return f"{_to_json(event).decode()}\n"
+        return f"{self._console(None, '', _printable(event))}\n"
 
     def write(self, lines: str) -> None:
         """Write what was rendered.
@@ -128,23 +128,22 @@ def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
             shown[name] = value
         elif value is not None:
             turn = [fields.get(part) for part in ("backend", "persona", "turn_id")]
-            told = _to_json([*turn, value])
-            shown["content"] = hmac.digest(key, told, "sha256").hex()[:_CONTENT_DIGITS]
+            shown["content"] = _content(key, *turn, value)
     return shown
+
+
+@lru_cache(maxsize=256)  # a turn has several events
+def _content(key: bytes, *told: str) -> str:
+    return hmac.digest(key, _to_json(told), "sha256").hex()[:_CONTENT_DIGITS]
 
 
 def _without_digest(webhook_id: str) -> str:
     return _DIGEST.sub("", webhook_id)
 
 
-def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _printable(event: dict[str, Any]) -> dict[str, Any]:
     # A name on the disk must not steer the terminal of whoever looks.
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = ascii(value)
     return event
-
-
-def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> str:
-    first = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
-    return _to_json({**first, "event": event.pop("event"), **event}).decode()

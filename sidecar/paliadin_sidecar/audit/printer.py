@@ -94,14 +94,16 @@ class EventPrinter:
 
     def _batches(self, events: Iterable[Event]) -> Iterator[tuple[int, str]]:
         # As many lines as a pipe that takes something takes at once, with the id of the last event.
-        lines, last = "", 0
+        lines, size, last = "", 0, 0
         for event in events:
             fields = {"event_id": event.id, **unconfirmable(event.fields, self._key)}
             line = self._audit.render(event.name, event.at, fields)
-            if lines and len(lines.encode()) + len(line.encode()) > select.PIPE_BUF:
+            length = len(line.encode())
+            if lines and size + length > select.PIPE_BUF:
                 yield last, lines
-                lines = ""
+                lines, size = "", 0
             lines += line
+            size += length
             last = event.id
         if last:
             yield last, lines
