@@ -19,6 +19,9 @@ __all__ = ["BLOCKED_S", "GroupCommit"]
 
 #: Steps in one transaction: enough to share a disk flush, few enough not to delay it.
 _BATCH = 256
+#: A transaction begins so long after the last one at the earliest: under load, what comes meanwhile
+#: shares its flush. A turn that comes alone does not wait.
+_APART_S = 0.002
 #: How long a full disk, or another's lock, is left alone.
 BLOCKED_S = 5.0
 #: Only commands lock the outbox beside the daemon, for milliseconds. Nothing tells when they are
@@ -57,6 +60,8 @@ class GroupCommit:
         self._on_unblocked = on_unblocked
         self._waiting: list[_Step] = []
         self._locked_since: float | None = None
+        self._free_at = 0.0  #: when the next transaction may begin
+        self._next: asyncio.Handle
         outbox.do_not_wait_for_locks()
 
     def submit(
@@ -71,7 +76,7 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._run, loop)
+            self._schedule(loop)
         self._waiting.append((partial(method, self._outbox, *args, **kwargs), done))
         return done
 
@@ -83,7 +88,15 @@ class GroupCommit:
         Raises:
             OutboxError: it did not take effect; with `Blocked` it may later.
         """
-        return await self.submit(method, *args, **kwargs)
+        done = self.submit(method, *args, **kwargs)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            # The loop may end soon, and this is done all the same.
+            if self._waiting:
+                self._next.cancel()
+                self._next = asyncio.get_running_loop().call_soon(self._run)
+            raise
 
     async def commit_when_possible(
         self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
@@ -106,7 +119,14 @@ class GroupCommit:
                     self._on_unblocked()
                 return result
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._waiting) < _BATCH and loop.time() < self._free_at:
+            self._next = loop.call_at(self._free_at, self._run)
+        else:
+            self._next = loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         batch = self._waiting[:_BATCH]
         before = self._outbox.last_event
         try:
@@ -115,7 +135,7 @@ class GroupCommit:
             now = loop.time()
             self._locked_since = self._locked_since or now
             if now - self._locked_since < _MAX_LOCK_WAIT_S:
-                loop.call_later(_LOCK_RETRY_S, self._run, loop)
+                self._next = loop.call_later(_LOCK_RETRY_S, self._run)
                 return
             for _, done in batch:
                 _fail(done, exc)
@@ -127,9 +147,10 @@ class GroupCommit:
                 for step in batch:
                     self._commit_alone(step)
         self._locked_since = None
+        self._free_at = loop.time() + _APART_S
         del self._waiting[: len(batch)]
         if self._waiting:
-            loop.call_soon(self._run, loop)
+            self._schedule(loop)
         if self._outbox.last_event != before:
             self._on_event()
 
