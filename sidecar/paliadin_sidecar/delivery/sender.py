@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -25,8 +24,7 @@ __all__ = ["Outcome", "Sender"]
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome(Attempt):
+class Outcome(Attempt, frozen=True, kw_only=True):
     """How an attempt ended, with the headers of the answer as they came."""
 
     retry_after: str | None = None

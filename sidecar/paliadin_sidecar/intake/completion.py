@@ -5,8 +5,10 @@ The order of the questions is the completion rule of `docs/architecture.md`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from paliadin_contract.callback import Reason
@@ -27,8 +29,7 @@ HELD_S = 120.0
 _POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Look again after `seconds`, or at an event.
 
     Attributes:
@@ -41,13 +42,11 @@ class Waiting:
     polls: bool = False
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """Complete: read it now."""
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """It cannot become an answer as it is."""
 
     reason: Reason
@@ -56,8 +55,7 @@ class Failed:
 Verdict = Waiting | Settled | Failed
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """What is remembered of a file between two inspections. Times are monotonic seconds."""
 
     fingerprint: Fingerprint
@@ -79,15 +77,18 @@ def decide(
         quiet_s: how long a file without an end mark must be unchanged.
         max_bytes: a larger file is no answer.
     """
-    if progress is None:
-        progress = Progress(seen.fingerprint, now, now)
-    elif seen.fingerprint.content_may_differ(progress.fingerprint):
-        progress = replace(progress, unchanged_since=now, poll_s=_POLL_FIRST_S)
-    progress = replace(progress, fingerprint=seen.fingerprint)
-    if seen.links <= 1:
-        progress = replace(progress, linked_since=None)
-    elif progress.linked_since is None:
-        progress = replace(progress, linked_since=now)
+    before = progress or Progress(seen.fingerprint, now, now)
+    changed = seen.fingerprint.content_may_differ(before.fingerprint)
+    linked_since = None
+    if seen.links > 1:
+        linked_since = now if before.linked_since is None else before.linked_since
+    progress = Progress(
+        seen.fingerprint,
+        unchanged_since=now if changed else before.unchanged_since,
+        first_seen=before.first_seen,
+        linked_since=linked_since,
+        poll_s=_POLL_FIRST_S if changed else before.poll_s,
+    )
     verdict = _judge(progress, seen, now, quiet_s=quiet_s, max_bytes=max_bytes)
     if seen.being_written:
         progress = replace(progress, poll_s=min(2 * progress.poll_s, _POLL_MOST_S))

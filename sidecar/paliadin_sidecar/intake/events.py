@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from paliadin_sidecar.outbox.outbox import Outbox
@@ -15,15 +16,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """A file is complete, or cannot become an answer."""
 
     arrival: Arrival
 
 
-@dataclass(frozen=True)
-class Hint:
+class Hint(Struct, frozen=True):
     """A turn's token told who waits."""
 
     key: TurnKey
@@ -31,8 +30,7 @@ class Hint:
     user_id: str
 
 
-@dataclass(frozen=True)
-class Stalled:
+class Stalled(Struct, frozen=True):
     """A file is held open, or cannot be opened, for long."""
 
     key: TurnKey
@@ -40,22 +38,19 @@ class Stalled:
     detail: str
 
 
-@dataclass(frozen=True)
-class Vanished:
+class Vanished(Struct, frozen=True):
     """A file went before it could be opened."""
 
     key: TurnKey
 
 
-@dataclass(frozen=True)
-class Gone:
+class Gone(Struct, frozen=True):
     """A file that had been accepted is no longer there."""
 
     key: TurnKey
 
 
-@dataclass(frozen=True)
-class Flooded:
+class Flooded(Struct, frozen=True):
     """A root has so many files that are no answers that most are not told one by one.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import os
@@ -87,8 +88,7 @@ class Fingerprint(NamedTuple):
         return is_conclusive(self.modified_ns, now_s) and is_conclusive(self.changed_ns, now_s)
 
 
-@dataclass(frozen=True)
-class FileSnapshot:
+class FileSnapshot(Struct, frozen=True):
     """What one inspection of an open file told.
 
     Attributes:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -93,8 +95,7 @@ class Delivery(AttemptHistory):
     subject: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """What came of one request.
 
     Attributes:
@@ -112,8 +113,7 @@ class Attempt:
     ms: float = 0.0
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     """A row of the audit."""
 
     id: int
