@@ -7,19 +7,16 @@ import hashlib
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
 from paliadin_client.errors import ConfigError
 from paliadin_contract.rank import Rank
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
 
 __all__ = ["KEEP_DAYS", "DedupeFailed", "Memory", "Sqlite"]
 

@@ -20,13 +20,10 @@ PaliadinError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from paliadin_client.sshlog import Stage
 from paliadin_client.text import excerpt, last_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "AnswerUnusable", "AuthFailed", "BackendTimeout", "BadRequest", "BootstrapFailed",

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from paliadin_client.errors import Unreachable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["connection_error", "system_message"]
 

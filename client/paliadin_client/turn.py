@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import anyio
 
@@ -19,11 +21,6 @@ from paliadin_client.text import one_line
 from paliadin_contract.callback import TurnFailed
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import Trailer, split
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from datetime import datetime
-
 
 __all__ = ["HEALTH_TRUST_S", "Paliadin", "Timings", "TurnResult"]
 

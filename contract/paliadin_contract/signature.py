@@ -10,13 +10,10 @@ import binascii
 import codecs
 import hmac
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from paliadin_contract.errors import BadSecret, BadSignature
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from datetime import datetime
 
 __all__ = ["TOLERANCE_S", "Keys", "Verification"]
 

@@ -6,14 +6,12 @@ All that a command needs which only looks at an outbox: what the daemon needs is
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from paliadin_sidecar.errors import BadSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment", "unknown_sentence",

@@ -33,11 +33,9 @@ what an operator does about it, and `exit_code` is that of a command which ends 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
 __all__ = [
     "BadBody", "BadSettings", "Blocked", "Busy", "Changed", "ConnectionLost", "Damaged",

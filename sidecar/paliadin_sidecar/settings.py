@@ -8,10 +8,11 @@ import pwd
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from paliadin_contract.errors import BadSecret
@@ -19,9 +20,6 @@ from paliadin_contract.ids import is_label
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.environment import BOM, Reader, unknown_sentence, unknown_variables
 from paliadin_sidecar.errors import BadSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Engine", "RootSpec", "Settings"]
 

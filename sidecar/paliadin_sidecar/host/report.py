@@ -10,14 +10,11 @@ from __future__ import annotations
 import hmac
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["Problem", "Report", "Reporter", "fingerprints", "read"]
 

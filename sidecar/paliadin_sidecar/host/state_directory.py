@@ -5,17 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.users import user_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["is_alive", "journal_key", "lock", "prepare", "quarantine", "remember_outbox"]
 

@@ -10,10 +10,7 @@ import errno
 import mmap
 import os
 import tempfile
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 __all__ = ["NO_ROOM", "PASSES", "explain", "write_error"]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import TextIO
 
 __all__ = ["as_utf8", "has_failed", "prepare", "wants_colors"]
 

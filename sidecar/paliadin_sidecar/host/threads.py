@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Threads"]
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import anyio
 
 from paliadin_sidecar.errors import WatchFailed
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping
-    from pathlib import Path
 
 __all__ = ["changes", "why_no_events"]
 

@@ -9,15 +9,13 @@ import pwd
 import shlex
 import stat
 import struct
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from paliadin_sidecar.host.users import user_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 __all__ = ["AclEntry", "Tag", "is_private_group", "parse_acl", "why_untrusted"]
 

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 __all__ = [
     "Finding", "answer_name", "failing_problems", "likely_cause", "note", "ok", "pause_problem",

@@ -10,10 +10,10 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -26,9 +26,6 @@ from paliadin_sidecar.operator.terminal import printable
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import State
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn", "find_turns",

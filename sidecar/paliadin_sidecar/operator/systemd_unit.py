@@ -10,11 +10,9 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from typing import Any
 
 __all__ = ["Unit", "complaints", "explain", "last_words", "parse", "read"]
 

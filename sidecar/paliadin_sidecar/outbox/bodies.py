@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from paliadin_sidecar.errors import BadBody
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
 
 __all__ = ["Packed", "max_beside", "pack", "take_fitting", "unpack"]
 

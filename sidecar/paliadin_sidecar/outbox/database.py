@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
 from paliadin_sidecar.outbox.statements import MIGRATIONS, sql
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
 __all__ = ["FILENAME", "LATE_S", "Database"]
 

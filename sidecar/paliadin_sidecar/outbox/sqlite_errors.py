@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from paliadin_sidecar import errors
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.users import user_name
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["translated"]
 

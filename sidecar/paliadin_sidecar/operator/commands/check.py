@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -17,10 +17,6 @@ from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import Finding, ok, wrong
 from paliadin_sidecar.operator.instance import environment_of_daemon
 from paliadin_sidecar.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 __all__ = ["check"]
 

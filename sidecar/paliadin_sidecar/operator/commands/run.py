@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
@@ -16,9 +16,6 @@ from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.instance import is_unit
 from paliadin_sidecar.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["run"]
 
