@@ -60,23 +60,23 @@ async def run(
         stopping.set()
         opening.cancel()  # it may wait for room on the disk
 
-    def excuse_loops() -> None:
+    def beat_all() -> None:
         # Whoever waits for room on the disk looks again every few seconds: nothing hangs.
         for heartbeat in heartbeats:
             heartbeat.beat()
 
-    def command_was_given() -> None:
+    def on_external_write() -> None:
         dispatcher.wake()
         audit.events_recorded()
 
-    async def say_started() -> None:
+    async def announce_ready() -> None:
         await intake.began()
         await audit.record_started()
         await systemd("READY=1")
 
     on_signal(partial(asyncio.get_running_loop().call_soon_threadsafe, stop))
     systemd = Notify(os.environ)
-    audit = AuditService(settings, stream, systemd.show, excuse_loops)
+    audit = AuditService(settings, stream, systemd.show, beat_all)
     async with AsyncExitStack() as stack:
         if quarantine:
             quarantine_outbox(settings)
@@ -107,9 +107,9 @@ async def run(
             async with anyio.create_task_group() as work:
                 work.start_soon(dispatcher.run, name="dispatcher")
                 work.start_soon(intake.run, name="intake")
-                work.start_soon(say_started, name="started")
+                work.start_soon(announce_ready, name="started")
                 work.start_soon(
-                    follow_commands, group, settings.rescan_s, command_was_given, name="commands"
+                    follow_commands, group, settings.rescan_s, on_external_write, name="commands"
                 )
                 work.start_soon(prune_regularly, group, name="upkeep")
                 await stopping.wait()

@@ -61,11 +61,11 @@ class Heartbeat:
     """The sign of life of one loop.
 
     Attributes:
-        excused: nothing is asked of it, since it waits for what is not in this process's hands.
+        suspended: nothing is asked of it, since it waits for what is not in this process's hands.
     """
 
     def __init__(self) -> None:
-        self.excused = False
+        self.suspended = False
         self._beaten = anyio.Event()
 
     def beat(self) -> None:
@@ -74,7 +74,7 @@ class Heartbeat:
 
     def reset(self) -> None:
         """Ask for another one."""
-        if not self.excused:
+        if not self.suspended:
             self._beaten = anyio.Event()
 
     async def wait(self) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from paliadin_sidecar.outbox.records import Arrival, Delivery
     from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["Office", "RootIntake"]
+__all__ = ["IntakeListener", "RootIntake"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -41,33 +41,33 @@ _EVERY_FILE_S = 60.0
 #: its slices at most.
 _SLICE_S, _REST_S = 0.0005, 0.001
 #: A root that got no further for this long does not answer: the server of its mount hangs, say.
-_ANSWER_S = 5.0
+_UNRESPONSIVE_AFTER_S = 5.0
 #: So many changed names of a root are remembered; with more, every file is compared.
 _MAX_TOUCHED = 10_000
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
 
 
-class Office(Protocol):
-    """What a root's intake tells of itself to whoever runs all of them."""
+class IntakeListener(Protocol):
+    """What a root's intake calls in whatever runs all of them."""
 
     def accepted(self, deliveries: list[Delivery]) -> None:
         """These were committed, and can be sent."""
 
-    def holds(self, exc: Blocked) -> None:
+    def commit_blocked(self, exc: Blocked) -> None:
         """The outbox is blocked, and a batch of this root's is held until it is not."""
 
-    def let_go(self) -> None:
+    def commit_unblocked(self) -> None:
         """The batch that was held is committed."""
 
     async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
         """Record an event of the service."""
 
-    async def changed(self) -> None:
-        """The root's state, or what was found in it, may be another."""
+    async def save_root_states(self) -> None:
+        """Write down what all roots are and hold, where that changed."""
 
-    def notifications(self) -> None:
-        """File notifications of this root began, or ended."""
+    def report_missing_events(self) -> None:
+        """Say which roots miss file notifications."""
 
 
 class RootIntake:
@@ -82,12 +82,12 @@ class RootIntake:
         settings: what to do.
         max_open_files: files whose descriptors are kept between two inspections.
         group: the outbox.
-        office: whom it tells.
+        listener: is called with what happens.
 
     Attributes:
         root: its directory.
         files: what is known of the files in it.
-        heartbeat: beats with each scan; excused where that hangs.
+        heartbeat: beats with each scan; suspended where that hangs.
         began: it was scanned once, or does not answer.
         no_events: why there are no notifications, where there are none.
     """
@@ -98,7 +98,7 @@ class RootIntake:
         settings: Settings,
         max_open_files: int,
         group: GroupCommit,
-        office: Office,
+        listener: IntakeListener,
     ) -> None:
         self.spec = spec
         self.root = Root(spec.path, settings.owner)
@@ -116,9 +116,9 @@ class RootIntake:
         self.no_events: str | None = None
         self._settings = settings
         self._group = group
-        self._office = office
+        self._listener = listener
         self._thread = Threads(1, "root")
-        self._asking = anyio.Lock(fast_acquire=True)
+        self._file_system_lock = anyio.Lock(fast_acquire=True)
         self._committing = anyio.Lock(fast_acquire=True)
         self._stopped = False
         self._is_known = False  #: its old files are registered
@@ -138,7 +138,7 @@ class RootIntake:
     def close(self) -> None:
         """Let go of all descriptors."""
         # Closing asks the file system too.
-        if not self.heartbeat.excused:
+        if not self.heartbeat.suspended:
             self.files.close()
         self._thread.close()
 
@@ -180,13 +180,13 @@ class RootIntake:
             except Blocked as exc:
                 # This root waits here, holding these, while delivery goes on. One by one, since
                 # the room that comes first may be for one.
-                self._office.holds(exc)
+                self._listener.commit_blocked(exc)
                 for event in events:
                     accepted = await self._group.commit_when_possible(record_events, [event])
-                    self._office.accepted(accepted)
-                self._office.let_go()
+                    self._listener.accepted(accepted)
+                self._listener.commit_unblocked()
             else:
-                self._office.accepted(accepted)
+                self._listener.accepted(accepted)
 
     # --- scans ------------------------------------------------------------------------------
 
@@ -210,10 +210,11 @@ class RootIntake:
         if self._is_known:
             await self._scan_files(every_file=every_file)
         if not every_file and self.root.leases_on is not None and self.root.is_as_checked():
-            await self._office.changed()
+            await self._listener.save_root_states()
             return
-        async with self._asking:  # judging may ask a directory service, so never on the loop
-            changed = await self._ask(self.root.check)
+        # The check may ask a directory service, so it never runs on the loop.
+        async with self._file_system_lock:
+            changed = await self._call_in_thread(self.root.check)
         if changed is not None:
             await self._record_state(changed)
             if self.root.state == "armed":
@@ -221,12 +222,12 @@ class RootIntake:
                 await self._scan_files(every_file=True)
             self._armed.set()
             self._listening.cancel()
-        await self._office.changed()
+        await self._listener.save_root_states()
 
     async def _record_state(self, changed: str) -> None:
         why = {"why": self.root.why} if self.root.why else {}
         about = {"backend": self.spec.backend, "persona": self.spec.persona}
-        await self._office.record(f"root.{changed}", **about, path=str(self.spec.path), **why)
+        await self._listener.record(f"root.{changed}", **about, path=str(self.spec.path), **why)
 
     async def _scan_files(self, *, every_file: bool) -> None:
         slices: AsyncIterator[list[IntakeEvent]] = self._slices(
@@ -262,29 +263,30 @@ class RootIntake:
             yield found
 
     async def _call(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        async with self._asking:
+        async with self._file_system_lock:
             if self.root.leases_on is not None:
                 return call(*args)
-            return await self._ask(call, *args)
+            return await self._call_in_thread(call, *args)
 
-    async def _ask(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _call_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         # In the root's thread, whose call may never come to its end.
         answer = self._thread.begin(call, *args)
-        # Who is cancelled waits for its end: it uses what is closed then.
+        # A cancelled caller waits for the call to end, since the call uses descriptors that are
+        # closed afterwards.
         with anyio.CancelScope(shield=True):
             steps = None
             while not answer.done() and steps != self.files.steps:
                 steps = self.files.steps
-                await asyncio.wait([answer], timeout=_ANSWER_S)
+                await asyncio.wait([answer], timeout=_UNRESPONSIVE_AFTER_S)
         if not answer.done():
-            self.heartbeat.excused = True
-            self.root.does_not_answer()
+            self.heartbeat.suspended = True
+            self.root.mark_unresponsive()
             await self._record_state(self.root.state)
-            await self._office.changed()
+            await self._listener.save_root_states()
             self.began.set()
             self.heartbeat.beat()
             await asyncio.wait([answer])
-            self.heartbeat.excused = False
+            self.heartbeat.suspended = False
         return answer.result()
 
     # --- notifications ----------------------------------------------------------------------
@@ -295,7 +297,8 @@ class RootIntake:
         while True:
             self._armed = anyio.Event()
             if self.root.fd is None or self.root.state != "armed":
-                self._set_no_events(None)  # of what? The root says what is wrong
+                # There is nothing to watch; the root's state says why.
+                self._set_no_events(None)
                 await self._armed.wait()
                 continue
             began = time.monotonic()
@@ -308,13 +311,13 @@ class RootIntake:
                     self._set_no_events(str(exc))
                     if wait_s == _REARM_FIRST_S:
                         path = str(self.spec.path)
-                        await self._office.record("watch.failed", path=path, error=str(exc))
+                        await self._listener.record("watch.failed", path=path, error=str(exc))
                     await anyio.sleep(wait_s)
                     wait_s = min(2 * wait_s, _REARM_MOST_S)
 
     def _set_no_events(self, why: str | None) -> None:
         self.no_events = why
-        self._office.notifications()
+        self._listener.report_missing_events()
 
     async def _consume_events(self, directory: int) -> None:
         by_inotify = self._settings.events == "inotify"

@@ -93,7 +93,7 @@ class Root:
         """
         return self.state == "armed" and self._way is not None and self._way == _way(self.path)
 
-    def does_not_answer(self) -> None:
+    def mark_unresponsive(self) -> None:
         """Somebody waits in one of its calls: `unreadable`, until a check comes to its end.
 
         The one call that may be made meanwhile, by another thread.

@@ -57,7 +57,7 @@ class IntakeService:
         self._on_unblocked = on_unblocked
         self._on_no_events = on_no_events
         self.accepted = on_accepted
-        self._held_back = 0
+        self._blocked_roots = 0
         self._described: list[dict[str, object]] = []
         self.roots = [
             RootIntake(spec, settings, max_open_files, group, self) for spec in settings.roots
@@ -90,31 +90,31 @@ class IntakeService:
         intakes = [root.files for root in self.roots]
         return sum(one.scans for one in intakes), sum(one.only_scanned for one in intakes)
 
-    # --- what a root tells: see `loop.Office` ------------------------------------------------
+    # --- called by a root: see `loop.IntakeListener` ------------------------------------------
 
-    def holds(self, exc: Blocked) -> None:
+    def commit_blocked(self, exc: Blocked) -> None:
         """A root holds a batch, since the outbox is blocked."""
-        self._held_back += 1
+        self._blocked_roots += 1
         self._on_blocked(exc)
 
-    def let_go(self) -> None:
+    def commit_unblocked(self) -> None:
         """A root has committed what it held."""
-        self._held_back -= 1
-        if not self._held_back:
+        self._blocked_roots -= 1
+        if not self._blocked_roots:
             self._on_unblocked()
 
     async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
         """Record an event of the service."""
         await self._record(name, **fields)
 
-    async def changed(self) -> None:
+    async def save_root_states(self) -> None:
         """Write down what all roots are and hold, where that changed."""
         described = [root.files.describe() for root in self.roots]
         if described != self._described:
             self._described = described
             await self._group.commit_when_possible(Outbox.set_roots, described)
 
-    def notifications(self) -> None:
+    def report_missing_events(self) -> None:
         """Say which roots miss file notifications."""
         failed = [f"{r.spec.path} ({r.no_events})" for r in self.roots if r.no_events]
         self._on_no_events(", ".join(failed) or None)

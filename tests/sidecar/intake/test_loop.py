@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-class Office:
+class IntakeListener:
     """Whoever runs the root: it remembers what it was told."""
 
     def __init__(self) -> None:
@@ -39,18 +39,18 @@ class Office:
         self.turns += [delivery.subject["turn_id"] for delivery in deliveries]
         self._more.set()
 
-    def holds(self, exc: Blocked) -> None:
+    def commit_blocked(self, exc: Blocked) -> None:
         raise AssertionError(exc)
 
-    def let_go(self) -> None: ...
+    def commit_unblocked(self) -> None: ...
 
     async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
         self.told.append(name)
         self._more.set()
 
-    async def changed(self) -> None: ...
+    async def save_root_states(self) -> None: ...
 
-    def notifications(self) -> None: ...
+    def report_missing_events(self) -> None: ...
 
     async def until(self, turn: str) -> None:
         """Wait until this turn, or this event, was told."""
@@ -60,7 +60,7 @@ class Office:
 
 
 @asynccontextmanager
-async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[Office]:
+async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[IntakeListener]:
     """A root's loops, which have begun."""
     await anyio.Path(root).mkdir(mode=0o700, exist_ok=True)
     settings = Settings.from_environment(
@@ -73,15 +73,15 @@ async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[Of
             **variables,
         }
     )
-    office = Office()
+    listener = IntakeListener()
     with Outbox(state / "outbox", create=True) as outbox:
         group = GroupCommit(outbox, lambda: None, lambda _: None)
-        one = RootIntake(settings.roots[0], settings, 16, group, office)
+        one = RootIntake(settings.roots[0], settings, 16, group, listener)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
             await one.began.wait()
             try:
-                yield office
+                yield listener
             finally:
                 one.stop()
                 tasks.cancel_scope.cancel()
@@ -105,12 +105,12 @@ async def test_a_turn_while_a_large_scan_is_under_way(
         while "t1" not in turns:
             yield None
 
-    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as office:
-        turns = office.turns
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as listener:
+        turns = listener.turns
         monkeypatch.setattr(intake_loop, "scan", endless)
         await started.wait()
         publish(root, "t1")
-        await office.until("t1")
+        await listener.until("t1")
 
 
 async def test_old_files_are_history_before_anything_is_inspected(tmp_path: Path) -> None:
@@ -120,21 +120,21 @@ async def test_old_files_are_history_before_anything_is_inspected(tmp_path: Path
     publish(root, "old")
     os.utime(root / "old.txt", (1e9, 1e9))
     publish(root, "young")
-    async with running(root, tmp_path) as office:
+    async with running(root, tmp_path) as listener:
         publish(root, "new")
-        await office.until("new")
-        assert sorted(office.turns) == ["new", "young"]
+        await listener.until("new")
+        assert sorted(listener.turns) == ["new", "young"]
 
 
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:
     """It is armed by the next scan, and what lies in it is accepted."""
     root = tmp_path / "root"
-    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as office:
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as listener:
         root.rename(tmp_path / "away")
-        await office.until("root.missing")
+        await listener.until("root.missing")
         (tmp_path / "away").rename(root)
         publish(root, "t1")
-        await office.until("t1")
+        await listener.until("t1")
 
 
 async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(intake_loop, "changes", silence)
     root = tmp_path / "root"
     variables = {"PALIADIN_RESCAN_S": "0.1", "PALIADIN_QUIET_S": "0.2"}
-    async with running(root, tmp_path, **variables) as office:
+    async with running(root, tmp_path, **variables) as listener:
         publish(root, "t1")
         publish(root, "t2", TEXT)
-        await office.until("t1")
-        await office.until("t2")
+        await listener.until("t1")
+        await listener.until("t2")
