@@ -14,11 +14,11 @@ _FAILURES_TO_PAUSE = 5
 #: Turns in a row that were postponed and none acknowledged, after which a ping asks: so many at
 #: once, or so many over so long. At a receiver that fails nine times in ten, and so still lets
 #: turns through, fifty in a row are rare.
-_POSTPONED_TO_ASK = 50
-_SLOWLY_TO_ASK, _SLOWLY_S = 10, 30.0
+_PING_AFTER_POSTPONED = 50
+_SLOW_PING_AFTER, _SLOW_PING_S = 10, 30.0
 #: Where the ping is well in spite of that, it is asked again after a while, and what failed
 #: before goes out at most this often: the receiver takes pings and no turns.
-_ASK_EVERY_S, _TRICKLE_S = 60.0, 1.0
+_PING_INTERVAL_S, _RETRY_INTERVAL_S = 60.0, 1.0
 _FIRST_PING_S, _MAX_PING_S = 1.0, 60.0
 
 
@@ -35,7 +35,7 @@ class CircuitBreaker:
         self._concurrency = _MIN_CONCURRENCY if paused else MAX_CONCURRENCY
         self._postponed = 0
         self._postponed_since = 0.0
-        self._asked_at: float | None = None  # by a ping, since the last acknowledgement
+        self._pinged_at: float | None = None  # by a ping, since the last acknowledgement
         self._retried_at = 0.0
 
     @property
@@ -49,28 +49,29 @@ class CircuitBreaker:
         if acknowledged:
             self._concurrency = min(self._concurrency + 1, MAX_CONCURRENCY)
             self._postponed = 0
-            self._asked_at = None
+            self._pinged_at = None
 
     def record_postponed(self, now: float) -> bool:
         """Note that the receiver put a turn off. True if a ping should ask whether it is well."""
         self._postponed_since = self._postponed_since if self._postponed else now
         self._postponed += 1
-        slowly = self._postponed >= _SLOWLY_TO_ASK and now - self._postponed_since >= _SLOWLY_S
-        if self.paused or not (slowly or self._postponed >= _POSTPONED_TO_ASK):
+        slowly = self._postponed >= _SLOW_PING_AFTER and now - self._postponed_since >= _SLOW_PING_S
+        if self.paused or not (slowly or self._postponed >= _PING_AFTER_POSTPONED):
             return False
-        if self._asked_at is not None and now - self._asked_at < _ASK_EVERY_S:
+        if self._pinged_at is not None and now - self._pinged_at < _PING_INTERVAL_S:
             return False
-        self._asked_at = now
+        self._pinged_at = now
         return True
 
     @property
-    def is_trickling(self) -> bool:
+    def retries_are_throttled(self) -> bool:
         """Whether turns that failed before go out one by one, since only pings are well."""
-        return self._asked_at is not None
+        return self._pinged_at is not None
 
     def retry_in_s(self, now: float) -> float:
         """Seconds until one of those may go out."""
-        return max(0.0, self._retried_at + _TRICKLE_S - now) if self.is_trickling else 0.0
+        at = self._retried_at + _RETRY_INTERVAL_S
+        return max(0.0, at - now) if self.retries_are_throttled else 0.0
 
     def record_retry(self, now: float) -> None:
         """Note that a turn that failed before goes out."""
@@ -96,5 +97,5 @@ class CircuitBreaker:
         self.paused = False
         self._failures = 0
         self._postponed = 0
-        self._asked_at = None
+        self._pinged_at = None
         self._concurrency = _MIN_CONCURRENCY

@@ -48,8 +48,8 @@ class _Fetched:
 class Dispatcher:
     """Sends what is due, a few at a time, and never two revisions of one turn at once.
 
-    What was just accepted is sent at once, where a place is free and nothing else waits. All
-    else stays in the database, which is asked when a place gets free and it may hold something
+    What was just accepted is sent at once, where a slot is free and nothing else waits. All
+    else stays in the database, which is asked when a slot gets free and it may hold something
     that is due.
 
     Args:
@@ -62,7 +62,7 @@ class Dispatcher:
         random: see `policy.decide`.
 
     Attributes:
-        heartbeat: beats each time that it has asked what is due, or need not.
+        heartbeat: beats whenever it has asked what is due, or knows that nothing can be sent.
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class Dispatcher:
         self._attempt = attempt
         self._wall = wall
         self._health = ReceiverHealth(
-            group, attempt, host=host, wall=wall, steady=steady, on_well=self.wake
+            group, attempt, host=host, wall=wall, steady=steady, on_recovered=self.wake
         )
         self._recorder = Recorder(group, refused_s=refused_s, random=random, wall=wall)
         self._shares = Shares()
         # Under way: turns whose attempt is not written down yet, and of those the attempts
         # themselves.
-        self._busy: set[int] = set()
+        self._in_flight: set[int] = set()
         self._body_sizes: dict[int, int] = {}
         self._sending = self._retrying = 0
         self._last_was_retry = False
         # What the database may hold that is due and not under way.
         self._more_first_attempts = self._more_retries = True
-        self._revised: set[int] = set()  # turns under way that may have a newer revision
+        self._superseded: set[int] = set()  # turns under way that may have a newer revision
         self._newest_fetched = 0  # the newest delivery that was there when it was last asked
         self._fetching = False
         self.heartbeat = Heartbeat()
@@ -122,26 +122,26 @@ class Dispatcher:
         """Start nothing more, and give what is under way so many seconds."""
         self._stopping = self._health.stopping = True
         with anyio.move_on_after(grace_s):
-            while self._busy:
+            while self._in_flight:
                 self._idle = anyio.Event()
                 await self._idle.wait()
 
     def wake(self) -> None:
         """Ask the database what is due, whatever is known of it."""
         self._more_first_attempts = self._more_retries = True
-        self._revised |= self._busy
+        self._superseded |= self._in_flight
         self._fill()
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         """Send these, which were just accepted; what cannot go at once is left to the database."""
         if self._is_open() and not self._more_first_attempts and not self._fetching:
             now = self._loop.time()
-            places, _ = self._places(now)
-            if places > 0 and not self._health.pace.is_limited:
-                deliveries = self._send_directly(deliveries, places, now)
+            slots, _ = self._free_slots(now)
+            if slots > 0 and not self._health.pace.is_limited:
+                deliveries = self._send_directly(deliveries, slots, now)
         for delivery in deliveries:
-            if delivery.turn in self._busy:
-                self._revised.add(delivery.turn)
+            if delivery.turn in self._in_flight:
+                self._superseded.add(delivery.turn)
             else:
                 self._more_first_attempts = True
         self._fill()
@@ -151,39 +151,39 @@ class Dispatcher:
     def _is_open(self) -> bool:
         return self._tasks is not None and not self._stopping
 
-    def _places(self, now: float) -> tuple[int, int]:
+    def _free_slots(self, now: float) -> tuple[int, int]:
         # How many may go now, and how many of them that were tried before.
         breaker, pace = self._health.breaker, self._health.pace
         limit = breaker.concurrency_limit
-        places = min(limit - self._sending, _MAX_UNRECORDED - len(self._busy))
-        if places <= 0:
+        slots = min(limit - self._sending, _MAX_UNRECORDED - len(self._in_flight))
+        if slots <= 0:
             return 0, 0
         if (wait_s := pace.wait_s(now)) > 0:
             self._wake_in(wait_s)
             return 0, 0
-        # Turns that failed before get half of the places: a slow or poisonous one never keeps
+        # Turns that failed before get half of the slots: a slow or poisonous one never keeps
         # a fresh one waiting.
-        retries = max(0, min(places, limit // 2 - self._retrying))
+        retries = max(0, min(slots, limit // 2 - self._retrying))
         if pace.is_limited:
-            places, retries = min(places, 2), min(retries, 1)  # one of each, to take turns
-        if breaker.is_trickling:
+            slots, retries = min(slots, 2), min(retries, 1)  # one of each, to take turns
+        if breaker.retries_are_throttled:
             if (wait_s := breaker.retry_in_s(now)) > 0:
                 self._wake_in(wait_s)
                 retries = 0
             retries = min(retries, 1)
-        return places, retries
+        return slots, retries
 
     def _send_directly(
-        self, deliveries: Sequence[Delivery], places: int, now: float
+        self, deliveries: Sequence[Delivery], slots: int, now: float
     ) -> Sequence[Delivery]:
         # Sends some of these; returns those that are left. Where the database was asked since one
         # of them was accepted, that one is under way, or left there.
         newest = {one.turn: one for one in deliveries if one.id > self._newest_fetched}
-        free = [one for turn, one in newest.items() if turn not in self._busy]
+        free = [one for turn, one in newest.items() if turn not in self._in_flight]
         roots: dict[str, list[Delivery]] = {}
         for one in free:
             roots.setdefault(one.root, []).append(one)
-        ordered = self._shares.first_attempts.order(roots, places) if len(free) > 1 else free
+        ordered = self._shares.first_attempts.order(roots, slots) if len(free) > 1 else free
         sizes = [len(one.body) for one in ordered]
         sent = [ordered[n] for n in take_fitting(sizes, self._body_sizes.values())]
         for one in sent:
@@ -200,8 +200,8 @@ class Dispatcher:
             self._wake_in(_MAX_SLEEP_S)
         if self._fetching:
             return
-        places, retries = self._places(self._loop.time())
-        if (self._more_first_attempts and places) or (self._more_retries and retries):
+        slots, retries = self._free_slots(self._loop.time())
+        if (self._more_first_attempts and slots) or (self._more_retries and retries):
             self._fetching = True
             self._group.submit(self._fetch).add_done_callback(self._fetched)
         else:
@@ -210,13 +210,13 @@ class Dispatcher:
     def _fetch(self, outbox: Outbox) -> _Fetched:
         # Within a transaction, together with what became of attempts and what was accepted.
         self._newest_fetched = outbox.newest_delivery()
-        places, max_retries = self._places(self._loop.time())
+        slots, max_retries = self._free_slots(self._loop.time())
         fetched = _Fetched()
-        if places <= 0:
+        if slots <= 0:
             return fetched
         fetched.found, fetched.next_s = outbox.fetch_due(
-            self._busy,
-            limit=places,
+            self._in_flight,
+            limit=slots,
             max_retries=max_retries,
             held=self._body_sizes.values(),
             shares=self._shares,
@@ -228,9 +228,9 @@ class Dispatcher:
         if max_retries > 0:
             self._more_retries = False
             fetched.more_retries = too_large or retries == max_retries
-        if places > retries:
+        if slots > retries:
             self._more_first_attempts = False
-            fetched.more_first_attempts = too_large or len(fetched.found) == places
+            fetched.more_first_attempts = too_large or len(fetched.found) == slots
         return fetched
 
     def _fetched(self, done: asyncio.Future[_Fetched]) -> None:
@@ -252,7 +252,7 @@ class Dispatcher:
             # always.
             found.sort(key=lambda one: one.attempts > 0)
         now = self._loop.time()
-        while found and self._is_open() and self._places(now)[0] > 0:
+        while found and self._is_open() and self._free_slots(now)[0] > 0:
             self._start(found.pop(0), now)
         if fetched.next_s is not None:
             self._wake_in(fetched.next_s)
@@ -265,16 +265,16 @@ class Dispatcher:
         )
 
     def _wake_in(self, seconds: float) -> None:
-        # One that is due and got no place is woken for when a place gets free.
+        # No timer for what is over the limit: a finished delivery wakes us.
         if self._tasks is None:
             return
         at = self._loop.time() + seconds
         if self._timer is None or at < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._time_is_up)
+            self._timer = self._loop.call_at(at, self._on_timer)
 
-    def _time_is_up(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self.wake()
 
@@ -287,7 +287,7 @@ class Dispatcher:
         if is_retry:
             self._health.breaker.record_retry(now)
             self._retrying += 1
-        self._busy.add(delivery.turn)
+        self._in_flight.add(delivery.turn)
         self._body_sizes[delivery.id] = len(delivery.body)
         self._sending += 1
         self._shares.of(delivery.attempts).started(delivery.root)
@@ -304,26 +304,26 @@ class Dispatcher:
                 if verdict is Verdict.AMBIGUOUS:
                     verdict = await self._health.resolve(outcome)
             finally:
-                self._free_place(delivery)
+                self._free_slot(delivery)
             # What comes next is asked for in the transaction that writes this down.
             self._fill()
             decision = await self._recorder.record(delivery, outcome, verdict, started_at)
             if isinstance(decision, Retry):
                 self._wake_in(decision.seconds)
         finally:
-            self._end(delivery)
+            self._finish(delivery)
 
-    def _free_place(self, delivery: Delivery) -> None:
+    def _free_slot(self, delivery: Delivery) -> None:
         self._sending -= 1
         self._retrying -= delivery.attempts > 0
         self._shares.of(delivery.attempts).finished(delivery.root)
         del self._body_sizes[delivery.id]
         delivery.body = b""  # it may take long to write down what came of it
 
-    def _end(self, delivery: Delivery) -> None:
-        self._busy.remove(delivery.turn)
-        if delivery.turn in self._revised:
-            self._revised.remove(delivery.turn)
+    def _finish(self, delivery: Delivery) -> None:
+        self._in_flight.remove(delivery.turn)
+        if delivery.turn in self._superseded:
+            self._superseded.remove(delivery.turn)
             self._more_first_attempts = True
         self._idle.set()
         self._fill()

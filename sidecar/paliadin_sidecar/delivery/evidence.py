@@ -17,19 +17,19 @@ from __future__ import annotations
 import math
 from collections import deque
 
-__all__ = ["SURE", "Blame"]
+__all__ = ["CERTAIN", "FaultEvidence"]
 
 #: Evidence from which on a turn is at fault: by chance one turn in a million comes so far.
-SURE = math.log(1e6)
+CERTAIN = math.log(1e6)
 #: Compared are at most so many attempts after a turn's last failure, and as many before this
 #: one. More would lie too far from it: a receiver that is down for a minute and well for the
 #: next acknowledges hundreds of turns in the one, and is met by few in the other.
-_NEXT_TO = 5
+_COMPARED_NEIGHBOURS = 5
 #: So many attempts are remembered.
 _REMEMBERED = 1024
 
 
-class Blame:
+class FaultEvidence:
     """What the last attempts of all turns ended with."""
 
     def __init__(self) -> None:
@@ -39,38 +39,38 @@ class Blame:
 
     def acknowledged(self, turn: int) -> None:
         """Note that a turn got through."""
-        self._note(turn, acknowledged=True)
+        self._record(turn, acknowledged=True)
         self._failed.pop(turn, None)
 
     def not_acknowledged(self, turn: int) -> None:
         """Note a failure that says nothing about the turn."""
-        self._note(turn, acknowledged=False)
+        self._record(turn, acknowledged=False)
 
     def failed(self, turn: int) -> float:
         """Note a failure that may be the turn's own fault.
 
         Returns:
-            How much it says against the turn, to be added up and compared with `SURE`: the
+            How much it says against the turn, to be added up and compared with `CERTAIN`: the
             natural logarithm of how unlikely it was. 0 for a turn's first failure.
         """
         since, before = self._failed.get(turn, (None, 0.0))
         evidence = 0.0
         if since is not None:
             others = [passed for n, who, passed in self._attempts if n > since and who != turn]
-            if len(others) > 2 * _NEXT_TO:
-                others = others[:_NEXT_TO] + others[-_NEXT_TO:]
+            if len(others) > 2 * _COMPARED_NEIGHBOURS:
+                others = others[:_COMPARED_NEIGHBOURS] + others[-_COMPARED_NEIGHBOURS:]
             evidence = math.log((len(others) + 1) / (others.count(False) + 1))
-        self._note(turn, acknowledged=False)
+        self._record(turn, acknowledged=False)
         self._failed[turn] = self._count, before + evidence
         if len(self._failed) > _REMEMBERED:  # of turns that were superseded, or fail no more
             oldest = self._attempts[0][0]
             self._failed = {t: known for t, known in self._failed.items() if known[0] >= oldest}
         return evidence
 
-    def against(self, turn: int) -> float:
+    def evidence_of(self, turn: int) -> float:
         """What all failures of a turn say against it that are remembered."""
         return self._failed.get(turn, (0, 0.0))[1]
 
-    def _note(self, turn: int, *, acknowledged: bool) -> None:
+    def _record(self, turn: int, *, acknowledged: bool) -> None:
         self._count += 1
         self._attempts.append((self._count, turn, acknowledged))

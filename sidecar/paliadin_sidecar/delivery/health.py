@@ -15,7 +15,7 @@ import anyio
 from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.breaker import CircuitBreaker
-from paliadin_sidecar.delivery.evidence import Blame
+from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.errors import Blocked
@@ -34,7 +34,7 @@ __all__ = ["ReceiverHealth", "ping_body"]
 
 #: Evidence from which on a "later" is about the turn alone, as where each user has a limit: it
 #: rests, and the others do not. By chance one in a hundred comes so far, and costs a request.
-_ITS_OWN = math.log(100)
+_TURN_LIMIT_EVIDENCE = math.log(100)
 
 
 def ping_body(host: str, now: float) -> tuple[str, bytes]:
@@ -52,7 +52,7 @@ class ReceiverHealth:
         host: this host's name, for pings.
         wall: the clock, in epoch seconds.
         steady: a clock that nobody sets, in seconds.
-        on_well: called when a pause has ended.
+        on_recovered: called when a pause has ended.
 
     Attributes:
         breaker: whether turns may go out, and how many at once.
@@ -68,18 +68,18 @@ class ReceiverHealth:
         host: str,
         wall: Callable[[], float],
         steady: Callable[[], float],
-        on_well: Callable[[], None],
+        on_recovered: Callable[[], None],
     ) -> None:
         self._group = group
         self._attempt = attempt
         self._host = host
         self._wall = wall
         self._steady = steady
-        self._on_well = on_well
+        self._on_recovered = on_recovered
         self.breaker = CircuitBreaker()
         self.pace = Pace()
         self.stopping = False
-        self._postponed = Blame()  # by answers of any kind
+        self._postponements = FaultEvidence()  # by answers of any kind
         self._asking: asyncio.Future[bool] | None = None
         self._tasks: TaskGroup
 
@@ -116,19 +116,19 @@ class ReceiverHealth:
         if verdict is Verdict.ACKNOWLEDGED:
             self.breaker.record_response(acknowledged=True)
             self.pace.acknowledged(now)
-            self._postponed.acknowledged(turn)
+            self._postponements.acknowledged(turn)
             return verdict
         self.breaker.record_response(acknowledged=False)
-        self._postponed.failed(turn)
-        if self._postponed.against(turn) < _ITS_OWN:
+        self._postponements.failed(turn)
+        if self._postponements.evidence_of(turn) < _TURN_LIMIT_EVIDENCE:
             self._slow_down(outcome, verdict, began)
         if self.breaker.record_postponed(now):
-            self._tasks.start_soon(self._doubt, outcome.status, name="doubt")
+            self._tasks.start_soon(self._ping_after_postponements, outcome.status, name="ping")
         return verdict
 
     async def resolve(self, outcome: Outcome) -> Verdict:
         """Ask with a ping whether an ambiguous outcome was the turn's fault or the receiver's."""
-        if await self._is_well():
+        if await self._is_healthy():
             return Verdict.REFUSED
         self._pause(f"status_{outcome.status}")
         return Verdict.RECEIVER
@@ -142,7 +142,7 @@ class ReceiverHealth:
         elif verdict is Verdict.RETRY and outcome.status is not None:
             self.pace.put_off()
 
-    async def _is_well(self) -> bool:
+    async def _is_healthy(self) -> bool:
         # One ping for all that ask at the same time.
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_future()
@@ -167,10 +167,10 @@ class ReceiverHealth:
         self._slow_down(outcome, verdict, began)
         return verdict is Verdict.ACKNOWLEDGED
 
-    async def _doubt(self, status: int) -> None:
-        # It puts all turns off: is it the receiver?
+    async def _ping_after_postponements(self, status: int) -> None:
+        # The receiver postpones every turn: ask whether it is healthy.
         await anyio.sleep(self.pace.rest_s(anyio.current_time()))
-        if not self.stopping and not await self._is_well():
+        if not self.stopping and not await self._is_healthy():
             self._pause(f"status_{status}")
 
     def _pause(self, why: str) -> None:
@@ -189,6 +189,6 @@ class ReceiverHealth:
             await anyio.sleep(max(self.breaker.next_ping_s(), rest_s))
             if not self.stopping and await self._ping():
                 self.breaker.resume()
-                self._on_well()
+                self._on_recovered()
         if why is None:
             await self._group.commit_when_possible(Outbox.resume, self._steady() - since)

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.delivery.evidence import SURE
+from paliadin_sidecar.delivery.evidence import CERTAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ def decide(
     """
     if verdict is Verdict.ACKNOWLEDGED:
         return Delivered()
-    if verdict in {Verdict.REFUSED, Verdict.FAILED} and history.evidence >= SURE:
+    if verdict in {Verdict.REFUSED, Verdict.FAILED} and history.evidence >= CERTAIN:
         if (
             verdict is Verdict.REFUSED
             and history.refused_at is not None

@@ -1,11 +1,11 @@
-"""What an attempt's outcome leads to, and that it is written down."""
+"""Decides what an attempt's outcome leads to, and records it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from paliadin_sidecar.delivery import policy
-from paliadin_sidecar.delivery.evidence import Blame
+from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.failpoints import failpoint
 
@@ -41,7 +41,7 @@ class Recorder:
         self._refused_s = refused_s
         self._random = random
         self._wall = wall
-        self._blame = Blame()
+        self._evidence = FaultEvidence()
 
     async def record(
         self, delivery: Delivery, outcome: Outcome, verdict: Verdict, started_at: float
@@ -85,11 +85,11 @@ class Recorder:
             if delivery.refused_at is None:
                 delivery.refused_at = started_at
         if verdict is Verdict.ACKNOWLEDGED:
-            self._blame.acknowledged(delivery.turn)
+            self._evidence.acknowledged(delivery.turn)
         elif verdict is Verdict.REFUSED or verdict is Verdict.FAILED:
-            delivery.evidence += self._blame.failed(delivery.turn)
+            delivery.evidence += self._evidence.failed(delivery.turn)
         else:
-            self._blame.not_acknowledged(delivery.turn)
+            self._evidence.not_acknowledged(delivery.turn)
 
 
 def _record(

@@ -76,7 +76,7 @@ class AttemptHistory:
     first_attempt_at: float | None = None
     refusals: int = 0
     refused_at: float | None = None  #: when it was first refused
-    evidence: float = 0.0  #: how much its failures say against it, see `delivery.evidence.SURE`
+    evidence: float = 0.0  #: how much its failures say against it, see `delivery.evidence.CERTAIN`
     reported_at: float | None = None  #: when one of them last got an event
     reported_attempt: int = 0  #: which one that was
 

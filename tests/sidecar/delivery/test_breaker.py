@@ -97,15 +97,15 @@ def test_an_acknowledgement_ends_the_row_of_later() -> None:
 def test_what_failed_trickles_where_only_pings_are_well() -> None:
     """A receiver that takes pings and no turns gets one of those a second, until one passes."""
     breaker = CircuitBreaker()
-    assert not breaker.is_trickling
+    assert not breaker.retries_are_throttled
     assert breaker.retry_in_s(7.0) == 0
     while not breaker.record_postponed(7.0):
         pass
-    assert breaker.is_trickling
+    assert breaker.retries_are_throttled
     breaker.record_retry(8.0)
     assert breaker.retry_in_s(8.25) == 0.75
     breaker.record_response(acknowledged=True)
-    assert not breaker.is_trickling
+    assert not breaker.retries_are_throttled
     assert breaker.retry_in_s(8.25) == 0
 
 

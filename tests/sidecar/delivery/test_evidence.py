@@ -5,28 +5,28 @@ from random import Random
 
 import pytest
 
-from paliadin_sidecar.delivery.evidence import SURE, Blame
+from paliadin_sidecar.delivery.evidence import CERTAIN, FaultEvidence
 
 OTHERS = range(1000, 10_000)
 
 
-def against(blame: Blame, passed: list[bool], turn: int = 1) -> float:
+def against(faults: FaultEvidence, passed: list[bool], turn: int = 1) -> float:
     """What a failure says after these attempts of others."""
     for other, acknowledged in zip(OTHERS, passed, strict=False):
-        (blame.acknowledged if acknowledged else blame.not_acknowledged)(other)
-    return blame.failed(turn)
+        (faults.acknowledged if acknowledged else faults.not_acknowledged)(other)
+    return faults.failed(turn)
 
 
 def test_the_first_failure_says_nothing() -> None:
     """It lies between no two, whatever was acknowledged before."""
-    assert against(Blame(), [True] * 9) == 0
+    assert against(FaultEvidence(), [True] * 9) == 0
 
 
 @pytest.mark.parametrize("others", [[], [False], [False] * 100])
 def test_a_failure_says_nothing_where_none_was_acknowledged_meanwhile(others: list[bool]) -> None:
     """In an outage no number of failures counts."""
-    blame = Blame()
-    assert sum(against(blame, others) for _ in range(100)) == 0
+    faults = FaultEvidence()
+    assert sum(against(faults, others) for _ in range(100)) == 0
 
 
 @pytest.mark.parametrize(
@@ -42,40 +42,40 @@ def test_a_failure_says_nothing_where_none_was_acknowledged_meanwhile(others: li
 )
 def test_how_much_a_failure_says(others: list[bool], one_in: float) -> None:
     """As much as it was unlikely among its neighbours; those far from it are not looked at."""
-    blame = Blame()
-    blame.failed(1)
-    assert against(blame, others) == pytest.approx(math.log(one_in))
-    assert against(blame, others) == pytest.approx(math.log(one_in))
-    assert blame.against(1) == pytest.approx(2 * math.log(one_in))
-    blame.acknowledged(1)
-    assert blame.against(1) == 0
+    faults = FaultEvidence()
+    faults.failed(1)
+    assert against(faults, others) == pytest.approx(math.log(one_in))
+    assert against(faults, others) == pytest.approx(math.log(one_in))
+    assert faults.evidence_of(1) == pytest.approx(2 * math.log(one_in))
+    faults.acknowledged(1)
+    assert faults.evidence_of(1) == 0
 
 
 def test_a_turn_is_not_compared_with_itself() -> None:
     """Its own failures of another kind make no neighbour."""
-    blame = Blame()
-    blame.failed(1)
-    blame.not_acknowledged(1)
-    assert against(blame, [True]) == pytest.approx(math.log(2))
+    faults = FaultEvidence()
+    faults.failed(1)
+    faults.not_acknowledged(1)
+    assert against(faults, [True]) == pytest.approx(math.log(2))
 
 
 def test_an_acknowledgement_before_an_outage_arms_nothing() -> None:
     """Nor does the first one after it: each counts for one failure at most."""
-    blame = Blame()
-    blame.acknowledged(2)
-    evidence = sum(blame.failed(1) for _ in range(100))
-    blame.acknowledged(3)
-    evidence += sum(blame.failed(1) for _ in range(100))
+    faults = FaultEvidence()
+    faults.acknowledged(2)
+    evidence = sum(faults.failed(1) for _ in range(100))
+    faults.acknowledged(3)
+    evidence += sum(faults.failed(1) for _ in range(100))
     assert evidence == pytest.approx(math.log(2))
 
 
 def test_a_turn_that_fails_whenever_it_comes_is_found() -> None:
     """After twenty failures with one acknowledgement between each two, or six with ten."""
     for passed, failures in ((1, 20), (10, 6)):
-        blame, count = Blame(), 0
-        evidence = blame.failed(1)
-        while evidence < SURE:
-            evidence += against(blame, [True] * passed)
+        faults, count = FaultEvidence(), 0
+        evidence = faults.failed(1)
+        while evidence < CERTAIN:
+            evidence += against(faults, [True] * passed)
             count += 1
         assert count == failures
 
@@ -83,17 +83,17 @@ def test_a_turn_that_fails_whenever_it_comes_is_found() -> None:
 @pytest.mark.parametrize("refused", [0.1, 0.5, 0.9])
 def test_a_receiver_that_refuses_by_chance_costs_no_turn(refused: float) -> None:
     """Every second pod, or nine of ten: each of 2,000 turns is tried until it passes."""
-    random, blame = Random(1), Blame()
+    random, faults = Random(1), FaultEvidence()
     evidence = dict.fromkeys(range(2000), 0.0)
     waiting = list(evidence)
     while waiting:
         turn = waiting.pop(random.randrange(min(len(waiting), 200)))
         if random.random() < refused:
-            evidence[turn] += blame.failed(turn)
+            evidence[turn] += faults.failed(turn)
             waiting.append(turn)
         else:
-            blame.acknowledged(turn)
-    assert max(evidence.values()) < SURE
+            faults.acknowledged(turn)
+    assert max(evidence.values()) < CERTAIN
 
 
 @pytest.mark.parametrize("well_s", [5, 20, 200])
@@ -102,26 +102,26 @@ def test_a_receiver_that_comes_and_goes_costs_no_turn(well_s: int) -> None:
 
     Most are acknowledged while it is well, and few fail while it is not.
     """
-    random, blame = Random(2), Blame()
+    random, faults = Random(2), FaultEvidence()
     evidence = dict.fromkeys(range(50), 0.0)
     due = {turn: random.uniform(0, 60) for turn in evidence}
     for second in range(20_000):
         is_well = second // well_s % 2 == 0
         for fresh in range(5 if is_well else 1):
-            (blame.acknowledged if is_well else blame.failed)(1000 + fresh + 10 * second)
+            (faults.acknowledged if is_well else faults.failed)(1000 + fresh + 10 * second)
         for turn in [turn for turn, at in due.items() if at <= second]:
             if is_well:
-                blame.acknowledged(turn)
+                faults.acknowledged(turn)
                 evidence[turn], due[turn] = 0.0, second + random.uniform(0, 60)
             else:
-                evidence[turn] += blame.failed(turn)
+                evidence[turn] += faults.failed(turn)
                 due[turn] = second + random.uniform(0, 60)
-            assert evidence[turn] < SURE
+            assert evidence[turn] < CERTAIN
 
 
 def test_its_memory_is_bounded() -> None:
     """Turns that were superseded never come back."""
-    blame = Blame()
+    faults = FaultEvidence()
     for turn in range(10_000):
-        blame.failed(turn)
-    assert len(blame._failed) <= 1025
+        faults.failed(turn)
+    assert len(faults._failed) <= 1025

@@ -137,8 +137,8 @@ async def test_a_receiver_that_takes_pings_and_no_turns(office: Office) -> None:
 @pytest.mark.slow
 async def test_what_an_outage_leaves(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its first attempts a turn has an event a minute, which says how many there were."""
-    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
-    monkeypatch.setattr(breaker, "_SLOWLY_S", 1e9)
+    monkeypatch.setattr(breaker, "_PING_AFTER_POSTPONED", 10_000)
+    monkeypatch.setattr(breaker, "_SLOW_PING_S", 1e9)
     monkeypatch.setattr(policy, "MAX_BACKOFF_S", 0.1)
     office.turn = lambda _: LATER
     office.accept("a")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from paliadin_sidecar.delivery.evidence import SURE
+from paliadin_sidecar.delivery.evidence import CERTAIN
 from paliadin_sidecar.delivery.policy import (
     Dead,
     Decision,
@@ -105,7 +105,7 @@ def test_floor(verdict: Verdict) -> None:
 
 #: Refused over a quarter of an hour, while so many others passed that chance is no explanation.
 REFUSED = AttemptHistory(
-    attempts=30, first_attempt_at=NOW - REFUSED_S, refused_at=NOW - REFUSED_S, evidence=SURE
+    attempts=30, first_attempt_at=NOW - REFUSED_S, refused_at=NOW - REFUSED_S, evidence=CERTAIN
 )
 
 
@@ -117,7 +117,7 @@ def test_dead_of_refusals() -> None:
 @pytest.mark.parametrize(
     "history",
     [
-        replace(REFUSED, evidence=SURE - 0.001, attempts=10_000),
+        replace(REFUSED, evidence=CERTAIN - 0.001, attempts=10_000),
         replace(REFUSED, refused_at=NOW - REFUSED_S + 0.5),
         replace(REFUSED, refused_at=None),
     ],
@@ -135,7 +135,9 @@ def test_only_a_refusal_buries_the_refused(verdict: Verdict) -> None:
 
 
 #: Failed twenty times over a day, while so many others passed that chance is no explanation.
-POISON = AttemptHistory(attempts=20, first_attempt_at=NOW - DAY_S, refused_at=None, evidence=SURE)
+POISON = AttemptHistory(
+    attempts=20, first_attempt_at=NOW - DAY_S, refused_at=None, evidence=CERTAIN
+)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.REFUSED])
@@ -155,7 +157,7 @@ def test_later_is_no_poison(verdict: Verdict) -> None:
     [
         replace(POISON, attempts=19),
         replace(POISON, first_attempt_at=NOW - DAY_S + 0.5),
-        replace(POISON, evidence=SURE - 0.001),
+        replace(POISON, evidence=CERTAIN - 0.001),
     ],
     ids=["too seldom", "too short", "perhaps by chance"],
 )
@@ -195,7 +197,7 @@ def test_whatever_is_past(
     if isinstance(decision, Retry):
         assert floor_s <= decision.seconds <= max(floor_s, 60)
     if isinstance(decision, Dead):
-        assert history.evidence >= SURE
+        assert history.evidence >= CERTAIN
 
 
 # --- Retry-After ----------------------------------------------------------------------------

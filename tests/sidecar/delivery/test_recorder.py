@@ -78,7 +78,7 @@ async def test_one_acknowledgement_arms_nothing(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A receiver that comes back and takes one turn has not refused the others for good."""
-    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
+    monkeypatch.setattr(breaker, "_PING_AFTER_POSTPONED", 10_000)
     office.turn = lambda turn_id: OK if turn_id == "good" else REFUSED
     office.accept("bad", *ids("t", 7))
     async with office.open():
@@ -96,7 +96,7 @@ async def test_later_says_nothing_about_a_turn(
     """Put off for a day while others pass, it is still tried."""
     monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
     monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
-    monkeypatch.setattr(breaker, "_POSTPONED_TO_ASK", 10_000)
+    monkeypatch.setattr(breaker, "_PING_AFTER_POSTPONED", 10_000)
     office.turn = lambda turn_id: outcome if turn_id == "slow" else OK
     office.accept("slow")
     async with office.open():
