@@ -95,8 +95,8 @@ async def run(
             record=audit.record,
             on_accepted=dispatcher.offer,
             on_blocked=audit.outbox_blocked,
-            on_unblocked=audit.problems.intake_unblocked,
-            on_no_events=partial(audit.problems.set, "events"),
+            on_unblocked=audit.intake_unblocked,
+            on_no_events=partial(audit.set_problem, "events"),
         )
         stack.callback(intake.close)
         heartbeats = [dispatcher.heartbeat, *intake.heartbeats]

@@ -10,8 +10,8 @@ import anyio
 
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
-from paliadin_sidecar.audit.problems import Problems
-from paliadin_sidecar.errors import Blocked
+from paliadin_sidecar.errors import Blocked, OverBudget
+from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ class AuditService:
         stream: where event lines go.
         show_status: shows a text to whoever asks systemd how the daemon does.
         on_blocked: called each time that somebody waits since the outbox is blocked.
-
-    Attributes:
-        problems: what is wrong at the moment.
     """
-
-    problems: Problems
 
     def __init__(
         self,
@@ -51,12 +46,14 @@ class AuditService:
         self._stream = stream
         self._show_status = show_status
         self._on_blocked = on_blocked
+        self._blocked_why = ""
+        self._budget_why = ""
         self._lines = Audit(stream, settings.log_level)
 
     def attach(self, outbox: Outbox, group: GroupCommit) -> None:
         """From now on events are recorded in this outbox, and printed from it."""
         self._group = group
-        self.problems = Problems(self._settings, _VERSION, self._lines, self._show_status)
+        self._reporter = Reporter(self._settings.state_dir, _VERSION, self._settings.variables())
         self._printer = EventPrinter(
             outbox, group, self._lines, self._stream, self._settings.state_dir
         )
@@ -102,7 +99,7 @@ class AuditService:
 
     async def record_started(self) -> None:
         """All is ready: show it to `status`, and record it with what looks wrong."""
-        self.problems.show_ready()  # before its line: who has read that asks how it does
+        self._reporter.ready()  # before its line: who has read that asks how it does
         await self.record(
             "service.started",
             version=_VERSION,
@@ -118,21 +115,50 @@ class AuditService:
         fields = {"path": str(self._settings.state_dir), "why": why}
         self._lines.print_unrecorded("outbox.blocked", fields)
 
+    def set_problem(self, what: str, why: str | None) -> None:
+        """Something is wrong from now on; with None, no more. See `host.report.Problem`.
+
+        It is shown by `status`, `check` and `systemctl status`.
+        """
+        if self._reporter.problem(what, why):
+            problems = self._reporter.problems
+            self._show_status("; ".join(f"{each.what}: {each.why}" for each in problems))
+
     def outbox_blocked(self, exc: Blocked) -> None:
-        """Somebody waits since the outbox is blocked."""
-        self.problems.outbox_blocked(exc)
+        """Somebody waits since the outbox refuses to take something. Each reason is printed once.
+
+        No row can say so.
+        """
+        told = self._blocked_why
+        if isinstance(exc, OverBudget):
+            # Delivery goes on, and writes: only intake knows when this has passed.
+            told, self._budget_why = self._budget_why, exc.detail
+            self.set_problem("intake", exc.detail)
+        elif exc.detail != told:
+            self._blocked_why = exc.detail
+            self.set_problem("outbox", exc.detail)
+        if exc.detail != told:
+            fields = {"path": str(exc.path), "why": exc.detail}
+            self._lines.print_unrecorded("outbox.blocked", fields)
         self._on_blocked()
 
     def outbox_unblocked(self) -> None:
         """The outbox takes what comes."""
-        self.problems.outbox_unblocked()
+        if self._blocked_why:
+            self._blocked_why = ""
+            self.set_problem("outbox", None)
+
+    def intake_unblocked(self) -> None:
+        """All that was held back for lack of room is accepted."""
+        self._budget_why = ""
+        self.set_problem("intake", None)
 
     def events_recorded(self) -> None:
         """Events were committed, by this process or by a command: print them."""
-        self.problems.outbox_unblocked()
+        self.outbox_unblocked()
         self._printer.wake()
 
     def _metrics_failed(self, why: str | None) -> None:
-        self.problems.set("metrics", why)
+        self.set_problem("metrics", why)
         if why is not None:
             self._lines.print_unrecorded("metrics.failed", {"why": why})

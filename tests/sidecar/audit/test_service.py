@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.manager import Manager
 from support.sidecar import new_secret
 
 from paliadin_sidecar.audit.service import AuditService
+from paliadin_sidecar.errors import Busy, Full, OverBudget
 from paliadin_sidecar.host import report
+from paliadin_sidecar.host.systemd import Notify
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 class Place:
     """An audit with its outbox and its log."""
 
-    def __init__(self, path: Path, stream: TextIO, outbox: Outbox) -> None:
+    def __init__(self, path: Path, stream: TextIO, outbox: Outbox, manager: Manager) -> None:
         self.path = path
         self.log = path / "log"
         self.blocked = 0
@@ -41,7 +44,8 @@ class Place:
                 "PALIADIN_RESCAN": "1",
             }
         )
-        self.audit = AuditService(settings, stream, lambda _: None, self._on_blocked)
+        systemd = Notify({"NOTIFY_SOCKET": manager.address})
+        self.audit = AuditService(settings, stream, systemd.show, self._on_blocked)
         group = GroupCommit(outbox, self.audit.events_recorded, self.audit.outbox_blocked)
         self.audit.attach(outbox, group)
 
@@ -51,14 +55,30 @@ class Place:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
+    @property
+    def printed(self) -> list[tuple[str, str]]:
+        return [(line["event"], line["why"]) for line in self.lines()]
+
+    @property
+    def reported(self) -> list[tuple[str, str]]:
+        found = report.read(self.path)
+        assert found is not None
+        return [(each.what, each.why) for each in found.problems]
+
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with Manager(f"{tmp_path}/notify") as manager:
+        yield manager
+
+
+@pytest.fixture
+def place(tmp_path: Path, manager: Manager) -> Iterator[Place]:
     with (
         (tmp_path / "log").open("w", encoding="utf-8") as stream,
         Outbox(tmp_path / FILENAME, create=True) as outbox,
     ):
-        yield Place(tmp_path, stream, outbox)
+        yield Place(tmp_path, stream, outbox, manager)
 
 
 @pytest.mark.anyio
@@ -108,3 +128,46 @@ def test_an_outbox_that_cannot_be_opened_yet_is_said(place: Place) -> None:
         str(place.path),
         "no room",
     )
+
+
+def test_a_problem_is_shown_while_it_lasts(place: Place, manager: Manager) -> None:
+    """To `status`, by its file, and to systemd; one that goes leaves the others."""
+    place.audit.set_problem("events", "no watch")
+    place.audit.set_problem("metrics", "no address")
+    manager.wait("STATUS=events: no watch; metrics: no address")
+    assert place.reported == [("events", "no watch"), ("metrics", "no address")]
+    place.audit.set_problem("events", None)
+    manager.wait("STATUS=metrics: no address")
+    assert place.reported == [("metrics", "no address")]
+
+
+def test_what_did_not_change_is_not_shown_again(place: Place, manager: Manager) -> None:
+    """However often it is found."""
+    for _ in range(3):
+        place.audit.set_problem("events", "no watch")
+    place.audit.set_problem("events", None)
+    place.audit.set_problem("events", None)
+    manager.wait("STATUS=")
+    assert manager.heard == ["STATUS=events: no watch", "STATUS="]
+
+
+def test_each_reason_of_a_blocked_outbox_is_printed_once(place: Place) -> None:
+    """Until it changes, or comes back."""
+    full, busy = Full(place.path, "no room"), Busy(place.path, "a lock")
+    for exc in (full, full, busy, busy):
+        place.audit.outbox_blocked(exc)
+    assert place.reported == [("outbox", "a lock")]
+    place.audit.outbox_unblocked()
+    assert place.reported == []
+    place.audit.outbox_blocked(busy)
+    assert place.printed == [("outbox.blocked", why) for why in ("no room", "a lock", "a lock")]
+
+
+def test_a_budget_that_is_used_up_is_the_intake_s_problem(place: Place) -> None:
+    """Delivery goes on and writes, so a commit does not end it; that intake goes on does."""
+    place.audit.outbox_blocked(OverBudget(place.path, "used up"))
+    place.audit.outbox_unblocked()
+    assert place.reported == [("intake", "used up")]
+    place.audit.intake_unblocked()
+    assert place.reported == []
+    assert place.printed == [("outbox.blocked", "used up")]
