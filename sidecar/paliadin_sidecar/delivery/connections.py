@@ -162,7 +162,8 @@ class _Connection(asyncio.Protocol):
         self._is_sent = self._is_early = self._is_over = False
         self._is_awaited = False  # somebody in `exchange` decides what becomes of it
         self._lost: Exception | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._due_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None  # at that time, or before
 
     # --- a request ------------------------------------------------------------------------
 
@@ -232,13 +233,28 @@ class _Connection(asyncio.Protocol):
     def _end(self) -> None:
         self._is_over = True
         self._set_timer(None)
+        self._cancel_timer()
         if self in self._resting:
             self._resting.remove(self)
 
     def _set_timer(self, at: float | None) -> None:
+        # A timer that is there already is left to find the new time: a request has three of them.
+        self._due_at = at
+        if at is not None and (self._timer is None or at < self._timer.when()):
+            self._cancel_timer()
+            self._timer = self._loop.call_at(at, self._timer_fired)
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._time_is_up)
+        self._timer = None
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._due_at is not None and self._due_at > self._loop.time():
+            self._set_timer(self._due_at)
+        elif self._due_at is not None:
+            self._time_is_up()
 
     def _time_is_up(self, *, is_last: bool = False) -> None:
         if self._answered.done():
