@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from paliadin_contract.trace import safe_trace
+from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
 from paliadin_sidecar.host.termination import Termination
@@ -35,9 +37,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
     # Imported here, since the help loads this module too.
     import anyio  # noqa: PLC0415
 
-    from paliadin_contract.trace import safe_trace  # noqa: PLC0415
     from paliadin_sidecar import daemon  # noqa: PLC0415
-    from paliadin_sidecar.audit.lines import Audit  # noqa: PLC0415
 
     termination: Termination | None = None
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from paliadin_sidecar.audit.lines import Audit, unconfirmable
 from paliadin_sidecar.errors import Replaced
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
@@ -147,9 +148,6 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
 
     The beginning of an id is enough where no other id begins so.
     """
-    # Imported here, since the help loads this module too.
-    from paliadin_sidecar.audit.lines import Audit, unconfirmable  # noqa: PLC0415
-
     audit = Audit(sys.stdout, readable=True)
     with session.opened_outbox(env_file) as (state_dir, outbox):
         key = state_directory.journal_key(state_dir)
