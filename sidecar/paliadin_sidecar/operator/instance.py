@@ -190,11 +190,6 @@ def is_unit() -> bool:
     return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
-def in_container() -> bool:
-    """Whether this process runs from the project's image, and so as compose.yaml says."""
-    return (Path(sys.prefix) / _OF_THE_IMAGE).exists()
-
-
 def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
     """See how the daemon of this state directory does.
 
@@ -203,7 +198,7 @@ def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
         env_file: what the operator named by `--env-file`.
     """
     unit = systemd_unit.read(unit_name(state_dir)) or _unit_of(env_file or DEFAULT_ENV_FILE)
-    container = (Path(sys.prefix) / _OF_THE_IMAGE).exists()
+    container = (Path(sys.prefix) / _OF_THE_IMAGE).exists()  # so that it runs as compose.yaml says
     hosting = Hosting(unit.name if unit else None, container, env_file)
     try:
         alive, report = state_directory.is_alive(state_dir), reports.read(state_dir)

@@ -181,7 +181,9 @@ def errors_end_the_command(env_file: Path | None = None) -> Iterator[None]:
     except SidecarError as exc:
         remedy = exc.remedy
         if isinstance(exc, OutboxError):
-            remedy = _hosting(exc.path.parent, env_file).remedy(exc)
+            state_dir = exc.path.parent
+            unit = Hosting(unit_name(state_dir)) if is_unit() else None
+            remedy = (unit or instances.inspect(state_dir, env_file).hosting).remedy(exc)
         mark = "." if remedy[:1].isupper() else ":"
         click.echo(f"{exc}{mark} {remedy}" if remedy else exc, err=True)
         sys.exit(exc.exit_code)
@@ -197,12 +199,6 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
         return problems
     instance = instances.inspect(state_dir, env_file)
     return instance.hosting.setting_problems(problems) + instance.problems()
-
-
-def _hosting(state_dir: Path, env_file: Path | None) -> Hosting:
-    if is_unit():
-        return Hosting(unit_name(state_dir))
-    return instances.inspect(state_dir, env_file).hosting
 
 
 def _sudo(filename: str) -> str:
