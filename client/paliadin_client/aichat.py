@@ -11,10 +11,11 @@ import logging
 import re
 import ssl
 import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import httpx2
 import jwt
@@ -30,14 +31,10 @@ from paliadin_client.backend import (
     userid8,
 )
 from paliadin_client.http_cause import connection_error, system_message
+from paliadin_client.settings import AichatSettings
 from paliadin_client.text import one_line
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-
-    from paliadin_client.settings import AichatSettings
 
 __all__ = ["Aichat", "open_aichat", "sign_turn_token"]
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 from uuid import UUID, uuid4
 
 import anyio
 
 from paliadin_client.errors import BadRequest, Unreachable
 from paliadin_client.text import one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
-
-    from paliadin_contract.trailer import Trailer
+from paliadin_contract.trailer import Trailer
 
 __all__ = [
     "MAX_ANSWER_BYTES", "Backend", "Exchange", "Reply", "TurnRequest", "User", "answers_within",

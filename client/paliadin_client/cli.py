@@ -10,10 +10,13 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import anyio
+
+from paliadin_client.turn import Paliadin
 
 try:
     import click
@@ -28,11 +31,6 @@ from paliadin_client.backend import TurnRequest, User
 from paliadin_client.connection import connect
 from paliadin_client.errors import PaliadinError
 from paliadin_client.text import strip_controls
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from paliadin_client.turn import Paliadin
 
 __all__ = ["main"]
 

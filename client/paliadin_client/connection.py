@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
 
+from paliadin_client.backend import Backend
+from paliadin_client.inbox import Inbox
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
 from paliadin_client.turn import Paliadin
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from paliadin_client.backend import Backend
-    from paliadin_client.inbox import Inbox
 
 __all__ = ["connect", "open_backend"]
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import re
 from subprocess import DEVNULL, CompletedProcess
-from typing import TYPE_CHECKING
 
 import anyio
 
+from paliadin_client.settings import LegacySettings
 from paliadin_client.text import excerpt
-
-if TYPE_CHECKING:
-    from paliadin_client.settings import LegacySettings
 
 __all__ = ["credential_problems", "unescaped"]
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from paliadin_client.backend import Reply, TurnRequest, User, parse_uuid, userid8
 from paliadin_client.errors import BadRequest, MessageTooLong, NotConfigured, ShimError
+from paliadin_client.settings import LegacySettings
 from paliadin_client.ssh import Ssh, open_ssh
 from paliadin_client.text import one_line
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from paliadin_client.settings import LegacySettings
 
 __all__ = ["Legacy", "open_legacy"]
 

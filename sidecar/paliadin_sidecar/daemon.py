@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import anyio
 
@@ -22,11 +23,7 @@ from paliadin_sidecar.intake.service import IntakeService
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
 from paliadin_sidecar.outbox.upkeep import follow_commands, prune_regularly
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["run"]
 

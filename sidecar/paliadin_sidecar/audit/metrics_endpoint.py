@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import anyio
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -16,12 +17,7 @@ from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.errors import NotServed, OutboxError
 from paliadin_sidecar.host.threads import Threads
 from paliadin_sidecar.outbox.database import FILENAME
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
-
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["serve", "serve_until_cancelled"]
 

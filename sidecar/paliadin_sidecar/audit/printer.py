@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import select
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TextIO
 
 import anyio
 
@@ -15,12 +17,7 @@ from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.state_directory import journal_key
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from paliadin_sidecar.outbox.records import Event
+from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["EventPrinter"]
 

@@ -15,18 +15,14 @@ import socket
 import ssl
 import struct
 import termios
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from paliadin_sidecar.delivery.happy_eyeballs import connect
 from paliadin_sidecar.delivery.response import Response
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.threads import Threads
 
 __all__ = ["Connections"]
 

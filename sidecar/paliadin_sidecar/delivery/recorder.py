@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.failpoints import failpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.delivery.sender import Outcome
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.outbox import Outbox
-    from paliadin_sidecar.outbox.records import Delivery
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Delivery
 
 __all__ = ["Recorder"]
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
+from paliadin_sidecar.host.threads import Threads
 from paliadin_sidecar.outbox.records import Attempt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from paliadin_sidecar.host.threads import Threads
 
 __all__ = ["Outcome", "Sender"]
 

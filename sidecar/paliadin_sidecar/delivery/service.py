@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from typing import TYPE_CHECKING
 
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host.threads import Threads
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["open_dispatcher"]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from paliadin_contract.callback import Reason
 from paliadin_sidecar.intake.completion import Failed, Progress, Settled
 from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
 from paliadin_sidecar.intake.rules import IntakeRules, failed_fingerprint
 from paliadin_sidecar.intake.turnfile import TurnFile, completed_at
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
-
-if TYPE_CHECKING:
-    from paliadin_contract.callback import Reason
 
 __all__ = ["read_arrival"]
 

@@ -5,14 +5,11 @@ The order of the questions is the completion rule of `docs/architecture.md`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec import Struct
 from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    from paliadin_contract.callback import Reason
-    from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
+from paliadin_contract.callback import Reason
+from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
 __all__ = ["Failed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from paliadin_sidecar.outbox.outbox import Outbox
-    from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
-    from paliadin_sidecar.settings import RootSpec
+from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
+from paliadin_sidecar.settings import RootSpec
 
 __all__ = [
     "Arrived", "Flooded", "Gone", "Hint", "IntakeEvent", "Stalled", "Vanished", "record_events",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["COARSE_S", "TICK_S", "FileSnapshot", "Fingerprint", "is_conclusive"]
 

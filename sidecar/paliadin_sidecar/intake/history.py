@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.arrivals import read_arrival
 from paliadin_sidecar.intake.completion import Failed, Settled
+from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from paliadin_sidecar.intake.tracking import WatchedRoot
-    from paliadin_sidecar.outbox.records import Arrival
+from paliadin_sidecar.outbox.records import Arrival
 
 __all__ = ["find_history"]
 

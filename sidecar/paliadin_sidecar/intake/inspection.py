@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
 
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.arrivals import read_arrival
 from paliadin_sidecar.intake.completion import Failed, Progress, Settled, Verdict, Waiting, decide
 from paliadin_sidecar.intake.events import Arrived, Gone, IntakeEvent, Stalled, Vanished
+from paliadin_sidecar.intake.fingerprint import FileSnapshot
+from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from paliadin_sidecar.intake.fingerprint import FileSnapshot
-    from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
 
 __all__ = ["inspect_due"]
 

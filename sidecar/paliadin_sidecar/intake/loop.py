@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -21,14 +22,10 @@ from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.scan import run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.records import Arrival, Delivery
-    from paliadin_sidecar.settings import RootSpec, Settings
+from paliadin_sidecar.outbox.records import Arrival, Delivery
+from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["IntakeListener", "RootIntake"]
 

@@ -10,19 +10,16 @@ import os
 import shlex
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.filesystem import device_with_leases, server_of
 from paliadin_sidecar.intake.fingerprint import is_conclusive
 from paliadin_sidecar.intake.trust import why_untrusted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from paliadin_sidecar.outbox.records import RootState
+from paliadin_sidecar.outbox.records import RootState
 
 __all__ = ["MAX_NAMES", "Root"]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_contract.callback import Reason
-    from paliadin_sidecar.intake.fingerprint import Fingerprint
+from paliadin_contract.callback import Reason
+from paliadin_sidecar.intake.fingerprint import Fingerprint
 
 __all__ = ["IntakeRules", "failed_fingerprint"]
 

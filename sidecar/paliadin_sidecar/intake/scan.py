@@ -6,18 +6,15 @@ may be inspected between two of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
 from paliadin_sidecar.intake.events import Gone, IntakeEvent
+from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import fingerprint_at
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from paliadin_sidecar.intake.tracking import WatchedRoot
 
 __all__ = ["run_slice", "scan"]
 

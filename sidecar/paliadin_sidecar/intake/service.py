@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 
+from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from paliadin_sidecar.errors import Blocked
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.records import Delivery
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.outbox.records import Delivery
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["IntakeService"]
 

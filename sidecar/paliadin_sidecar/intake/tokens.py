@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.events import Hint
+from paliadin_sidecar.intake.roots import Root
+from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.intake.roots import Root
-    from paliadin_sidecar.intake.rules import IntakeRules
-    from paliadin_sidecar.outbox.records import TurnKey
+from paliadin_sidecar.outbox.records import TurnKey
 
 __all__ = ["Tokens", "read_claims"]
 

@@ -5,25 +5,22 @@ Synchronous: whoever uses it sees to it that nobody else does at the same time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
+from paliadin_sidecar.intake.completion import Progress
 from paliadin_sidecar.intake.events import Flooded, IntakeEvent, Stalled
+from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.queues import InspectionQueue
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
+from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.tokens import Tokens
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from paliadin_sidecar.intake.completion import Progress
-    from paliadin_sidecar.intake.fingerprint import Fingerprint
-    from paliadin_sidecar.intake.rules import IntakeRules
-    from paliadin_sidecar.settings import RootSpec
+from paliadin_sidecar.settings import RootSpec
 
 __all__ = ["TrackedFile", "WatchedRoot", "is_ours"]
 

@@ -7,23 +7,19 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from paliadin_sidecar.environment import DEFAULT_ENV_FILE, find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings, Damaged, Older, SidecarError
 from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.host.report import Report
 from paliadin_sidecar.operator import systemd_unit
+from paliadin_sidecar.operator.systemd_unit import Unit
 from paliadin_sidecar.operator.terminal import local_time
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from paliadin_sidecar.host.report import Report
-    from paliadin_sidecar.operator.systemd_unit import Unit
 
 __all__ = ["Hosting", "Instance", "environment_of_daemon", "inspect", "is_unit", "unit_name"]
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, cast
 
 import msgspec
 
+from paliadin_sidecar.outbox.database import Database
 from paliadin_sidecar.outbox.records import Event, to_seconds
 from paliadin_sidecar.outbox.statements import sql
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping
-
-    from paliadin_sidecar.outbox.database import Database
 
 __all__ = [
     "delivery_subject", "end_to_end_s", "event_of", "events", "newest_event", "printed",

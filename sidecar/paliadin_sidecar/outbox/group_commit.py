@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
 from paliadin_sidecar.errors import Blocked, Busy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["BLOCKED_S", "GroupCommit"]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from paliadin_sidecar.outbox.database import Database
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 from paliadin_sidecar.outbox.statements import sql
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.outbox.database import Database
 
 __all__ = ["BODY_S", "TURN_S", "prune", "purge_bodies"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -13,11 +13,7 @@ from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["open_outbox", "quarantine_outbox"]
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import sqlite3
+from typing import Any, cast
 
 import msgspec
 
+from paliadin_sidecar.outbox.database import Database
 from paliadin_sidecar.outbox.event_rows import event_of, user8
 from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
 from paliadin_sidecar.outbox.statements import sql
-
-if TYPE_CHECKING:
-    import sqlite3
-
-    from paliadin_sidecar.outbox.database import Database
 
 __all__ = [
     "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids",

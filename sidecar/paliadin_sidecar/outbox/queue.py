@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import sqlite3
+from collections.abc import Iterable
+from typing import cast
 
 import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
 from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.database import Database
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
 from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
 from paliadin_sidecar.outbox.statements import sql
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable
-
-    from paliadin_sidecar.outbox.database import Database
 
 __all__ = ["fetch_due", "newest_delivery", "retry_after_s"]
 

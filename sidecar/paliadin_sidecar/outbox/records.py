@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from paliadin_contract.callback import Reason
+from paliadin_contract.callback import Reason
 
 __all__ = [
     "ANY_TIME", "NOT_KNOWN", "Arrival", "Attempt", "AttemptHistory", "Delivery", "Event",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from paliadin_sidecar.outbox.database import Database
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
 from paliadin_sidecar.outbox.records import Attempt, Delivery, State, to_ms, to_ms_or_none
 from paliadin_sidecar.outbox.statements import sql
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.outbox.database import Database
 
 __all__ = ["pause", "record_dead", "record_delivered", "record_retry", "replay", "resume"]
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import anyio
 
 from paliadin_sidecar.host.ticks import next_tick
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
 
 __all__ = ["follow_commands", "prune_regularly"]
 

@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
@@ -16,11 +16,9 @@ from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.turnfile import TurnFile, ignore_lease_breaks
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
+from paliadin_sidecar.operator.instance import Instance
 from paliadin_sidecar.operator.systemd_unit import Unit, complaints
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.operator.instance import Instance
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["file_events", "read_leases", "state", "what_the_unit_hides"]
 

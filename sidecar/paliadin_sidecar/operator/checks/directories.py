@@ -7,11 +7,12 @@ import os
 import shlex
 import stat
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.host.users import user_name
@@ -21,11 +22,7 @@ from paliadin_sidecar.operator.instance import Hosting, unit_name
 from paliadin_sidecar.operator.session import ID_RULE, listed, strays
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from paliadin_sidecar.settings import RootSpec, Settings
+from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["outbox", "room_for_answers", "roots", "state_directory"]
 

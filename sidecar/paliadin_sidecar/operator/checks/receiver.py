@@ -8,9 +8,10 @@ import secrets
 import ssl
 import stat
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import anyio
@@ -21,12 +22,7 @@ from paliadin_sidecar.delivery.sender import Outcome, Sender
 from paliadin_sidecar.operator import diagnosis
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["callback_secrets", "callback_url", "exposed_secrets", "ping"]
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.diagnosis import failing_problems, pause_problem, waiting_problems
+from paliadin_sidecar.operator.instance import Instance
 from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, with_utc_times
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from paliadin_sidecar.operator.instance import Instance
-    from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["status"]
 

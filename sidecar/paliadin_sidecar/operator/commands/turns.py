@@ -5,7 +5,9 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -14,13 +16,8 @@ from paliadin_sidecar.errors import Replaced
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
+from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Event
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from paliadin_sidecar.outbox.outbox import Outbox
 
 __all__ = ["log", "replay", "show", "turns"]
 
