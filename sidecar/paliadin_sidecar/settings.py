@@ -103,7 +103,7 @@ class Settings:
         return settings
 
     def variables(self) -> dict[str, str]:
-        """What the daemon does by these, by variable: with them it must start anew to do otherwise.
+        """The effective value of each variable, which the daemon has until it is restarted.
 
         They hold the secrets, and the authority's certificates in the place of their path.
         """

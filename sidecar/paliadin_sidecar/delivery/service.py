@@ -13,7 +13,7 @@ from paliadin_sidecar.settings import Settings
 
 __all__ = ["open_dispatcher"]
 
-#: Threads for names, of which one that does not resolve can hold its thread for half a minute.
+#: Threads for the lookup of names: a name that does not resolve can keep one for half a minute.
 _LOOKUPS = 4
 
 

@@ -40,14 +40,14 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """A daemon's word about itself.
+    """What a daemon says of itself.
 
     Attributes:
         pid: its process.
         version: of the program that it runs.
         started_at: epoch seconds.
         ready: whether it has done its first scan.
-        problems: what it suffers from now.
+        problems: what is wrong now.
         key: of the fingerprints, hexadecimal; another one for each start.
         settings: a fingerprint of the value of each variable that it runs with.
     """
@@ -62,7 +62,7 @@ class Report(msgspec.Struct):
 
 
 class Reporter:
-    """The daemon's end of it; one that cannot be written is let go, and tried at the next change.
+    """Writes the report. One that cannot be written is dropped, and the next change writes it anew.
 
     Args:
         state_dir: the daemon's, under its lock.
@@ -81,7 +81,7 @@ class Reporter:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What the daemon suffers from now."""
+        """What is wrong now."""
         return self._report.problems
 
     def ready(self) -> None:

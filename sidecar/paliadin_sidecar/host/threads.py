@@ -44,18 +44,18 @@ class Threads:
         together.wait()
 
     async def __call__(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run this in a thread. Who is cancelled waits for its end: it may use what is theirs."""
+        """Run this in a thread. A cancelled caller waits too: the call may use what it has open."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=True):
             result = await self.abandonable(call, *args)
         return result  # noqa: RET504 - a scope may swallow an exception, for all that mypy knows
 
     async def abandonable(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The same; who is cancelled leaves it to its thread, which may be held for long."""
+        """The same; a cancelled caller goes on, and leaves a call that hangs to its thread."""
         return await self.begin(call, *args)
 
     def begin(self, call: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Begin it, for who does something else meanwhile."""
+        """Begin it in a thread, and return a future of its result."""
         return asyncio.wrap_future(self._executor.submit(partial(call, *args)))
 
     def close(self) -> None:

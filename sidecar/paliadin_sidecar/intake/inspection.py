@@ -28,7 +28,8 @@ _CHANGED_FIRST_S, _CHANGED_MOST_S = 0.004, 1.0
 def inspect_due(watched: WatchedRoot) -> list[IntakeEvent]:
     """Inspect the files that are due, as much as one batch may hold.
 
-    What arrived is not inspected again until it moves, so the caller must not lose it.
+    A file that is returned as arrived is not inspected again until it changes, so the caller must
+    commit what this returns.
     """
     events: list[IntakeEvent] = []
     size = 0
@@ -161,8 +162,8 @@ def _wait(
 def _judge_previous(
     watched: WatchedRoot, tracked: TrackedFile, *, now_or_never: bool
 ) -> Generator[IntakeEvent, None, Waiting | None]:
-    # Returns how long it must be waited for, if it must. Nobody waits for a file without a
-    # name, once what took its name is no answer: unless it is still being written.
+    # Returns how long to wait for it, if at all. Once the file that took its name proves to be no
+    # answer, it is waited for only while somebody still writes it.
     previous = tracked.previous
     if previous is None:
         return None

@@ -266,7 +266,7 @@ class RootIntake:
             return await self._call_in_thread(call, *args)
 
     async def _call_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        # In the root's thread, whose call may never come to its end.
+        # In the root's thread, since the call may never return.
         answer = self._thread.begin(call, *args)
         # A cancelled caller waits for the call to end, since the call uses descriptors that are
         # closed afterwards.

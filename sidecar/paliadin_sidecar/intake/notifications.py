@@ -139,7 +139,7 @@ def _named(path: str, watched: Mapping[str, str]) -> str:
 
 
 class _Written:
-    # A writer tells of each write, and its file is looked at again anyway: gathered for a while.
+    # Each write is an event, and the file is inspected again anyway, so these are collected.
 
     def __init__(self) -> None:
         self.paths: set[str] = set()

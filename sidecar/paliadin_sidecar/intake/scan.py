@@ -112,7 +112,7 @@ def _tell_gone(watched: WatchedRoot, absent: set[str]) -> Iterator[IntakeEvent |
     for name in absent:
         yield None
         watched.tokens.judged.pop(name, None)
-        # A listing is none of one moment: a name that was given again may not be in it.
+        # A listing is not of one moment: a name that was removed and made again may be missing.
         if name in watched.accepted and not _is_there(watched, name):
             del watched.accepted[name]
             watched.linked.discard(name)

@@ -1,6 +1,6 @@
 """What is known of a root's files: those under observation, and what was accepted before.
 
-Synchronous: whoever uses it sees to it that nobody else does at the same time.
+It is synchronous and not safe for threads: its users make one call after the other.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class WatchedRoot:
     def report_waiting(
         self, tracked: TrackedFile, why: Literal["open_for_writing", "unreadable"], detail: str
     ) -> Iterator[IntakeEvent]:
-        """Tell that a file waits for long: once, and in `describe` for as long as it waits."""
+        """Report once that a file waits for long; `describe` names it for as long as it waits."""
         if not tracked.stalled:
             tracked.stalled = True
             tracked.doubt = tracked.doubt or why
@@ -257,14 +257,14 @@ class WatchedRoot:
                 yield Stalled(key, why, detail)
 
     def may_tell(self) -> bool:
-        """Whether one more file that is no answer may have an event of its own."""
+        """Whether one more file that is no answer may have its own event; this counts it."""
         if self.queue.noise.spend(self.rules.monotonic()):
             return True
         self._untold += 1
         return False
 
     def report_flood(self) -> Iterator[IntakeEvent]:
-        """Tell of a flood by its number, now and then."""
+        """Report how many files a flood has, at most once in `_FLOOD_EVERY_S`."""
         now = self.rules.monotonic()
         told = self._flood_told
         noisy = self.queue.noise.wait_s(now) > 0 and (self._untold or len(self.queue.doubtful) > 0)

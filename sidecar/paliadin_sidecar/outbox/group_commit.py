@@ -67,8 +67,8 @@ class GroupCommit:
         """Have one method run in the next transaction.
 
         Returns:
-            Its result, or an OutboxError where it did not take effect. Who does not wait for it
-            any more has it done all the same, once.
+            Its result, or an OutboxError where it did not take effect. It runs once, also where
+            the caller no longer waits for it.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
