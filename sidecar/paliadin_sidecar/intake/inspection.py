@@ -59,7 +59,7 @@ def _inspect(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent
         key = watched.key(tracked.name)
         if watched.accepted.pop(tracked.name, None) is not None:
             yield Gone(key)
-        elif watched.may_tell():
+        elif watched.may_report():
             yield Vanished(key)
         watched.drop(tracked)
     except Unreadable as exc:
@@ -110,7 +110,7 @@ def _judge(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
     if file is None:
         return
     snapshot = file.inspect()
-    tracked.seen, tracked.doubt = snapshot.fingerprint, rules.doubt(snapshot.fingerprint)
+    tracked.seen, tracked.defect = snapshot.fingerprint, rules.defect_of(snapshot.fingerprint)
     if watched.is_accepted(name, snapshot.fingerprint):
         watched.compare_soon(name, snapshot.fingerprint)
         watched.drop(tracked)  # an event, but nothing new
@@ -120,8 +120,8 @@ def _judge(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
         before = yield from _judge_previous(watched, tracked, now_or_never=False)
         yield from _wait(watched, tracked, verdict, before)
         return
-    if isinstance(verdict, Failed) and not watched.queue.noise.spend(rules.monotonic()):
-        tracked.doubt = verdict.reason
+    if isinstance(verdict, Failed) and not watched.queue.event_budget.spend(rules.monotonic()):
+        tracked.defect = verdict.reason
         watched.schedule(tracked, 0.0)  # when there is room for it
         return
     key = watched.key(name)

@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 #: What one root may cost the journal, the outbox and the receiver with files that are no answer:
 #: so many at once, then so many a second.
-_NOISE_BURST, _NOISE_PER_S = 100, 10.0
+_MAX_EVENT_BURST, _EVENTS_PER_S = 100, 10.0
 #: One in so many places of a batch is for what is no answer yet, while answers wait too.
-_DOUBTFUL_TURN = 4
+_DEFECTIVE_TURN = 4
 
 
 class InspectionQueue(Generic[T]):
@@ -24,38 +24,38 @@ class InspectionQueue(Generic[T]):
     flood of the second never holds up the first.
 
     Attributes:
-        noise: how many files that are no answer may be told of one by one.
-        doubtful: those that are no answer as they are.
+        event_budget: how many files that are no answer may be told of one by one.
+        defective: those that are no answer as they are.
     """
 
     def __init__(self) -> None:
-        self.noise = Budget(_NOISE_BURST, _NOISE_PER_S)
-        self.doubtful: DueQueue[T] = DueQueue()
-        self._plausible: DueQueue[T] = DueQueue()
+        self.event_budget = Budget(_MAX_EVENT_BURST, _EVENTS_PER_S)
+        self.defective: DueQueue[T] = DueQueue()
+        self._candidates: DueQueue[T] = DueQueue()
         self._turn = 0
 
-    def put(self, item: T, at: float, *, is_doubtful: bool) -> None:
+    def put(self, item: T, at: float, *, is_defective: bool) -> None:
         """Put an item in, or change the time at which it is due."""
-        queue, other = self._plausible, self.doubtful
-        if is_doubtful:
+        queue, other = self._candidates, self.defective
+        if is_defective:
             queue, other = other, queue
         other.remove(item)
         queue.put(item, at)
 
     def remove(self, item: T) -> None:
         """Take an item out, if it is in."""
-        self._plausible.remove(item)
-        self.doubtful.remove(item)
+        self._candidates.remove(item)
+        self.defective.remove(item)
 
     def pop_due(self, now: float) -> T | None:
         """Take the next one that is due."""
-        queues = [self._plausible, self.doubtful]
+        queues = [self._candidates, self.defective]
         self._turn += 1
-        if self._turn % _DOUBTFUL_TURN == 0:
+        if self._turn % _DEFECTIVE_TURN == 0:
             queues.reverse()
         for queue in queues:
             at = queue.next_at()
-            held = queue is self.doubtful and self.noise.wait_s(now) > 0
+            held = queue is self.defective and self.event_budget.wait_s(now) > 0
             if at is not None and at <= now and not held:
                 return queue.pop()
         return None
@@ -65,8 +65,8 @@ class InspectionQueue(Generic[T]):
         waits = [
             max(at - now, rest_s)
             for at, rest_s in (
-                (self._plausible.next_at(), 0.0),
-                (self.doubtful.next_at(), self.noise.wait_s(now)),
+                (self._candidates.next_at(), 0.0),
+                (self.defective.next_at(), self.event_budget.wait_s(now)),
             )
             if at is not None
         ]

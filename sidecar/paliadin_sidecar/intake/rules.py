@@ -32,7 +32,7 @@ class IntakeRules:
     monotonic: Callable[[], float]
     wall: Callable[[], float]
 
-    def doubt(self, seen: Fingerprint | None) -> str:
+    def defect_of(self, seen: Fingerprint | None) -> str:
         """What is wrong with a file as it is; empty where it may be an answer.
 
         Nothing is decided by that but who is inspected first.

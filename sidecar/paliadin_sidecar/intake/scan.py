@@ -83,7 +83,7 @@ def _compare_names(
             yield None
             apart = 1 + len(tracked) // _MAX_COMPARED
             names_most = max(listed, watched.names)
-            sparse = 1 + names_most // _MAX_NEW if watched.is_full_of_doubt else 1
+            sparse = 1 + names_most // _MAX_NEW if watched.has_too_many_defective else 1
         absent.discard(name)
         # What was accepted has a turn's name: most names need not be parsed again.
         if name in accepted or turn_id_of(name) is not None:

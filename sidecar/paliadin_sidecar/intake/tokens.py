@@ -54,8 +54,8 @@ class Tokens:
             if seen is None or str(seen) == judged:
                 return None
             # What cannot be one is not opened: an empty one is cheap to make by the thousand.
-            doubt = self._rules.doubt(seen)
-            claims = None if doubt else read_claims(self._root.fd, name, self._rules.owner)
+            defect = self._rules.defect_of(seen)
+            claims = None if defect else read_claims(self._root.fd, name, self._rules.owner)
         except (FileNotFoundError, Unreadable, Changed):
             return None
         if judged is not None or not self.is_full:

@@ -37,7 +37,7 @@ _RECENT_FILES, _RECENT_S = 1000, 600.0
 _FLOOD_EVERY_S = 60.0
 #: So many files that are no answer as they are, or not yet, are remembered for a root; more are
 #: found by later scans, when these are done.
-_MAX_DOUBTFUL = 10_000
+_MAX_DEFECTIVE = 10_000
 #: So many files are under observation in a root, also of those that may be answers.
 _MAX_TRACKED = 50_000
 #: So many files with a second name are compared whenever names move; more, once a minute.
@@ -57,7 +57,7 @@ class TrackedFile:
         name: in the root.
         first_seen_at: in epoch seconds.
         seen: what the name was when it was last inspected.
-        doubt: what is wrong with it as it is; empty where it may be an answer.
+        defect: what is wrong with it as it is; empty where it may be an answer.
         file: what is open under the name.
         progress: what is remembered of that.
         previous: what the name was before it was given to another file: if that one turns out to
@@ -71,7 +71,7 @@ class TrackedFile:
     name: str
     first_seen_at: float
     seen: Fingerprint | None = None
-    doubt: str = ""
+    defect: str = ""
     file: TurnFile | None = None
     progress: Progress | None = None
     previous: TurnFile | None = None
@@ -129,8 +129,8 @@ class WatchedRoot:
         self.scans = self.only_scanned = self.steps = 0
         self.names = self.turn_files = self.foreign_files = 0
         self._waiting: dict[str, dict[str, object]] = {}
-        self._untold = 0
-        self._flood_told: float | None = None
+        self._unreported = 0
+        self._flood_reported_at: float | None = None
 
     def key(self, name: str) -> TurnKey:
         """The turn of a turn file."""
@@ -154,14 +154,14 @@ class WatchedRoot:
         """Observe this name from now on, if it is a turn file's; read it, if it is a token's."""
         if turn_id_of(name) is not None:
             seen = self.look_up(name)
-            doubt = self.rules.doubt(seen)
+            defect = self.rules.defect_of(seen)
             tracked = self.tracked.get(name)
             if tracked is None:
-                full = doubt and self.is_full_of_doubt
+                full = defect and self.has_too_many_defective
                 if full or len(self.tracked) >= _MAX_TRACKED:
                     return  # a later scan finds it
                 tracked = self.tracked[name] = TrackedFile(name, self.rules.wall())
-            tracked.seen, tracked.doubt = seen, doubt
+            tracked.seen, tracked.defect = seen, defect
             self.schedule(tracked, 0.0)
         elif (turn_id := turn_id_of(name, ".jwt")) is not None:
             hint = self.tokens.read(TurnKey(self.spec.backend, self.spec.persona, turn_id))
@@ -169,9 +169,9 @@ class WatchedRoot:
                 yield hint
 
     @property
-    def is_full_of_doubt(self) -> bool:
+    def has_too_many_defective(self) -> bool:
         """Whether no further file that is no answer as it is can be under observation."""
-        return len(self.queue.doubtful) >= _MAX_DOUBTFUL
+        return len(self.queue.defective) >= _MAX_DEFECTIVE
 
     def look_up(self, name: str) -> Fingerprint | None:
         """What lies under this name; None where that cannot be said."""
@@ -226,7 +226,7 @@ class WatchedRoot:
     def schedule(self, tracked: TrackedFile, seconds: float) -> None:
         """Inspect this file after so long."""
         at = self.rules.monotonic() + seconds
-        self.queue.put(tracked, at, is_doubtful=bool(tracked.doubt))
+        self.queue.put(tracked, at, is_defective=bool(tracked.defect))
 
     def poll(self, tracked: TrackedFile, seconds: float) -> None:
         """The same for one of which no event tells what is awaited: the more, the less often."""
@@ -249,33 +249,35 @@ class WatchedRoot:
         """Report once that a file waits for long; `describe` names it for as long as it waits."""
         if not tracked.stalled:
             tracked.stalled = True
-            tracked.doubt = tracked.doubt or why
+            tracked.defect = tracked.defect or why
             key = self.key(tracked.name)
             about = {"turn_id": key.turn_id, "why": why, "detail": detail}
             self._waiting[tracked.name] = about | {"since": tracked.first_seen_at}
-            if self.may_tell():
+            if self.may_report():
                 yield Stalled(key, why, detail)
 
-    def may_tell(self) -> bool:
+    def may_report(self) -> bool:
         """Whether one more file that is no answer may have its own event; this counts it."""
-        if self.queue.noise.spend(self.rules.monotonic()):
+        if self.queue.event_budget.spend(self.rules.monotonic()):
             return True
-        self._untold += 1
+        self._unreported += 1
         return False
 
     def report_flood(self) -> Iterator[IntakeEvent]:
         """Report how many files a flood has, at most once in `_FLOOD_EVERY_S`."""
         now = self.rules.monotonic()
-        told = self._flood_told
-        noisy = self.queue.noise.wait_s(now) > 0 and (self._untold or len(self.queue.doubtful) > 0)
+        told = self._flood_reported_at
+        noisy = self.queue.event_budget.wait_s(now) > 0 and (
+            self._unreported or len(self.queue.defective) > 0
+        )
         flooded = noisy or self.names > MAX_NAMES
         if flooded and (told is None or now - told >= _FLOOD_EVERY_S):
             kinds: dict[str, int] = {}
             for tracked in self.tracked.values():
-                if tracked.doubt:
-                    kinds[tracked.doubt] = kinds.get(tracked.doubt, 0) + 1
-            yield Flooded(self.spec, kinds, self._untold, self.names)
-            self._flood_told, self._untold = now, 0
+                if tracked.defect:
+                    kinds[tracked.defect] = kinds.get(tracked.defect, 0) + 1
+            yield Flooded(self.spec, kinds, self._unreported, self.names)
+            self._flood_reported_at, self._unreported = now, 0
 
     def describe(self) -> dict[str, object]:
         """What the root is, and what lies in it, for the status."""

@@ -147,7 +147,7 @@ def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: lis
         place.scan()
         place.wait(2)
     assert looks == []
-    assert len(place.files.queue.doubtful._heap) < 7000
+    assert len(place.files.queue.defective._heap) < 7000
     (place / "x7.txt").write_text(WHOLE)
     (place / "another.moves").touch()
     found = []
@@ -160,7 +160,7 @@ def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: lis
 
 def test_more_than_are_remembered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond the bound is found by later scans; an answer among it is found at once."""
-    monkeypatch.setattr(tracking, "_MAX_DOUBTFUL", 50)
+    monkeypatch.setattr(tracking, "_MAX_DEFECTIVE", 50)
     for n in range(200):
         (place / f"x{n}.txt").symlink_to("nowhere")
     place.publish("own.txt")
