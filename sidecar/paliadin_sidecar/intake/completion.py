@@ -23,7 +23,7 @@ STALLED_S = 120.0
 #: somebody has it open: a child of the agent that inherited the descriptor, say.
 HELD_S = 120.0
 #: No event tells that a writer closed, so its file is looked at again: soon, then less often.
-_POLL_FIRST_S, _POLL_MOST_S, _POLL_STALLED_S = 0.004, 0.032, 1.0
+_MIN_POLL_S, _MAX_POLL_S, _STALLED_POLL_S = 0.004, 0.032, 1.0
 
 
 class Waiting(Struct, frozen=True):
@@ -59,7 +59,7 @@ class Progress(Struct, frozen=True):
     unchanged_since: float
     first_seen: float
     linked_since: float | None = None
-    poll_s: float = _POLL_FIRST_S
+    poll_s: float = _MIN_POLL_S
 
 
 def decide(
@@ -84,11 +84,11 @@ def decide(
         unchanged_since=now if changed else before.unchanged_since,
         first_seen=before.first_seen,
         linked_since=linked_since,
-        poll_s=_POLL_FIRST_S if changed else before.poll_s,
+        poll_s=_MIN_POLL_S if changed else before.poll_s,
     )
     verdict = _judge(progress, seen, now, quiet_s=quiet_s, max_bytes=max_bytes)
     if seen.being_written:
-        progress = replace(progress, poll_s=min(2 * progress.poll_s, _POLL_MOST_S))
+        progress = replace(progress, poll_s=min(2 * progress.poll_s, _MAX_POLL_S))
     return progress, verdict
 
 
@@ -100,7 +100,7 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
     unchanged_s = now - progress.unchanged_since
     if seen.being_written and not (seen.ended and seen.has_text and unchanged_s >= HELD_S):
         stalled = now - progress.first_seen >= STALLED_S
-        seconds = _POLL_STALLED_S if stalled else progress.poll_s
+        seconds = _STALLED_POLL_S if stalled else progress.poll_s
         return Waiting(seconds, stalled, polls=True)
     if not (seen.has_text or seen.ended):  # a bare trailer has ended, whatever it is worth
         return Waiting(EMPTY_S - unchanged_s) if unchanged_s < EMPTY_S else Failed("empty")

@@ -20,9 +20,9 @@ __all__ = ["inspect_due"]
 _BATCH_BYTES = 8 * 1024 * 1024
 _BATCH_FILES = 32
 #: A file that the system would not open is tried again after this long, doubling.
-_UNREADABLE_FIRST_S, _UNREADABLE_MOST_S = 1.0, 10.0
+_MIN_UNREADABLE_S, _MAX_UNREADABLE_S = 1.0, 10.0
 #: A file that changed while it was read, after this long, doubling: its writer is not done.
-_CHANGED_FIRST_S, _CHANGED_MOST_S = 0.004, 1.0
+_MIN_CHANGED_S, _MAX_CHANGED_S = 0.004, 1.0
 
 
 def inspect_due(watched: WatchedRoot) -> list[IntakeEvent]:
@@ -67,13 +67,13 @@ def _inspect(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent
             tracked.close()
             tracked.progress = None
         yield from watched.report_waiting(tracked, "unreadable", exc.errno_name)
-        _retry(watched, tracked, _UNREADABLE_FIRST_S, _UNREADABLE_MOST_S)
+        _retry(watched, tracked, _MIN_UNREADABLE_S, _MAX_UNREADABLE_S)
     except Changed:
-        _retry(watched, tracked, _CHANGED_FIRST_S, _CHANGED_MOST_S)
+        _retry(watched, tracked, _MIN_CHANGED_S, _MAX_CHANGED_S)
 
 
-def _retry(watched: WatchedRoot, tracked: TrackedFile, first_s: float, most_s: float) -> None:
-    tracked.retry_s = min(max(first_s, 2 * tracked.retry_s), most_s)
+def _retry(watched: WatchedRoot, tracked: TrackedFile, min_s: float, max_s: float) -> None:
+    tracked.retry_s = min(max(min_s, 2 * tracked.retry_s), max_s)
     watched.poll(tracked, tracked.retry_s)
 
 
@@ -173,7 +173,7 @@ def _judge_previous(
         if now_or_never or exc.is_final:
             tracked.close_previous()
             return None
-        return Waiting(_UNREADABLE_FIRST_S)
+        return Waiting(_MIN_UNREADABLE_S)
     progress, verdict = _decide(watched, tracked.previous_progress, snapshot)
     tracked.previous_progress = progress
     if isinstance(verdict, Waiting) and (verdict.polls or not now_or_never):

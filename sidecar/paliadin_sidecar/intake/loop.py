@@ -42,7 +42,7 @@ _UNRESPONSIVE_AFTER_S = 5.0
 #: So many changed names of a root are remembered; with more, every file is compared.
 _MAX_TOUCHED = 10_000
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
-_REARM_FIRST_S, _REARM_MOST_S = 0.1, 2.0
+_MIN_REARM_S, _MAX_REARM_S = 0.1, 2.0
 
 
 class IntakeListener(Protocol):
@@ -290,7 +290,7 @@ class RootIntake:
 
     async def _notification_loop(self) -> None:
         # Each root has a watch of its own: what one of them cannot bear costs no other's.
-        wait_s = _REARM_FIRST_S
+        wait_s = _MIN_REARM_S
         while True:
             self._armed = anyio.Event()
             if self.root.fd is None or self.root.state != "armed":
@@ -303,14 +303,14 @@ class RootIntake:
                 try:
                     await self._consume_events(self.root.fd)
                 except WatchFailed as exc:
-                    if time.monotonic() - began > _REARM_MOST_S:
-                        wait_s = _REARM_FIRST_S
+                    if time.monotonic() - began > _MAX_REARM_S:
+                        wait_s = _MIN_REARM_S
                     self._set_no_events(str(exc))
-                    if wait_s == _REARM_FIRST_S:
+                    if wait_s == _MIN_REARM_S:
                         path = str(self.spec.path)
                         await self._listener.record("watch.failed", path=path, error=str(exc))
                     await anyio.sleep(wait_s)
-                    wait_s = min(2 * wait_s, _REARM_MOST_S)
+                    wait_s = min(2 * wait_s, _MAX_REARM_S)
 
     def _set_no_events(self, why: str | None) -> None:
         self.no_events = why
