@@ -25,7 +25,7 @@ __all__ = ["MAX_NAMES", "Root"]
 
 #: A step of the way: its name is looked up in the directory that was judged before, and what is
 #: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 #: More names than these are a flood: they are not held together, and it is told.
@@ -57,10 +57,10 @@ class Root:
         #: The device on which a lease proves that nobody writes; None elsewhere.
         self.leases_on: int | None = None
         self._owner = owner
-        self._told: tuple[RootState, str] = ("missing", "")
+        self._reported: tuple[RootState, str] = ("missing", "")
         self._identity: tuple[int, int] | None = None
         self._listed_mtime: int | None = None
-        self._way: list[tuple[int, ...]] | None = None
+        self._ancestry: list[tuple[int, ...]] | None = None
 
     def check(self) -> Literal["armed", "missing", "untrusted", "unreadable", "replaced"] | None:
         """Look whether it is there and can be trusted; what changed, or None.
@@ -68,16 +68,16 @@ class Root:
         After `replaced` the descriptor is the new directory's. That it could not be listed is
         told first, and only the next call looks whether it can be again.
         """
-        before = self._identity if self._told[0] == "armed" else None
-        way = _way(self.path)  # before it is judged: what changes meanwhile must show
-        if self.state != "unreadable" or (self.state, self.why) == self._told:
+        before = self._identity if self._reported[0] == "armed" else None
+        ancestry = _ancestry(self.path)  # before it is judged: what changes meanwhile must show
+        if self.state != "unreadable" or (self.state, self.why) == self._reported:
             try:
                 self._arm()
             except _NotArmed as exc:
                 self._fail(exc)
-        self._way = way
-        changed = (self.state, self.why) != self._told
-        self._told = (self.state, self.why)
+        self._ancestry = ancestry
+        changed = (self.state, self.why) != self._reported
+        self._reported = (self.state, self.why)
         if self.state != "armed" or before is None or before == self._identity:
             return self.state if changed else None
         return "replaced"
@@ -88,7 +88,11 @@ class Root:
         It asks a few times for `stat` and judges nothing, so it does not see that somebody else
         came into a group.
         """
-        return self.state == "armed" and self._way is not None and self._way == _way(self.path)
+        return (
+            self.state == "armed"
+            and self._ancestry is not None
+            and self._ancestry == _ancestry(self.path)
+        )
 
     def mark_unresponsive(self) -> None:
         """Somebody waits in one of its calls: `unreadable`, until a check comes to its end.
@@ -97,7 +101,7 @@ class Root:
         """
         self._become("unreadable", f"{self.path} does not answer")
         self.step, self.error = self.path, errno.ETIMEDOUT
-        self._told = (self.state, self.why)
+        self._reported = (self.state, self.why)
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -179,7 +183,7 @@ class Root:
         self.state, self.why, self.error = state, why, None
 
 
-def _way(path: Path) -> list[tuple[int, ...]] | None:
+def _ancestry(path: Path) -> list[tuple[int, ...]] | None:
     # What the judgement of each step depended on. The ctime moves with an ACL too; that of a
     # directory which everybody may write in does all the time, and ACLs do not matter there.
     found: list[tuple[int, ...]] = []
@@ -222,7 +226,7 @@ def _open_trusted(path: Path, owner: int) -> int:
 
 def _open_step(name: str, above: int | None, step: Path) -> int:
     try:
-        return os.open(name, _STEP, dir_fd=above)
+        return os.open(name, _OPEN_FLAGS, dir_fd=above)
     except FileNotFoundError:
         raise _NotArmed("missing", step, "does not exist") from None
     except NotADirectoryError:
