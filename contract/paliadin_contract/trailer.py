@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-__all__ = ["TAIL_BYTES", "Trailer", "has_text", "is_whole", "split"]
+__all__ = ["TAIL_BYTES", "Trailer", "has_text", "is_whole", "read_tail", "split"]
 
 #: Enough of a file's end to hold any trailer: it names tools and counts, not text.
 TAIL_BYTES = 16 * 1024
@@ -81,10 +81,24 @@ def is_whole(tail: bytes) -> bool:
     Whole is the opening line, the three names, and then the closing tag or a final newline. A code
     fence that was opened before it or in it must have been closed.
     """
+    return read_tail(tail)[0]
+
+
+def has_text(content: bytes) -> bool:
+    """Whether anything but white space stands before the trailer."""
+    return read_tail(content)[1]
+
+
+def read_tail(tail: bytes) -> tuple[bool, bool]:
+    """What `is_whole` and `has_text` say of it, for one search of the trailer."""
     text = tail.decode(errors="replace")
     block = _block(text)
-    if block is None or _open_fence(text):
-        return False
+    if block is None:
+        return False, bool(text.strip())
+    return not _open_fence(text) and _is_whole(block), bool(block.before.strip())
+
+
+def _is_whole(block: _Block) -> bool:
     if block.closed:
         return all(name in block.inner for name in _NAMES)
     if not block.inner.endswith("\n"):
@@ -98,13 +112,6 @@ def is_whole(tail: bytes) -> bool:
             return False
         values = dict.fromkeys(key[1] for key in _KEY.finditer(inner))
     return all(name in values for name in _NAMES)
-
-
-def has_text(content: bytes) -> bool:
-    """Whether anything but white space stands before the trailer."""
-    text = content.decode(errors="replace")
-    block = _block(text)
-    return bool((text if block is None else block.before).strip())
 
 
 class _Block(NamedTuple):

@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from paliadin_contract.trailer import TAIL_BYTES, has_text, is_whole
+from paliadin_contract.trailer import TAIL_BYTES, read_tail
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
@@ -123,14 +123,15 @@ class TurnFile:
             tail = os.pread(self._fd, TAIL_BYTES, max(0, info.st_size - TAIL_BYTES))
         except OSError as exc:
             raise Unreadable("", exc) from None
+        ended, has_text = read_tail(tail)
         return FileSnapshot(
             Fingerprint.of(info),
             trusted=True,
             being_written=being_written,
-            ended=is_whole(tail),
+            ended=ended,
             # A file that is longer than its tail has text, unless it is a bare trailer that
             # no agent writes; then it is an answer like any other.
-            has_text=info.st_size > TAIL_BYTES or has_text(tail),
+            has_text=info.st_size > TAIL_BYTES or has_text,
             size=info.st_size,
             links=info.st_nlink,
             mtime_s=info.st_mtime,
