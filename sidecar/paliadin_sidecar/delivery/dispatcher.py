@@ -137,7 +137,7 @@ class Dispatcher:
         if self._is_open() and not self._more_first_attempts and not self._fetching:
             now = self._loop.time()
             slots, _ = self._free_slots(now)
-            if slots > 0 and not self._health.pace.is_limited:
+            if slots > 0 and not self._health.limiter.is_limited:
                 deliveries = self._send_directly(deliveries, slots, now)
         for delivery in deliveries:
             if delivery.turn in self._in_flight:
@@ -153,18 +153,18 @@ class Dispatcher:
 
     def _free_slots(self, now: float) -> tuple[int, int]:
         # How many may go now, and how many of them that were tried before.
-        breaker, pace = self._health.breaker, self._health.pace
+        breaker, limiter = self._health.breaker, self._health.limiter
         limit = breaker.concurrency_limit
         slots = min(limit - self._sending, _MAX_UNRECORDED - len(self._in_flight))
         if slots <= 0:
             return 0, 0
-        if (wait_s := pace.wait_s(now)) > 0:
+        if (wait_s := limiter.wait_s(now)) > 0:
             self._wake_in(wait_s)
             return 0, 0
         # Turns that failed before get half of the slots: a slow or poisonous one never keeps
         # a fresh one waiting.
         retries = max(0, min(slots, limit // 2 - self._retrying))
-        if pace.is_limited:
+        if limiter.is_limited:
             slots, retries = min(slots, 2), min(retries, 1)  # one of each, to take turns
         if breaker.retries_are_throttled:
             if (wait_s := breaker.retry_in_s(now)) > 0:
@@ -283,7 +283,7 @@ class Dispatcher:
     def _start(self, delivery: Delivery, now: float) -> None:
         is_retry = delivery.attempts > 0
         self._last_was_retry = is_retry
-        self._health.pace.started(now)
+        self._health.limiter.record_started(now)
         if is_retry:
             self._health.breaker.record_retry(now)
             self._retrying += 1

@@ -16,8 +16,8 @@ from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.breaker import CircuitBreaker
 from paliadin_sidecar.delivery.evidence import FaultEvidence
-from paliadin_sidecar.delivery.pace import Pace
 from paliadin_sidecar.delivery.policy import Verdict
+from paliadin_sidecar.delivery.rate_limiter import RateLimiter
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -44,7 +44,7 @@ def ping_body(host: str, now: float) -> tuple[str, bytes]:
 
 
 class ReceiverHealth:
-    """Judges each outcome, keeps breaker and pace by it, and pings while turns may not go out.
+    """Judges each outcome, keeps breaker and limiter by it, and pings while turns may not go out.
 
     Args:
         group: runs the outbox's methods.
@@ -56,7 +56,7 @@ class ReceiverHealth:
 
     Attributes:
         breaker: whether turns may go out, and how many at once.
-        pace: when the next one may.
+        limiter: when the next one may.
         stopping: set it, and no ping goes out any more.
     """
 
@@ -77,7 +77,7 @@ class ReceiverHealth:
         self._steady = steady
         self._on_recovered = on_recovered
         self.breaker = CircuitBreaker()
-        self.pace = Pace()
+        self.limiter = RateLimiter()
         self.stopping = False
         self._postponements = FaultEvidence()  # by answers of any kind
         self._asking: asyncio.Future[bool] | None = None
@@ -92,7 +92,7 @@ class ReceiverHealth:
         self._tasks = tasks
         service = await self._group.commit_when_possible(Outbox.service)
         rest_s = await self._group.commit_when_possible(Outbox.retry_after_s, policy.MAX_BACKOFF_S)
-        self.pace = Pace(anyio.current_time() + rest_s)
+        self.limiter = RateLimiter(anyio.current_time() + rest_s)
         if service["paused_at"] is not None:
             # It was not well when we stopped: a turn is never the probe.
             self.breaker = CircuitBreaker(paused=True)
@@ -115,7 +115,7 @@ class ReceiverHealth:
         now = anyio.current_time()
         if verdict is Verdict.ACKNOWLEDGED:
             self.breaker.record_response(acknowledged=True)
-            self.pace.acknowledged(now)
+            self.limiter.record_acknowledged(now)
             self._postponements.acknowledged(turn)
             return verdict
         self.breaker.record_response(acknowledged=False)
@@ -138,9 +138,10 @@ class ReceiverHealth:
             return
         asked_s = policy.retry_after_s(outcome.retry_after, self._wall())
         if asked_s > 0 or outcome.status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.pace.later(anyio.current_time(), started_at=began, retry_after_s=asked_s)
+            now = anyio.current_time()
+            self.limiter.record_throttled(now, started_at=began, retry_after_s=asked_s)
         elif verdict is Verdict.RETRY and outcome.status is not None:
-            self.pace.put_off()
+            self.limiter.record_postponed()
 
     async def _is_healthy(self) -> bool:
         # One ping for all that ask at the same time.
@@ -169,7 +170,7 @@ class ReceiverHealth:
 
     async def _ping_after_postponements(self, status: int) -> None:
         # The receiver postpones every turn: ask whether it is healthy.
-        await anyio.sleep(self.pace.rest_s(anyio.current_time()))
+        await anyio.sleep(self.limiter.rest_s(anyio.current_time()))
         if not self.stopping and not await self._is_healthy():
             self._pause(f"status_{status}")
 
@@ -185,7 +186,7 @@ class ReceiverHealth:
                 if why is not None:
                     await self._group.commit(Outbox.pause, why)
                     why = None
-            rest_s = self.pace.rest_s(anyio.current_time())
+            rest_s = self.limiter.rest_s(anyio.current_time())
             await anyio.sleep(max(self.breaker.next_ping_s(), rest_s))
             if not self.stopping and await self._ping():
                 self.breaker.resume()

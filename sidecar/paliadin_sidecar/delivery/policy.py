@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: A person waits, so the first tries come fast; an outage is met with patience, without end.
-_FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 60.0
+_MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 60.0
 #: A receiver may ask for more time, but not for a day: somebody waits.
 _MAX_RETRY_AFTER_S = 3600.0
 #: A turn that fails in another way than by being refused is given up after this many attempts
@@ -125,7 +125,7 @@ def decide(
         if history.attempts >= _POISON_ATTEMPTS and now - began_at >= _POISON_S:
             return Dead("poison")
     # Full jitter: many turns that failed together must not come back together.
-    ceiling = min(MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(history.attempts - 1, 16))
+    ceiling = min(MAX_BACKOFF_S, _MIN_BACKOFF_S * 2.0 ** min(history.attempts - 1, 16))
     return Retry(max(floor_s, ceiling * random()))
 
 

@@ -19,7 +19,7 @@ from support.office import (
 )
 from support.waiting import PATIENCE_S
 
-from paliadin_sidecar.delivery import breaker, dispatcher, pace
+from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.outbox import Outbox
@@ -339,8 +339,8 @@ async def test_a_limiter_that_counts_what_it_refuses(tmp_path: Path) -> None:
 
 async def test_a_limit_of_one_turn_s_own(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put off again and again while others pass, as where each user has a limit: it alone rests."""
-    monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
-    monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
+    monkeypatch.setattr(rate_limiter, "_MIN_RATE", 1000.0)
+    monkeypatch.setattr(rate_limiter, "_MAX_REST_S", 0.001)
     limited = Outcome(status=429)
     office.turn = lambda turn_id: limited if turn_id == "bad" else OK
     office.accept("bad")
@@ -358,7 +358,7 @@ async def test_retries_and_fresh_ones_take_turns(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where they go one by one, a backlog of either holds none of the other."""
-    monkeypatch.setattr(pace, "_RATE_LEAST", 50.0)
+    monkeypatch.setattr(rate_limiter, "_MIN_RATE", 50.0)
     office.turn = lambda _: Outcome(status=429)
     office.accept(*ids("old", 8))
     async with office.open():

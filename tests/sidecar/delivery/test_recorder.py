@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.office import LATER, OK, REFUSED, UNREACHABLE, Office, ids, try_again
 
-from paliadin_sidecar.delivery import breaker, pace
+from paliadin_sidecar.delivery import breaker, rate_limiter
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
 
@@ -94,8 +94,8 @@ async def test_later_says_nothing_about_a_turn(
     office: Office, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Put off for a day while others pass, it is still tried."""
-    monkeypatch.setattr(pace, "_REST_MOST_S", 0.001)
-    monkeypatch.setattr(pace, "_RATE_LEAST", 1000.0)
+    monkeypatch.setattr(rate_limiter, "_MAX_REST_S", 0.001)
+    monkeypatch.setattr(rate_limiter, "_MIN_RATE", 1000.0)
     monkeypatch.setattr(breaker, "_PING_AFTER_POSTPONED", 10_000)
     office.turn = lambda turn_id: outcome if turn_id == "slow" else OK
     office.accept("slow")

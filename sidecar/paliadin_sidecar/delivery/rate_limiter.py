@@ -13,27 +13,27 @@ from __future__ import annotations
 import math
 from collections import deque
 
-__all__ = ["Pace"]
+__all__ = ["RateLimiter"]
 
 #: The rest where the receiver names none, doubling for as long as nothing passes: that finds
 #: limits that are lower than the least rate.
-_REST_FIRST_S, _REST_MOST_S = 0.25, 60.0
+_MIN_REST_S, _MAX_REST_S = 0.25, 60.0
 #: The rate that passes is taken from the acknowledgements of so many seconds.
 _MEASURED_S = 60.0
 #: Turns per second: at least this, and where nothing has passed yet; and above the other it is
 #: no limit any more.
-_RATE_LEAST, _RATE_MOST = 1.0, 100.0
+_MIN_RATE, _MAX_RATE = 1.0, 100.0
 #: After a "later", this share of what passed. Slowly towards the limit that was met, so that it
 #: is met seldom, and fast beyond it, where it proves to be gone.
-_SLOWER, _FASTER, _MUCH_FASTER, _BEYOND = 0.8, 1.005, 1.05, 1.2
+_DECREASE, _INCREASE, _FAST_INCREASE, _PROBE_MARGIN = 0.8, 1.005, 1.05, 1.2
 #: A limit that was not met for so long is forgotten.
 _FORGOTTEN_S = 600.0
 #: So many turns in a row that were put off without a word of a limit, with some that passed before
 #: and one after it, are a limit as well. At a receiver that fails eight times in ten it is rare.
-_ROW = 30
+_POSTPONED_IN_A_ROW = 30
 
 
-class Pace:
+class RateLimiter:
     """When the next turn may go out. All times are monotonic seconds."""
 
     def __init__(self, resting_until: float = 0.0) -> None:
@@ -42,9 +42,9 @@ class Pace:
         self._limit = math.inf  # the rate at which "later" was said
         self._next_at = 0.0
         self._slowed_at = -math.inf
-        self._in_a_row = 0  # of "later", nothing having passed between
-        self._put_off = 0  # in a row, by answers that name no limit
-        self._passed: deque[float] = deque(maxlen=int(_MEASURED_S * _RATE_MOST))
+        self._throttled = 0  # of "later", nothing having passed between
+        self._postponed = 0  # in a row, by answers that name no limit
+        self._passed: deque[float] = deque(maxlen=int(_MEASURED_S * _MAX_RATE))
 
     @property
     def rate(self) -> float:
@@ -67,27 +67,28 @@ class Pace:
         paced_at = self._next_at if self.is_limited else 0.0
         return max(self.rest_s(now), paced_at - now)
 
-    def started(self, now: float) -> None:
+    def record_started(self, now: float) -> None:
         """Note that a turn goes out."""
         self._next_at = now + 1 / self._rate
 
-    def acknowledged(self, now: float) -> None:
+    def record_acknowledged(self, now: float) -> None:
         """Note that a turn got through."""
-        if self._put_off >= _ROW and self._passed and self._passed[-1] > now - _MEASURED_S:
-            self._slow_down(now, _REST_FIRST_S)
-        self._put_off = 0
+        passed_at = self._passed[-1] if self._passed else -math.inf
+        if self._postponed >= _POSTPONED_IN_A_ROW and passed_at > now - _MEASURED_S:
+            self._slow_down(now, _MIN_REST_S)
+        self._postponed = 0
         self._passed.append(now)
-        self._in_a_row = 0
-        near = self._rate <= self._limit * _BEYOND
-        self._rate *= _FASTER if near else _MUCH_FASTER
-        if self._rate > _RATE_MOST:
+        self._throttled = 0
+        near = self._rate <= self._limit * _PROBE_MARGIN
+        self._rate *= _INCREASE if near else _FAST_INCREASE
+        if self._rate > _MAX_RATE:
             self._rate = math.inf
 
-    def put_off(self) -> None:
+    def record_postponed(self) -> None:
         """Note that a turn was put off by an answer that names no limit, as in an outage."""
-        self._put_off += 1
+        self._postponed += 1
 
-    def later(self, now: float, *, started_at: float, retry_after_s: float) -> None:
+    def record_throttled(self, now: float, *, started_at: float, retry_after_s: float) -> None:
         """Note that the receiver asked for time.
 
         Args:
@@ -98,11 +99,11 @@ class Pace:
         rest_s = retry_after_s
         # Those that were under way already say the same once more.
         if started_at >= self._slowed_at:
-            in_a_row = min(self._in_a_row, 16)
+            in_a_row = min(self._throttled, 16)
             if not retry_after_s or in_a_row:
-                rest_s = max(rest_s, min(_REST_MOST_S, _REST_FIRST_S * 2.0**in_a_row))
+                rest_s = max(rest_s, min(_MAX_REST_S, _MIN_REST_S * 2.0**in_a_row))
             self._slow_down(now, rest_s)
-            self._in_a_row += 1
+            self._throttled += 1
         self.resting_until = max(self.resting_until, now + rest_s)
 
     def _slow_down(self, now: float, rest_s: float) -> None:
@@ -113,5 +114,5 @@ class Pace:
             # What passed in a burst is what passes in the rest that it led to.
             self._limit = min(self._rate, len(passed) / max(now - passed[0], rest_s))
         else:
-            self._limit = min(self._rate, _RATE_LEAST / _SLOWER)
-        self._rate = max(_RATE_LEAST, _SLOWER * self._limit)
+            self._limit = min(self._rate, _MIN_RATE / _DECREASE)
+        self._rate = max(_MIN_RATE, _DECREASE * self._limit)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from paliadin_sidecar.delivery.pace import Pace
+from paliadin_sidecar.delivery.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,29 +57,33 @@ def leaks(per_s: float, burst: int) -> Callable[[float], bool]:
 
 
 def play(
-    passes: Callable[[float], bool], *, turns: int, retry_after_s: float, pace: Pace | None = None
+    passes: Callable[[float], bool],
+    *,
+    turns: int,
+    retry_after_s: float,
+    limiter: RateLimiter | None = None,
 ) -> tuple[float, list[float]]:
     """Send so many turns, eight at a time; returns when all had passed, and each refusal."""
-    pace, now = pace or Pace(), 0.0
+    limiter, now = limiter or RateLimiter(), 0.0
     under_way: list[tuple[float, bool]] = []
     delivered, refused = 0, []
     while delivered < turns:
         left = turns - delivered - len(under_way)
         can_send = left > 0 and len(under_way) < 8
-        if can_send and pace.wait_s(now) <= 0:
-            pace.started(now)
+        if can_send and limiter.wait_s(now) <= 0:
+            limiter.record_started(now)
             heappush(under_way, (now + RTT_S, passes(now)))
             continue
         moments = [under_way[0][0]] if under_way else []
-        now = min([*moments, now + pace.wait_s(now)] if can_send else moments)
+        now = min([*moments, now + limiter.wait_s(now)] if can_send else moments)
         while under_way and under_way[0][0] <= now:
             _, passed = heappop(under_way)
             if passed:
                 delivered += 1
-                pace.acknowledged(now)
+                limiter.record_acknowledged(now)
             else:
                 refused.append(now)
-                pace.later(now, started_at=now - RTT_S, retry_after_s=retry_after_s)
+                limiter.record_throttled(now, started_at=now - RTT_S, retry_after_s=retry_after_s)
         assert now < 100_000
     return now, refused
 
@@ -122,35 +126,35 @@ def test_nothing_is_held_where_nobody_says_later() -> None:
 
 def test_the_whole_sender_rests() -> None:
     """What is asked for holds whatever is sent next, and no later word makes it shorter."""
-    pace = Pace()
-    pace.later(10.0, started_at=9.0, retry_after_s=30.0)
-    pace.later(11.0, started_at=9.5, retry_after_s=1.0)
-    assert pace.wait_s(12.0) == 28
-    pace.later(13.0, started_at=9.5, retry_after_s=60.0)
-    assert pace.wait_s(13.0) == 60
-    assert Pace(resting_until=100.0).wait_s(40.0) == 60
+    limiter = RateLimiter()
+    limiter.record_throttled(10.0, started_at=9.0, retry_after_s=30.0)
+    limiter.record_throttled(11.0, started_at=9.5, retry_after_s=1.0)
+    assert limiter.wait_s(12.0) == 28
+    limiter.record_throttled(13.0, started_at=9.5, retry_after_s=60.0)
+    assert limiter.wait_s(13.0) == 60
+    assert RateLimiter(resting_until=100.0).wait_s(40.0) == 60
 
 
 def test_those_that_were_under_way_count_once() -> None:
     """Eight turns that meet one limit slow the sender down once."""
-    pace = Pace()
+    limiter = RateLimiter()
     for _ in range(8):
-        pace.later(10.0, started_at=9.9, retry_after_s=0.0)
-    assert pace.resting_until == 10.25
-    assert pace.rate == 1
+        limiter.record_throttled(10.0, started_at=9.9, retry_after_s=0.0)
+    assert limiter.resting_until == 10.25
+    assert limiter.rate == 1
 
 
 def test_a_row_of_later_doubles_the_rest() -> None:
     """As long as nothing passes, each rest is longer, up to a minute."""
-    pace, now, rests = Pace(), 0.0, []
+    limiter, now, rests = RateLimiter(), 0.0, []
     for _ in range(10):
-        pace.later(now, started_at=now, retry_after_s=0.0)
-        rests.append(pace.wait_s(now))
-        now = pace.resting_until
+        limiter.record_throttled(now, started_at=now, retry_after_s=0.0)
+        rests.append(limiter.wait_s(now))
+        now = limiter.resting_until
     assert rests == [0.25, 0.5, 1, 2, 4, 8, 16, 32, 60, 60]
-    pace.acknowledged(now)
-    pace.later(now, started_at=now, retry_after_s=0.0)
-    assert pace.wait_s(now) == 0.25
+    limiter.record_acknowledged(now)
+    limiter.record_throttled(now, started_at=now, retry_after_s=0.0)
+    assert limiter.wait_s(now) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -158,33 +162,33 @@ def test_a_row_of_later_doubles_the_rest() -> None:
 )
 def test_a_limit_that_nobody_names(row: int, passed_s_ago: int, rate: float) -> None:
     """A long row that ends is one where turns passed a short while ago; else it was an outage."""
-    pace = Pace()
+    limiter = RateLimiter()
     for _ in range(20):
-        pace.acknowledged(100.0 - passed_s_ago)
+        limiter.record_acknowledged(100.0 - passed_s_ago)
     for _ in range(row):
-        pace.put_off()
-    assert pace.wait_s(100.0) == 0
-    pace.acknowledged(100.0)
-    assert pace.rate == pytest.approx(rate, rel=0.05)
-    assert pace.wait_s(100.0) == 0
+        limiter.record_postponed()
+    assert limiter.wait_s(100.0) == 0
+    limiter.record_acknowledged(100.0)
+    assert limiter.rate == pytest.approx(rate, rel=0.05)
+    assert limiter.wait_s(100.0) == 0
 
 
 def test_a_turn_that_comes_alone_is_not_held_by_the_rate() -> None:
     """Only the next one waits."""
-    pace = Pace()
-    pace.later(0.0, started_at=0.0, retry_after_s=1.0)
-    assert pace.wait_s(5.0) == 0
-    pace.started(5.0)
-    assert pace.wait_s(5.0) == 1
+    limiter = RateLimiter()
+    limiter.record_throttled(0.0, started_at=0.0, retry_after_s=1.0)
+    assert limiter.wait_s(5.0) == 0
+    limiter.record_started(5.0)
+    assert limiter.wait_s(5.0) == 1
 
 
 def test_a_limit_is_forgotten() -> None:
     """After ten minutes without it, or when far more passes."""
-    pace = Pace()
-    pace.later(0.0, started_at=0.0, retry_after_s=1.0)
-    assert pace.wait_s(602.0) == 0
-    assert pace.rate == math.inf
-    pace.later(700.0, started_at=700.0, retry_after_s=0.0)
+    limiter = RateLimiter()
+    limiter.record_throttled(0.0, started_at=0.0, retry_after_s=1.0)
+    assert limiter.wait_s(602.0) == 0
+    assert limiter.rate == math.inf
+    limiter.record_throttled(700.0, started_at=700.0, retry_after_s=0.0)
     for n in range(200):
-        pace.acknowledged(701.0 + n)
-    assert pace.rate == math.inf
+        limiter.record_acknowledged(701.0 + n)
+    assert limiter.rate == math.inf
