@@ -52,7 +52,7 @@ def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
             fingerprint = failed_fingerprint(snapshot.fingerprint, verdict.reason)
         why = _why_failed(verdict.reason, snapshot, rules.max_bytes)
         return Arrival(key, fingerprint, at, snapshot.size, reason=verdict.reason, why=why)
-    data = file.read(snapshot, held=snapshot.being_written is True)
+    data = file.read(snapshot, allow_open_writer=snapshot.being_written is True)
     return Arrival(
         key,
         fingerprint,

@@ -54,7 +54,7 @@ def _inspect(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent
         return
     try:
         if _open(watched, tracked):
-            yield from _judge(watched, tracked)
+            yield from _evaluate(watched, tracked)
             return
         key = watched.key(tracked.name)
         if watched.accepted.pop(tracked.name, None) is not None:
@@ -105,19 +105,19 @@ def _open(watched: WatchedRoot, tracked: TrackedFile) -> bool:
     return True
 
 
-def _judge(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
+def _evaluate(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
     file, name, rules = tracked.file, tracked.name, watched.rules
     if file is None:
         return
     snapshot = file.inspect()
     tracked.seen, tracked.defect = snapshot.fingerprint, rules.defect_of(snapshot.fingerprint)
     if watched.is_accepted(name, snapshot.fingerprint):
-        watched.compare_soon(name, snapshot.fingerprint)
+        watched.remember_recent(name, snapshot.fingerprint)
         watched.drop(tracked)  # an event, but nothing new
         return
     tracked.progress, verdict = _decide(watched, tracked.progress, snapshot)
     if isinstance(verdict, Waiting):
-        before = yield from _judge_previous(watched, tracked, now_or_never=False)
+        before = yield from _evaluate_previous(watched, tracked, last_chance=False)
         yield from _wait(watched, tracked, verdict, before)
         return
     if isinstance(verdict, Failed) and not watched.queue.event_budget.spend(rules.monotonic()):
@@ -127,7 +127,7 @@ def _judge(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEvent]:
     key = watched.key(name)
     arrival = read_arrival(rules, key, file, snapshot, verdict, tracked.progress)
     if arrival.reason is not None or not arrival.has_text:
-        before = yield from _judge_previous(watched, tracked, now_or_never=True)
+        before = yield from _evaluate_previous(watched, tracked, last_chance=True)
         if before is not None:  # somebody still writes the answer, which comes first
             yield from _wait(watched, tracked, before)
             return
@@ -159,8 +159,8 @@ def _wait(
         tracked.file = None
 
 
-def _judge_previous(
-    watched: WatchedRoot, tracked: TrackedFile, *, now_or_never: bool
+def _evaluate_previous(
+    watched: WatchedRoot, tracked: TrackedFile, *, last_chance: bool
 ) -> Generator[IntakeEvent, None, Waiting | None]:
     # Returns how long to wait for it, if at all. Once the file that took its name proves to be no
     # answer, it is waited for only while somebody still writes it.
@@ -170,13 +170,13 @@ def _judge_previous(
     try:
         snapshot = previous.inspect()
     except Unreadable as exc:
-        if now_or_never or exc.is_final:
+        if last_chance or exc.is_final:
             tracked.close_previous()
             return None
         return Waiting(_MIN_UNREADABLE_S)
     progress, verdict = _decide(watched, tracked.previous_progress, snapshot)
     tracked.previous_progress = progress
-    if isinstance(verdict, Waiting) and (verdict.polls or not now_or_never):
+    if isinstance(verdict, Waiting) and (verdict.polls or not last_chance):
         return verdict
     rules = watched.rules
     if snapshot.trusted and snapshot.has_text and snapshot.size <= rules.max_bytes:

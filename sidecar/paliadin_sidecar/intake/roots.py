@@ -212,12 +212,12 @@ def _open_trusted(path: Path, owner: int) -> int:
     step = Path("/")
     found, device = _open_step("/", None, step), None
     try:
-        device = _judge(found, device, step, path, owner)
+        device = _check_directory(found, device, step, path, owner)
         for name in path.parts[1:]:
             above, step = found, step / name
             found = _open_step(name, above, step)
             os.close(above)
-            device = _judge(found, device, step, path, owner)
+            device = _check_directory(found, device, step, path, owner)
     except BaseException:
         os.close(found)
         raise
@@ -243,7 +243,7 @@ def _open_step(name: str, above: int | None, step: Path) -> int:
         raise _unreadable(step, "looked at", exc) from None
 
 
-def _judge(found: int, device: int | None, step: Path, path: Path, owner: int) -> int:
+def _check_directory(found: int, device: int | None, step: Path, path: Path, owner: int) -> int:
     # Returns the device that the step is on.
     last = step == path
     try:

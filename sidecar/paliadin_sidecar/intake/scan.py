@@ -68,8 +68,8 @@ def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | No
 def _compare_names(
     watched: WatchedRoot, names: Iterable[str], *, every_file: bool
 ) -> Iterator[IntakeEvent | None]:
-    accepted, tracked, judged = watched.accepted, watched.tracked, watched.tokens.judged
-    known = [*accepted, *judged]
+    accepted, tracked, tokens_seen = watched.accepted, watched.tracked, watched.tokens.seen
+    known = [*accepted, *tokens_seen]
     absent: set[str] = set()
     for n in range(0, len(known), _COPY_STEP):
         absent.update(known[n : n + _COPY_STEP])
@@ -90,19 +90,19 @@ def _compare_names(
             turn_files += 1
             if name in tracked:
                 wanted = (every_file or n % apart == 0) and (
-                    watched.look_up(name) != tracked[name].seen
+                    watched.fingerprint_of(name) != tracked[name].seen
                 )
             elif name in accepted:
                 wanted = every_file and watched.has_moved(name)
             else:
                 wanted = n % sparse == 0
         elif turn_id_of(name, ".jwt") is not None:
-            wanted = every_file if name in judged else not watched.tokens.is_full
+            wanted = every_file if name in tokens_seen else not watched.tokens.is_full
         else:
             foreign_files += 1
             continue
         if wanted:
-            yield from watched.take_up(name)
+            yield from watched.observe(name)
     yield from _tell_gone(watched, absent)
     watched.names = listed
     watched.turn_files, watched.foreign_files = turn_files, foreign_files
@@ -111,11 +111,11 @@ def _compare_names(
 def _tell_gone(watched: WatchedRoot, absent: set[str]) -> Iterator[IntakeEvent | None]:
     for name in absent:
         yield None
-        watched.tokens.judged.pop(name, None)
+        watched.tokens.seen.pop(name, None)
         # A listing is not of one moment: a name that was removed and made again may be missing.
         if name in watched.accepted and not _is_there(watched, name):
             del watched.accepted[name]
-            watched.linked.discard(name)
+            watched.multiply_linked.discard(name)
             yield Gone(watched.key(name))
 
 
@@ -128,13 +128,13 @@ def _is_there(watched: WatchedRoot, name: str) -> bool:
 
 def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEvent | None]:
     # Files whose next change may move no name, and raise no event.
-    watched.drop_old_recent()
-    changed = {name for name in watched.linked if watched.has_moved(name)}
-    for n, (name, (_, fingerprint)) in enumerate(list(watched.recent.items()), 1):
+    watched.expire_recent()
+    changed = {name for name in watched.multiply_linked if watched.has_moved(name)}
+    for n, (name, (_, fingerprint)) in enumerate(list(watched.recently_accepted.items()), 1):
         if n % _STEP == 0:
             yield None
         with suppress(Unreadable):  # when each file is compared, that is told
             if fingerprint_at(directory, name) not in (None, fingerprint):
                 changed.add(name)
     for name in changed - watched.tracked.keys():
-        yield from watched.take_up(name)
+        yield from watched.observe(name)

@@ -36,17 +36,17 @@ class Tokens:
     def __init__(self, root: Root, rules: IntakeRules) -> None:
         self._root = root
         self._rules = rules
-        self.judged: dict[str, str] = {}
+        self.seen: dict[str, str] = {}
 
     @property
     def is_full(self) -> bool:
         """Whether no further one can be remembered."""
-        return len(self.judged) >= _MAX_TOKENS
+        return len(self.seen) >= _MAX_TOKENS
 
     def read(self, key: TurnKey) -> Hint | None:
         """What the token of this turn tells; None where it was read before, or tells nothing."""
         name = f"{key.turn_id}.jwt"
-        judged = self.judged.get(name)
+        judged = self.seen.get(name)
         if judged == "" or self._root.fd is None:
             return None
         try:
@@ -61,7 +61,7 @@ class Tokens:
         if judged is not None or not self.is_full:
             # A young one that told nothing is read again, but not by each scan.
             as_seen = str(seen) if seen.is_conclusive(self._rules.wall()) else "young"
-            self.judged[name] = as_seen if claims is None else ""
+            self.seen[name] = as_seen if claims is None else ""
         return None if claims is None else Hint(key, *claims)
 
 

@@ -122,8 +122,8 @@ class WatchedRoot:
         self.rules = rules
         self.tokens = Tokens(root, rules)
         self.accepted: dict[str, str] = {}
-        self.recent: dict[str, tuple[float, Fingerprint]] = {}
-        self.linked: set[str] = set()
+        self.recently_accepted: dict[str, tuple[float, Fingerprint]] = {}
+        self.multiply_linked: set[str] = set()
         self.tracked: dict[str, TrackedFile] = {}
         self.queue: InspectionQueue[TrackedFile] = InspectionQueue()
         self.scans = self.only_scanned = self.steps = 0
@@ -146,14 +146,14 @@ class WatchedRoot:
         """Take up what notifications named. Yields what tokens among them told."""
         for name in names:
             self.steps += 1
-            yield from self.take_up(name)
+            yield from self.observe(name)
             if name in self.tracked:
                 self.tracked[name].noticed = True
 
-    def take_up(self, name: str) -> Iterator[IntakeEvent]:
+    def observe(self, name: str) -> Iterator[IntakeEvent]:
         """Observe this name from now on, if it is a turn file's; read it, if it is a token's."""
         if turn_id_of(name) is not None:
-            seen = self.look_up(name)
+            seen = self.fingerprint_of(name)
             defect = self.rules.defect_of(seen)
             tracked = self.tracked.get(name)
             if tracked is None:
@@ -173,7 +173,7 @@ class WatchedRoot:
         """Whether no further file that is no answer as it is can be under observation."""
         return len(self.queue.defective) >= _MAX_DEFECTIVE
 
-    def look_up(self, name: str) -> Fingerprint | None:
+    def fingerprint_of(self, name: str) -> Fingerprint | None:
         """What lies under this name; None where that cannot be said."""
         try:
             return None if self.root.fd is None else fingerprint_at(self.root.fd, name)
@@ -182,7 +182,7 @@ class WatchedRoot:
 
     def has_moved(self, name: str) -> bool:
         """Whether a file that was accepted is another one now, went, or cannot be seen."""
-        found = self.look_up(name)
+        found = self.fingerprint_of(name)
         return self.root.fd is not None and (found is None or not self.is_accepted(name, found))
 
     # --- what was accepted ------------------------------------------------------------------
@@ -202,24 +202,24 @@ class WatchedRoot:
             linked: it is no answer, for its second name.
         """
         self.accepted[name] = fingerprint
-        self.compare_soon(name, found)
-        if linked and len(self.linked) < _MAX_LINKED:
-            self.linked.add(name)
+        self.remember_recent(name, found)
+        if linked and len(self.multiply_linked) < _MAX_LINKED:
+            self.multiply_linked.add(name)
         else:
-            self.linked.discard(name)
+            self.multiply_linked.discard(name)
 
-    def compare_soon(self, name: str, found: Fingerprint) -> None:
+    def remember_recent(self, name: str, found: Fingerprint) -> None:
         """Compare this file in the next scans with what it was."""
-        self.recent.pop(name, None)
-        self.recent[name] = self.rules.monotonic(), found
-        if len(self.recent) > _RECENT_FILES:
-            del self.recent[next(iter(self.recent))]
+        self.recently_accepted.pop(name, None)
+        self.recently_accepted[name] = self.rules.monotonic(), found
+        if len(self.recently_accepted) > _RECENT_FILES:
+            del self.recently_accepted[next(iter(self.recently_accepted))]
 
-    def drop_old_recent(self) -> None:
-        """Forget those of `recent` for which no revision is sent any more."""
+    def expire_recent(self) -> None:
+        """Forget those of `recently_accepted` for which no revision is sent any more."""
         old = self.rules.monotonic() - _RECENT_S
-        while self.recent and next(iter(self.recent.values()))[0] < old:
-            del self.recent[next(iter(self.recent))]
+        while self.recently_accepted and next(iter(self.recently_accepted.values()))[0] < old:
+            del self.recently_accepted[next(iter(self.recently_accepted))]
 
     # --- what is under observation ----------------------------------------------------------
 

@@ -69,8 +69,8 @@ class TurnFile:
         self._fd: int | None = None
         try:
             # Asked before it is opened: opening a FIFO or a device is an act of its own.
-            self._refused = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if self._is_ours(self._refused):
+            self._unopened_stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if self._is_acceptable(self._unopened_stat):
                 self._fd = os.open(name, _FLAGS, dir_fd=directory)
         except FileNotFoundError:
             raise
@@ -79,7 +79,7 @@ class TurnFile:
             link = _link_at(directory, name) if exc.errno == errno.ELOOP else None
             if link is None:
                 raise Unreadable(name, exc) from None
-            self._refused = link
+            self._unopened_stat = link
 
     def close(self) -> None:
         """Let go of the descriptor. More than once is well."""
@@ -109,7 +109,7 @@ class TurnFile:
         """
         try:
             info = self._stat()
-            if self._fd is None or not self._is_ours(info):
+            if self._fd is None or not self._is_acceptable(info):
                 return FileSnapshot(
                     Fingerprint.of(info),
                     trusted=False,
@@ -137,12 +137,12 @@ class TurnFile:
             mtime_s=info.st_mtime,
         )
 
-    def read(self, snapshot: FileSnapshot, *, held: bool = False) -> bytes:
+    def read(self, snapshot: FileSnapshot, *, allow_open_writer: bool = False) -> bytes:
         """The whole file, if it is still as it was then.
 
         Args:
             snapshot: what was seen last.
-            held: also where somebody has it open for writing.
+            allow_open_writer: also where somebody has it open for writing.
 
         Raises:
             Changed: it is not, or somebody opened it for writing.
@@ -157,7 +157,7 @@ class TurnFile:
                 at += len(chunk)
             now = Fingerprint.of(os.fstat(self._fd))
             changed = now.content_may_differ(snapshot.fingerprint)
-            opened = not held and _being_written(self._fd)
+            opened = not allow_open_writer and _being_written(self._fd)
             if at != snapshot.size or changed or opened:
                 raise Changed
         except OSError as exc:
@@ -165,9 +165,9 @@ class TurnFile:
         return b"".join(chunks)
 
     def _stat(self) -> os.stat_result:
-        return self._refused if self._fd is None else os.fstat(self._fd)
+        return self._unopened_stat if self._fd is None else os.fstat(self._fd)
 
-    def _is_ours(self, info: os.stat_result) -> bool:
+    def _is_acceptable(self, info: os.stat_result) -> bool:
         return stat.S_ISREG(info.st_mode) and info.st_uid == self._owner
 
 

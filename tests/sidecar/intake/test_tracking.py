@@ -110,7 +110,7 @@ def test_what_is_remembered_of_a_flood_is_bounded(
     for _ in range(5):
         found += place.every_file()
         kept = place.files
-        most = max(most, len(kept.tracked), len(kept.tokens.judged))
+        most = max(most, len(kept.tracked), len(kept.tokens.seen))
         found += place.wait(QUIET_S)
     assert most == 5
     assert len(settled(found)) == 20
