@@ -34,7 +34,8 @@ _Step = tuple["Callable[[], Any]", "asyncio.Future[Any]"]
 class GroupCommit:
     """Runs the outbox's methods on the event loop, one transaction for all that have gathered.
 
-    The first call of a tick schedules the transaction for the next one. A caller goes on after
+    The first call of a tick schedules the transaction for the next one, or, under load, for a
+    moment after the last one. A caller goes on after
     the COMMIT: whatever it wakes then finds what was committed.
 
     Args:

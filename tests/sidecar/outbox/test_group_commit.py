@@ -212,3 +212,17 @@ async def test_another_s_lock_does_not_hold_the_event_loop(
     assert commits.told() == [0, 1]
     assert commits.count == 1
     assert commits.blocked == []
+
+
+async def test_under_load_what_comes_meanwhile_shares_a_transaction(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its time; who is cancelled has it begin at once, and nothing of it is lost."""
+    monkeypatch.setattr(group_commit, "_APART_S", 3600.0)
+    await commits.tell(0)
+    later = commits.group.submit(Outbox.record_service_event, "service.started", {"n": 1})
+    with anyio.move_on_after(0):
+        await commits.tell(2)
+    await later
+    assert commits.told() == [0, 1, 2]
+    assert commits.count == 2
