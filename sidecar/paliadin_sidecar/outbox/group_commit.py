@@ -35,8 +35,8 @@ class GroupCommit:
     """Runs the outbox's methods on the event loop, one transaction for all that have gathered.
 
     The first call of a tick schedules the transaction for the next one, or, under load, for a
-    moment after the last one. A caller goes on after
-    the COMMIT: whatever it wakes then finds what was committed.
+    moment after the last one. A caller goes on after the COMMIT: whatever it wakes then finds what
+    was committed.
 
     Args:
         outbox: what they are methods of; nobody else may use it meanwhile.
