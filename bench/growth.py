@@ -18,8 +18,8 @@ from bench import measures
 from bench.lab import STATE, running
 from bench.results import Grown
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queue, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def delivered(state: Path, turns: int) -> None:
         keys = [TurnKey("aichat", "paliadin", f"{n:036x}") for n in range(min(turns, _REAL))]
         outbox.transaction([partial(_deliver, outbox, key, clock[0]) for key in keys])
         clock[0] += 4 * 86_400  # bodies are let go after three days
-        while outbox.transaction([outbox.prune])[0]:
+        while outbox.transaction([partial(maintenance.prune, outbox)])[0]:
             pass
-        outbox.transaction([lambda: outbox.set_printed(outbox.last_event)])
+        outbox.transaction([lambda: event_rows.set_printed(outbox, outbox.last_event)])
     database = sqlite3.connect(path)
     copies = [_copy(database, table) for table in _WHICH]
     for n in range(1, turns // _REAL):
@@ -139,10 +139,10 @@ def _copy(database: sqlite3.Connection, table: str) -> str:
 def _deliver(outbox: Outbox, key: TurnKey, now: float) -> None:
     data = (f"{key.turn_id} ".encode() * 120)[:4096]
     digest = hashlib.sha256(data).hexdigest()
-    outbox.record_hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
+    acceptance.record_hint(outbox, key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
     arrival = Arrival(key, digest[:40], datetime.fromtimestamp(now, UTC), len(data), data, digest)
-    outbox.accept(arrival)
-    ((due,), _) = outbox.fetch_due((), limit=1, max_retries=0)
+    acceptance.accept(outbox, arrival)
+    ((due,), _) = queue.fetch_due(outbox, (), limit=1, max_retries=0)
     tried = replace(due, attempts=1, first_attempt_at=now)
-    outbox.record_delivered(tried, Outcome(status=204, ms=12.0))
-    outbox.mark_gone(key)
+    transitions.record_delivered(outbox, tried, Outcome(status=204, ms=12.0))
+    acceptance.mark_gone(outbox, key)

@@ -20,11 +20,12 @@ import tempfile
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queue, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 _DAY_S, _HOUR_S = 86_400.0, 3600.0
@@ -66,33 +67,39 @@ class Year:
         data = (f"{key.turn_id} ".encode() * 120)[:_ANSWER_BYTES]
         at = datetime.fromtimestamp(self.now, UTC)
         digest = hashlib.sha256(data).hexdigest()
-        self.outbox.record_hint(key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11")
-        self.outbox.accept(Arrival(key, digest[:30], at, len(data), data=data, sha256=digest))
+        acceptance.record_hint(
+            self.outbox, key, key.turn_id, "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
+        )
+        acceptance.accept(
+            self.outbox, Arrival(key, digest[:30], at, len(data), data=data, sha256=digest)
+        )
 
     def deliver(self) -> None:
         """Acknowledge all that is due."""
 
         def all_due() -> int:
-            due, _ = self.outbox.fetch_due((), limit=250, max_retries=0)
+            due, _ = queue.fetch_due(self.outbox, (), limit=250, max_retries=0)
             for one in due:
                 tried = replace(one, attempts=1, first_attempt_at=self.now)
-                self.outbox.record_delivered(tried, Outcome(status=204, ms=12.0))
+                transitions.record_delivered(self.outbox, tried, Outcome(status=204, ms=12.0))
             return len(due)
 
         while self.outbox.transaction([all_due])[0]:
             pass
-        self.outbox.transaction([lambda: self.outbox.set_printed(self.outbox.last_event)])
+        self.outbox.transaction(
+            [partial(event_rows.set_printed, self.outbox, self.outbox.last_event)]
+        )
 
     def gone(self, keys: list[TurnKey]) -> None:
         """Their files went."""
-        self.outbox.transaction([lambda key=key: self.outbox.mark_gone(key) for key in keys])  # type: ignore[misc]  # mypy takes no default of a lambda
+        self.outbox.transaction([partial(acceptance.mark_gone, self.outbox, key) for key in keys])
 
     def tidy(self) -> None:
         """One hour's upkeep, each step timed."""
         more = True
         while more:
             began = time.perf_counter()
-            (more,) = self.outbox.transaction([self.outbox.prune])
+            (more,) = self.outbox.transaction([partial(maintenance.prune, self.outbox)])
             self.steps.append(time.perf_counter() - began)
         self.largest = max(self.largest, self.path.stat().st_size)
         log = self.path.with_name(f"{FILENAME}-wal")

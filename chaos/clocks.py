@@ -16,9 +16,9 @@ from chaos.world import scenario
 from chaos.writers import TRAILER
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Sender
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox import acceptance
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ async def _play(world: World) -> None:
             content = turn.text() + TRAILER
             turn.completed(content)
             arrival = _arrival(turn.path.stem, content, wall())
-            accepted = await group.commit_when_possible(Outbox.accept, arrival)
+            accepted = await group.commit_when_possible(acceptance.accept, arrival)
             dispatcher.offer([accepted] if accepted else [])
         with anyio.move_on_after(60):
             while len(in_effect(world.arrived)) < _COUNT:  # noqa: ASYNC110 - another thread's list

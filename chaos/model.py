@@ -26,8 +26,8 @@ from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.intake.completion import HELD_S
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -281,10 +281,10 @@ class Model(RuleBasedStateMachine):
     def replay_what_was_given_up(self) -> None:
         """Replay dead turns, as an operator does: the promise's limits name those."""
         with Outbox(self.state / FILENAME, wall=self.clock.time) as outbox:
-            if not outbox.counts().get("dead"):
+            if not queries.counts(outbox).get("dead"):
                 return
             assert any(fault.name in {"400", "404", "401", "301"} for fault in self.faults)
-            outbox.transaction([partial(outbox.replay, dead=True)])
+            outbox.transaction([partial(transitions.replay, outbox, dead=True)])
             self.fault("given up until an operator looked")
 
     def compare(self) -> None:
@@ -292,7 +292,7 @@ class Model(RuleBasedStateMachine):
         verdict = judge(self.written, self.arrived, self.faults)
         assert verdict.holds, verdict
         with Outbox(self.state / FILENAME) as outbox:
-            assert not outbox.counts().get("pending")
+            assert not queries.counts(outbox).get("pending")
         lines = [
             msgspec.json.decode(line) for line in (self.base / "log").read_bytes().splitlines()
         ]

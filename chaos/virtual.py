@@ -28,7 +28,7 @@ from paliadin_sidecar.intake import loop as intake
 from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake.notifications import changes as real_changes
 from paliadin_sidecar.outbox import opening
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.database import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping

@@ -57,7 +57,7 @@ def test_what_it_names_is_there() -> None:
         assert (ROOT / path).exists() or (package / path).exists(), path
     for name, path in (
         ("def record_event", "outbox/event_rows.py"),
-        ("MIGRATIONS", "outbox/statements.py"),
+        ("MIGRATIONS", "outbox/database.py"),
         ("class Settings", "settings.py"),
     ):
         assert name in (package / path).read_text()

@@ -12,18 +12,18 @@ import sys
 from typing import Any
 
 from paliadin_sidecar.operator import cli
-from paliadin_sidecar.outbox.database import Database
+from paliadin_sidecar.outbox.database import Outbox
 
 
 def no_commits() -> None:
     """Let SQLite leave everything to the page cache."""
-    set_up = Database._set_up  # noqa: SLF001 - no setting exists, so that nobody uses it
+    set_up = Outbox._set_up  # noqa: SLF001 - no setting exists, so that nobody uses it
 
-    def unsynchronised(self: Database, **named: Any) -> None:  # noqa: ANN401 - handed on
+    def unsynchronised(self: Outbox, **named: Any) -> None:  # noqa: ANN401 - handed on
         set_up(self, **named)
         self.connection.execute("PRAGMA synchronous = OFF")
 
-    setattr(Database, set_up.__name__, unsynchronised)
+    setattr(Outbox, set_up.__name__, unsynchronised)
 
 
 if sys.argv[1:] == ["no-commits"]:

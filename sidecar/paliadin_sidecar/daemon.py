@@ -21,8 +21,8 @@ from paliadin_sidecar.delivery.service import open_dispatcher
 from paliadin_sidecar.host.systemd import Notify, feed_watchdog
 from paliadin_sidecar.intake.service import IntakeService
 from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.maintenance import follow_commands, prune_regularly
 from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
-from paliadin_sidecar.outbox.upkeep import follow_commands, prune_regularly
 from paliadin_sidecar.settings import Settings
 
 __all__ = ["run"]

@@ -21,8 +21,8 @@ from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar
 
 from paliadin_sidecar.audit.metrics import Numbers
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +112,7 @@ def test_upgrade(live: Sidecar) -> None:
     unit = live.base / "root/etc/systemd/system/paliadin-sidecar.service"
     assert unit.read_text() == (REPOSITORY / "systemd/paliadin-sidecar.service").read_text()
     with Outbox(live.state.with_name("state.before") / FILENAME) as copy:
-        assert copy.timelines(TURN)
+        assert queries.timelines(copy, TURN)
 
 
 def test_a_second_upgrade_and_the_way_back(live: Sidecar) -> None:
@@ -129,10 +129,10 @@ def test_a_second_upgrade_and_the_way_back(live: Sidecar) -> None:
     run(live, "back", code=1)
     assert not (live.state / "state").exists()
     with Outbox(live.state / FILENAME) as outbox:
-        assert outbox.timelines("t2")
-        assert not outbox.timelines("t3")
+        assert queries.timelines(outbox, "t2")
+        assert not queries.timelines(outbox, "t3")
     with Outbox(live.state.with_name("state.later") / FILENAME) as later:
-        assert later.timelines("t3")
+        assert queries.timelines(later, "t3")
     run(live, "copies")
     assert sorted(path.name for path in live.base.glob("state*")) == ["state"]
 

@@ -13,8 +13,9 @@ from paliadin_contract.callback import Ping, TurnCompleted, decode
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked, Full
+from paliadin_sidecar.outbox import acceptance, event_rows, queries
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from support.waiting import PATIENCE_S
 
@@ -104,7 +105,7 @@ class Office:
         """Take answers, as intake does from a connection of its own."""
         with closing(Outbox(self.path, wall=self.wall)) as outbox:
             for turn_id in turn_ids:
-                outbox.accept(arrival(turn_id, content, backend))
+                acceptance.accept(outbox, arrival(turn_id, content, backend))
         self.dispatcher.wake()
 
     def pass_time(self, seconds: float) -> None:
@@ -113,7 +114,7 @@ class Office:
 
     def events(self, prefix: str = "") -> list[tuple[str, dict[str, Any]]]:
         with closing(Outbox(self.path)) as outbox:
-            found = outbox.events(0, limit=10_000)
+            found = event_rows.events(outbox, 0, limit=10_000)
         return [(e.name, e.fields) for e in found if e.name.startswith(prefix)]
 
     def names(self, prefix: str = "") -> list[str]:
@@ -121,7 +122,7 @@ class Office:
 
     def counts(self) -> dict[str, int]:
         with closing(Outbox(self.path)) as outbox:
-            return outbox.counts()
+            return queries.counts(outbox)
 
     def has_dead(self) -> bool:
         return "dead" in self.counts()
@@ -153,7 +154,7 @@ class Office:
         # A call that is committed now comes after all that were asked for before.
         for _ in range(5):
             self.dispatcher.wake()
-            await self.group.commit(Outbox.counts)
+            await self.group.commit(queries.counts)
 
     def _move(self) -> None:
         self._moved.set()
@@ -190,7 +191,7 @@ def fill(outbox: Outbox) -> None:
     outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
     with suppress(Full):
         while True:
-            outbox.transaction([lambda: outbox.record_service_event("x", {})])
+            outbox.transaction([lambda: event_rows.record_service_event(outbox, "x", {})])
 
 
 def make_room(outbox: Outbox) -> None:

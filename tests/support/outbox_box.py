@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows, queries, queue, transitions
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
 
 if TYPE_CHECKING:
@@ -58,18 +59,18 @@ class Box:
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
         """The events since this was last asked for."""
-        found = self(Outbox.events, self._seen)
+        found = self(event_rows.events, self._seen)
         self._seen = found[-1].id if found else self._seen
         return [(event.name, event.fields) for event in found]
 
     def due(self, *busy: int, limit: int = 9, max_retries: int = 9) -> list[Delivery]:
-        return self(Outbox.fetch_due, busy, limit=limit, max_retries=max_retries)[0]
+        return self(queue.fetch_due, busy, limit=limit, max_retries=max_retries)[0]
 
     def due_in(self) -> float | None:
-        return self(Outbox.fetch_due, (), limit=9, max_retries=9)[1]
+        return self(queue.fetch_due, (), limit=9, max_retries=9)[1]
 
     def states(self, turn_id: str = "t") -> list[tuple[int, str]]:
-        (timeline,) = self(Outbox.timelines, turn_id)
+        (timeline,) = self(queries.timelines, turn_id)
         return [(one["revision"], one["state"]) for one in timeline["deliveries"]]
 
     def retry(
@@ -83,15 +84,15 @@ class Box:
     ) -> None:
         """Record one more attempt, after which it is tried again."""
         outcome = Outcome(status=status, error=error, ms=12.34)
-        self(Outbox.record_retry, counted(due, self.now), outcome, delay_s, **kwargs)
+        self(transitions.record_retry, counted(due, self.now), outcome, delay_s, **kwargs)
 
     def acknowledge(self, due: Delivery, status: int = 204) -> None:
         """Record one more attempt, after which the receiver has it."""
-        self(Outbox.record_delivered, counted(due, self.now), Outcome(status=status, ms=12.34))
+        self(transitions.record_delivered, counted(due, self.now), Outcome(status=status, ms=12.34))
 
     def give_up(self, due: Delivery, cause: str) -> None:
         """Record one more attempt, after which it is given up."""
-        self(Outbox.record_dead, counted(due, self.now), Outcome(status=400, ms=12.34), cause)
+        self(transitions.record_dead, counted(due, self.now), Outcome(status=400, ms=12.34), cause)
 
     def deliver(self) -> None:
         """The one that is due is acknowledged."""

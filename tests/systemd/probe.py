@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.database import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, get_args
 
@@ -17,7 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from paliadin_sidecar.errors import OutboxError
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows, queries
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event, RootState
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class Numbers(Collector):
             for outcome in _DELIVERIES:
                 self._deliveries.labels(*root, outcome)
         with Outbox(path) as outbox:
-            (self._seen,) = outbox.transaction([outbox.newest_event])
+            (self._seen,) = outbox.transaction([partial(event_rows.newest_event, outbox)])
 
     def collect(self) -> Iterator[Metric]:
         """Read what is new, and the state as it is."""
@@ -121,7 +123,7 @@ class Numbers(Collector):
         yield info
 
     def _follow(self, outbox: Outbox) -> None:
-        while events := outbox.events(self._seen):
+        while events := event_rows.events(outbox, self._seen):
             for event in events:
                 self._count(outbox, event)
                 self._seen = event.id
@@ -142,14 +144,14 @@ class Numbers(Collector):
         elif subject == "delivery" and what in _DELIVERIES:
             self._deliveries.labels(fields["backend"], fields["persona"], what).inc()
             if what == "delivered":
-                took_s = outbox.end_to_end_s(event.id)
+                took_s = event_rows.end_to_end_s(outbox, event.id)
                 if took_s is not None:
                     self._end_to_end.observe(took_s)
 
 
 def _state(outbox: Outbox) -> list[Metric]:
-    counts = outbox.counts()
-    service = outbox.service()
+    counts = queries.counts(outbox)
+    service = queries.service(outbox)
     armed = GaugeMetricFamily(
         f"{_PREFIX}_root_armed", "1 where the root is watched.", labels=(*_ROOT, "path")
     )
@@ -174,7 +176,7 @@ def _state(outbox: Outbox) -> list[Metric]:
         _gauge(
             "backlog_age_seconds",
             "Of the oldest of them; 0 without.",
-            outbox.oldest_pending_s() or 0.0,
+            queries.oldest_pending_s(outbox) or 0.0,
         ),
         _gauge("dead_deliveries", "Given up, and not replayed since.", counts.get("dead", 0)),
         _gauge(

@@ -6,6 +6,7 @@ import math
 import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -15,8 +16,9 @@ from paliadin_sidecar.audit.lines import Audit, unconfirmable
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.state_directory import journal_key
+from paliadin_sidecar.outbox import event_rows
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["EventPrinter"]
@@ -35,7 +37,7 @@ class EventPrinter:
 
     Args:
         outbox: has the events, and how far they were printed before.
-        group: runs the outbox's methods.
+        group: runs the outbox's functions.
         audit: writes the lines.
         stream: where `audit` writes them, of which this waits until it takes more.
         state_dir: has the key of what is shown of an answer, see `lines.unconfirmable`.
@@ -48,7 +50,7 @@ class EventPrinter:
         self._audit = audit
         self._stream = stream
         self._key = journal_key(state_dir, create=True)
-        (self._printed,) = outbox.transaction([outbox.printed])
+        (self._printed,) = outbox.transaction([partial(event_rows.printed, outbox)])
         self._printing = anyio.Lock()
         self._wake = anyio.Event()
 
@@ -82,7 +84,7 @@ class EventPrinter:
             more = True
             while more:
                 events = await self._group.commit_when_possible(
-                    Outbox.events, self._printed, _MAX_READ
+                    event_rows.events, self._printed, _MAX_READ
                 )
                 more = len(events) == _MAX_READ
                 for last, lines in self._batches(events):
@@ -120,7 +122,7 @@ class EventPrinter:
 
     async def _remember_printed(self) -> None:
         with suppress(Blocked):  # lines may then be repeated, should we crash now
-            await self._group.commit(Outbox.set_printed, self._printed)
+            await self._group.commit(event_rows.set_printed, self._printed)
 
     async def _writable(self) -> None:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.

@@ -12,11 +12,12 @@ from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.errors import Blocked, OverBudget
 from paliadin_sidecar.host.report import Reporter
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from paliadin_sidecar.outbox.database import Outbox
     from paliadin_sidecar.outbox.group_commit import GroupCommit
     from paliadin_sidecar.settings import Settings
 
@@ -93,7 +94,7 @@ class AuditService:
             OutboxError: it was not recorded, and nothing else will be.
         """
         try:
-            await self._group.commit(Outbox.record_service_event, name, fields)
+            await self._group.commit(event_rows.record_service_event, name, fields)
         except Blocked:
             self._lines.print_unrecorded(name, fields)
 

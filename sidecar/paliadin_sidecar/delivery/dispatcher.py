@@ -15,6 +15,7 @@ from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
+from paliadin_sidecar.outbox import queue
 from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
 from paliadin_sidecar.outbox.fairness import Shares
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from paliadin_sidecar.delivery.sender import Outcome
+    from paliadin_sidecar.outbox.database import Outbox
     from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.outbox import Outbox
     from paliadin_sidecar.outbox.records import Delivery
 
 __all__ = ["Dispatcher"]
@@ -53,7 +54,7 @@ class Dispatcher:
     that is due.
 
     Args:
-        group: runs the outbox's methods.
+        group: runs the outbox's functions.
         attempt: makes one signed attempt.
         host: this host's name, for pings.
         refused_s: see `policy.decide`.
@@ -209,12 +210,13 @@ class Dispatcher:
 
     def _fetch(self, outbox: Outbox) -> _Fetched:
         # Within a transaction, together with what became of attempts and what was accepted.
-        self._newest_fetched = outbox.newest_delivery()
+        self._newest_fetched = queue.newest_delivery(outbox)
         slots, max_retries = self._free_slots(self._loop.time())
         fetched = _Fetched()
         if slots <= 0:
             return fetched
-        fetched.found, fetched.next_s = outbox.fetch_due(
+        fetched.found, fetched.next_s = queue.fetch_due(
+            outbox,
             self._in_flight,
             limit=slots,
             max_retries=max_retries,

@@ -20,7 +20,7 @@ from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.delivery.rate_limiter import RateLimiter
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries, queue, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ class ReceiverHealth:
     """Judges each outcome, keeps breaker and limiter by it, and pings while turns may not go out.
 
     Args:
-        group: runs the outbox's methods.
+        group: runs the outbox's functions.
         attempt: makes one signed attempt.
         host: this host's name, for pings.
         wall: the clock, in epoch seconds.
@@ -90,8 +90,8 @@ class ReceiverHealth:
             tasks: where pings run.
         """
         self._tasks = tasks
-        service = await self._group.commit_when_possible(Outbox.service)
-        rest_s = await self._group.commit_when_possible(Outbox.retry_after_s, policy.MAX_BACKOFF_S)
+        service = await self._group.commit_when_possible(queries.service)
+        rest_s = await self._group.commit_when_possible(queue.retry_after_s, policy.MAX_BACKOFF_S)
         self.limiter = RateLimiter(anyio.current_time() + rest_s)
         if service["paused_at"] is not None:
             # It was not well when we stopped: a turn is never the probe.
@@ -184,7 +184,7 @@ class ReceiverHealth:
         while self.breaker.paused:
             with suppress(Blocked):
                 if why is not None:
-                    await self._group.commit(Outbox.pause, why)
+                    await self._group.commit(transitions.pause, why)
                     why = None
             rest_s = self.limiter.rest_s(anyio.current_time())
             await anyio.sleep(max(self.breaker.next_ping_s(), rest_s))
@@ -192,4 +192,4 @@ class ReceiverHealth:
                 self.breaker.resume()
                 self._on_recovered()
         if why is None:
-            await self._group.commit_when_possible(Outbox.resume, self._steady() - since)
+            await self._group.commit_when_possible(transitions.resume, self._steady() - since)

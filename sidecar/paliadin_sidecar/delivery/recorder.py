@@ -9,8 +9,9 @@ from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.outbox import transitions
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Delivery
 
 __all__ = ["Recorder"]
@@ -20,7 +21,7 @@ class Recorder:
     """Decides what becomes of a delivery, and records it with the attempt.
 
     Args:
-        group: runs the outbox's methods.
+        group: runs the outbox's functions.
         refused_s, random: see `policy.decide`.
         wall: the clock, in epoch seconds.
     """
@@ -99,12 +100,13 @@ def _record(
 ) -> None:
     match decision:
         case policy.Delivered():
-            outbox.record_delivered(delivery, outcome)
+            transitions.record_delivered(outbox, delivery, outcome)
         case policy.Dead(cause):
-            outbox.record_dead(delivery, outcome, cause)
+            transitions.record_dead(outbox, delivery, outcome, cause)
         case policy.Retry(seconds):
             in_full = delivery.attempts <= policy.REPORTED_IN_FULL
-            outbox.record_retry(
+            transitions.record_retry(
+                outbox,
                 delivery,
                 outcome,
                 seconds,

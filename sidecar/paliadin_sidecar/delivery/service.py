@@ -23,7 +23,7 @@ async def open_dispatcher(settings: Settings, group: GroupCommit) -> AsyncIterat
 
     Args:
         settings: where to, and signed with what.
-        group: runs the outbox's methods.
+        group: runs the outbox's functions.
     """
     with closing(Threads(_LOOKUPS, "lookup")) as lookups:
         async with Sender(

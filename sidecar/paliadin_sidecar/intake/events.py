@@ -6,7 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, event_rows
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
 from paliadin_sidecar.settings import RootSpec
 
@@ -76,18 +77,18 @@ def record_events(outbox: Outbox, events: list[IntakeEvent]) -> list[Delivery]:
 def _record(outbox: Outbox, event: IntakeEvent) -> Delivery | None:
     match event:
         case Arrived(arrival):
-            return outbox.accept(arrival)
+            return acceptance.accept(outbox, arrival)
         case Hint(key, submitted_turn_id, user_id):
-            outbox.record_hint(key, submitted_turn_id, user_id)
+            acceptance.record_hint(outbox, key, submitted_turn_id, user_id)
         case Stalled(key, why, detail):
-            outbox.record_turn_event("turn.stalled", key, why=why, detail=detail)
+            acceptance.record_turn_event(outbox, "turn.stalled", key, why=why, detail=detail)
         case Flooded(spec, kinds, untold, names):
             about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
-            outbox.record_service_event(
-                "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
+            event_rows.record_service_event(
+                outbox, "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
             )
         case Vanished(key):
-            outbox.mark_vanished(key)
+            acceptance.mark_vanished(outbox, key)
         case Gone(key):
-            outbox.mark_gone(key)
+            acceptance.mark_gone(outbox, key)
     return None

@@ -22,8 +22,8 @@ from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.scan import run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
+from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Delivery
 from paliadin_sidecar.settings import RootSpec, Settings
 
@@ -143,7 +143,7 @@ class RootIntake:
         """Take in what comes, until stopped or cancelled."""
         self.files.remember(
             await self._group.commit_when_possible(
-                Outbox.present_files, self.spec.backend, self.spec.persona
+                acceptance.present_files, self.spec.backend, self.spec.persona
             )
         )
         async with anyio.create_task_group() as tasks:
@@ -238,14 +238,14 @@ class RootIntake:
     async def _register(self) -> None:
         spec = self.spec
         root = (spec.backend, spec.persona, str(spec.path))
-        if not await self._group.commit_when_possible(Outbox.is_known_root, *root):
+        if not await self._group.commit_when_possible(acceptance.is_known_root, *root):
             history: list[Arrival] = []
             try:
                 async for found in self._slices(find_history(self.files)):
                     history += found
             except OSError:
                 return  # it cannot be listed: it is registered when it can be
-            await self._group.commit_when_possible(Outbox.register_root, *root, history)
+            await self._group.commit_when_possible(acceptance.register_root, *root, history)
         self._is_known = True
 
     async def _slices(self, steps: Iterator[T | None]) -> AsyncIterator[list[T]]:

@@ -11,8 +11,8 @@ from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.host.limits import raise_descriptor_limit
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
+from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Delivery
 from paliadin_sidecar.settings import Settings
 
@@ -109,7 +109,7 @@ class IntakeService:
         described = [root.files.describe() for root in self.roots]
         if described != self._described:
             self._described = described
-            await self._group.commit_when_possible(Outbox.set_roots, described)
+            await self._group.commit_when_possible(queries.set_roots, described)
 
     def report_missing_events(self) -> None:
         """Say which roots miss file notifications."""

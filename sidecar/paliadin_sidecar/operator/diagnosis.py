@@ -126,7 +126,7 @@ def failing_problems(
     """What `status` says of deliveries that do not get through: a sentence for each last answer.
 
     Args:
-        rows: see `Outbox.failing`.
+        rows: see `outbox.queries.failing`.
         dead: how many were given up within a day.
         paused_for: why the receiver is paused, which is then said once and not for each turn.
     """
@@ -155,7 +155,7 @@ def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]
     Args:
         paused_for: an error, or `status_` and the number.
         since: when it began, as it is shown.
-        rows: see `Outbox.failing`; they may know more of why.
+        rows: see `outbox.queries.failing`; they may know more of why.
     """
     number = paused_for.removeprefix("status_")
     status = int(number) if number != paused_for and number.isdecimal() else None
@@ -172,7 +172,7 @@ def waiting_problems(roots: Iterable[Mapping[str, Any]], at: Callable[[float], s
     """A sentence for each file that has waited for long, of those that a root's state names.
 
     Args:
-        roots: the daemon's, of `Outbox.service`.
+        roots: the daemon's, of `outbox.queries.service`.
         at: how a time in epoch seconds is shown.
     """
     found = []

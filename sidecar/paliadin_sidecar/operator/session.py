@@ -23,8 +23,8 @@ from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, Sideca
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.instance import Hosting, is_unit, unit_name
 from paliadin_sidecar.operator.terminal import printable
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import State
 
 __all__ = [
@@ -110,7 +110,7 @@ def find_turn(outbox: Outbox, given: str) -> str:
         NoSuchTurn: there is none, or there are several.
     """
     wanted = given.rpartition("/")[2].removesuffix(".txt")
-    found = outbox.find_ids(wanted, MAX_SHOWN + 1) if is_turn_id(wanted) else []
+    found = queries.find_ids(outbox, wanted, MAX_SHOWN + 1) if is_turn_id(wanted) else []
     if len(found) == 1:
         return found[0]
     if found:

@@ -8,11 +8,10 @@ from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFaile
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
-from paliadin_sidecar.outbox.database import LATE_S, Database
+from paliadin_sidecar.outbox.database import LATE_S, Outbox, sql
 from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
 from paliadin_sidecar.outbox.records import ANY_TIME, Arrival, Delivery, TurnKey, to_ms
-from paliadin_sidecar.outbox.statements import sql
 
 if TYPE_CHECKING:
     import sqlite3
@@ -31,7 +30,7 @@ _NEW = {"revision": 0} | dict.fromkeys(
 )
 
 
-def accept(outbox: Database, arrival: Arrival) -> Delivery | None:
+def accept(outbox: Outbox, arrival: Arrival) -> Delivery | None:
     """Take a file that is complete: freeze its body and id, or only its event.
 
     The same content as before is nothing new. A later revision supersedes what is still
@@ -65,18 +64,18 @@ def accept(outbox: Database, arrival: Arrival) -> Delivery | None:
     return _add_revision(outbox, arrival, turn)
 
 
-def record_hint(outbox: Database, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
+def record_hint(outbox: Outbox, key: TurnKey, submitted_turn_id: str, user_id: str) -> None:
     """Keep what a turn's token said; the first one counts."""
     hint = {"submitted_turn_id": submitted_turn_id, "user_id": user_id, "now": outbox.now()}
     outbox.execute(sql.record_hint, _named(key) | hint)
 
 
-def mark_gone(outbox: Database, key: TurnKey) -> None:
+def mark_gone(outbox: Outbox, key: TurnKey) -> None:
     """Record that a turn's file is no longer there."""
     outbox.execute(sql.mark_gone, _named(key) | {"now": outbox.now()})
 
 
-def mark_vanished(outbox: Database, key: TurnKey) -> None:
+def mark_vanished(outbox: Outbox, key: TurnKey) -> None:
     """Record that a file went before it could be opened; no event if the turn was taken."""
     turn = _find_or_add_turn(outbox, key)
     if turn["seen_content_key"] is None:
@@ -84,13 +83,13 @@ def mark_vanished(outbox: Database, key: TurnKey) -> None:
     mark_gone(outbox, key)
 
 
-def record_turn_event(outbox: Database, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+def record_turn_event(outbox: Outbox, name: str, key: TurnKey, **fields: Any) -> None:  # noqa: ANN401 - JSON values
     """Record an event of a turn that changes no state."""
     turn = _find_or_add_turn(outbox, key)
     record_event(outbox, name, turn["id"], turn_subject(turn) | fields)
 
 
-def is_known_root(outbox: Database, backend: str, persona: str, path: str) -> bool:
+def is_known_root(outbox: Outbox, backend: str, persona: str, path: str) -> bool:
     """Whether this root was ever watched by this outbox, or one that it follows."""
     if outbox.execute(sql.service).fetchone()["successor"]:
         return True
@@ -99,7 +98,7 @@ def is_known_root(outbox: Database, backend: str, persona: str, path: str) -> bo
 
 
 def register_root(
-    outbox: Database, backend: str, persona: str, path: str, history: Sequence[Arrival]
+    outbox: Outbox, backend: str, persona: str, path: str, history: Sequence[Arrival]
 ) -> None:
     """Record a root that was never watched, and its old files as history."""
     root = {"backend": backend, "persona": persona, "path": path}
@@ -114,7 +113,7 @@ def register_root(
         record_event(outbox, "turn.history", turn["id"], turn_subject(turn) | about)
 
 
-def present_files(outbox: Database, backend: str, persona: str) -> dict[str, str]:
+def present_files(outbox: Outbox, backend: str, persona: str) -> dict[str, str]:
     """Fingerprints by turn id of the files that were there when last looked at."""
     root = {"backend": backend, "persona": persona}
     return dict(map(tuple, outbox.execute(sql.present_files, root)))
@@ -124,18 +123,18 @@ def _named(key: TurnKey) -> dict[str, Any]:
     return {"backend": key.backend, "persona": key.persona, "turn_id": key.turn_id}
 
 
-def _find_or_add_turn(outbox: Database, key: TurnKey) -> sqlite3.Row:
+def _find_or_add_turn(outbox: Outbox, key: TurnKey) -> sqlite3.Row:
     named = _named(key)
     turn = outbox.one(sql.turn, named) or outbox.one(sql.add_turn, named | {"now": outbox.now()})
     return cast("sqlite3.Row", turn)
 
 
-def _update_seen(outbox: Database, turn: int, arrival: Arrival) -> None:
+def _update_seen(outbox: Outbox, turn: int, arrival: Arrival) -> None:
     seen = {"fingerprint": arrival.fingerprint, "content_key": arrival.content_key}
     outbox.execute(sql.update_seen, seen | {"turn": turn})
 
 
-def _why_not_sent(outbox: Database, arrival: Arrival, turn: Turn) -> str | None:
+def _why_not_sent(outbox: Outbox, arrival: Arrival, turn: Turn) -> str | None:
     if arrival.reason is None and not arrival.has_text:
         return "no_text"
     if turn["answered_at"] is None:
@@ -145,7 +144,7 @@ def _why_not_sent(outbox: Database, arrival: Arrival, turn: Turn) -> str | None:
     return "late" if outbox.now() - turn["answered_at"] > LATE_S * 1000 else None
 
 
-def _make_room(outbox: Database) -> None:
+def _make_room(outbox: Outbox) -> None:
     if not outbox.is_over_budget() or purge_bodies(outbox, ANY_TIME):
         return
     budget = f"PALIADIN_MAX_OUTBOX={outbox.max_bytes}"
@@ -153,7 +152,7 @@ def _make_room(outbox: Database) -> None:
     raise OverBudget(outbox.path, detail)
 
 
-def _add_revision(outbox: Database, arrival: Arrival, turn: Turn) -> Delivery:
+def _add_revision(outbox: Outbox, arrival: Arrival, turn: Turn) -> Delivery:
     now, key, revision = outbox.now(), arrival.key, turn["revision"] + 1
     id_ = webhook_id(key.backend, key.persona, key.turn_id, revision, arrival.content_key)
     about = {
@@ -191,7 +190,7 @@ def _add_revision(outbox: Database, arrival: Arrival, turn: Turn) -> Delivery:
     return delivery
 
 
-def _advance(outbox: Database, arrival: Arrival, turn: Turn) -> tuple[int, list[str]]:
+def _advance(outbox: Outbox, arrival: Arrival, turn: Turn) -> tuple[int, list[str]]:
     # The turn's row gets its next revision; returns its id, and which deliveries that ended.
     now, answered_at = outbox.now(), turn["answered_at"]
     if answered_at is None and arrival.reason is None:
@@ -212,7 +211,7 @@ def _advance(outbox: Database, arrival: Arrival, turn: Turn) -> tuple[int, list[
     return row, [one["webhook_id"] for one in found]
 
 
-def _body(outbox: Database, arrival: Arrival, turn: Turn, revision: int) -> bytes:
+def _body(outbox: Outbox, arrival: Arrival, turn: Turn, revision: int) -> bytes:
     common = {
         "turn_id": arrival.key.turn_id,
         "submitted_turn_id": turn["submitted_turn_id"],

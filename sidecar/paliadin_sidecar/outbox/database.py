@@ -1,21 +1,22 @@
-"""The outbox's database: its connection, its transactions, and whether its files are still ours."""
+"""The outbox: its database, the statements, transactions, and whether its files are still ours."""
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
-from paliadin_sidecar.outbox.statements import MIGRATIONS, sql
 
-__all__ = ["FILENAME", "LATE_S", "Database"]
+__all__ = ["FILENAME", "LATE_S", "MIGRATIONS", "Outbox", "sql"]
 
 FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
@@ -29,13 +30,30 @@ _STEP_S = 1.0
 #: How long another process may hold the lock: only commands write, and each takes milliseconds.
 _BUSY_TIMEOUT_S = 1.0
 
+#: The steps that lead from each version of the schema to the next one, the first from version 1;
+#: each runs in one transaction with its number. A change of the schema changes `schema` and adds
+#: its step here.
+MIGRATIONS: tuple[str, ...] = ()
+
+_parts = re.split(
+    r"^-- name: (\w+)\n",
+    Path(__file__).with_name("outbox.sql").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+#: Each statement's text, as an attribute.
+sql = SimpleNamespace(**dict(zip(_parts[1::2], _parts[2::2], strict=True)))
+
 _NOTHING: Mapping[str, Any] = {}
 
 T = TypeVar("T")
 
 
-class Database:
-    """One connection to the outbox's database.
+class Outbox:
+    """What was accepted, until it is acknowledged: one connection to its database.
+
+    What can be done with it are functions in the modules of their jobs, which take it first. One
+    that writes is called within `transaction`, which makes it durable. Nothing else is kept in
+    memory.
 
     Args:
         path: the database's file.
@@ -179,7 +197,7 @@ class Database:
         return results
 
     def execute(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Cursor:
-        """Run one statement; a method of `Outbox` calls this within a transaction."""
+        """Run one statement; called within a transaction."""
         return self.connection.execute(statement, values)
 
     def insert(self, statement: str, values: Mapping[str, Any]) -> int:

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-from paliadin_sidecar.outbox.database import Database
+from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.records import Event, to_seconds
-from paliadin_sidecar.outbox.statements import sql
 
 __all__ = [
     "delivery_subject", "end_to_end_s", "event_of", "events", "newest_event", "printed",
@@ -21,13 +20,13 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def record_event(outbox: Database, name: str, turn: int | None, fields: dict[str, Any]) -> None:
+def record_event(outbox: Outbox, name: str, turn: int | None, fields: dict[str, Any]) -> None:
     """Write an event of this turn, or of the service where that is None."""
     values = {"now": outbox.now(), "name": name, "turn": turn, "fields": _encode(fields).decode()}
     outbox.last_event = outbox.insert(sql.add_event, values)
 
 
-def record_service_event(outbox: Database, name: str, fields: dict[str, Any]) -> None:
+def record_service_event(outbox: Outbox, name: str, fields: dict[str, Any]) -> None:
     """Record an event of the service itself."""
     record_event(outbox, name, None, fields)
 
@@ -49,17 +48,17 @@ def delivery_subject(row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def events(outbox: Database, after: int, limit: int = 500) -> list[Event]:
+def events(outbox: Outbox, after: int, limit: int = 500) -> list[Event]:
     """The events that came after one, in order."""
     return [event_of(row) for row in outbox.execute(sql.events, {"after": after, "limit": limit})]
 
 
-def newest_event(outbox: Database) -> int:
+def newest_event(outbox: Outbox) -> int:
     """The id of the newest event, 0 where there is none."""
     return cast("int", outbox.value(sql.last_event) or 0)
 
 
-def end_to_end_s(outbox: Database, event: int) -> float | None:
+def end_to_end_s(outbox: Outbox, event: int) -> float | None:
     """From a file's completion to its acknowledgement, which this event tells of.
 
     None where that was a replay: it says when an operator came, not how fast we are.
@@ -68,12 +67,12 @@ def end_to_end_s(outbox: Database, event: int) -> float | None:
     return None if row is None else to_seconds(row[0])
 
 
-def printed(outbox: Database) -> int:
+def printed(outbox: Outbox) -> int:
     """The last event whose line is known to have been printed."""
     return cast("int", outbox.execute(sql.service).fetchone()["printed"])
 
 
-def set_printed(outbox: Database, event: int) -> None:
+def set_printed(outbox: Outbox, event: int) -> None:
     """Remember that the lines up to this event are out."""
     outbox.execute(sql.set_printed, {"printed": event})
 

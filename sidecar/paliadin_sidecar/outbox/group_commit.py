@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import anyio
 
 from paliadin_sidecar.errors import Blocked, Busy
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.database import Outbox
 
 __all__ = ["BLOCKED_S", "GroupCommit"]
 
@@ -32,14 +32,14 @@ _Step = tuple["Callable[[], Any]", "asyncio.Future[Any]"]
 
 
 class GroupCommit:
-    """Runs the outbox's methods on the event loop, one transaction for all that have gathered.
+    """Runs the outbox's functions on the event loop, one transaction for all that have gathered.
 
     The first call of a tick schedules the transaction for the next one, or, under load, for a
     moment after the last one. A caller goes on after the COMMIT: whatever it wakes then finds what
     was committed.
 
     Args:
-        outbox: what they are methods of; nobody else may use it meanwhile.
+        outbox: what they take first; nobody else may use it meanwhile.
         on_event: called after transactions that wrote events.
         on_blocked: called each time that somebody must wait.
         on_unblocked: called when somebody who had to wait need not any more.
@@ -63,9 +63,9 @@ class GroupCommit:
         outbox.do_not_wait_for_locks()
 
     def submit(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """Have one method run in the next transaction.
+        """Have one function run in the next transaction.
 
         Returns:
             Its result, or an OutboxError where it did not take effect. It runs once, also where
@@ -75,18 +75,18 @@ class GroupCommit:
         done: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
             self._schedule(loop)
-        self._waiting.append((partial(method, self._outbox, *args, **kwargs), done))
+        self._waiting.append((partial(function, self._outbox, *args, **kwargs), done))
         return done
 
     async def commit(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run one method; it is durable when this returns.
+        """Run one function; it is durable when this returns.
 
         Raises:
             OutboxError: it did not take effect; with `Blocked` it may later.
         """
-        done = self.submit(method, *args, **kwargs)
+        done = self.submit(function, *args, **kwargs)
         try:
             return await done
         except asyncio.CancelledError:
@@ -97,7 +97,7 @@ class GroupCommit:
             raise
 
     async def commit_when_possible(
-        self, method: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[Concatenate[Outbox, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `commit`; while the outbox is blocked, wait and try again.
 
@@ -107,7 +107,7 @@ class GroupCommit:
         waited = False
         while True:
             try:
-                result = await self.commit(method, *args, **kwargs)
+                result = await self.commit(function, *args, **kwargs)
             except Blocked as exc:
                 waited = True
                 self._on_blocked(exc)

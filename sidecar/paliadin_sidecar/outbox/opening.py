@@ -10,9 +10,8 @@ import anyio
 
 from paliadin_sidecar.errors import Busy, Full, StateDirBlocked
 from paliadin_sidecar.host import state_directory
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 __all__ = ["open_outbox", "quarantine_outbox"]

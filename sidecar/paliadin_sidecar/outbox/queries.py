@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import msgspec
 
-from paliadin_sidecar.outbox.database import Database
+from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import event_of, user8
 from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
-from paliadin_sidecar.outbox.statements import sql
 
 __all__ = [
     "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids",
@@ -18,12 +17,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def set_roots(outbox: Database, roots: list[dict[str, Any]]) -> None:
+def set_roots(outbox: Outbox, roots: list[dict[str, Any]]) -> None:
     """Keep what a scan found, for commands; no write where nothing changed."""
     outbox.execute(sql.set_roots, {"roots": msgspec.json.encode(roots).decode()})
 
 
-def service(outbox: Database) -> dict[str, Any]:
+def service(outbox: Outbox) -> dict[str, Any]:
     """The daemon's own row: `paused_at`, `paused_for`, `roots`."""
     row = dict(outbox.execute(sql.service).fetchone())
     row["roots"] = msgspec.json.decode(row["roots"])
@@ -31,23 +30,23 @@ def service(outbox: Database) -> dict[str, Any]:
     return row
 
 
-def counts(outbox: Database) -> dict[str, int]:
+def counts(outbox: Outbox) -> dict[str, int]:
     """Deliveries by state."""
     return dict(map(tuple, outbox.execute(sql.counts)))
 
 
-def oldest_pending_s(outbox: Database) -> float | None:
+def oldest_pending_s(outbox: Outbox) -> float | None:
     """How long the oldest undelivered has waited, in seconds; None where none is."""
     oldest_at = to_seconds(outbox.value(sql.oldest_pending))
     return None if oldest_at is None else max(0.0, outbox.wall() - oldest_at)
 
 
-def dead_since(outbox: Database, since: float) -> int:
+def dead_since(outbox: Outbox, since: float) -> int:
     """How many were given up since then, in epoch seconds."""
     return cast("int", outbox.value(sql.dead_since, {"since": to_ms(since)}))
 
 
-def failing(outbox: Database, *, attempts: int, dead_since: float) -> list[dict[str, Any]]:
+def failing(outbox: Outbox, *, attempts: int, dead_since: float) -> list[dict[str, Any]]:
     """What the receiver last said to those that do not get through, the most frequent first.
 
     Each row has `state`, `status`, `error`, `detail` and the number `n` of deliveries. At most
@@ -61,21 +60,19 @@ def failing(outbox: Database, *, attempts: int, dead_since: float) -> list[dict[
     return [dict(row) for row in outbox.execute(sql.failing, wanted)]
 
 
-def deliveries(
-    outbox: Database, state: str | None, since: float, limit: int
-) -> list[dict[str, Any]]:
+def deliveries(outbox: Outbox, state: str | None, since: float, limit: int) -> list[dict[str, Any]]:
     """Deliveries accepted since then, the newest first."""
     wanted = {"state": state, "since": to_ms(since), "limit": limit}
     return [_delivery(row) for row in outbox.execute(sql.deliveries, wanted)]
 
 
-def count_deliveries(outbox: Database, state: str | None, since: float) -> int:
+def count_deliveries(outbox: Outbox, state: str | None, since: float) -> int:
     """How many `deliveries` would list without a limit."""
     wanted = {"state": state, "since": to_ms(since)}
     return cast("int", outbox.value(sql.count_deliveries, wanted))
 
 
-def find_ids(outbox: Database, beginning: str, limit: int) -> list[str]:
+def find_ids(outbox: Outbox, beginning: str, limit: int) -> list[str]:
     """The ids of turns that begin so, one for each turn; one that is all of an id is that."""
     if outbox.one(sql.turns_named, {"id": beginning}):
         return [beginning]
@@ -84,12 +81,12 @@ def find_ids(outbox: Database, beginning: str, limit: int) -> list[str]:
     return sorted(set({row["turn"]: row["id"] for row in rows}.values()))[:limit]
 
 
-def timelines(outbox: Database, id_: str) -> list[dict[str, Any]]:
+def timelines(outbox: Outbox, id_: str) -> list[dict[str, Any]]:
     """Each turn of this id, or submitted under it: its deliveries and events."""
     return [_timeline(outbox, turn) for turn in outbox.execute(sql.turns_named, {"id": id_})]
 
 
-def _timeline(outbox: Database, turn: sqlite3.Row) -> dict[str, Any]:
+def _timeline(outbox: Outbox, turn: sqlite3.Row) -> dict[str, Any]:
     of_turn = {"turn": turn["id"]}
     return {
         "turn_id": turn["turn_id"],

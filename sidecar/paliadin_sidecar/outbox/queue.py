@@ -10,11 +10,10 @@ import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
 from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
-from paliadin_sidecar.outbox.database import Database
+from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.fairness import FairShare, Shares
 from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
-from paliadin_sidecar.outbox.statements import sql
 
 __all__ = ["fetch_due", "newest_delivery", "retry_after_s"]
 
@@ -24,7 +23,7 @@ _LOOK_AHEAD = 100
 
 
 def fetch_due(
-    outbox: Database,
+    outbox: Outbox,
     busy: Iterable[int],
     *,
     limit: int,
@@ -59,7 +58,7 @@ def fetch_due(
     return found, None if next_at is None else (next_at - now) / 1000
 
 
-def retry_after_s(outbox: Database, ours_s: float) -> float:
+def retry_after_s(outbox: Outbox, ours_s: float) -> float:
     """For how many seconds the receiver still wants nothing.
 
     Args:
@@ -69,12 +68,12 @@ def retry_after_s(outbox: Database, ours_s: float) -> float:
     return 0.0 if until is None else max(0.0, (until - outbox.now()) / 1000)
 
 
-def newest_delivery(outbox: Database) -> int:
+def newest_delivery(outbox: Outbox) -> int:
     """The id of the newest delivery, 0 where there is none."""
     return cast("int", outbox.value(sql.newest_delivery) or 0)
 
 
-def _next_retry_at(outbox: Database, now: int) -> int | None:
+def _next_retry_at(outbox: Outbox, now: int) -> int | None:
     # When the next retry becomes due. The database is asked only once one may be due.
     if outbox.retries_from > now:
         return outbox.retries_from if outbox.retries_from < ANY_TIME else None
@@ -86,7 +85,7 @@ def _next_retry_at(outbox: Database, now: int) -> int | None:
 
 
 def _fitting(
-    outbox: Database,
+    outbox: Outbox,
     statement: str,
     share: FairShare,
     *,
@@ -119,7 +118,7 @@ def _fitting(
     return found
 
 
-def _delivery(outbox: Database, delivery: int) -> Delivery:
+def _delivery(outbox: Outbox, delivery: int) -> Delivery:
     row = outbox.execute(sql.delivery, {"delivery": delivery}).fetchone()
     try:
         body = unpack(Packed(row["kept"], row["size"], row["deflated"]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from paliadin_sidecar.outbox.database import Database
+from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
 from paliadin_sidecar.outbox.records import Attempt, Delivery, State, to_ms, to_ms_or_none
-from paliadin_sidecar.outbox.statements import sql
 
 __all__ = ["pause", "record_dead", "record_delivered", "record_retry", "replay", "resume"]
 
 
-def record_delivered(outbox: Database, delivery: Delivery, attempt: Attempt) -> None:
+def record_delivered(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> None:
     """Record the attempt after which the receiver has it; the delivery counts it already."""
     outbox.execute(sql.record_delivered, _attempted(outbox, delivery))
     _record_attempt_event(outbox, delivery, attempt)
@@ -22,7 +21,7 @@ def record_delivered(outbox: Database, delivery: Delivery, attempt: Attempt) -> 
 
 
 def record_retry(
-    outbox: Database,
+    outbox: Outbox,
     delivery: Delivery,
     attempt: Attempt,
     delay_s: float,
@@ -63,7 +62,7 @@ def record_retry(
     record_event(outbox, "delivery.retry_scheduled", delivery.turn, delivery.subject | planned)
 
 
-def record_dead(outbox: Database, delivery: Delivery, attempt: Attempt, cause: str) -> None:
+def record_dead(outbox: Outbox, delivery: Delivery, attempt: Attempt, cause: str) -> None:
     """Record the attempt after which it is given up, for an operator to see."""
     values = _attempted(outbox, delivery)
     state = outbox.value(sql.record_dead, values | {"cause": cause})
@@ -73,13 +72,13 @@ def record_dead(outbox: Database, delivery: Delivery, attempt: Attempt, cause: s
         record_event(outbox, "delivery.dead", delivery.turn, delivery.subject | ended)
 
 
-def pause(outbox: Database, why: str) -> None:
+def pause(outbox: Outbox, why: str) -> None:
     """Record that the receiver is not well."""
     outbox.execute(sql.set_paused, {"at": outbox.now(), "why": why})
     record_event(outbox, "receiver.paused", None, {"why": why})
 
 
-def resume(outbox: Database, paused_s: float) -> None:
+def resume(outbox: Outbox, paused_s: float) -> None:
     """Record that the receiver is well again."""
     outbox.execute(sql.set_paused, {"at": None, "why": None})
     paused_ms = max(0.0, round(paused_s * 1000, 1))
@@ -87,7 +86,7 @@ def resume(outbox: Database, paused_s: float) -> None:
 
 
 def replay(
-    outbox: Database, *, turn_id: str | None = None, dead: bool = False, since: float = 0.0
+    outbox: Outbox, *, turn_id: str | None = None, dead: bool = False, since: float = 0.0
 ) -> tuple[int, int]:
     """Send again what was settled, the newest revision of each turn.
 
@@ -115,7 +114,7 @@ def replay(
     return sent, without_body
 
 
-def _attempted(outbox: Database, delivery: Delivery, *, reported: bool = True) -> dict[str, Any]:
+def _attempted(outbox: Outbox, delivery: Delivery, *, reported: bool = True) -> dict[str, Any]:
     # The values of the columns that an attempt changes.
     now = outbox.now()
     return {
@@ -131,7 +130,7 @@ def _attempted(outbox: Database, delivery: Delivery, *, reported: bool = True) -
     }
 
 
-def _record_attempt_event(outbox: Database, delivery: Delivery, attempt: Attempt) -> None:
+def _record_attempt_event(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> None:
     fields = delivery.subject | {"attempt": delivery.attempts}
     if attempt.error is None:
         fields["status"] = attempt.status

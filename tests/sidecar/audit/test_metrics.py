@@ -6,14 +6,15 @@ import hashlib
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, queue, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -46,21 +47,22 @@ class Box:
             data=data,
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        self.outbox.transaction([lambda: self.outbox.accept(replace(arrival, **fields))])  # type: ignore[arg-type]  # any of its fields
+        changed = replace(arrival, **fields)  # type: ignore[arg-type]  # any of its fields
+        self.outbox.transaction([partial(acceptance.accept, self.outbox, changed)])
 
     def attempt(self, *, status: int | None = None, error: str | None = None) -> None:
         """Attempt what is due: delivered by 204, given up by 422."""
 
         def step() -> None:
-            for due in self.outbox.fetch_due((), limit=9, max_retries=9)[0]:
+            for due in queue.fetch_due(self.outbox, (), limit=9, max_retries=9)[0]:
                 tried = replace(due, attempts=due.attempts + 1)
                 outcome = Outcome(status=status, error=error, ms=250.0)
                 if status == 204:
-                    self.outbox.record_delivered(tried, outcome)
+                    transitions.record_delivered(self.outbox, tried, outcome)
                 elif status == 422:
-                    self.outbox.record_dead(tried, outcome, "refused")
+                    transitions.record_dead(self.outbox, tried, outcome, "refused")
                 else:
-                    self.outbox.record_retry(tried, outcome, 0.0)
+                    transitions.record_retry(self.outbox, tried, outcome, 0.0)
 
         self.outbox.transaction([step])
 
@@ -94,7 +96,9 @@ def test_outcomes(box: Box) -> None:
     box.take("t2", reason="empty", data=None, sha256=None)
     box.attempt(status=422)
     box.take("t3", has_text=False)
-    box.outbox.transaction([lambda: box.outbox.mark_vanished(TurnKey("aichat", "paliadin", "t4"))])
+    box.outbox.transaction(
+        [lambda: acceptance.mark_vanished(box.outbox, TurnKey("aichat", "paliadin", "t4"))]
+    )
     found = box.scrape()
     assert {key[-1]: value for key, value in found.items() if key[:3] == TURN} == {
         "accepted": 1, "revised": 1, "failed": 1, "unpushed": 1, "vanished": 1,
@@ -121,7 +125,7 @@ def test_a_replay_is_no_latency(box: Box) -> None:
     box.take("t1")
     box.attempt(status=204)
     box.now += 3600
-    box.outbox.transaction([lambda: box.outbox.replay(turn_id="t1")])
+    box.outbox.transaction([lambda: transitions.replay(box.outbox, turn_id="t1")])
     box.attempt(status=204)
     found = box.scrape()
     assert found["end_to_end_seconds_count",] == 1

@@ -16,9 +16,9 @@ import pytest
 
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox import event_rows
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,9 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 def record(outbox: Outbox, *names: str) -> None:
-    outbox.transaction([partial(outbox.record_service_event, name, {}) for name in names])
+    outbox.transaction(
+        [partial(event_rows.record_service_event, outbox, name, {}) for name in names]
+    )
 
 
 def printer(outbox: Outbox, audit: Audit, stream: TextIO) -> EventPrinter:

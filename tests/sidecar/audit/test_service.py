@@ -17,9 +17,8 @@ from paliadin_sidecar.audit.service import AuditService
 from paliadin_sidecar.errors import Busy, Full, OverBudget
 from paliadin_sidecar.host import report
 from paliadin_sidecar.host.systemd import Notify
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, queue
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,14 +81,14 @@ async def test_one_that_is_slow(office: Office) -> None:
 def fetches(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many deliveries each question to the database found."""
     found: list[int] = []
-    fetch_due = Outbox.fetch_due
+    fetch_due = queue.fetch_due
 
     def counted(outbox: Outbox, *what: Any, **how: Any) -> Any:  # noqa: ANN401 - handed through
         deliveries, next_s = fetch_due(outbox, *what, **how)
         found.append(len(deliveries))
         return deliveries, next_s
 
-    monkeypatch.setattr(Outbox, "fetch_due", counted)
+    monkeypatch.setattr(queue, "fetch_due", counted)
     return found
 
 
@@ -96,7 +96,7 @@ async def take(office: Office, *turn_ids: str, content: bytes = b"Yes.") -> list
     """Accept answers as intake does, in one transaction; they are not offered yet."""
 
     def accept(outbox: Outbox) -> list[Delivery]:
-        taken = [outbox.accept(arrival(turn_id, content)) for turn_id in turn_ids]
+        taken = [acceptance.accept(outbox, arrival(turn_id, content)) for turn_id in turn_ids]
         return [one for one in taken if one is not None]
 
     return await office.group.commit(accept)

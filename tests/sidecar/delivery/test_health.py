@@ -11,7 +11,8 @@ from paliadin_contract.callback import Host, Ping, decode
 from paliadin_sidecar.delivery import breaker, policy
 from paliadin_sidecar.delivery.health import ping_body
 from paliadin_sidecar.delivery.sender import Outcome
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries, transitions
+from paliadin_sidecar.outbox.database import Outbox
 
 pytestmark = pytest.mark.anyio
 
@@ -214,7 +215,7 @@ async def test_slow_start(office: Office) -> None:
 
 async def test_paused_before_the_start(office: Office) -> None:
     """A pause outlives a restart: a turn is never the probe."""
-    office.outbox.pause("connect")
+    transitions.pause(office.outbox, "connect")
     office.accept("a")
     office.now += 60
     office.ping = lambda: LATER
@@ -226,7 +227,7 @@ async def test_paused_before_the_start(office: Office) -> None:
         await office.until_told("receiver", 2)
     assert office.events("receiver")[1] == ("receiver.resumed", {"paused_ms": 60_000})
     with closing(Outbox(office.path)) as outbox:
-        assert outbox.service()["paused_at"] is None
+        assert queries.service(outbox)["paused_at"] is None
 
 
 # --- and the disk is full ---------------------------------------------------------------------
@@ -267,7 +268,7 @@ async def test_room_during_a_pause(office: Office) -> None:
 
 async def test_no_ping_after_the_end(office: Office) -> None:
     """Once it stops, not even a ping goes out."""
-    office.outbox.pause("connect")
+    transitions.pause(office.outbox, "connect")
     office.ping = lambda: LATER
     async with office.open():
         await office.until(lambda: office.pings >= 2)

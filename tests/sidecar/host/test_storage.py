@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +26,8 @@ from paliadin_sidecar.errors import (
 )
 from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.storage import explain, write_error
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows, queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,12 +81,12 @@ def test_an_outbox_that_may_not_grow(tmp_path: Path) -> None:
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
 
         def grow() -> None:
-            outbox.record_service_event("x", {"x": "x" * 300_000})
+            event_rows.record_service_event(outbox, "x", {"x": "x" * 300_000})
 
         with files_up_to(200_000), pytest.raises(Full, match="LimitFSIZE="):
             outbox.transaction([grow])
         outbox.transaction([grow])
-        assert [event.id for event in outbox.events(0)] == [1]
+        assert [event.id for event in event_rows.events(outbox, 0)] == [1]
 
 
 class Refused(sqlite3.OperationalError):
@@ -150,7 +151,7 @@ def test_a_shm_in_whose_place_something_lies(tmp_path: Path) -> None:
     Outbox(tmp_path / FILENAME, create=True).close()
     (tmp_path / f"{FILENAME}-shm").mkdir()
     with pytest.raises(Unwritable) as caught, Outbox(tmp_path / FILENAME) as outbox:
-        outbox.transaction([outbox.counts])
+        outbox.transaction([partial(queries.counts, outbox)])
     assert caught.value.path == tmp_path / f"{FILENAME}-shm"
 
 
@@ -158,7 +159,7 @@ FEW_DESCRIPTORS = """
 import os, resource, sys
 from pathlib import Path
 from paliadin_sidecar.errors import Unavailable
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.database import Outbox
 last = os.open("/dev/null", os.O_RDONLY)
 resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, last + 1))
 try:

@@ -13,8 +13,8 @@ from support.watched import TEXT, WHOLE
 
 from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

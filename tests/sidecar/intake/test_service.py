@@ -12,9 +12,9 @@ from support.sidecar import new_secret
 from support.tokens import unsigned_token
 
 from paliadin_sidecar.intake.service import IntakeService
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,5 +66,5 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(
             await unblocked.wait()
             tasks.cancel_scope.cancel()
         intake.close()
-        (turn,) = outbox.timelines("submitted-1")
+        (turn,) = queries.timelines(outbox, "submitted-1")
     assert (turn["turn_id"], turn["user"]) == ("t1", "user-1")

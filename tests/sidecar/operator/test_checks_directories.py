@@ -20,8 +20,8 @@ from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.host.users import user_name
 from paliadin_sidecar.operator.checks import directories
 from paliadin_sidecar.operator.instance import Hosting
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -276,7 +276,9 @@ def test_an_outbox_that_is_none(host: Sidecar) -> None:
 def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
     """A large outbox does not keep an operator waiting; a damaged one is told by its error."""
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
-        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
+        outbox.transaction(
+            [lambda: event_rows.record_service_event(outbox, "x", {}) for _ in range(5000)]
+        )
         assert outbox.check_pages(60)
         assert not outbox.check_pages(-1)
         assert outbox.check_pages(60)
@@ -291,7 +293,9 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     """That not every page was read is said."""
     host.state.mkdir(mode=0o700)
     with Outbox(host.state / FILENAME, create=True) as outbox:
-        outbox.transaction([lambda: outbox.record_service_event("x", {}) for _ in range(5000)])
+        outbox.transaction(
+            [lambda: event_rows.record_service_event(outbox, "x", {}) for _ in range(5000)]
+        )
     monkeypatch.setattr(directories, "_READ_S", -1.0)
     Settings.from_environment(host.environ)
     found = {f.subject: f for f in directories.outbox(host.state, [], Hosting())}

@@ -16,8 +16,8 @@ from support.receiver import Receiver, Reply
 from support.waiting import until
 
 from paliadin_sidecar.host.report import Reporter
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from support.sidecar import Sidecar
@@ -96,7 +96,7 @@ def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
     with Outbox(host.state / FILENAME) as outbox:
         for missing_s, wrong in ((500.0, False), (700.0, True)):
             roots = [root | {"since": time.time() - missing_s}]
-            outbox.transaction([partial(outbox.set_roots, roots)])
+            outbox.transaction([partial(queries.set_roots, outbox, roots)])
             said = json.loads(host.typed("status", "--json").stdout)["problems"]
             assert any("is gone" in problem for problem in said) == wrong
 

@@ -18,8 +18,8 @@ from support.users import NOBODY, root_only
 
 from paliadin_sidecar.errors import NoSuchTurn
 from paliadin_sidecar.operator.session import find_turn, listed, strays
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import TurnKey
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def add(
     outbox: Outbox, turn_id: str, submitted: str | None = None, backend: str = "aichat"
 ) -> None:
     key = TurnKey(backend, "paliadin", turn_id)
-    outbox.transaction([lambda: outbox.record_turn_event("turn.stalled", key, why="x")])
+    outbox.transaction([lambda: acceptance.record_turn_event(outbox, "turn.stalled", key, why="x")])
     if submitted:
-        outbox.transaction([lambda: outbox.record_hint(key, submitted, USER)])
+        outbox.transaction([lambda: acceptance.record_hint(outbox, key, submitted, USER)])
 
 
 @pytest.mark.parametrize(

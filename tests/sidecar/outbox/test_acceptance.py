@@ -14,8 +14,8 @@ from paliadin_sidecar.errors import (
     Damaged,
     OverBudget,
 )
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, maintenance, queries, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Delivery
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ from support.outbox_box import (
 
 def test_accept(box: Box) -> None:
     """An answer is kept with its id, its frozen body and its event, and is due at once."""
-    taken = box(Outbox.accept, answer("Grüße"))
+    taken = box(acceptance.accept, answer("Grüße"))
     id_, digest = webhook_id(1, sha256("Grüße")), sha256("Grüße")
     assert box.events() == [
         (
@@ -90,7 +90,7 @@ def test_accept(box: Box) -> None:
 
 def test_a_time_that_is_not_past_yet(box: Box) -> None:
     """A file from the future took no time to settle."""
-    box(Outbox.accept, answer(at=NOW + 60))
+    box(acceptance.accept, answer(at=NOW + 60))
     assert box.events()[0][1]["settle_ms"] == 0
 
 
@@ -104,7 +104,7 @@ def test_a_time_that_is_not_past_yet(box: Box) -> None:
 )
 def test_lossy(box: Box, content: bytes, response: str, *, lossy: bool) -> None:
     """What is no UTF-8 is replaced and said so; what is, is kept as it is."""
-    box(Outbox.accept, answer(content))
+    box(acceptance.accept, answer(content))
     data = json.loads(box.due()[0].body)["data"]
     assert (data["response"], data["lossy"]) == (response, lossy)
     assert (data["bytes"], data["sha256"]) == (len(content), sha256(content))
@@ -112,27 +112,27 @@ def test_lossy(box: Box, content: bytes, response: str, *, lossy: bool) -> None:
 
 def test_the_same_again(box: Box) -> None:
     """The same content is nothing new: no event is written and nothing is sent."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.events()
-    assert box(Outbox.accept, answer(fingerprint="2:4:1")) is None
+    assert box(acceptance.accept, answer(fingerprint="2:4:1")) is None
     assert box.events() == []
     assert box.states() == [(1, "pending")]
-    assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "2:4:1"}
+    assert box(acceptance.present_files, "aichat", "paliadin") == {"t": "2:4:1"}
 
 
 def test_turns_of_one_id(box: Box) -> None:
     """Turns of one id differ by backend and persona."""
     for other in (replace(KEY, backend="legacy"), replace(KEY, persona="hugo"), KEY):
-        assert box(Outbox.accept, answer(key=other))
-    assert len(box(Outbox.timelines, "t")) == 3
+        assert box(acceptance.accept, answer(key=other))
+    assert len(box(queries.timelines, "t")) == 3
 
 
 def test_a_revision(box: Box) -> None:
     """New content of an answered turn counts up."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.deliver()
     box.events()
-    assert box(Outbox.accept, answer("No."))
+    assert box(acceptance.accept, answer("No."))
     assert box.events() == [
         (
             "turn.revised",
@@ -153,10 +153,10 @@ def test_a_revision(box: Box) -> None:
 
 def test_superseded(box: Box) -> None:
     """A revision that was not delivered yet is skipped once a newer one is there."""
-    box(Outbox.accept, answer("A"))
-    box(Outbox.accept, answer("B"))
+    box(acceptance.accept, answer("A"))
+    box(acceptance.accept, answer("B"))
     box.events()
-    box(Outbox.accept, answer("C"))
+    box(acceptance.accept, answer("C"))
     assert box.events()[0][1]["superseded"] == [webhook_id(2, sha256("B"))]
     assert box.states() == [(1, "superseded"), (2, "superseded"), (3, "pending")]
     assert [due.webhook_id for due in box.due()] == [webhook_id(3, sha256("C"))]
@@ -165,7 +165,7 @@ def test_superseded(box: Box) -> None:
 def test_there_and_back(box: Box) -> None:
     """Content that comes back is a new revision: the receiver has replaced it meanwhile."""
     for content in "ABA":
-        assert box(Outbox.accept, answer(content))
+        assert box(acceptance.accept, answer(content))
         box.deliver()
     assert [fields.get("webhook_id") for _, fields in box.events()][::3] == [
         webhook_id(1, sha256("A")),
@@ -179,10 +179,10 @@ def test_there_and_back(box: Box) -> None:
 )
 def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
     """A change is pushed until ten minutes after the first answer, and later only recorded."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     box.events()
     box.now += after_s
-    assert bool(box(Outbox.accept, answer("B"))) is pushed
+    assert bool(box(acceptance.accept, answer("B"))) is pushed
     ((name, fields),) = box.events()
     assert (name, fields["pushed"]) == ("turn.revised", pushed)
     if not pushed:
@@ -190,33 +190,33 @@ def test_late(box: Box, after_s: float, *, pushed: bool) -> None:
         assert fields == ABOUT_KEY | about
         assert box.states() == [(1, "pending")]
         # Neither is there a second event, nor is the answer sent again that the receiver has.
-        assert not box(Outbox.accept, answer("B"))
-        assert not box(Outbox.accept, answer("A"))
+        assert not box(acceptance.accept, answer("B"))
+        assert not box(acceptance.accept, answer("A"))
         assert box.events() == []
 
 
 def test_late_counts_from_the_first_answer(box: Box) -> None:
     """Revisions do not prolong the ten minutes."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     box.now += LATE_S / 2
-    assert box(Outbox.accept, answer("B"))
+    assert box(acceptance.accept, answer("B"))
     box.now += LATE_S / 2 + 1
-    assert not box(Outbox.accept, answer("C"))
+    assert not box(acceptance.accept, answer("C"))
 
 
 def test_a_bare_trailer(box: Box) -> None:
     """A trailer whose text is gone is only recorded, before an answer and after it."""
     bare = answer("[paliadin-meta]\n", has_text=False)
     about = {"bytes": 16, "sha256": bare.sha256, "pushed": False, "why": "no_text"}
-    assert not box(Outbox.accept, bare)
+    assert not box(acceptance.accept, bare)
     assert box.events() == [("turn.vanished", ABOUT_KEY | about)]
-    assert not box(Outbox.accept, bare)
+    assert not box(acceptance.accept, bare)
     assert box.events() == []
-    assert box(Outbox.accept, answer("A"))
+    assert box(acceptance.accept, answer("A"))
     box.events()
-    assert not box(Outbox.accept, bare)
+    assert not box(acceptance.accept, bare)
     assert box.events() == [("turn.revised", ABOUT_KEY | about)]
-    assert not box(Outbox.accept, answer("A"))
+    assert not box(acceptance.accept, answer("A"))
     assert box.events() == []
     assert box.states() == [(1, "pending")]
 
@@ -224,7 +224,7 @@ def test_a_bare_trailer(box: Box) -> None:
 @pytest.mark.parametrize("reason", ["too_large", "empty", "untrusted"])
 def test_failure(box: Box, reason: Reason) -> None:
     """A turn that cannot become an answer is sent to whoever waits, under an id of its own."""
-    assert box(Outbox.accept, failure(reason))
+    assert box(acceptance.accept, failure(reason))
     assert box.events() == [
         (
             "turn.failed",
@@ -263,12 +263,12 @@ def test_failure(box: Box, reason: Reason) -> None:
 
 def test_a_failure_and_then_an_answer(box: Box) -> None:
     """A good file may follow: it is the next revision, and supersedes what nobody has read."""
-    box(Outbox.accept, failure("empty"))
-    assert not box(Outbox.accept, failure("empty"))
-    assert box(Outbox.accept, failure("untrusted"))
+    box(acceptance.accept, failure("empty"))
+    assert not box(acceptance.accept, failure("empty"))
+    assert box(acceptance.accept, failure("untrusted"))
     box.events()
     box.now += 10 * LATE_S  # only after an answer is anything late
-    assert box(Outbox.accept, answer())
+    assert box(acceptance.accept, answer())
     ((name, fields),) = box.events()
     assert (name, fields["revision"], fields["pushed"]) == ("turn.revised", 3, True)
     assert fields["superseded"] == [webhook_id(2, "untrusted")]
@@ -277,9 +277,9 @@ def test_a_failure_and_then_an_answer(box: Box) -> None:
 
 def test_a_failure_after_an_answer(box: Box) -> None:
     """What becomes of the file later takes no answer back: it is only recorded."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.events()
-    assert not box(Outbox.accept, failure("too_large"))
+    assert not box(acceptance.accept, failure("too_large"))
     about = {"bytes": 7, "sha256": None, "pushed": False, "why": "too_large"}
     assert box.events() == [("turn.revised", ABOUT_KEY | about)]
     assert box.states() == [(1, "pending")]
@@ -287,20 +287,20 @@ def test_a_failure_after_an_answer(box: Box) -> None:
 
 def test_hint(box: Box) -> None:
     """What the token said is in the body; of the user, the log sees eight characters."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
-    box(Outbox.accept, answer())
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer())
     data = json.loads(box.due()[0].body)["data"]
     assert (data["submitted_turn_id"], data["user_id"]) == ("submitted", USER)
     ((_, fields),) = box.events()
     assert (fields["submitted_turn_id"], fields["user"]) == ("submitted", "5f3c0000")
-    assert USER not in str(box(Outbox.timelines, "t")) + str(box(Outbox.deliveries, None, 0, 9))
+    assert USER not in str(box(queries.timelines, "t")) + str(box(queries.deliveries, None, 0, 9))
 
 
 def test_the_first_hint_counts(box: Box) -> None:
     """A second token of a turn changes nothing."""
-    box(Outbox.record_hint, KEY, "t", USER)
-    box(Outbox.record_hint, KEY, "other", "other")
-    box(Outbox.accept, answer())
+    box(acceptance.record_hint, KEY, "t", USER)
+    box(acceptance.record_hint, KEY, "other", "other")
+    box(acceptance.accept, answer())
     data = json.loads(box.due()[0].body)["data"]
     assert (data["submitted_turn_id"], data["user_id"]) == ("t", USER)
     assert "submitted_turn_id" not in box.events()[0][1]  # it says nothing new
@@ -308,46 +308,46 @@ def test_the_first_hint_counts(box: Box) -> None:
 
 def test_a_late_hint(box: Box) -> None:
     """A body is frozen: a token that is seen later is for the next revision."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     before = box.due()[0].body
-    box(Outbox.record_hint, KEY, "submitted", USER)
+    box(acceptance.record_hint, KEY, "submitted", USER)
     assert box.due()[0].body == before
-    box(Outbox.accept, answer("No."))
+    box(acceptance.accept, answer("No."))
     assert json.loads(box.due()[0].body)["data"]["submitted_turn_id"] == "submitted"
 
 
 def test_present_files(box: Box) -> None:
     """It is known which files lie where, until they are gone, and again when they are back."""
     for name in "ab":
-        box(Outbox.accept, answer(key=key(name), fingerprint=f"of {name}"))
-    box(Outbox.accept, answer(key=replace(KEY, backend="legacy")))
-    box(Outbox.record_hint, key("c"), "c", "u")
-    assert box(Outbox.present_files, "aichat", "paliadin") == {"a": "of a", "b": "of b"}
-    box(Outbox.mark_gone, key("a"))
-    box(Outbox.mark_gone, key("never seen"))
-    assert box(Outbox.present_files, "aichat", "paliadin") == {"b": "of b"}
-    box(Outbox.accept, answer(key=key("a"), fingerprint="new"))
-    assert box(Outbox.present_files, "aichat", "paliadin") == {"a": "new", "b": "of b"}
-    assert box(Outbox.timelines, "never seen") == []
+        box(acceptance.accept, answer(key=key(name), fingerprint=f"of {name}"))
+    box(acceptance.accept, answer(key=replace(KEY, backend="legacy")))
+    box(acceptance.record_hint, key("c"), "c", "u")
+    assert box(acceptance.present_files, "aichat", "paliadin") == {"a": "of a", "b": "of b"}
+    box(acceptance.mark_gone, key("a"))
+    box(acceptance.mark_gone, key("never seen"))
+    assert box(acceptance.present_files, "aichat", "paliadin") == {"b": "of b"}
+    box(acceptance.accept, answer(key=key("a"), fingerprint="new"))
+    assert box(acceptance.present_files, "aichat", "paliadin") == {"a": "new", "b": "of b"}
+    assert box(queries.timelines, "never seen") == []
 
 
 def test_vanished(box: Box) -> None:
     """A file that went before it was opened gets an event, unless its turn was accepted before."""
-    box(Outbox.mark_vanished, KEY)
+    box(acceptance.mark_vanished, KEY)
     assert box.events() == [("turn.vanished", ABOUT_KEY)]
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.events()
-    box(Outbox.mark_vanished, KEY)
+    box(acceptance.mark_vanished, KEY)
     assert box.events() == []
-    assert box(Outbox.present_files, "aichat", "paliadin") == {}
+    assert box(acceptance.present_files, "aichat", "paliadin") == {}
 
 
 def test_an_event_of_a_turn(box: Box) -> None:
     """An event may tell of a turn without changing it."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
+    box(acceptance.record_hint, KEY, "submitted", USER)
     box(
-        lambda outbox: outbox.record_turn_event(
-            "turn.stalled", KEY, why="open_for_writing", detail=""
+        lambda outbox: acceptance.record_turn_event(
+            outbox, "turn.stalled", KEY, why="open_for_writing", detail=""
         )
     )
     about = {"submitted_turn_id": "submitted", "user": "5f3c0000"}
@@ -358,34 +358,34 @@ def test_an_event_of_a_turn(box: Box) -> None:
 
 def test_a_root_is_registered(box: Box) -> None:
     """Old files of a root that is met for the first time are recorded, and not sent."""
-    assert not box(Outbox.is_known_root, *ROOT)
-    box(Outbox.register_root, *ROOT, [answer(), failure("untrusted", key("b"))])
-    assert box(Outbox.is_known_root, *ROOT)
+    assert not box(acceptance.is_known_root, *ROOT)
+    box(acceptance.register_root, *ROOT, [answer(), failure("untrusted", key("b"))])
+    assert box(acceptance.is_known_root, *ROOT)
     assert box.events() == [
         ("turn.history", {**ABOUT_KEY, "bytes": 4, "sha256": sha256("Yes.")}),
         ("turn.history", {**ABOUT_KEY, "turn_id": "b", "bytes": 7, "sha256": None}),
     ]
     assert box.due() == []
     assert box.states() == [(0, "history")]
-    assert box(Outbox.present_files, "aichat", "paliadin") == {"t": "1:4:0", "b": "1:0:0"}
+    assert box(acceptance.present_files, "aichat", "paliadin") == {"t": "1:4:0", "b": "1:0:0"}
 
 
 def test_a_root_is_registered_once(box: Box) -> None:
     """A root is registered once: what comes there later is not history."""
-    box(Outbox.register_root, *ROOT, [])
-    box(Outbox.register_root, *ROOT, [answer()])
+    box(acceptance.register_root, *ROOT, [])
+    box(acceptance.register_root, *ROOT, [answer()])
     assert box.events() == []
     for other in (("legacy", *ROOT[1:]), ("aichat", "hugo", ROOT[2]), (*ROOT[:2], "/elsewhere")):
-        assert not box(Outbox.is_known_root, *other)
+        assert not box(acceptance.is_known_root, *other)
 
 
 def test_history_that_moves(box: Box) -> None:
     """A file of history that gets new content is an answer like any other."""
-    box(Outbox.register_root, *ROOT, [answer("old")])
+    box(acceptance.register_root, *ROOT, [answer("old")])
     box.events()
-    assert not box(Outbox.accept, answer("old", fingerprint="other"))
+    assert not box(acceptance.accept, answer("old", fingerprint="other"))
     assert box.events() == []
-    assert box(Outbox.accept, answer("new"))
+    assert box(acceptance.accept, answer("new"))
     assert [(name, fields["revision"]) for name, fields in box.events()] == [("turn.accepted", 1)]
     assert box.states() == [(0, "history"), (1, "pending")]
 
@@ -395,7 +395,7 @@ def test_successor(tmp_path: Path) -> None:
     path = tmp_path / FILENAME
     for create, successor in ((True, True), (True, False), (False, False)):
         with Outbox(path, create=create, successor=successor) as outbox:
-            assert outbox.is_known_root(*ROOT)
+            assert acceptance.is_known_root(outbox, *ROOT)
 
 
 def stored(box: Box) -> int:
@@ -409,17 +409,17 @@ def stored(box: Box) -> int:
 def test_a_body_costs_about_what_its_file_costs(box: Box) -> None:
     """4 MiB of NUL are 24 MiB as JSON and next to nothing as a sparse file, and here."""
     for n in range(3):
-        box(Outbox.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"t{n}")))
+        box(acceptance.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"t{n}")))
     assert stored(box) < 3 * 4096
     (due,) = box.due(limit=1)
     assert due.body.count(rb"\u0000") == 4 * 1024 * 1024
-    box(Outbox.accept, answer(noise(10_000), key("text")))
+    box(acceptance.accept, answer(noise(10_000), key("text")))
     assert stored(box) > 10_000
 
 
 def test_the_same_bytes_at_every_attempt(box: Box) -> None:
     """However often it is unpacked, and over a restart."""
-    box(Outbox.accept, answer("ä\0" * 50_000))
+    box(acceptance.accept, answer("ä\0" * 50_000))
     (first,) = box.due()
     box.retry(first, 1.0)
     box.outbox.close()
@@ -431,7 +431,7 @@ def test_the_same_bytes_at_every_attempt(box: Box) -> None:
 
 def test_a_body_that_is_damaged(box: Box) -> None:
     """It is never sent."""
-    box(Outbox.accept, answer(noise(1000)))
+    box(acceptance.accept, answer(noise(1000)))
     box(lambda outbox: outbox.connection.execute("UPDATE body SET bytes = substr(bytes, 2)"))
     with pytest.raises(Damaged, match="the body of delivery 1"):
         box.due()
@@ -445,48 +445,48 @@ def budget(box: Box, more: int) -> int:
 
 def test_beyond_its_budget_what_the_receiver_has_goes_first(box: Box) -> None:
     """The oldest of it, and only as much as is needed; what is undelivered stays whole."""
-    box(Outbox.accept, answer(noise(50_000), key("superseded")))
-    box(Outbox.accept, answer("new", key("superseded")))
+    box(acceptance.accept, answer(noise(50_000), key("superseded")))
+    box(acceptance.accept, answer("new", key("superseded")))
     for n in range(3):
-        box(Outbox.accept, answer(noise(50_000), key(f"d{n}")))
+        box(acceptance.accept, answer(noise(50_000), key(f"d{n}")))
     for due in box.due():
         box.acknowledge(due)
-    box(Outbox.accept, answer(noise(50_000), key("pending")))
+    box(acceptance.accept, answer(noise(50_000), key("pending")))
     budget(box, -1)
-    assert box(Outbox.accept, answer(noise(50_000), key("new")))
+    assert box(acceptance.accept, answer(noise(50_000), key("new")))
     assert {due.webhook_id.split("_")[2] for due in box.due()} == {"pending", "new"}
-    assert box(Outbox.replay, turn_id="d0") == (0, 1)
+    assert box(transitions.replay, turn_id="d0") == (0, 1)
     assert box(Outbox.used_bytes) <= budget(box, 0)
 
 
 def test_beyond_its_budget_new_ones_wait_and_undelivered_ones_stay(box: Box) -> None:
     """Nothing is half done, and the first acknowledgement makes room."""
     for n in range(3):
-        box(Outbox.accept, answer(noise(50_000), key(f"t{n}")))
+        box(acceptance.accept, answer(noise(50_000), key(f"t{n}")))
     most = budget(box, -1)
     for _ in range(2):
         with pytest.raises(OverBudget, match=f"PALIADIN_MAX_OUTBOX={most}"):
-            box(Outbox.accept, answer("one more", key("late")))
-    assert box(Outbox.timelines, "late") == []
+            box(acceptance.accept, answer("one more", key("late")))
+    assert box(queries.timelines, "late") == []
     assert len(box.due()) == 3
     box.acknowledge(box.due()[0])
-    assert box(Outbox.accept, answer("one more", key("late")))
+    assert box(acceptance.accept, answer("one more", key("late")))
     assert len(box.due()) == 3
 
 
 def test_what_is_known_costs_no_budget(box: Box) -> None:
     """Looking again at what is undelivered is no reason to wait."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     budget(box, -1)
-    assert not box(Outbox.accept, answer(fingerprint="2:4:0"))
-    assert not box(Outbox.accept, answer(b"\n", has_text=False))
+    assert not box(acceptance.accept, answer(fingerprint="2:4:0"))
+    assert not box(acceptance.accept, answer(b"\n", has_text=False))
 
 
 def test_upkeep_keeps_to_the_budget(box: Box) -> None:
     """Also where nothing new comes."""
-    box(Outbox.accept, answer(noise(50_000)))
+    box(acceptance.accept, answer(noise(50_000)))
     box.deliver()
-    assert not box(Outbox.prune)
+    assert not box(maintenance.prune)
     budget(box, -1)
-    assert box(Outbox.prune)
+    assert box(maintenance.prune)
     assert stored(box) == 0

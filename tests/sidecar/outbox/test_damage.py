@@ -19,8 +19,8 @@ from paliadin_sidecar import daemon
 from paliadin_sidecar.delivery.sender import Outcome, Sender
 from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.intake import service as intake_service
+from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def test_an_attempt_that_is_recorded_while_all_ends(
         await anyio.to_thread.run_sync(
             until, "its line", lambda: "turn.accepted" in log.read_text()
         )
-        monkeypatch.setattr(Outbox, "events", fail)
+        monkeypatch.setattr(event_rows, "events", fail)
         if "_t0_" in webhook_id:
             host.answer("t1")  # of all that is asked because of it, the events are the last
         with anyio.CancelScope(shield=True):

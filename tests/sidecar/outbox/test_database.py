@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 from contextlib import closing, contextmanager
@@ -17,55 +18,57 @@ from paliadin_sidecar.errors import (
     Full,
     Newer,
 )
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, database, event_rows, queries, queue, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 from support.outbox_box import LATE_S, Box, answer, key, sha256, webhook_id
 
+ROOM = Path(database.__file__).parent
+
 
 @pytest.mark.parametrize("set_s", [3600, -3600, 40 * 365 * 86_400])
 def test_late_by_no_date(box: Box, set_s: float) -> None:
     """Ten minutes are ten minutes, whoever sets the clock meanwhile."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     box.set_date(set_s)
     box.now += LATE_S
-    assert box(Outbox.accept, answer("B"))
+    assert box(acceptance.accept, answer("B"))
     box.set_date(-set_s)
     box.now += 0.001
-    assert not box(Outbox.accept, answer("C"))
+    assert not box(acceptance.accept, answer("C"))
 
 
 def test_times_follow_a_clock_that_is_set(box: Box) -> None:
     """What waits goes on waiting as long as it would have, and is as old as it was."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     (due,) = box.due()
     box.retry(due, 30.0)
     for set_s in (3600, -7200):
         box.set_date(set_s)
         assert box.due() == []
         assert box.due_in() == 30
-        assert box(Outbox.oldest_pending_s) == 0
+        assert box(queries.oldest_pending_s) == 0
     box.now += 30
     (again,) = box.due()
     assert again.first_attempt_at == again.accepted_at == box.now - 30
-    assert box(Outbox.oldest_pending_s) == 30
+    assert box(queries.oldest_pending_s) == 30
 
 
 def test_a_clock_that_is_set_in_vain(box: Box) -> None:
     """A transaction that does not take effect leaves the clock's step to the next one."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     box.set_date(3600)
     with pytest.raises(ZeroDivisionError):
         box(lambda _: 1 / 0)
-    assert box(Outbox.accept, answer("B"))
+    assert box(acceptance.accept, answer("B"))
 
 
 def test_a_process_that_is_held_between_two_clocks(box: Box) -> None:
     """Who is stopped between reading one clock and the other reads both again."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     wall, held = box.outbox.wall, [700.0]
 
     def held_once() -> float:
@@ -73,7 +76,7 @@ def test_a_process_that_is_held_between_two_clocks(box: Box) -> None:
         return wall()
 
     box.outbox.wall = held_once
-    assert box(Outbox.fetch_due, (), limit=9, max_retries=9)[0][0].accepted_at == box.now - 700
+    assert box(queue.fetch_due, (), limit=9, max_retries=9)[0][0].accepted_at == box.now - 700
 
 
 def test_open(tmp_path: Path) -> None:
@@ -82,12 +85,12 @@ def test_open(tmp_path: Path) -> None:
     path.parent.mkdir()
     for _ in range(2):
         with Outbox(path, create=True) as outbox:
-            outbox.record_service_event("service.started", {})
+            event_rows.record_service_event(outbox, "service.started", {})
             assert outbox.pragma("synchronous") == 2
             assert outbox.pragma("user_version") == 1
             outbox.check_identity()
     with Outbox(path) as outbox:
-        assert [event.id for event in outbox.events(0)] == [1, 2]
+        assert [event.id for event in event_rows.events(outbox, 0)] == [1, 2]
     assert [p.name for p in path.parent.iterdir()] == [FILENAME]
 
 
@@ -140,27 +143,27 @@ def test_one_whose_making_was_cut_short(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Outbox(tmp_path / FILENAME)
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
-        assert outbox.counts() == {}
+        assert queries.counts(outbox) == {}
 
 
 def test_damaged_later(box: Box) -> None:
     """Damage that shows only when a page is read is reported then."""
-    box(Outbox.accept, answer("x" * 10_000))
+    box(acceptance.accept, answer("x" * 10_000))
     box.outbox.close()
     content = box.path.read_bytes()
     box.path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(Damaged, match="SQLITE_CORRUPT"), Outbox(box.path) as outbox:
-        outbox.transaction([outbox.counts])
+        outbox.transaction([partial(queries.counts, outbox)])
 
 
 def test_truncated(box: Box) -> None:
     """A database that lost its end is damaged."""
-    box(Outbox.accept, answer("x" * 10_000))
+    box(acceptance.accept, answer("x" * 10_000))
     box.outbox.close()
     with box.path.open("r+b") as file:
         file.truncate(8192)
     with pytest.raises(Damaged), Outbox(box.path) as outbox:
-        outbox.transaction([outbox.counts])
+        outbox.transaction([partial(queries.counts, outbox)])
 
 
 def test_a_failed_opening_leaves_nothing_open(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_identity(box: Box, harm: Callable[[Path], None], suffix: str) -> None:
     """A file that was taken away under us is noticed: nobody would find what we commit."""
     box.outbox.check_identity()
     harm(box.path.with_name(f"{FILENAME}{suffix}"))
-    for act in (box.outbox.check_identity, lambda: box(Outbox.counts)):
+    for act in (box.outbox.check_identity, lambda: box(queries.counts)):
         with pytest.raises(Damaged) as caught:
             act()
         assert str(caught.value) == (
@@ -207,8 +210,10 @@ def test_a_log_that_is_not_there_yet(box: Box) -> None:
     box.outbox.close()
     with Outbox(box.path) as outbox:
         outbox.check_identity()
-        outbox.transaction([outbox.counts])
-        outbox.transaction([partial(outbox.record_service_event, "service.started", {})])
+        outbox.transaction([partial(queries.counts, outbox)])
+        outbox.transaction(
+            [partial(event_rows.record_service_event, outbox, "service.started", {})]
+        )
         outbox.check_identity()
         unlink(box.path.with_name(f"{FILENAME}-wal"))
         with pytest.raises(Damaged):
@@ -224,28 +229,28 @@ def emptied(path: Path) -> int:
 
 def test_a_log_that_a_checkpoint_emptied(box: Box) -> None:
     """All of it is in the database then, and the outbox goes on, also where it is idle."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     for _ in range(2):
         assert emptied(box.path) == 0
         box.outbox.check_identity()
         log = box.path.with_name(f"{FILENAME}-wal")
         before = log.stat().st_mtime_ns
-        assert box(Outbox.counts) == {"pending": 1}
+        assert box(queries.counts) == {"pending": 1}
         assert log.stat().st_mtime_ns == before  # an idle host's disk may sleep
-        box(Outbox.record_service_event, "service.started", {})
+        box(event_rows.record_service_event, "service.started", {})
     truncate(log)
     with pytest.raises(Damaged):
-        box(Outbox.accept, answer(key=key("other")))
+        box(acceptance.accept, answer(key=key("other")))
 
 
 def test_changed_elsewhere(box: Box) -> None:
     """What another process writes shows in a number; what we write ourselves does not."""
     before = box(Outbox.changed_elsewhere)
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.deliver()
     assert box(Outbox.changed_elsewhere) == before
     with closing(Box(box.path).outbox) as command:
-        command.transaction([command.replay])
+        command.transaction([partial(transitions.replay, command)])
     assert box(Outbox.changed_elsewhere) != before
     assert len(box.due()) == 1
 
@@ -265,7 +270,7 @@ def test_all_or_nothing(box: Box, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error
 
-    step = partial(box.outbox.record_service_event, "service.started", {})
+    step = partial(event_rows.record_service_event, box.outbox, "service.started", {})
     steps: list[Callable[[], None]] = [step, fail]
     with pytest.raises(error):
         box.outbox.transaction(steps)
@@ -277,16 +282,16 @@ def test_all_or_nothing(box: Box, error: type[BaseException]) -> None:
 
 def test_a_disk_that_is_full(box: Box) -> None:
     """Without room nothing is half done; once there is room, it goes on."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     pages = box.outbox.pragma("page_count")
     box.outbox.connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(Full) as caught:
-        box(Outbox.accept, answer(noise(100_000), key("other")))
+        box(acceptance.accept, answer(noise(100_000), key("other")))
     assert str(caught.value) == f"{box.path}: there is no room on its disk"
-    assert box(Outbox.timelines, "other") == []
+    assert box(queries.timelines, "other") == []
     assert len(box.due()) == 1
     box.outbox.connection.execute("PRAGMA max_page_count = 1000000")
-    assert box(Outbox.accept, answer(noise(100_000), key("other")))
+    assert box(acceptance.accept, answer(noise(100_000), key("other")))
 
 
 @contextmanager
@@ -311,17 +316,35 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
             path = tmp_path / "disk" / FILENAME
             with closing(Outbox(path, create=True)) as outbox:
                 small, large = answer(), answer(noise(1_000_000), key("large"))
-                assert outbox.transaction([partial(outbox.accept, small)])[0] is not None
+                assert (
+                    outbox.transaction([partial(acceptance.accept, outbox, small)])[0] is not None
+                )
                 for _ in range(2):
                     with pytest.raises(Full):
-                        outbox.transaction([partial(outbox.accept, large)])
+                        outbox.transaction([partial(acceptance.accept, outbox, large)])
                 ((found, _),) = outbox.transaction(
-                    [partial(outbox.fetch_due, (), limit=9, max_retries=9)]
+                    [partial(queue.fetch_due, outbox, (), limit=9, max_retries=9)]
                 )
                 assert [due.webhook_id for due in found] == [webhook_id(1, sha256("Yes."))]
-                sent = partial(outbox.record_delivered, found[0], Outcome(status=204))
+                sent = partial(transitions.record_delivered, outbox, found[0], Outcome(status=204))
                 outbox.transaction([sent])
-                assert outbox.counts() == {"delivered": 1}
+                assert queries.counts(outbox) == {"delivered": 1}
                 outbox.check_identity()
     except subprocess.CalledProcessError as exc:
         pytest.skip(f"this root may not mount: {exc.stderr}")
+
+
+def test_every_statement_is_used_and_every_use_has_one() -> None:
+    """A name that is wrong would be found only when it is needed."""
+    used = set()
+    for module in ROOM.glob("*.py"):
+        used |= set(re.findall(r"\bsql\.(\w+)", module.read_text()))
+    assert used - {"sql"} == set(vars(database.sql))
+
+
+def test_every_statement_has_a_sentence() -> None:
+    """Above its name stands what it does."""
+    lines = (ROOM / "outbox.sql").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("-- name: "):
+            assert re.fullmatch(r"-- .*[.]", lines[number - 1]), line

@@ -10,10 +10,9 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.errors import Blocked, Busy
-from paliadin_sidecar.outbox import group_commit
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox import event_rows, group_commit, queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,13 +66,13 @@ class Commits:
     async def tell(self, n: int) -> None:
         """Write one event."""
         await self.group.commit_when_possible(
-            Outbox.record_service_event, "service.started", {"n": n}
+            event_rows.record_service_event, "service.started", {"n": n}
         )
 
     def told(self) -> list[int]:
         """What is durable: read by another connection."""
         with closing(Outbox(self.path)) as other:
-            return [event.fields["n"] for event in other.events(0, 1000)]
+            return [event.fields["n"] for event in event_rows.events(other, 0, 1000)]
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ async def test_one_transaction(commits: Commits) -> None:
     found: dict[int, int] = {}
 
     def last_event(outbox: Outbox, n: int) -> int:
-        outbox.record_service_event("service.started", {"n": n})
+        event_rows.record_service_event(outbox, "service.started", {"n": n})
         return outbox.last_event
 
     async def tell(n: int) -> None:
@@ -143,7 +142,7 @@ async def test_one_that_fails_costs_no_other(commits: Commits) -> None:
 
 async def test_who_is_woken(commits: Commits) -> None:
     """Whoever prints is woken after each transaction with events, and after no other."""
-    await commits.group.commit(Outbox.counts)
+    await commits.group.commit(queries.counts)
     assert commits.woken == 0
     await commits.tell(0)
     assert commits.woken == 1
@@ -153,7 +152,7 @@ async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
     """An event whose transaction failed, and that is written later, wakes them then."""
 
     def half(outbox: Outbox) -> None:
-        outbox.record_service_event("service.started", {"n": 0})
+        event_rows.record_service_event(outbox, "service.started", {"n": 0})
         fail(outbox)
 
     with pytest.raises(Oops):
@@ -164,7 +163,9 @@ async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
     assert commits.told() == [1]
 
 
-@pytest.mark.parametrize("call", [fail, lambda outbox: outbox.record_service_event("x", {"n": 1})])
+@pytest.mark.parametrize(
+    "call", [fail, lambda outbox: event_rows.record_service_event(outbox, "x", {"n": 1})]
+)
 async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outbox], None]) -> None:
     """Who is cancelled while it waits has its call done, once, and takes nobody along."""
     async with anyio.create_task_group() as callers:
@@ -172,7 +173,7 @@ async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outb
         callers.start_soon(commits.tell, 2)
         await anyio.lowlevel.checkpoint()
         callers.cancel_scope.cancel()
-    await commits.group.commit(Outbox.counts)
+    await commits.group.commit(queries.counts)
     assert commits.told() == ([2] if call is fail else [1, 2])
 
 
@@ -186,7 +187,7 @@ async def test_blocked(commits: Commits) -> None:
         with anyio.fail_after(PATIENCE_S):
             await commits.blocked_nine_times.wait()
         with pytest.raises(Busy):
-            await commits.group.commit(Outbox.counts)
+            await commits.group.commit(queries.counts)
         assert commits.count == 0
         other.close()
     assert {type(one) for one in commits.blocked} == {Busy}
@@ -220,7 +221,7 @@ async def test_under_load_what_comes_meanwhile_shares_a_transaction(
     """It waits for its time; who is cancelled has it begin at once, and nothing of it is lost."""
     monkeypatch.setattr(group_commit, "_APART_S", 3600.0)
     await commits.tell(0)
-    later = commits.group.submit(Outbox.record_service_event, "service.started", {"n": 1})
+    later = commits.group.submit(event_rows.record_service_event, "service.started", {"n": 1})
     with anyio.move_on_after(0):
         await commits.tell(2)
     await later

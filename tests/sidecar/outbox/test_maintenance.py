@@ -6,16 +6,18 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 from support.noise import noise
 from support.outbox_box import ROOT, Box, answer, key
 from support.receiver import Reply
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
-import paliadin_sidecar.outbox.statements
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S
-from paliadin_sidecar.outbox.outbox import Outbox
+import paliadin_sidecar.outbox.database
+from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queries, queue, transitions
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S, follow_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,18 +33,18 @@ class Pruned(Box):
     """An outbox whose end is pruned as time goes by."""
 
     def take(self, turn_id: str, text: str = "Yes.") -> None:
-        self(Outbox.accept, answer(text, key(turn_id)))
+        self(acceptance.accept, answer(text, key(turn_id)))
 
     def gone(self, turn_id: str) -> None:
-        self(Outbox.mark_gone, key(turn_id))
+        self(acceptance.mark_gone, key(turn_id))
 
     def printed(self) -> None:
-        self(Outbox.set_printed, self(Outbox.newest_event))
+        self(event_rows.set_printed, self(event_rows.newest_event))
 
     def prune(self) -> int:
         """Prune to the end; how many steps it took."""
         steps = 1
-        while self(Outbox.prune):
+        while self(maintenance.prune):
             steps += 1
         return steps
 
@@ -52,7 +54,7 @@ class Pruned(Box):
         self.prune()
 
     def known(self, turn_id: str) -> bool:
-        return bool(self(Outbox.timelines, turn_id))
+        return bool(self(queries.timelines, turn_id))
 
     def ask(self, statement: str) -> int:
         with closing(sqlite3.connect(self.path)) as db:
@@ -83,7 +85,7 @@ def test_a_body_goes_72_hours_after_its_acknowledgement(box: Pruned) -> None:
     assert box.bodies == 1
     box.later(1)
     assert box.bodies == 0
-    assert box(Outbox.replay, turn_id="t") == (0, 1)
+    assert box(transitions.replay, turn_id="t") == (0, 1)
     assert box.known("t")
 
 
@@ -108,8 +110,8 @@ def test_what_waits_or_was_given_up_keeps_its_body(box: Pruned) -> None:
         box.gone(turn_id)
     box.later(365 * DAY_S)
     assert box.bodies == 2
-    assert box(Outbox.counts) == {"dead": 1, "pending": 1}
-    assert box(Outbox.replay, dead=True) == (1, 0)
+    assert box(queries.counts) == {"dead": 1, "pending": 1}
+    assert box(transitions.replay, dead=True) == (1, 0)
 
 
 def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Pruned) -> None:
@@ -117,7 +119,7 @@ def test_a_replayed_body_stays_until_it_is_acknowledged_again(box: Pruned) -> No
     box.take("t")
     box.deliver()
     box.later(BODY_S - 1)
-    assert box(Outbox.replay, turn_id="t") == (1, 0)
+    assert box(transitions.replay, turn_id="t") == (1, 0)
     box.later(365 * DAY_S)
     assert box.bodies == 1
     box.deliver()
@@ -133,7 +135,7 @@ def test_a_superseded_body_goes_too(box: Pruned) -> None:
     box.take("t", "zwei")
     box.later(BODY_S + 1)
     assert box.bodies == 1
-    (due,), _ = box(Outbox.fetch_due, (), limit=9, max_retries=9)
+    (due,), _ = box(queue.fetch_due, (), limit=9, max_retries=9)
     assert b"zwei" in due.body
 
 
@@ -159,16 +161,16 @@ def test_a_turn_whose_file_lies_is_kept(box: Pruned) -> None:
     box.take("lies")
     box.deliver()
     old = replace(answer(key=key("old")), data=None)
-    box(Outbox.register_root, *ROOT, [old])
+    box(acceptance.register_root, *ROOT, [old])
     box.later(3 * 365 * DAY_S)
-    assert set(box(Outbox.present_files, "aichat", "paliadin")) == {"lies", "old"}
-    assert not box(Outbox.accept, answer(key=key("lies")))
-    assert not box(Outbox.accept, old)
+    assert set(box(acceptance.present_files, "aichat", "paliadin")) == {"lies", "old"}
+    assert not box(acceptance.accept, answer(key=key("lies")))
+    assert not box(acceptance.accept, old)
 
 
 def test_history_goes_like_any_other(box: Pruned) -> None:
     """90 days after its file."""
-    box(Outbox.register_root, *ROOT, [replace(answer(key=key("old")), data=None)])
+    box(acceptance.register_root, *ROOT, [replace(answer(key=key("old")), data=None)])
     box.gone("old")
     box.later(TURN_S + 1)
     assert not box.known("old")
@@ -191,7 +193,7 @@ def test_what_was_touched_lately_is_kept(box: Pruned) -> None:
     box.give_up(box.due()[0], "refused")
     box.gone("t")
     box.later(2 * TURN_S)
-    assert box(Outbox.replay, dead=True) == (1, 0)
+    assert box(transitions.replay, dead=True) == (1, 0)
     box.deliver()
     box.later(TURN_S)
     assert box.known("t")
@@ -201,7 +203,7 @@ def test_what_was_touched_lately_is_kept(box: Pruned) -> None:
 
 def test_a_turn_of_which_only_a_token_told_goes(box: Pruned) -> None:
     """90 days after it was seen, when no file ever came."""
-    box(Outbox.record_hint, key("t"), "asked", "user")
+    box(acceptance.record_hint, key("t"), "asked", "user")
     box.later(TURN_S)
     assert box.known("t")
     box.later(1)
@@ -210,40 +212,40 @@ def test_a_turn_of_which_only_a_token_told_goes(box: Pruned) -> None:
 
 def test_a_file_that_vanished_goes(box: Pruned) -> None:
     """90 days later."""
-    box(Outbox.mark_vanished, key("t"))
+    box(acceptance.mark_vanished, key("t"))
     box.later(TURN_S + 1)
     assert not box.known("t")
 
 
 def test_the_service_s_own_events_go(box: Pruned) -> None:
     """After 90 days, and the younger ones stay."""
-    box(Outbox.record_service_event, "service.started", {})
+    box(event_rows.record_service_event, "service.started", {})
     box.now += DAY_S
-    box(Outbox.record_service_event, "service.stopped", {})
+    box(event_rows.record_service_event, "service.stopped", {})
     box.later(TURN_S - MINUTE_S)
-    assert [event.name for event in box(Outbox.events, 0)] == ["service.stopped"]
+    assert [event.name for event in box(event_rows.events, 0)] == ["service.stopped"]
 
 
 def test_what_was_not_printed_yet_is_kept(box: Pruned) -> None:
     """A log that was blocked for long misses nothing."""
-    box(Outbox.record_service_event, "service.started", {})
+    box(event_rows.record_service_event, "service.started", {})
     box.take("t")
     box.deliver()
     box.gone("t")
     box.now += 2 * TURN_S
     box.prune()
-    assert len(box(Outbox.events, 0)) == 4
+    assert len(box(event_rows.events, 0)) == 4
     box.later(0)
-    assert box(Outbox.events, 0) == []
+    assert box(event_rows.events, 0) == []
 
 
 def test_ids_of_events_are_not_used_again(box: Pruned) -> None:
     """A line's event_id tells it from all others, also after the newest went."""
-    box(Outbox.record_service_event, "service.started", {})
-    before = box(Outbox.newest_event)
+    box(event_rows.record_service_event, "service.started", {})
+    before = box(event_rows.newest_event)
     box.later(TURN_S + 1)
-    box(Outbox.record_service_event, "service.stopped", {})
-    assert box(Outbox.newest_event) > before
+    box(event_rows.record_service_event, "service.stopped", {})
+    assert box(event_rows.newest_event) > before
 
 
 # --- the disk -----------------------------------------------------------------------------
@@ -261,7 +263,7 @@ def test_a_step_is_small(box: Pruned) -> None:
         box.take(f"l{n}", large)
         box.deliver()
     box.now += BODY_S + 1
-    assert box(Outbox.prune)
+    assert box(maintenance.prune)
     assert box.bodies == 2
 
 
@@ -295,7 +297,7 @@ def test_upkeep_with_nothing_to_do_writes_nothing(box: Pruned) -> None:
 @pytest.mark.parametrize("query", ["expired_bodies", "purge_turns", "purge_events"])
 def test_upkeep_reads_an_index(box: Pruned, query: str) -> None:
     """What is to be done is found without reading what is not."""
-    statement = getattr(paliadin_sidecar.outbox.statements.sql, query)
+    statement = getattr(paliadin_sidecar.outbox.database.sql, query)
     with closing(sqlite3.connect(box.path)) as db:
         values = {"before": 0, "limit": 1}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
@@ -361,3 +363,31 @@ def test_a_year_of_upkeep_holds_no_delivery(host: Sidecar, receiver: Receiver) -
     host.answer("new")
     receiver.wait("new")
     assert left[0] > 1
+
+
+@pytest.mark.anyio
+async def test_what_a_command_wrote_is_noticed(tmp_path: Path) -> None:
+    """At the start, and after each write of another process; not after the outbox's own."""
+    path = tmp_path / FILENAME
+    changes = 0
+    changed = anyio.Event()
+
+    def on_change() -> None:
+        nonlocal changes, changed
+        changes += 1
+        changed.set()
+        changed = anyio.Event()
+
+    with closing(Outbox(path, create=True)) as outbox, closing(Outbox(path)) as command:
+        group = GroupCommit(outbox, lambda: None, lambda _: None)
+        async with anyio.create_task_group() as tasks:
+            with anyio.fail_after(PATIENCE_S):
+                first = changed
+                tasks.start_soon(follow_commands, group, 0.01, on_change)
+                await first.wait()
+                await group.commit(acceptance.accept, answer())
+                second = changed
+                command.transaction([lambda: transitions.pause(command, "status_404")])
+                await second.wait()
+            tasks.cancel_scope.cancel()
+    assert changes == 2

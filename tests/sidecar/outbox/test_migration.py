@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from paliadin_sidecar.errors import Older, OutboxError
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, queue
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ UPDATE turn SET note = 'from version 1';
 """
 #: Run before a program, which is then the next version.
 PATCH = f"""
-from paliadin_sidecar.outbox.database import Database
-Database.migrations = ({STEP!r},)
+from paliadin_sidecar.outbox.database import Outbox
+Outbox.migrations = ({STEP!r},)
 """
 
 
@@ -55,7 +55,7 @@ def accept(path: Path, turn_id: str) -> None:
         sha256=sha256(data).hexdigest(),
     )
     with Outbox(path, create=True) as outbox:
-        outbox.transaction([lambda: outbox.accept(arrival)])
+        outbox.transaction([lambda: acceptance.accept(outbox, arrival)])
 
 
 def content(path: Path) -> list[str]:
@@ -69,7 +69,7 @@ def test_an_old_outbox_is_migrated(tmp_path: Path) -> None:
     accept(path, "pending")
     with Next(path, create=True) as outbox:
         assert outbox.pragma("user_version") == 2
-        ((due,), _) = outbox.fetch_due((), limit=9, max_retries=9)
+        ((due,), _) = queue.fetch_due(outbox, (), limit=9, max_retries=9)
     assert json.loads(due.body)["data"]["response"] == "Yes."
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT note FROM turn").fetchone() == ("from version 1",)
@@ -114,7 +114,7 @@ def test_a_step_that_fails_leaves_the_old_version_whole(tmp_path: Path) -> None:
 KILLED = f"""
 {PATCH}
 import os, signal, sqlite3, sys
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox.database import Outbox
 
 left = int(sys.argv[2])
 class Mortal(sqlite3.Connection):

@@ -9,7 +9,7 @@ import pytest
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.errors import Locked
-from paliadin_sidecar.outbox import database, opening
+from paliadin_sidecar.outbox import acceptance, database, event_rows, opening
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
 from paliadin_sidecar.settings import Settings
@@ -43,7 +43,7 @@ async def test_a_lock_is_waited_for(host: Sidecar, monkeypatch: pytest.MonkeyPat
         async with AsyncExitStack() as stack:
             with anyio.fail_after(PATIENCE_S):
                 outbox = await open_outbox(stack, settings, reasons.append)
-            assert outbox.events(0) == []
+            assert event_rows.events(outbox, 0) == []
             with pytest.raises(Locked):
                 quarantine_outbox(settings)
     assert tries == 5
@@ -57,7 +57,7 @@ async def test_what_follows_a_quarantine_is_a_successor(host: Sidecar) -> None:
     for _ in range(2):
         async with AsyncExitStack() as stack:
             outbox = await open_outbox(stack, settings, lambda _: None)
-            known = outbox.is_known_root("aichat", "paliadin", "/tmp/aichat/paliadin")
+            known = acceptance.is_known_root(outbox, "aichat", "paliadin", "/tmp/aichat/paliadin")
         if not known:
             quarantine_outbox(settings)
     assert known

@@ -4,7 +4,7 @@ from contextlib import closing
 
 from support.outbox_box import KEY, NOW, USER, Box, answer, failure, key, sha256, webhook_id
 
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, event_rows, queries
 
 
 def test_roots(box: Box) -> None:
@@ -12,37 +12,37 @@ def test_roots(box: Box) -> None:
     roots = [{"path": "/tmp/paliadin", "state": "armed"}]
     with closing(Box(box.path).outbox) as other:
         before = other.changed_elsewhere()
-        box(Outbox.set_roots, roots)
-        assert other.service()["roots"] == roots
+        box(queries.set_roots, roots)
+        assert queries.service(other)["roots"] == roots
         after = other.changed_elsewhere()
         assert after != before
-        box(Outbox.set_roots, roots)
+        box(queries.set_roots, roots)
         assert other.changed_elsewhere() == after
 
 
 def test_counts(box: Box) -> None:
     """Deliveries are counted by state, and it is known since when one waits."""
-    assert box(Outbox.counts) == {}
-    assert box(Outbox.oldest_pending_s) is None
-    box(Outbox.accept, answer(key=key("a")))
+    assert box(queries.counts) == {}
+    assert box(queries.oldest_pending_s) is None
+    box(acceptance.accept, answer(key=key("a")))
     box.deliver()
     for name in "bc":
         box.now += 1
-        box(Outbox.accept, answer(key=key(name)))
-    assert box(Outbox.counts) == {"delivered": 1, "pending": 2}
+        box(acceptance.accept, answer(key=key(name)))
+    assert box(queries.counts) == {"delivered": 1, "pending": 2}
     box.now += 5
-    assert box(Outbox.oldest_pending_s) == 6
+    assert box(queries.oldest_pending_s) == 6
 
 
 def test_deliveries(box: Box) -> None:
     """Deliveries are listed, the newest first, by state and time and up to a number."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
-    box(Outbox.accept, answer())
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer())
     box.retry(box.due()[0], 2)
     box.now += 1
-    box(Outbox.accept, failure("empty", key("b")))
+    box(acceptance.accept, failure("empty", key("b")))
     box.deliver()
-    rows = box(Outbox.deliveries, None, 0, 9)
+    rows = box(queries.deliveries, None, 0, 9)
     assert rows == [
         {
             "turn_id": "b",
@@ -85,20 +85,20 @@ def test_deliveries(box: Box) -> None:
             "settled_at": None,
         },
     ]
-    assert box(Outbox.deliveries, "pending", 0, 9) == rows[1:]
-    assert box(Outbox.deliveries, None, NOW + 1, 9) == rows[:1]
-    assert box(Outbox.deliveries, None, 0, 1) == rows[:1]
+    assert box(queries.deliveries, "pending", 0, 9) == rows[1:]
+    assert box(queries.deliveries, None, NOW + 1, 9) == rows[:1]
+    assert box(queries.deliveries, None, 0, 1) == rows[:1]
 
 
 def test_timeline(box: Box) -> None:
     """A turn's timeline holds its deliveries and events, and no other turn's."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
-    box(Outbox.accept, answer(key=key("other")))
-    box(Outbox.accept, answer())
-    row = box(Outbox.deliveries, None, 0, 1)[0]
-    event = box(Outbox.events, 1)[0]
-    assert box(Outbox.timelines, "submitted") == box(Outbox.timelines, "t")
-    (timeline,) = box(Outbox.timelines, "t")
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer(key=key("other")))
+    box(acceptance.accept, answer())
+    row = box(queries.deliveries, None, 0, 1)[0]
+    event = box(event_rows.events, 1)[0]
+    assert box(queries.timelines, "submitted") == box(queries.timelines, "t")
+    (timeline,) = box(queries.timelines, "t")
     names = ("turn_id", "backend", "persona", "submitted_turn_id", "user")
     row = {k: v for k, v in row.items() if not k.startswith("last_")}  # the events have it
     assert timeline == {

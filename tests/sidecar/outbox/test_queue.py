@@ -4,22 +4,25 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from support.outbox_box import NOW, Box, answer, key, sha256, webhook_id
 
 import paliadin_sidecar.outbox.database
-import paliadin_sidecar.outbox.statements
 from paliadin_sidecar.delivery.sender import Outcome
+from paliadin_sidecar.outbox import acceptance, queue, transitions
 from paliadin_sidecar.outbox.fairness import Shares
-from paliadin_sidecar.outbox.outbox import Outbox
 from paliadin_sidecar.outbox.records import Delivery, TurnKey
+
+if TYPE_CHECKING:
+    from paliadin_sidecar.outbox.database import Outbox
 
 
 def test_due_in_order(box: Box) -> None:
     """What was tried before comes first, by its time; then the oldest and the newest in turn."""
     for name in "abcd":
-        box(Outbox.accept, answer(key=key(name)))
+        box(acceptance.accept, answer(key=key(name)))
     for due in box.due():
         if (name := due.webhook_id.split("_")[2]) in "ab":
             box.retry(due, {"a": 2, "b": 1}[name])
@@ -39,10 +42,10 @@ def test_due_in_order(box: Box) -> None:
 def test_roots_take_turns(box: Box) -> None:
     """What one root has waiting stands before nothing of another, of either kind of attempt."""
     for n in range(20):
-        box(Outbox.accept, answer(key=key(f"a{n}")))
+        box(acceptance.accept, answer(key=key(f"a{n}")))
     other = TurnKey("legacy", "paliadin", "b0"), TurnKey("aichat", "other", "c0")
     for one in other:
-        box(Outbox.accept, answer(key=one))
+        box(acceptance.accept, answer(key=one))
     found = box.due(limit=3)
     assert sorted(due.root for due in found) == [
         "aichat/other",
@@ -57,7 +60,7 @@ def test_roots_take_turns(box: Box) -> None:
     for due in again:
         shares.retries.started(due.root)
     (after,) = box(
-        Outbox.fetch_due, [due.turn for due in again], limit=1, max_retries=1, shares=shares
+        queue.fetch_due, [due.turn for due in again], limit=1, max_retries=1, shares=shares
     )[0]
     assert after.root == "aichat/paliadin"
     assert shares.retries.starts == 3  # what is due is no start
@@ -66,18 +69,18 @@ def test_roots_take_turns(box: Box) -> None:
 def test_a_replayed_flood(box: Box) -> None:
     """What an operator sends again, however old, holds no new answer."""
     for n in range(20):
-        box(Outbox.accept, answer(key=key(f"old{n}")))
+        box(acceptance.accept, answer(key=key(f"old{n}")))
     for due in box.due(limit=20):
         box.acknowledge(due)
-    assert box(Outbox.replay) == (20, 0)
-    box(Outbox.accept, answer(key=key("new")))
+    assert box(transitions.replay) == (20, 0)
+    box(acceptance.accept, answer(key=key("new")))
     assert "new" in [due.webhook_id.split("_")[2] for due in box.due(limit=2)]
 
 
 @pytest.mark.parametrize("query", ["first_attempts", "retries", "next_attempts"])
 def test_what_is_due_is_found_by_an_index(box: Box, query: str) -> None:
     """No row is read that is not pending, nor all that are."""
-    statement = getattr(paliadin_sidecar.outbox.statements.sql, query)
+    statement = getattr(paliadin_sidecar.outbox.database.sql, query)
     values = {"busy": "[]", "max_size": None, "limit": 1, "now": 0}
     with closing(sqlite3.connect(box.path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
@@ -95,7 +98,7 @@ def test_what_is_due_is_found_by_an_index(box: Box, query: str) -> None:
 def test_not_due_yet(box: Box) -> None:
     """A retry is due when its delay is over, and it is known when that will be."""
     assert box.due_in() is None
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     assert box.due_in() is None
     box.retry(box.due()[0], 1.5)
     assert box.due() == []
@@ -111,9 +114,9 @@ def test_not_due_yet(box: Box) -> None:
 def test_busy(box: Box) -> None:
     """A turn that is under way has nothing due, its newer revision neither."""
     for name in "ab":
-        box(Outbox.accept, answer(key=key(name)))
+        box(acceptance.accept, answer(key=key(name)))
     first, second = box.due()
-    box(Outbox.accept, answer("No.", key("a")))
+    box(acceptance.accept, answer("No.", key("a")))
     assert [due.turn for due in box.due(first.turn)] == [second.turn]
     assert box.due(first.turn, second.turn) == []
     box.retry(second, 0)
@@ -124,14 +127,14 @@ def test_busy(box: Box) -> None:
 @pytest.mark.parametrize("back_s", [1, 3600, 10 * 365 * 86_400])
 def test_a_clock_that_was_set_back_meanwhile(box: Box, back_s: float) -> None:
     """Where no daemon ran, a retry is due at once, and not when it was to be."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.retry(box.due()[0], 60)
     box.outbox.close()
     box = Box(box.path)
     box.now -= back_s
 
     def cut_short(outbox: Outbox) -> None:
-        outbox.fetch_due((), limit=9, max_retries=9)
+        queue.fetch_due(outbox, (), limit=9, max_retries=9)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -143,7 +146,7 @@ def test_a_clock_that_was_set_back_meanwhile(box: Box, back_s: float) -> None:
 @pytest.mark.parametrize("by_s", [-3600, 3600])
 def test_who_asks_right_after_the_clock_was_set(box: Box, by_s: float) -> None:
     """The wait for the next retry is as long as it was, also in the transaction that follows."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.retry(box.due()[0], 60)
     assert box.due_in() == 60
     box.set_date(by_s)
@@ -152,13 +155,13 @@ def test_who_asks_right_after_the_clock_was_set(box: Box, by_s: float) -> None:
 
 def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
     """An attempt and its delay are dated alike, so that no turn waits for the hour between them."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     (due,) = box.due()
     tried = replace(due, attempts=1, first_attempt_at=box.now)
 
     def put_off(outbox: Outbox) -> None:
         box.set_date(3600)
-        outbox.record_retry(tried, Outcome(status=503, ms=1.0), 1)
+        transitions.record_retry(outbox, tried, Outcome(status=503, ms=1.0), 1)
 
     box(put_off)
     box.set_date(-3600)
@@ -168,7 +171,7 @@ def test_a_clock_that_is_set_within_a_transaction(box: Box) -> None:
 
 def test_a_clock_that_is_set_while_it_is_read(box: Box) -> None:
     """The times of a transaction and the clock that they are of come from one reading."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     (due,) = box.due()
     wall, readings = box.outbox.wall, [3600.0, 0.0]  # it is set forward after the first reading
     box.outbox.wall = lambda: wall() + (readings.pop() if readings else 3600.0)
@@ -179,42 +182,42 @@ def test_a_clock_that_is_set_while_it_is_read(box: Box) -> None:
 
 def test_what_was_tried_is_kept(box: Box) -> None:
     """Attempts and refusals outlive a restart: the policy sees them all."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     (due,) = box.due()
     tried = replace(due, attempts=3, first_attempt_at=NOW + 0.25, refusals=2, refused_at=NOW + 0.5)
-    box(Outbox.record_retry, tried, Outcome(status=400, ms=1.0), 0, refused=True)
+    box(transitions.record_retry, tried, Outcome(status=400, ms=1.0), 0, refused=True)
     with closing(Box(box.path).outbox) as outbox:
         outbox.wall = lambda: NOW + 1
         kept = replace(tried, reported_attempt=3, reported_at=NOW)
-        assert outbox.fetch_due((), limit=9, max_retries=9) == ([kept], None)
+        assert queue.fetch_due(outbox, (), limit=9, max_retries=9) == ([kept], None)
 
 
 def test_what_the_receiver_asked_for_outlives_a_restart(box: Box) -> None:
     """A pause that is longer than any of ours was its own wish, and holds all turns."""
-    assert box(Outbox.retry_after_s, 60.0) == 0
-    box(Outbox.accept, answer(key=key("a")))
+    assert box(queue.retry_after_s, 60.0) == 0
+    box(acceptance.accept, answer(key=key("a")))
     box.retry(box.due()[0], 60.0)
-    assert box(Outbox.retry_after_s, 60.0) == 0
-    box(Outbox.accept, answer(key=key("b")))
+    assert box(queue.retry_after_s, 60.0) == 0
+    box(acceptance.accept, answer(key=key("b")))
     box.retry(box.due()[0], 1800.0)
-    assert box(Outbox.retry_after_s, 60.0) == 1800
+    assert box(queue.retry_after_s, 60.0) == 1800
     box.now += 1801
-    assert box(Outbox.retry_after_s, 60.0) == 0
+    assert box(queue.retry_after_s, 60.0) == 0
 
 
 def test_what_is_in_memory_is_bounded_by_bytes(box: Box) -> None:
     """Large bodies go one after the other, and small ones behind them do not wait."""
     for n in range(3):
-        box(Outbox.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"large{n}")))
+        box(acceptance.accept, answer(bytes(4 * 1024 * 1024) + b"%d" % n, key(f"large{n}")))
     for n in range(3):
-        box(Outbox.accept, answer(f"{n}", key(f"small{n}")))
+        box(acceptance.accept, answer(f"{n}", key(f"small{n}")))
     found = box.due()
     large, *small = [due.webhook_id.split("_")[2] for due in found]
     assert (large, sorted(small)) == ("large0", ["small0", "small1", "small2"])
     busy = [due.turn for due in found]
     sizes = [len(due.body) for due in found]
-    assert box(Outbox.fetch_due, busy, limit=9, max_retries=9, held=sizes)[0] == []
-    (next_large,) = box(Outbox.fetch_due, busy, limit=1, max_retries=1, held=sizes[1:])[0]
+    assert box(queue.fetch_due, busy, limit=9, max_retries=9, held=sizes)[0] == []
+    (next_large,) = box(queue.fetch_due, busy, limit=1, max_retries=1, held=sizes[1:])[0]
     assert next_large.webhook_id.split("_")[2] == "large1"
 
 
@@ -224,11 +227,11 @@ def test_a_backlog_does_not_make_its_own_delivery_slow(box: Box, attempts: int) 
 
     def fail(fresh: Delivery) -> None:
         due = replace(fresh, attempts=attempts, first_attempt_at=box.now)
-        box.outbox.record_retry(due, Outcome(status=503, ms=1.0), 0)
+        transitions.record_retry(box.outbox, due, Outcome(status=503, ms=1.0), 0)
 
     def take(name: str, count: int) -> None:
         for n in range(count):
-            box(Outbox.accept, answer(key=key(f"{name}{n}")))
+            box(acceptance.accept, answer(key=key(f"{name}{n}")))
         if attempts:
             fresh = [due for due in box.due(limit=2 * count) if due.attempts == 0]
             box.outbox.transaction([partial(fail, due) for due in fresh])

@@ -10,15 +10,14 @@ import pytest
 from support.users import ORDINARY, without_privilege
 
 import paliadin_sidecar.outbox.database
-import paliadin_sidecar.outbox.statements
 from paliadin_sidecar.errors import (
     Busy,
     OutboxError,
     Unwritable,
 )
 from paliadin_sidecar.host.users import user_name
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +73,9 @@ def test_busy_database(tmp_path: Path) -> None:
     box = Box(tmp_path / FILENAME, create=True)
     with closing(holder(box.path)):
         with pytest.raises(Busy) as caught:
-            box(Outbox.record_service_event, "service.started", {})
+            box(event_rows.record_service_event, "service.started", {})
         assert str(caught.value) == f"{box.path}: another process holds its lock (SQLITE_BUSY)"
-    box(Outbox.record_service_event, "service.started", {})
+    box(event_rows.record_service_event, "service.started", {})
     assert len(box.events()) == 1
     box.outbox.close()
 

@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import acceptance, event_rows, queries, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +28,14 @@ from support.outbox_box import (
 
 def about(box: Box) -> dict[str, Any]:
     """The fields of each event of the one delivery."""
-    (row,) = box(Outbox.deliveries, None, 0, 9)
+    (row,) = box(queries.deliveries, None, 0, 9)
     return ABOUT_KEY | {name: row[name] for name in ("revision", "webhook_id", "bytes", "sha256")}
 
 
 def test_delivered(box: Box) -> None:
     """An acknowledgement settles it, with one event for the attempt and one for its end."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
-    box(Outbox.accept, answer())
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer())
     box.events()
     box.now += 2.5
     (due,) = box.due()
@@ -51,7 +51,7 @@ def test_delivered(box: Box) -> None:
 
 def test_delivered_before_it_was_accepted(box: Box) -> None:
     """A clock that was set back makes no negative duration."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.now -= 60
     box.deliver()
     assert box.events()[-1][1]["since_accepted_ms"] == 0
@@ -59,7 +59,7 @@ def test_delivered_before_it_was_accepted(box: Box) -> None:
 
 def test_retry(box: Box) -> None:
     """A failed attempt is recorded with its error, and with when the next one comes."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.events()
     (due,) = box.due()
     box.retry(due, 0.123456, status=None, error="timeout")
@@ -75,7 +75,7 @@ def test_retry(box: Box) -> None:
 
 def test_refused(box: Box) -> None:
     """A refusal is recorded before the retry that follows."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.events()
     (due,) = box.due()
     box.retry(replace(due, refusals=1, refused_at=NOW), 1, status=400, refused=True)
@@ -87,7 +87,7 @@ def test_refused(box: Box) -> None:
 
 def test_dead(box: Box) -> None:
     """What is given up stays, with its cause, for an operator to see."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     box.now += 5
     box.give_up(box.due()[0], "refused")
     assert box.events()[-1] == (
@@ -96,9 +96,9 @@ def test_dead(box: Box) -> None:
     )
     assert box.states() == [(1, "dead")]
     assert box.due() == []
-    assert box(Outbox.deliveries, "dead", 0, 9)[0]["reason"] == "refused"
-    assert box(Outbox.dead_since, NOW + 5) == 1
-    assert box(Outbox.dead_since, NOW + 5.001) == 0
+    assert box(queries.deliveries, "dead", 0, 9)[0]["reason"] == "refused"
+    assert box(queries.dead_since, NOW + 5) == 1
+    assert box(queries.dead_since, NOW + 5.001) == 0
 
 
 def test_superseded_while_under_way(box: Box) -> None:
@@ -109,9 +109,9 @@ def test_superseded_while_under_way(box: Box) -> None:
     ]
     for n, end in enumerate(ends):
         turn = key(f"t{n}")
-        box(Outbox.accept, answer("A", turn))
+        box(acceptance.accept, answer("A", turn))
         (due,) = box.due()
-        box(Outbox.accept, answer("B", turn))
+        box(acceptance.accept, answer("B", turn))
         box.events()
         end(due)
         assert [name for name, _ in box.events()] == ["delivery.attempted"]
@@ -121,23 +121,23 @@ def test_superseded_while_under_way(box: Box) -> None:
 
 def test_acknowledged_although_superseded(box: Box) -> None:
     """An older revision that was acknowledged after all is delivered; the newer one still goes."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     (due,) = box.due()
-    box(Outbox.accept, answer("B"))
+    box(acceptance.accept, answer("B"))
     box.acknowledge(due)
     assert box.states() == [(1, "delivered"), (2, "pending")]
 
 
 def test_the_evidence_against_a_turn(box: Box) -> None:
     """It is kept with the attempts, and a replay begins without it."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     (due,) = box.due()
     assert due.evidence == 0
     box.retry(replace(due, evidence=1.5), status=400)
     (due,) = box.due()
     assert due.evidence == 1.5
     box.give_up(due, "refused")
-    box(Outbox.replay, turn_id="t")
+    box(transitions.replay, turn_id="t")
     (due,) = box.due()
     assert (due.evidence, due.reported_attempt, due.reported_at) == (0, 0, None)
 
@@ -150,7 +150,7 @@ def fail_again(box: Box, times: int, *, reported: bool, keep: int | None = None)
 
 def test_what_is_not_told_is_counted(box: Box) -> None:
     """The next event says how many attempts got none."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     fail_again(box, 2, reported=True)
     box.events()
     fail_again(box, 3, reported=False, keep=2)
@@ -162,52 +162,54 @@ def test_what_is_not_told_is_counted(box: Box) -> None:
 
 def test_an_outage_leaves_as_many_rows_however_long_it_lasts(box: Box) -> None:
     """Events of attempts after the first few take each other's place, once they were printed."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     fail_again(box, 2, reported=True)
     rows = []
     for _ in range(60):
         box.now += 60
         fail_again(box, 10, reported=False, keep=2)
         fail_again(box, 1, reported=True, keep=2)
-        box(Outbox.set_printed, box(Outbox.newest_event))
-        rows.append(len(box(Outbox.events, 0)))
+        box(event_rows.set_printed, box(event_rows.newest_event))
+        rows.append(len(box(event_rows.events, 0)))
     assert rows[-1] == rows[10]
-    kept = [e.fields["attempt"] for e in box(Outbox.events, 0) if e.name == "delivery.attempted"]
+    kept = [
+        e.fields["attempt"] for e in box(event_rows.events, 0) if e.name == "delivery.attempted"
+    ]
     assert kept[:2] == [1, 2]
     assert kept[-1] == 2 + 60 * 11
 
 
 def test_an_event_that_was_not_printed_stays(box: Box) -> None:
     """A line that nobody could read yet is not lost."""
-    box(Outbox.accept, answer())
+    box(acceptance.accept, answer())
     for _ in range(20):
         box.now += 60
         fail_again(box, 1, reported=True, keep=0)
-    assert len(box(Outbox.events, 0)) == 1 + 20
+    assert len(box(event_rows.events, 0)) == 1 + 20
 
 
 def test_pause(box: Box) -> None:
     """A pause is remembered over a restart, until it ends."""
-    box(Outbox.pause, "status_404")
+    box(transitions.pause, "status_404")
     assert box.events() == [("receiver.paused", {"why": "status_404"})]
     with closing(Box(box.path).outbox) as outbox:
-        assert outbox.service()["paused_at"] == NOW
-        assert outbox.service()["paused_for"] == "status_404"
+        assert queries.service(outbox)["paused_at"] == NOW
+        assert queries.service(outbox)["paused_for"] == "status_404"
     for paused_s, ms in ((1.2345, 1234.5), (-5, 0)):
-        box(Outbox.resume, paused_s=paused_s)
+        box(transitions.resume, paused_s=paused_s)
         assert box.events() == [("receiver.resumed", {"paused_ms": ms})]
-        assert box(Outbox.service)["paused_at"] is None
+        assert box(queries.service)["paused_at"] is None
 
 
 def test_replay(box: Box) -> None:
     """What was delivered goes out again, with the same id and the same bytes."""
-    box(Outbox.record_hint, KEY, "submitted", USER)
-    box(Outbox.accept, answer())
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer())
     (before,) = box.due()
     box.deliver()
     box.events()
     box.now += 5
-    assert box(Outbox.replay, turn_id="t") == (1, 0)
+    assert box(transitions.replay, turn_id="t") == (1, 0)
     assert box.events() == [
         (
             "delivery.replayed",
@@ -223,68 +225,68 @@ def test_replay(box: Box) -> None:
         )
     ]
     assert box.due() == [before]
-    assert box(Outbox.replay, turn_id="t") == (0, 0)
+    assert box(transitions.replay, turn_id="t") == (0, 0)
 
 
 def test_replay_of_the_dead(box: Box) -> None:
     """What was given up begins anew, without its past; a failure keeps its reason."""
-    box(Outbox.accept, answer(key=key("a")))
+    box(acceptance.accept, answer(key=key("a")))
     box.give_up(box.due()[0], "poison")
-    box(Outbox.accept, failure("empty", key("b")))
+    box(acceptance.accept, failure("empty", key("b")))
     box.deliver()
-    assert box(Outbox.replay, dead=True) == (1, 0)
+    assert box(transitions.replay, dead=True) == (1, 0)
     (due,) = box.due()
     assert (due.attempts, due.first_attempt_at, due.refusals) == (0, None, 0)
-    assert box(Outbox.replay) == (1, 0)
-    rows = {row["turn_id"]: row for row in box(Outbox.deliveries, "pending", 0, 9)}
+    assert box(transitions.replay) == (1, 0)
+    rows = {row["turn_id"]: row for row in box(queries.deliveries, "pending", 0, 9)}
     assert {name: row["reason"] for name, row in rows.items()} == {"a": None, "b": "empty"}
 
 
 def test_replay_since(box: Box) -> None:
     """Only what was accepted since then goes out again."""
     for name in "abc":
-        box(Outbox.accept, answer(key=key(name)))
+        box(acceptance.accept, answer(key=key(name)))
         box.deliver()
         box.now += 10
-    assert box(Outbox.replay, since=NOW + 10) == (2, 0)
-    assert box(Outbox.replay, since=NOW + 10) == (0, 0)
+    assert box(transitions.replay, since=NOW + 10) == (2, 0)
+    assert box(transitions.replay, since=NOW + 10) == (0, 0)
 
 
 def test_replay_of_whom(box: Box) -> None:
     """A turn is found under its own id and under the one it was submitted as, each of them."""
-    box(Outbox.record_hint, key("a"), "submitted", "u")
-    box(Outbox.record_hint, key("b"), "submitted", "u")
+    box(acceptance.record_hint, key("a"), "submitted", "u")
+    box(acceptance.record_hint, key("b"), "submitted", "u")
     for name in ("a", "b", "submitted"):
-        box(Outbox.accept, answer(key=key(name)))
+        box(acceptance.accept, answer(key=key(name)))
         box.deliver()
-    assert box(Outbox.replay, turn_id="unknown") == (0, 0)
-    assert box(Outbox.replay, turn_id="b") == (1, 0)
-    assert box(Outbox.replay, turn_id="submitted") == (2, 0)
+    assert box(transitions.replay, turn_id="unknown") == (0, 0)
+    assert box(transitions.replay, turn_id="b") == (1, 0)
+    assert box(transitions.replay, turn_id="submitted") == (2, 0)
 
 
 def test_replay_of_the_newest(box: Box) -> None:
     """Of several revisions the newest goes out, and none while it is still under way."""
-    box(Outbox.accept, answer("A"))
+    box(acceptance.accept, answer("A"))
     box.deliver()
-    box(Outbox.accept, answer("B"))
-    assert box(Outbox.replay) == (0, 0)
+    box(acceptance.accept, answer("B"))
+    assert box(transitions.replay) == (0, 0)
     box.deliver()
-    assert box(Outbox.replay) == (1, 0)
+    assert box(transitions.replay) == (1, 0)
     assert [due.webhook_id for due in box.due()] == [webhook_id(2, sha256("B"))]
 
 
 def test_replay_of_history(box: Box) -> None:
     """What was never sent cannot be sent again."""
-    box(Outbox.register_root, *ROOT, [answer()])
-    assert box(Outbox.replay, turn_id="t") == (0, 0)
+    box(acceptance.register_root, *ROOT, [answer()])
+    assert box(transitions.replay, turn_id="t") == (0, 0)
 
 
 def test_replay_without_body(box: Box) -> None:
     """Where the body was purged the turn stays as it is, and is counted."""
     for name in "ab":
-        box(Outbox.accept, answer(key=key(name)))
+        box(acceptance.accept, answer(key=key(name)))
         box.deliver()
     box.outbox.connection.execute("DELETE FROM body WHERE delivery = 1")
-    assert box(Outbox.replay) == (1, 1)
+    assert box(transitions.replay) == (1, 1)
     assert box.states("a") == [(1, "delivered")]
     assert box.states("b") == [(1, "pending")]

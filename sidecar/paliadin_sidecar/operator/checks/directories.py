@@ -20,8 +20,8 @@ from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
 from paliadin_sidecar.operator.session import ID_RULE, listed, strays
-from paliadin_sidecar.outbox.database import FILENAME
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import RootSpec, Settings
 
 __all__ = ["outbox", "room_for_answers", "roots", "state_directory"]
@@ -248,7 +248,7 @@ def outbox(state_dir: Path, roots: Iterable[Path], hosting: Hosting) -> list[Fin
     try:
         with Outbox(state_dir / FILENAME) as opened:
             whole = opened.check_pages(_READ_S)
-            (service,) = opened.transaction([opened.service])
+            (service,) = opened.transaction([partial(queries.service, opened)])
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []  # `run` makes it, or the state directory's finding says why not
     except OutboxError as exc:

@@ -18,7 +18,8 @@ from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.diagnosis import failing_problems, pause_problem, waiting_problems
 from paliadin_sidecar.operator.instance import Instance
 from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, with_utc_times
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import queries
+from paliadin_sidecar.outbox.database import Outbox
 
 __all__ = ["status"]
 
@@ -51,11 +52,11 @@ def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
 
 def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
     now = time.time()
-    service = outbox.service()
-    oldest_s = outbox.oldest_pending_s()
-    dead = outbox.dead_since(now - _DEAD_S)
+    service = queries.service(outbox)
+    oldest_s = queries.oldest_pending_s(outbox)
+    dead = queries.dead_since(outbox, now - _DEAD_S)
     problems = instance.problems()
-    failing = outbox.failing(attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
+    failing = queries.failing(outbox, attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
         since = local_time(service["paused_at"])
         problems.append(pause_problem(service["paused_for"], since, failing))
@@ -73,7 +74,7 @@ def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
     return {
         "alive": instance.alive,
         "problems": [instance.hosting.commands_of_this_host(problem) for problem in problems],
-        "counts": dict.fromkeys(session.STATES, 0) | outbox.counts(),
+        "counts": dict.fromkeys(session.STATES, 0) | queries.counts(outbox),
         "outbox_bytes": outbox.used_bytes(),
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,

@@ -16,7 +16,8 @@ from paliadin_sidecar.errors import Replaced
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
-from paliadin_sidecar.outbox.outbox import Outbox
+from paliadin_sidecar.outbox import event_rows, queries, transitions
+from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event
 
 __all__ = ["log", "replay", "show", "turns"]
@@ -46,8 +47,8 @@ def turns(
     """List deliveries, the newest first."""
     from_s = session.since(since_text)
     with session.opened_outbox(env_file) as (_, outbox):
-        rows = outbox.deliveries(state, from_s, limit)
-        number = outbox.count_deliveries(state, from_s)
+        rows = queries.deliveries(outbox, state, from_s, limit)
+        number = queries.count_deliveries(outbox, state, from_s)
     more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
     if as_json:
         terminal.print_json([terminal.with_utc_times(row) for row in rows])
@@ -102,7 +103,7 @@ def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> No
     """
     with session.opened_outbox(env_file) as (_, outbox):
         ids, missed = session.find_turns(outbox, turn_ids)
-        found = [turn for id_ in ids for turn in outbox.timelines(id_)]
+        found = [turn for id_ in ids for turn in queries.timelines(outbox, id_)]
     if as_json:
         terminal.print_json([_timeline_json(turn) for turn in found])
     for turn in [] if as_json else found:
@@ -167,7 +168,7 @@ def _past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
     found = {
         event["id"]: event
         for id_ in ids
-        for turn in outbox.timelines(id_)
+        for turn in queries.timelines(outbox, id_)
         for event in turn["events"]
     }
     for number in sorted(found):
@@ -186,7 +187,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
     identity = (path.stat().st_dev, path.stat().st_ino)
     reader = select.poll()
     reader.register(output, 0)  # that nobody reads any more is told in any case
-    after = outbox.newest_event()
+    after = event_rows.newest_event(outbox)
     if ids:
         yield from (event for event in _past(outbox, ids) if event.id <= after)
     else:
@@ -209,7 +210,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
 
 def _after(outbox: Outbox, event: int) -> Iterator[Event]:
     # In portions: a year's do not fit into memory.
-    while events := outbox.events(event):
+    while events := event_rows.events(outbox, event):
         yield from events
         event = events[-1].id
 
@@ -240,7 +241,7 @@ def replay(
         (results,) = outbox.transaction(
             [
                 lambda: [
-                    outbox.replay(turn_id=turn_id, dead=dead, since=from_s)
+                    transitions.replay(outbox, turn_id=turn_id, dead=dead, since=from_s)
                     for turn_id in (ids or (None,))
                 ]
             ]
