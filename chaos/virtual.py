@@ -22,7 +22,6 @@ from paliadin_sidecar import daemon as service
 from paliadin_sidecar import failpoints
 from paliadin_sidecar.audit import lines
 from paliadin_sidecar.delivery import dispatcher
-from paliadin_sidecar.delivery import service as delivery
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import loop as intake
 from paliadin_sidecar.intake import roots as watch
@@ -205,12 +204,11 @@ class Daemon:
             (lines, "time", clock),
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
-            (delivery, "Dispatcher", ClockedDispatcher),
-            (delivery, "Sender", lambda *_, **__: _Network(self)),
+            (service, "Dispatcher", ClockedDispatcher),
+            (service, "Sender", lambda *_, **__: _Network(self)),
             (intake, "changes", file_events.changes),
             (failpoints, "on_failpoint", self._failpoint),
             (anyio.to_thread, "run_sync", _at_once),
-            (delivery, "Threads", _AtOnce),
             (intake, "Threads", _AtOnce),
         ):
             self._stack.enter_context(patch.object(where, name, ours))

@@ -17,7 +17,8 @@ from typing import TextIO
 import anyio
 
 from paliadin_sidecar.audit.service import AuditService
-from paliadin_sidecar.delivery.service import open_dispatcher
+from paliadin_sidecar.delivery.dispatcher import Dispatcher
+from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host.systemd import Notify, feed_watchdog
 from paliadin_sidecar.intake.service import IntakeService
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -85,7 +86,17 @@ async def run(
             outbox, audit.events_recorded, audit.outbox_blocked, audit.outbox_unblocked
         )
         audit.attach(outbox, group)
-        dispatcher = await stack.enter_async_context(open_dispatcher(settings, group))
+        sender = await stack.enter_async_context(
+            Sender(
+                settings.callback_url,
+                settings.secrets,
+                timeout_s=settings.callback_timeout_s,
+                ca_file=settings.callback_ca_file,
+            )
+        )
+        dispatcher = Dispatcher(
+            group, sender.attempt, host=settings.host_label, refused_s=settings.refused_s
+        )
         intake = IntakeService(
             settings,
             group,

@@ -18,6 +18,8 @@ from paliadin_sidecar.outbox.records import Attempt
 
 __all__ = ["Outcome", "Sender"]
 
+#: Threads for the lookup of names: a name that does not resolve can keep one for half a minute.
+_LOOKUPS = 4
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
 
 
@@ -38,7 +40,6 @@ class Sender:
         timeout_s: the total time of an attempt, from connecting to the answer's head.
         ca_file: an authority to trust beside the system's.
         wall: the clock for signatures.
-        lookups: threads for the names' lookups; the loop's where there are none of their own.
     """
 
     def __init__(
@@ -49,10 +50,8 @@ class Sender:
         timeout_s: float,
         ca_file: Path | None = None,
         wall: Callable[[], float] = time.time,
-        lookups: Threads | None = None,
     ) -> None:
         self._url = url
-        self._lookups = lookups
         self._keys = Keys(secrets)
         self._timeout_s = timeout_s
         self._wall = wall
@@ -60,6 +59,7 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         tls = _verified(self._ca_file) if self._url.lower().startswith("https:") else None
+        self._lookups = Threads(_LOOKUPS, "lookup")
         self._connections = Connections(
             self._url, tls=tls, unsent_s=self._timeout_s, lookups=self._lookups
         )
@@ -67,6 +67,7 @@ class Sender:
 
     async def __aexit__(self, *_: object) -> None:
         self._connections.close()
+        self._lookups.close()
 
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
