@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
-from pathlib import Path
 
 import anyio
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -19,7 +18,7 @@ from paliadin_sidecar.host.threads import Threads
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["serve", "serve_until_cancelled"]
+__all__ = ["serve_until_cancelled"]
 
 #: Prometheus asks once in some seconds. Whatever else connects gets so many connections, so many
 #: seconds from the first byte to the last, and so many bytes to ask in.
@@ -38,22 +37,21 @@ async def serve_until_cancelled(
 ) -> None:
     """Serve; while that fails, say why and try again. Answers matter more: nothing ends by it.
 
+    All on the event loop, within bounds of its own: so many connections, so much time and so many
+    bytes each. The numbers are read in one thread, for a part of the time at most.
+
     Args:
         settings: of the daemon, which name an address.
-        scanned: see `serve`.
+        scanned: how often a root was scanned, and how many files only a scan found.
         on_problem: called with each new reason why the numbers are not served, and with None when
             they are.
     """
-    assert settings.metrics is not None
-    path = settings.state_dir / FILENAME
-    roots = [(spec.backend, spec.persona) for spec in settings.roots]
+    # A second series for each one, which nothing here needs.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     told = ""
     while True:
         try:
-            async with serve(settings.metrics, path, roots, scanned):
-                told = ""
-                on_problem(None)
-                await anyio.sleep_forever()
+            await _serve(settings, scanned, on_ready=partial(on_problem, None))
         except NotServed as exc:
             if told != str(exc):
                 told = str(exc)
@@ -61,40 +59,25 @@ async def serve_until_cancelled(
         await anyio.sleep(_RETRY_S)
 
 
-@asynccontextmanager
-async def serve(
-    address: tuple[str, int],
-    path: Path,
-    roots: list[tuple[str, str]],
-    scanned: Callable[[], tuple[int, int]],
-) -> AsyncGenerator[None, None]:
-    """Answer at `address` until the block ends.
-
-    All on the event loop, within bounds of its own: so many connections, so much time and so many
-    bytes each. The numbers are read in one thread, for a part of the time at most.
-
-    Args:
-        address: host and port.
-        path: the outbox.
-        roots: backend and persona of each.
-        scanned: how often a root was scanned, and how many files only a scan found.
-
-    Raises:
-        NotServed: the address cannot be had, or the outbox not be read.
-    """
-    # A second series for each one, which nothing here needs.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
+async def _serve(
+    settings: Settings, scanned: Callable[[], tuple[int, int]], on_ready: Callable[[], None]
+) -> None:
+    # Raises NotServed where the address cannot be had, or the outbox not be read.
+    assert settings.metrics is not None
+    host, port = settings.metrics
+    path = settings.state_dir / FILENAME
+    roots = [(spec.backend, spec.persona) for spec in settings.roots]
     registry = CollectorRegistry()
     with ExitStack() as stack:
         try:
             in_thread = stack.enter_context(closing(Threads(1, "metrics")))
-            registry.register(await in_thread(partial(Numbers, path, roots, scanned)))
+            registry.register(await in_thread(Numbers, path, roots, scanned))
             ProcessCollector(registry=registry)
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OutboxError, RuntimeError, OSError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
-            raise NotServed(":".join(map(str, address)), str(why)) from None
+            raise NotServed(f"{host}:{port}", str(why)) from None
         scrapes = _Scrapes(registry, in_thread)
         async with anyio.create_task_group() as tasks:
             server = await asyncio.start_server(
@@ -102,11 +85,9 @@ async def serve(
                 sock=listening,
                 limit=_MAX_HEAD,
             )
-            try:
-                yield
-            finally:
-                server.close()
-                tasks.cancel_scope.cancel()
+            stack.callback(server.close)
+            on_ready()
+            await anyio.sleep_forever()
 
 
 class _Scrapes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 __all__ = ["FairShare", "Shares"]
@@ -37,15 +38,6 @@ class FairShare:
     newest_next: dict[str, bool] = field(default_factory=dict)
     starts: int = 0
 
-    def copy(self) -> FairShare:
-        """A copy that counts on by itself."""
-        return replace(
-            self,
-            under_way=self.under_way.copy(),
-            started_last=self.started_last.copy(),
-            newest_next=self.newest_next.copy(),
-        )
-
     def started(self, root: str) -> None:
         """Count an attempt of this root that starts."""
         self.starts += 1
@@ -64,7 +56,7 @@ class FairShare:
             queues: the items by root, the oldest first.
             limit: at most so many.
         """
-        ahead, found = self.copy(), list[T]()
+        ahead, found = deepcopy(self), list[T]()
         left = {root: deque(queue) for root, queue in queues.items() if queue}
         while left and len(found) < limit:
             root = min(left, key=ahead.rank)
@@ -86,10 +78,6 @@ class Shares:
 
     first_attempts: FairShare = field(default_factory=lambda: FairShare(both_ends=True))
     retries: FairShare = field(default_factory=FairShare)
-
-    def copy(self) -> Shares:
-        """Copies that count on by themselves."""
-        return Shares(self.first_attempts.copy(), self.retries.copy())
 
     def of(self, attempts: int) -> FairShare:
         """The share that a delivery with so many attempts counts in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import cast
 
 import msgspec
@@ -44,7 +45,7 @@ def fetch_due(
     # The same reading of the clock decides what is due and what is waited for.
     next_at = _next_retry_at(outbox, now)
     busy, held = list(busy), list(held)
-    shares = Shares() if shares is None else shares.copy()
+    shares = Shares() if shares is None else deepcopy(shares)
     rows: list[sqlite3.Row] = []
     if outbox.retries_from <= now:
         rows = _fitting(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +88,7 @@ def test_kinds_of_attempts_are_apart() -> None:
     shares = Shares()
     for _ in range(4):
         shares.of(3).started("a")
-    before = shares.copy()
+    before = deepcopy(shares)
     shares.of(0).started("b")
     assert shares.of(0).order({"a": ["a0"], "b": ["b0"]}, 2) == ["a0", "b0"]
     assert shares.of(1).order({"a": ["a0"], "b": ["b0"]}, 2) == ["b0", "a0"]
