@@ -64,17 +64,10 @@ class Numbers(Collector):
         self._wall = wall
         self._scanned = scanned
         self._one_at_a_time = threading.Lock()
-        self._turns = Counter(
-            f"{_PREFIX}_turns",
-            "Turn files by what became of them.",
-            (*_ROOT, "outcome"),
-            registry=None,
-        )
-        self._deliveries = Counter(
-            f"{_PREFIX}_deliveries",
+        self._turns = _by_outcome("turns", "Turn files by what became of them.")
+        self._deliveries = _by_outcome(
+            "deliveries",
             "Deliveries by how they ended: acknowledged, given up, superseded; and sent again.",
-            (*_ROOT, "outcome"),
-            registry=None,
         )
         self._attempts = Histogram(
             f"{_PREFIX}_attempt_duration_seconds",
@@ -152,18 +145,10 @@ class Numbers(Collector):
 def _state(outbox: Outbox) -> list[Metric]:
     counts = queries.counts(outbox)
     service = queries.service(outbox)
-    armed = GaugeMetricFamily(
-        f"{_PREFIX}_root_armed", "1 where the root is watched.", labels=(*_ROOT, "path")
-    )
-    states = GaugeMetricFamily(
-        f"{_PREFIX}_root_state",
-        "1 for the state that the root is in.",
-        labels=(*_ROOT, "path", "state"),
-    )
-    since = GaugeMetricFamily(
-        f"{_PREFIX}_root_since_timestamp_seconds",
-        "When the root came into its state, since the epoch.",
-        labels=(*_ROOT, "path"),
+    armed = _of_root("root_armed", "1 where the root is watched.")
+    states = _of_root("root_state", "1 for the state that the root is in.", "state")
+    since = _of_root(
+        "root_since_timestamp_seconds", "When the root came into its state, since the epoch."
     )
     for root in service["roots"]:
         labels = [root["backend"], root["persona"], root["path"]]
@@ -197,3 +182,11 @@ def _free(state_dir: Path) -> Metric:
 
 def _gauge(name: str, says: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{_PREFIX}_{name}", says, value)
+
+
+def _of_root(name: str, says: str, *more: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{_PREFIX}_{name}", says, labels=(*_ROOT, "path", *more))
+
+
+def _by_outcome(name: str, says: str) -> Counter:
+    return Counter(f"{_PREFIX}_{name}", says, (*_ROOT, "outcome"), registry=None)

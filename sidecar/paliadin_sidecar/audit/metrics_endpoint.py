@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.errors import NotServed, OutboxError
-from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.settings import Settings
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from paliadin_sidecar.delivery.happy_eyeballs import connect
 from paliadin_sidecar.delivery.response import Response
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
-from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.resources import Threads
 
 __all__ = ["Connections"]
 

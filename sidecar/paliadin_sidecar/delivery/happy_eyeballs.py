@@ -13,7 +13,7 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from paliadin_sidecar.host.threads import Threads
+    from paliadin_sidecar.host.resources import Threads
 
     #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
     _Address = tuple[int, int, int, str, Any]

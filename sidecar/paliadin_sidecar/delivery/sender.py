@@ -13,7 +13,7 @@ from typing import Self
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
-from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.records import Attempt
 
 __all__ = ["Outcome", "Sender"]

@@ -11,9 +11,8 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 import anyio
 
 from paliadin_sidecar.errors import Blocked, WatchFailed
+from paliadin_sidecar.host.resources import Threads, next_tick
 from paliadin_sidecar.host.systemd import Heartbeat
-from paliadin_sidecar.host.threads import Threads
-from paliadin_sidecar.host.ticks import next_tick
 from paliadin_sidecar.intake.events import IntakeEvent, record_events
 from paliadin_sidecar.intake.history import find_history
 from paliadin_sidecar.intake.inspection import inspect_due

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from paliadin_sidecar.errors import Blocked
-from paliadin_sidecar.host.limits import raise_descriptor_limit
+from paliadin_sidecar.host.resources import raise_descriptor_limit
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
 from paliadin_sidecar.outbox import queries

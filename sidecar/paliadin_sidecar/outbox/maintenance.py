@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from paliadin_sidecar.host.ticks import next_tick
+from paliadin_sidecar.host.resources import next_tick
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from contextlib import closing
 
 import anyio
 import pytest
 
-from paliadin_sidecar.host.threads import Threads
+from paliadin_sidecar.host.resources import Threads, next_tick
 
 
 @pytest.mark.anyio
@@ -70,3 +72,38 @@ async def test_who_abandons_a_call_leaves_it_to_its_thread() -> None:
             await anyio.to_thread.run_sync(began.wait)
             tasks.cancel_scope.cancel()
         go_on.set()
+
+
+_PROGRAM = """
+import resource, sys
+from paliadin_sidecar.host.resources import raise_descriptor_limit
+resource.setrlimit(resource.RLIMIT_NOFILE, tuple(map(int, sys.argv[1:])))
+print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "held", "becomes"),
+    [
+        (1024, 4096, 1024, 4096),  # as far as is of use
+        (256, 512, 128, 512),  # as far as it is permitted
+        (8192, 8192, 2048, 8192),  # never lower than it was
+    ],
+)
+def test_the_soft_limit_is_raised(soft: int, hard: int, held: int, becomes: int) -> None:
+    """A part of it is for files that are held open; the rest is for everything else."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(soft), str(hard)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tuple(map(int, done.stdout.split())) == (held, becomes, hard)
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"), [(0.0, 2.0), (0.1, 2.0), (1.999, 2.0), (2.0, 4.0), (7.5, 8.0)]
+)
+def test_all_wait_for_the_same_time(now: float, expected: float) -> None:
+    """Whenever each began to wait, it is the same multiple, and never the present."""
+    assert next_tick(now, 2.0) == expected

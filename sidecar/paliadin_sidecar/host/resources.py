@@ -1,8 +1,10 @@
-"""Threads that are there before they are needed, so that no limit of threads is met later."""
+"""What the process takes of the machine: threads, descriptors, and how often it wakes."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,10 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "next_tick", "raise_descriptor_limit"]
+
+#: Files that are kept open while they settle, where the system permits.
+_MAX_HELD = 2048
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -61,3 +66,26 @@ class Threads:
     def close(self) -> None:
         """Let the threads end; nothing is waited for."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit.
+
+    Returns:
+        How many files may be held open; the rest is for the network and the database.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MAX_HELD
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return _MAX_HELD if soft == resource.RLIM_INFINITY else min(_MAX_HELD, soft // 4)
+
+
+def next_tick(now: float, every_s: float) -> float:
+    """The next multiple of `every_s` on the clock that `now` is from.
+
+    Whoever waits for it wakes together with all others that wait for the same multiple.
+    """
+    return (math.floor(now / every_s) + 1) * every_s
