@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
+from paliadin_sidecar.intake.completion import IntakeRules
 from paliadin_sidecar.intake.events import (
     Arrived,
     IntakeEvent,
 )
-from paliadin_sidecar.intake.history import find_history
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.rules import IntakeRules
-from paliadin_sidecar.intake.scan import scan
+from paliadin_sidecar.intake.scan import find_history, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec

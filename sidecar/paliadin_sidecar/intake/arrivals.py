@@ -6,9 +6,14 @@ import hashlib
 from datetime import UTC, datetime
 
 from paliadin_contract.callback import Reason
-from paliadin_sidecar.intake.completion import Failed, Progress, Settled
+from paliadin_sidecar.intake.completion import (
+    Failed,
+    IntakeRules,
+    Progress,
+    Settled,
+    failed_fingerprint,
+)
 from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
-from paliadin_sidecar.intake.rules import IntakeRules, failed_fingerprint
 from paliadin_sidecar.intake.turnfile import TurnFile, completed_at
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 

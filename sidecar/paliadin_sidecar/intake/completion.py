@@ -5,13 +5,18 @@ The order of the questions is the completion rule of `docs/architecture.md`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from paliadin_contract.callback import Reason
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
-__all__ = ["Failed", "Progress", "Settled", "Verdict", "Waiting", "decide"]
+__all__ = [
+    "Failed", "IntakeRules", "Progress", "Settled", "Verdict", "Waiting", "decide",
+    "failed_fingerprint",
+]  # fmt: skip
 
 #: An empty file is nobody's answer after this long; an agent that thinks has no file yet.
 EMPTY_S = 600.0
@@ -113,3 +118,56 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
         linked_s = now - progress.linked_since
         return Waiting(LINKS_S - linked_s) if linked_s < LINKS_S else Failed("untrusted")
     return Settled()
+
+
+class IntakeRules(Struct, frozen=True):
+    """The rules for the files of a root.
+
+    Attributes:
+        owner: user id that files must have.
+        quiet_s: see `decide`.
+        max_bytes: see `decide`.
+        max_open_files: files whose descriptors are kept between two inspections, so that they are
+            read to their end even when their names go; with more, each is opened anew.
+        monotonic: the clock for durations, in seconds.
+        wall: the clock for dates, in epoch seconds.
+    """
+
+    owner: int
+    quiet_s: float
+    max_bytes: int
+    max_open_files: int
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+
+    def defect_of(self, seen: Fingerprint | None) -> str:
+        """What is wrong with a file as it is; empty where it may be an answer.
+
+        Nothing is decided by that but who is inspected first.
+        """
+        if seen is None:
+            return "vanished"
+        if not seen.is_regular or seen.owner != self.owner or seen.names > 1:
+            return "untrusted"
+        if seen.size == 0:
+            return "empty"
+        return "too_large" if seen.size > self.max_bytes else ""
+
+    def is_same(self, accepted: str, found: Fingerprint) -> bool:
+        """Whether a file that was accepted with this fingerprint would be judged the same again."""
+        if accepted == str(found):
+            return True
+        bad = not found.is_regular or found.owner != self.owner or found.names > 1
+        return (
+            (accepted == failed_fingerprint(found, "empty"))
+            or (accepted == failed_fingerprint(found, "untrusted") and bad)
+            or (accepted == failed_fingerprint(found, "too_large") and found.size > self.max_bytes)
+        )
+
+
+def failed_fingerprint(fingerprint: Fingerprint, reason: Reason) -> str:
+    """The text that is kept of a file that is no answer.
+
+    The limit and the owner are the environment's: they may be others at the next start.
+    """
+    return f"{fingerprint}:{reason}"

@@ -13,13 +13,12 @@ import anyio
 from paliadin_sidecar.errors import Blocked, WatchFailed
 from paliadin_sidecar.host.resources import Threads, next_tick
 from paliadin_sidecar.host.systemd import Heartbeat
+from paliadin_sidecar.intake.completion import IntakeRules
 from paliadin_sidecar.intake.events import IntakeEvent, record_events
-from paliadin_sidecar.intake.history import find_history
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.rules import IntakeRules
-from paliadin_sidecar.intake.scan import run_slice, scan
+from paliadin_sidecar.intake.scan import find_history, run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.group_commit import GroupCommit

@@ -9,9 +9,9 @@ import msgspec
 
 from paliadin_contract.ids import is_turn_id
 from paliadin_sidecar.errors import Changed, Unreadable
+from paliadin_sidecar.intake.completion import IntakeRules
 from paliadin_sidecar.intake.events import Hint
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
 

@@ -11,12 +11,11 @@ from typing import Literal
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
-from paliadin_sidecar.intake.completion import Progress
+from paliadin_sidecar.intake.completion import IntakeRules, Progress
 from paliadin_sidecar.intake.events import Flooded, IntakeEvent, Stalled
 from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.queues import InspectionQueue
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
-from paliadin_sidecar.intake.rules import IntakeRules
 from paliadin_sidecar.intake.tokens import Tokens
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
