@@ -29,7 +29,7 @@ __all__ = ["Connections"]
 #: How long a connection is kept that nobody uses.
 _KEPT_S = 30.0
 #: What follows a status line is waited for so long: the rest of the head, a short body.
-_REST_OF_ANSWER_S = 1.0
+_BODY_TIMEOUT_S = 1.0
 #: A body goes out in pieces, so that it is in memory once.
 _PIECE = 64 * 1024
 
@@ -62,8 +62,8 @@ class Connections:
         self._tls = tls
         self._unsent_s = unsent_s
         self._lookups = lookups
-        self._resting: list[_Connection] = []
-        self._keeps = True
+        self._idle: list[_Connection] = []
+        self._reuse_enabled = True
 
     async def post(self, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Response:
         """Send one request, on a connection that rests or a new one.
@@ -87,7 +87,7 @@ class Connections:
         """
         head = f"{self._start}content-length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        connection = await self._rested()
+        connection = await self._idle_connection()
         # From here on: what is sent gets its time, also where the loop was held before.
         deadline = asyncio.get_running_loop().time() + timeout_s
         if connection is None:
@@ -100,29 +100,29 @@ class Connections:
             # The others lead to the same place.
             self.close()
             raise
-        if not self._keeps:
+        if not self._reuse_enabled:
             self.close()
         return response
 
     def close(self) -> None:
         """Close those that rest."""
-        for connection in self._resting.copy():
+        for connection in self._idle.copy():
             connection.abort()
 
-    def _distrust(self) -> None:
+    def _disable_reuse(self) -> None:
         # A receiver that acknowledges what nobody sent may do so in time for the next request,
         # which looks like its answer: from here on each request has a connection of its own.
-        self._keeps = False
+        self._reuse_enabled = False
         self.close()
 
-    async def _rested(self) -> _Connection | None:
-        while self._resting:
-            connection = self._resting.pop()
+    async def _idle_connection(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
             if connection.is_readable():
                 # What came was not read yet: the loop looks, then reads.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-            if connection.wake():
+            if connection.reuse():
                 return connection
         return None
 
@@ -130,7 +130,7 @@ class Connections:
         connected = await connect(self._host, self._port, self._lookups)
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._resting, self._unsent_s, self._distrust),
+                lambda: _Connection(self._idle, self._unsent_s, self._disable_reuse),
                 sock=connected,
                 ssl=self._tls,
                 # A name that is told to be whole is so in DNS alone (RFC 6066, 3).
@@ -144,10 +144,10 @@ class Connections:
 
 class _Connection(asyncio.Protocol):
     def __init__(
-        self, resting: list[_Connection], unsent_s: float, on_unasked: Callable[[], None]
+        self, idle: list[_Connection], unsent_s: float, on_unsolicited: Callable[[], None]
     ) -> None:
-        self._resting = resting
-        self._on_unasked = on_unasked  # called for a 2xx that nobody asked for
+        self._idle = idle
+        self._on_unsolicited = on_unsolicited  # called for a 2xx that nobody asked for
         self._unsent_s = unsent_s
         self._loop = asyncio.get_running_loop()
         self._response: Response | None = None  # of the request that is under way
@@ -202,9 +202,9 @@ class _Connection(asyncio.Protocol):
         if response.is_clean and self._is_sent and not self._is_over:
             self._response = None
             self._set_timer(self._loop.time() + _KEPT_S)
-            self._resting.append(self)
+            self._idle.append(self)
         elif response.is_partial and self._is_sent:
-            self._set_timer(self._loop.time() + _REST_OF_ANSWER_S)
+            self._set_timer(self._loop.time() + _BODY_TIMEOUT_S)
         else:
             self.abort()
 
@@ -216,7 +216,7 @@ class _Connection(asyncio.Protocol):
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    def wake(self) -> bool:
+    def reuse(self) -> bool:
         """Use it again; False where it is over."""
         self._set_timer(None)
         return not self._is_over
@@ -230,8 +230,8 @@ class _Connection(asyncio.Protocol):
         self._is_over = True
         self._set_timer(None)
         self._cancel_timer()
-        if self in self._resting:
-            self._resting.remove(self)
+        if self in self._idle:
+            self._idle.remove(self)
 
     def _set_timer(self, at: float | None) -> None:
         # A timer that is there already is left to find the new time: a request has three of them.
@@ -250,9 +250,9 @@ class _Connection(asyncio.Protocol):
         if self._due_at is not None and self._due_at > self._loop.time():
             self._set_timer(self._due_at)
         elif self._due_at is not None:
-            self._time_is_up()
+            self._on_timer()
 
-    def _time_is_up(self, *, is_last: bool = False) -> None:
+    def _on_timer(self, *, is_last: bool = False) -> None:
         if self._answered.done():
             if not self._is_awaited:
                 self.abort()
@@ -260,7 +260,7 @@ class _Connection(asyncio.Protocol):
             self._answer()  # its status line is there, which is enough
         elif self.is_readable() and not is_last:
             # The loop was held: what came meanwhile has its turn first.
-            self._loop.call_soon(partial(self._time_is_up, is_last=True))
+            self._loop.call_soon(partial(self._on_timer, is_last=True))
         else:
             self._answered.set_exception(TimeoutError())
             self._writable.set()
@@ -286,10 +286,10 @@ class _Connection(asyncio.Protocol):
         response = self._response
         if response is None:
             self.abort()  # nobody asked
-            unasked = Response()
-            unasked.feed(data)
-            if (unasked.status or 0) // 100 == 2:  # noqa: PLR2004
-                self._on_unasked()
+            unsolicited = Response()
+            unsolicited.feed(data)
+            if (unsolicited.status or 0) // 100 == 2:  # noqa: PLR2004
+                self._on_unsolicited()
             return
         is_first = response.status is None
         response.feed(data)
@@ -298,7 +298,7 @@ class _Connection(asyncio.Protocol):
             if not response.has_ended:
                 # One that is late is not lost while its rest is waited for.
                 now = self._loop.time()
-                self._set_timer(now + min(_REST_OF_ANSWER_S, max(0.0, self._deadline - now) / 2))
+                self._set_timer(now + min(_BODY_TIMEOUT_S, max(0.0, self._deadline - now) / 2))
         if not self._is_awaited:
             self._settle(response)
         elif response.has_ended or self._is_early:

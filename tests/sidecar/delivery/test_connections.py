@@ -364,7 +364,7 @@ async def test_a_status_line_that_comes_late_is_enough(
             connection.sendall(b"HTTP/1.1 %d x\r\n" % (204 if reads else 429))
             done.wait(PATIENCE_S)
 
-    monkeypatch.setattr(connections, "_REST_OF_ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr(connections, "_BODY_TIMEOUT_S", PATIENCE_S)
     done = threading.Event()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -414,7 +414,7 @@ async def test_a_body_that_does_not_come(
     sending: Callable[..., Awaitable[Sender]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection is closed after a while."""
-    monkeypatch.setattr(connections, "_REST_OF_ANSWER_S", 0.01)
+    monkeypatch.setattr(connections, "_BODY_TIMEOUT_S", 0.01)
     closed = anyio.Event()
 
     async def never(peer: Peer) -> None:
