@@ -16,7 +16,7 @@ _FAILURES_TO_PAUSE = 5
 #: turns through, fifty in a row are rare.
 _PING_AFTER_POSTPONED = 50
 _SLOW_PING_AFTER, _SLOW_PING_S = 10, 30.0
-#: Where the ping is well in spite of that, it is asked again after a while, and what failed
+#: Where the ping is acknowledged in spite of that, it is asked again after a while, and what failed
 #: before goes out at most this often: the receiver takes pings and no turns.
 _PING_INTERVAL_S, _RETRY_INTERVAL_S = 60.0, 1.0
 _FIRST_PING_S, _MAX_PING_S = 1.0, 60.0
@@ -44,7 +44,7 @@ class CircuitBreaker:
         return 0 if self.paused else self._concurrency
 
     def record_response(self, *, acknowledged: bool) -> None:
-        """Note that the receiver answered a turn, well or not: it can be reached."""
+        """Note that the receiver answered a turn, with whatever status: it can be reached."""
         self._failures = 0
         if acknowledged:
             self._concurrency = min(self._concurrency + 1, MAX_CONCURRENCY)
@@ -52,7 +52,7 @@ class CircuitBreaker:
             self._pinged_at = None
 
     def record_postponed(self, now: float) -> bool:
-        """Note that the receiver put a turn off. True if a ping should ask whether it is well."""
+        """Note that the receiver put a turn off. True if a ping is due."""
         self._postponed_since = self._postponed_since if self._postponed else now
         self._postponed += 1
         slowly = self._postponed >= _SLOW_PING_AFTER and now - self._postponed_since >= _SLOW_PING_S
@@ -65,7 +65,7 @@ class CircuitBreaker:
 
     @property
     def retries_are_throttled(self) -> bool:
-        """Whether turns that failed before go out one by one, since only pings are well."""
+        """Whether turns that failed before go out one by one, since only pings pass."""
         return self._pinged_at is not None
 
     def retry_in_s(self, now: float) -> float:

@@ -66,7 +66,7 @@ class Connections:
         self._reuse_enabled = True
 
     async def post(self, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Response:
-        """Send one request, on a connection that rests or a new one.
+        """Send one request, on an idle connection or a new one.
 
         Where the event loop was held for longer than the timeout, by a slow disk say, an answer
         that came meanwhile is an answer: it is read before the time is up.
@@ -105,7 +105,7 @@ class Connections:
         return response
 
     def close(self) -> None:
-        """Close those that rest."""
+        """Close the idle ones."""
         for connection in self._idle.copy():
             connection.abort()
 
@@ -133,7 +133,7 @@ class Connections:
                 lambda: _Connection(self._idle, self._unsent_s, self._disable_reuse),
                 sock=connected,
                 ssl=self._tls,
-                # A name that is told to be whole is so in DNS alone (RFC 6066, 3).
+                # The dot that ends a whole name belongs to DNS alone (RFC 6066, 3).
                 server_hostname=self._host.rstrip(".") if self._tls else None,
             )
         except BaseException:
@@ -183,7 +183,7 @@ class _Connection(asyncio.Protocol):
         return response
 
     def _why_lost(self) -> Exception:
-        # A receiver that refuses our certificate, say, tells it after our half of the handshake.
+        # A receiver that refuses our certificate, say, does so after our half of the handshake.
         return self._lost if isinstance(self._lost, ssl.SSLError) else ConnectionLost()
 
     async def _send(self, head: bytes, body: bytes) -> None:
@@ -208,7 +208,7 @@ class _Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    # --- at rest --------------------------------------------------------------------------
+    # --- idle ----------------------------------------------------------------------------
 
     def is_readable(self) -> bool:
         """Whether something came that the loop has not read yet."""
@@ -270,7 +270,7 @@ class _Connection(asyncio.Protocol):
         if not self._answered.done():
             self._answered.set_result(None)
 
-    # --- what the transport tells -----------------------------------------------------------
+    # --- called by the transport ------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

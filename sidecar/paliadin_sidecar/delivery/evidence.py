@@ -22,7 +22,7 @@ __all__ = ["CERTAIN", "FaultEvidence"]
 #: Evidence from which on a turn is at fault: by chance one turn in a million comes so far.
 CERTAIN = math.log(1e6)
 #: Compared are at most so many attempts after a turn's last failure, and as many before this
-#: one. More would lie too far from it: a receiver that is down for a minute and well for the
+#: one. More would lie too far from it: a receiver that is down for a minute and up for the
 #: next acknowledges hundreds of turns in the one, and is met by few in the other.
 _COMPARED_NEIGHBOURS = 5
 #: So many attempts are remembered.

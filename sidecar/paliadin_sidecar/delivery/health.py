@@ -38,7 +38,7 @@ _TURN_LIMIT_EVIDENCE = math.log(100)
 
 
 def ping_body(host: str, now: float) -> tuple[str, bytes]:
-    """Id and body of a question whether the receiver is well."""
+    """Id and body of a question whether the receiver is healthy."""
     at = datetime.fromtimestamp(now, UTC)
     return f"ping_{secrets.token_hex(8)}", encode(Ping(at, Host(host)))
 
@@ -94,7 +94,7 @@ class ReceiverHealth:
         rest_s = await self._group.commit_when_possible(queue.retry_after_s, policy.MAX_BACKOFF_S)
         self.limiter = RateLimiter(anyio.current_time() + rest_s)
         if service["paused_at"] is not None:
-            # It was not well when we stopped: a turn is never the probe.
+            # It was not healthy when we stopped: a turn is never the probe.
             self.breaker = CircuitBreaker(paused=True)
             paused_s = max(0.0, self._wall() - service["paused_at"])
             tasks.start_soon(self._probe, self._steady() - paused_s, None, name="probe")
@@ -148,13 +148,13 @@ class ReceiverHealth:
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_future()
             try:
-                well = await self._ping()
+                is_healthy = await self._ping()
             except BaseException:
                 self._asking.cancel()
                 raise
             else:
-                self._asking.set_result(well)
-                return well
+                self._asking.set_result(is_healthy)
+                return is_healthy
             finally:
                 self._asking = None
         return await asyncio.shield(self._asking)

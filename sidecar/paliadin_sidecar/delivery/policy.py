@@ -31,7 +31,7 @@ _MAX_RETRY_AFTER_S = 3600.0
 #: A turn that fails in another way than by being refused is given up after this many attempts
 #: over this long.
 _POISON_ATTEMPTS, _POISON_S = 20, 86_400.0
-#: The first attempts of a turn are reported in full. After that one line in so long tells of those
+#: The first attempts of a turn are reported in full. After that one line in so long reports those
 #: that failed again: an outage has no end, and the journal's disk has one.
 REPORTED_IN_FULL = 5
 _REPORTED_EVERY_S = 60.0
@@ -45,7 +45,7 @@ class Verdict(Enum):
     FAILED = "failed"  #: the receiver's fault, or the turn's where others pass
     REFUSED = "refused"  #: the receiver does not want this turn
     AMBIGUOUS = "ambiguous"  #: the turn's or the receiver's: only a ping can tell
-    RECEIVER = "receiver"  #: the receiver's, as a ping told
+    RECEIVER = "receiver"  #: the receiver's, as a ping showed
 
 
 #: These say "later", not "no": request timeout, too early, too many requests, unavailable; and a

@@ -35,7 +35,7 @@ class Waiting(Struct, frozen=True):
     """Look again after `seconds`, or at an event.
 
     Attributes:
-        polls: somebody has it open for writing, and no event tells of his end.
+        polls: somebody has it open for writing, and no event comes at his end.
         stalled: he has had it for long.
     """
 

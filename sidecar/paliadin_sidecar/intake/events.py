@@ -1,4 +1,4 @@
-"""What the intake of a root tells the outbox: one value for each thing that happened to a turn."""
+"""What intake has the outbox record: one value for each thing that happened to a turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Arrived(Struct, frozen=True):
 
 
 class Hint(Struct, frozen=True):
-    """A turn's token told who waits."""
+    """A turn's token says who waits."""
 
     key: TurnKey
     submitted_turn_id: str
@@ -51,11 +51,11 @@ class Gone(Struct, frozen=True):
 
 
 class Flooded(Struct, frozen=True):
-    """A root has so many files that are no answers that most are not told one by one.
+    """A root has so many files that are no answers that most get no event of their own.
 
     Attributes:
         spec: the root.
-        kinds: how many wait to be told, by what is wrong with them as they are.
+        kinds: how many wait for an event, by what is wrong with them as they are.
         untold: how many came and went, or stalled, without an event of their own.
         names: how many names there were at the last listing.
     """

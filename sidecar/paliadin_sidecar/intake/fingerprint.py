@@ -34,7 +34,7 @@ def is_conclusive(stamp_ns: int, now_s: float) -> bool:
 
 
 class Fingerprint(NamedTuple):
-    """What `stat` tells of a file. Its text is what the outbox keeps.
+    """What `stat` says of a file. Its text is what the outbox keeps.
 
     The mtime alone would not do: `cp -p`, `rsync` and `touch -r` put it back. The ctime can be
     set by nobody; it moves with content, owner, mode and number of names, which stand here for
@@ -87,7 +87,7 @@ class Fingerprint(NamedTuple):
 
 
 class FileSnapshot(Struct, frozen=True):
-    """What one inspection of an open file told.
+    """What one inspection of an open file found.
 
     Attributes:
         fingerprint: it changes whenever the file may have.
@@ -97,7 +97,7 @@ class FileSnapshot(Struct, frozen=True):
         ended: its last lines are a whole trailer.
         has_text: something stands before the trailer.
         size: in bytes.
-        links: names that the file has; 0 is well: it was removed after it was opened.
+        links: names that the file has; 0 is allowed: it was removed after it was opened.
         mtime_s: its modification time, in epoch seconds.
         why: why it is not trusted.
     """

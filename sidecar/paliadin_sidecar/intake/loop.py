@@ -118,7 +118,7 @@ class RootIntake:
         self._stopped = False
         self._is_known = False  #: its old files are registered
         self._scanned = False  #: since files were inspected
-        self._touched: set[str] = set()  #: names that notifications told
+        self._touched: set[str] = set()  #: names in notifications
         self._every_file = True  #: at the next scan
         self._wake = anyio.Event()
         self._wake_scan = anyio.Event()
@@ -228,7 +228,7 @@ class RootIntake:
         slices: AsyncIterator[list[IntakeEvent]] = self._slices(
             scan(self.files, every_file=every_file)
         )
-        # Where it cannot be read, that is its state now: the next check tells.
+        # Where it cannot be read, that is its state now: the next check says so.
         with suppress(OSError):
             async for events in slices:
                 await self._commit(events)

@@ -40,7 +40,7 @@ def changes(directories: Mapping[Path, int], *, inotify: bool) -> AsyncGenerator
 
     Args:
         directories: their paths, and a descriptor of each, which alone decides what is watched: the
-            path may lead elsewhere by now. What lies below is not looked at.
+            path may lead elsewhere by now. What is below is not looked at.
         inotify: by asyncinotify, which must be installed, and not by watchfiles.
 
     Raises:
@@ -91,7 +91,7 @@ async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], No
         with Inotify() as notify:
             folders = {}
             for path, named_path in watched.items():
-                # truncate(2) and utimensat(2) of the modification time tell of MODIFY alone.
+                # truncate(2) and utimensat(2) of the modification time raise MODIFY alone.
                 add = partial(notify.add_watch, path, Mask(at_once) | Mask.MODIFY | Mask.ONLYDIR)
                 watch = await anyio.to_thread.run_sync(add, abandon_on_cancel=True)
                 folders[watch.wd] = named_path
@@ -150,9 +150,9 @@ class _Written:
             self._told_at = anyio.current_time() + _WRITTEN_S
         self.paths |= paths
 
-    def take(self, told: set[str]) -> set[str]:
-        # What is due, without what is told anyway.
-        self.paths -= told
+    def take(self, reported: set[str]) -> set[str]:
+        # What is due, without what is reported anyway.
+        self.paths -= reported
         due, self.paths = (self.paths, set[str]()) if self.rest_s() == 0.0 else (set(), self.paths)
         return due
 
@@ -161,7 +161,7 @@ class _Written:
 
 
 def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
-    """Why the system would tell of no change in these directories; None where it would."""
+    """Why the system would report no change in these directories; None where it would."""
 
     async def begin(directories: Mapping[Path, int]) -> None:
         async with aclosing(changes(directories, inotify=inotify)) as found:
@@ -171,7 +171,7 @@ def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
         with ExitStack() as stack:
             directories = {}
             for path in paths:
-                with suppress(OSError):  # gone, or no directory: of that its root's state tells
+                with suppress(OSError):  # gone, or no directory: its root's state says so
                     directories[path] = os.open(path, os.O_PATH | os.O_DIRECTORY)
                     stack.callback(os.close, directories[path])
             anyio.run(begin, directories)

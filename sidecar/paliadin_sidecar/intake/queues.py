@@ -24,7 +24,7 @@ class InspectionQueue(Generic[T]):
     flood of the second never holds up the first.
 
     Attributes:
-        event_budget: how many files that are no answer may be told of one by one.
+        event_budget: how many files that are no answer may have an event of their own.
         defective: those that are no answer as they are.
     """
 

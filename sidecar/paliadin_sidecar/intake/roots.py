@@ -28,7 +28,7 @@ __all__ = ["MAX_NAMES", "Root"]
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-#: More names than these are a flood: they are not held together, and it is told.
+#: More names than these are a flood: they are not held together, and it is reported.
 MAX_NAMES = 200_000
 
 
@@ -66,7 +66,7 @@ class Root:
         """Look whether it is there and can be trusted; what changed, or None.
 
         After `replaced` the descriptor is the new directory's. That it could not be listed is
-        told first, and only the next call looks whether it can be again.
+        reported first, and only the next call looks whether it can be again.
         """
         before = self._identity if self._reported[0] == "armed" else None
         ancestry = _ancestry(self.path)  # before it is judged: what changes meanwhile must show

@@ -1,4 +1,4 @@
-"""Finds by listing what no notification told: new names, changed files, names that are gone.
+"""Finds by listing what no notification named: new names, changed files, names that are gone.
 
 A scan is a generator, so that a large one holds up nobody: each of its steps is small, and files
 may be inspected between two of them.
@@ -139,7 +139,7 @@ def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEven
     for n, (name, (_, fingerprint)) in enumerate(list(watched.recently_accepted.items()), 1):
         if n % _STEP == 0:
             yield None
-        with suppress(Unreadable):  # when each file is compared, that is told
+        with suppress(Unreadable):  # when each file is compared, that is reported
             if fingerprint_at(directory, name) not in (None, fingerprint):
                 changed.add(name)
     for name in changed - watched.tracked.keys():

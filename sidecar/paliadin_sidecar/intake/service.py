@@ -1,4 +1,4 @@
-"""All roots together: a loop for each, and what they tell as one."""
+"""All roots together: a loop for each, and what they report as one."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Tokens:
         return len(self.seen) >= _MAX_TOKENS
 
     def read(self, key: TurnKey) -> Hint | None:
-        """What the token of this turn tells; None where it was read before, or tells nothing."""
+        """What the token of this turn says; None where it was read before, or says nothing."""
         name = f"{key.turn_id}.jwt"
         judged = self.seen.get(name)
         if judged == "" or self._root.fd is None:
@@ -59,7 +59,7 @@ class Tokens:
         except (FileNotFoundError, Unreadable, Changed):
             return None
         if judged is not None or not self.is_full:
-            # A young one that told nothing is read again, but not by each scan.
+            # A young one that said nothing is read again, but not by each scan.
             as_seen = str(seen) if seen.is_conclusive(self._rules.wall()) else "young"
             self.seen[name] = as_seen if claims is None else ""
         return None if claims is None else Hint(key, *claims)

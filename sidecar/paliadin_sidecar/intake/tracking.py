@@ -23,7 +23,7 @@ from paliadin_sidecar.settings import RootSpec
 
 __all__ = ["TrackedFile", "WatchedRoot", "is_ours"]
 
-#: Files that are inspected again and again, since no event tells of what is awaited, are inspected
+#: Files that are inspected again and again, since no event comes for what is awaited, are inspected
 #: no more often than once in this time, all of a root together.
 _POLL_APART_S = 0.001
 #: So many of the files that wait for long are named in the status.
@@ -32,7 +32,7 @@ _MAX_WAITING_NAMED = 10
 #: many files, those that were accepted last, are compared in every scan, for as long as a revision
 #: of them is sent; others once a minute.
 _RECENT_FILES, _RECENT_S = 1000, 600.0
-#: A flood of files that are no answers, or of names, is told by its number, at most this often.
+#: A flood of files that are no answers, or of names, is reported by its number, at most this often.
 _FLOOD_EVERY_S = 60.0
 #: So many files that are no answer as they are, or not yet, are remembered for a root; more are
 #: found by later scans, when these are done.
@@ -64,7 +64,7 @@ class TrackedFile:
         previous_progress: what is remembered of that.
         stalled: it was reported that it waits for long.
         retry_s: the last rest after an inspection that came to nothing.
-        noticed: a notification told of it, and not just a scan.
+        noticed: a notification named it, and not just a scan.
     """
 
     name: str
@@ -110,7 +110,7 @@ class WatchedRoot:
         tracked: what is under observation, by name.
         queue: when each of these is inspected.
         scans: how often it was scanned.
-        only_scanned: files that settled before any notification told of them.
+        only_scanned: files that settled before any notification named them.
         names: how many names the last listing found; `turn_files` and `foreign_files` of them.
         steps: how far its inspections got: whoever waits for one sees that it moves.
     """
@@ -142,7 +142,7 @@ class WatchedRoot:
     # --- notifications and scans ------------------------------------------------------------
 
     def notice(self, names: Iterable[str]) -> Iterator[IntakeEvent]:
-        """Take up what notifications named. Yields what tokens among them told."""
+        """Take up what notifications named. Yields what tokens among them say."""
         for name in names:
             self.steps += 1
             yield from self.observe(name)
@@ -173,7 +173,7 @@ class WatchedRoot:
         return len(self.queue.defective) >= _MAX_DEFECTIVE
 
     def fingerprint_of(self, name: str) -> Fingerprint | None:
-        """What lies under this name; None where that cannot be said."""
+        """What is under this name; None where that cannot be said."""
         try:
             return None if self.root.fd is None else fingerprint_at(self.root.fd, name)
         except Unreadable:
@@ -228,7 +228,7 @@ class WatchedRoot:
         self.queue.put(tracked, at, is_defective=bool(tracked.defect))
 
     def poll(self, tracked: TrackedFile, seconds: float) -> None:
-        """The same for one of which no event tells what is awaited: the more, the less often."""
+        """The same for one for which no event says what is awaited: the more, the less often."""
         self.schedule(tracked, max(seconds, len(self.tracked) * _POLL_APART_S))
 
     def drop(self, tracked: TrackedFile) -> None:
@@ -265,12 +265,12 @@ class WatchedRoot:
     def report_flood(self) -> Iterator[IntakeEvent]:
         """Report how many files a flood has, at most once in `_FLOOD_EVERY_S`."""
         now = self.rules.monotonic()
-        told = self._flood_reported_at
+        reported_at = self._flood_reported_at
         noisy = self.queue.event_budget.wait_s(now) > 0 and (
             self._unreported or len(self.queue.defective) > 0
         )
         flooded = noisy or self.names > MAX_NAMES
-        if flooded and (told is None or now - told >= _FLOOD_EVERY_S):
+        if flooded and (reported_at is None or now - reported_at >= _FLOOD_EVERY_S):
             kinds: dict[str, int] = {}
             for tracked in self.tracked.values():
                 if tracked.defect:
@@ -279,7 +279,7 @@ class WatchedRoot:
             self._flood_reported_at, self._unreported = now, 0
 
     def describe(self) -> dict[str, object]:
-        """What the root is, and what lies in it, for the status."""
+        """What the root is, and what is in it, for the status."""
         return {
             "backend": self.spec.backend,
             "persona": self.spec.persona,

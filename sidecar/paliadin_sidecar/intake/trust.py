@@ -175,5 +175,5 @@ def _group_name(gid: int, owner: int) -> str:
         name = str(gid)
     members = sorted(_members(gid, owner))
     more = ["…"] if len(members) > _MAX_NAMED else []
-    told = ", ".join(members[:_MAX_NAMED] + more)
-    return f"group {name} ({told or f'which is not private to user {user_name(owner)}'})"
+    named = ", ".join(members[:_MAX_NAMED] + more)
+    return f"group {name} ({named or f'which is not private to user {user_name(owner)}'})"

@@ -33,7 +33,7 @@ def ignore_lease_breaks() -> None:
 
 
 def fingerprint_at(directory: int, name: str) -> Fingerprint | None:
-    """The fingerprint of what lies under this name now, without opening it; None for nothing.
+    """The fingerprint of what is under this name now, without opening it; None for nothing.
 
     Raises:
         Unreadable: the system would not say.
@@ -82,7 +82,7 @@ class TurnFile:
             self._unopened_stat = link
 
     def close(self) -> None:
-        """Let go of the descriptor. More than once is well."""
+        """Let go of the descriptor. More than once is allowed."""
         if self._fd is not None:
             with suppress(OSError):  # Linux has let go of it, whatever its file system says
                 os.close(self._fd)
