@@ -6,6 +6,7 @@ import hmac
 import os
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,8 +17,6 @@ import msgspec
 from paliadin_sidecar.host import streams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from structlog.dev import ConsoleRenderer
 
 __all__ = ["LEVELS", "Audit", "unconfirmable"]

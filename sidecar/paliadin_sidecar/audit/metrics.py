@@ -9,25 +9,21 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import get_args
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event, RootState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from prometheus_client.metrics_core import Metric
-
 
 __all__ = ["Numbers"]
 

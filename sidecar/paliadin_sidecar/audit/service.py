@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import anyio
 
@@ -13,13 +14,9 @@ from paliadin_sidecar.audit.printer import EventPrinter
 from paliadin_sidecar.errors import Blocked, OverBudget
 from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox import event_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.outbox.database import Outbox
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.settings import Settings
+from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.settings import Settings
 
 __all__ = ["AuditService"]
 
@@ -69,17 +66,11 @@ class AuditService:
             tasks.start_soon(self._printer.run, name="printer")
             if self._settings.metrics is not None:
                 # Imported here: 5 MB, for those who want it.
-                from paliadin_sidecar.audit.metrics_endpoint import (  # noqa: PLC0415
-                    serve_until_cancelled,
-                )
+                from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415
 
-                tasks.start_soon(
-                    serve_until_cancelled,
-                    self._settings,
-                    scan_counts,
-                    self._metrics_failed,
-                    name="metrics",
-                )
+                serve = metrics_endpoint.serve_until_cancelled
+                about = self._settings, scan_counts, self._metrics_failed
+                tasks.start_soon(serve, *about, name="metrics")
 
     async def flush(self) -> None:
         """Print what is recorded and not printed yet."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 from paliadin_contract.ids import webhook_id
@@ -13,16 +15,12 @@ from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
 from paliadin_sidecar.outbox.records import ANY_TIME, Arrival, Delivery, TurnKey, to_ms
 
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping, Sequence
-
-    Turn = Mapping[str, Any] | sqlite3.Row
-
 __all__ = [
     "accept", "is_known_root", "mark_gone", "mark_vanished", "present_files", "record_hint",
     "record_turn_event", "register_root",
 ]  # fmt: skip
+
+Turn = Mapping[str, Any] | sqlite3.Row
 
 #: A turn of which nothing was seen yet.
 _NEW = {"revision": 0} | dict.fromkeys(
