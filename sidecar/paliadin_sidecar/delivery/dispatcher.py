@@ -17,7 +17,6 @@ from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox import queue
 from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
-from paliadin_sidecar.outbox.fairness import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -84,7 +83,7 @@ class Dispatcher:
             group, attempt, host=host, wall=wall, steady=steady, on_recovered=self.wake
         )
         self._recorder = Recorder(group, refused_s=refused_s, random=random, wall=wall)
-        self._shares = Shares()
+        self._shares = queue.Shares()
         # Under way: turns whose attempt is not written down yet, and of those the attempts
         # themselves.
         self._in_flight: set[int] = set()
