@@ -16,7 +16,7 @@ from support.sidecar import COMMAND, TRAILER, Sidecar
 from support.slow import slow
 from support.tokens import unsigned_token
 
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

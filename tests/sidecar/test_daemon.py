@@ -21,7 +21,7 @@ from support.tokens import unsigned_token
 from support.users import root_only
 from support.waiting import PATIENCE_S, until
 
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 
 #: Each is a shell command that leaves `$1.txt` complete in the end; `$2` is the trailer.
 MANNERS = {

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError
 from paliadin_sidecar.host import storage
-from paliadin_sidecar.host.users import user_name
 
 __all__ = ["is_alive", "journal_key", "lock", "prepare", "quarantine", "remember_outbox"]
 
@@ -34,7 +33,7 @@ def prepare(path: Path) -> None:
     except OSError as exc:
         raise _error(path, "made", exc) from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise StateDirError(path, f"cannot be written by user {user_name(os.geteuid())}")
+        raise StateDirError(path, f"cannot be written by user {storage.user_name(os.geteuid())}")
 
 
 @contextmanager

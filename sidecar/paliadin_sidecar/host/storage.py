@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import pwd
 import tempfile
 from pathlib import Path
 
-__all__ = ["NO_ROOM", "PASSES", "explain", "write_error"]
+__all__ = ["NO_ROOM", "PASSES", "explain", "user_name", "write_error"]
 
 #: There is no room. Somebody makes some, sooner or later: this is waited for.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -70,3 +71,11 @@ def _no_inodes(directory: Path) -> bool:
     there = next(folder for folder in (directory, *directory.parents) if folder.exists())
     disk = os.statvfs(there)
     return disk.f_files > 0 and disk.f_favail == 0  # 0 files: it has no such limit
+
+
+def user_name(uid: int) -> str:
+    """A user's name; the number where none has it. `chown` takes either."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

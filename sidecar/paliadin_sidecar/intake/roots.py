@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.filesystem import device_with_leases, server_of
 from paliadin_sidecar.intake.fingerprint import is_conclusive
 from paliadin_sidecar.intake.trust import why_untrusted

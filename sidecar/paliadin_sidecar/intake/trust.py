@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 
 __all__ = ["AclEntry", "Tag", "is_private_group", "parse_acl", "why_untrusted"]
 

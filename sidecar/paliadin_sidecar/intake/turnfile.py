@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from paliadin_contract.trailer import TAIL_BYTES, read_tail
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
 __all__ = ["TurnFile", "completed_at", "fingerprint_at", "ignore_lease_breaks"]

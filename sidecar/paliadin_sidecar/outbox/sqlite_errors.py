@@ -9,7 +9,6 @@ from pathlib import Path
 
 from paliadin_sidecar import errors
 from paliadin_sidecar.host import storage
-from paliadin_sidecar.host.users import user_name
 
 __all__ = ["translated"]
 
@@ -57,7 +56,7 @@ def _of_the_system(path: Path, code: int, name: str) -> errors.OutboxError:
     file = next(filter(_is_refused, _files(path)), None)
     if number is None and file is None and code not in _OF_RIGHTS:
         return errors.Unavailable(path, f"the system refused it, and says not why ({name})")
-    user = user_name(os.geteuid())
+    user = storage.user_name(os.geteuid())
     return errors.Unwritable(file or path, f"cannot be written by user {user} ({name})")
 
 

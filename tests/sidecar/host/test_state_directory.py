@@ -25,7 +25,7 @@ from paliadin_sidecar.host.state_directory import (
     quarantine,
     remember_outbox,
 )
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from paliadin_sidecar.host.state_directory import lock
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 with lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()

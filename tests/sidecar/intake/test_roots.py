@@ -14,7 +14,7 @@ import pytest
 from support.attack import exchanging
 from support.users import NOBODY, ORDINARY, root_only, without_privilege
 
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.roots import Root
 
 if TYPE_CHECKING:

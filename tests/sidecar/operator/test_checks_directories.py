@@ -17,7 +17,7 @@ from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
 from paliadin_sidecar.errors import Damaged
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.operator.checks import directories
 from paliadin_sidecar.operator.instance import Hosting
 from paliadin_sidecar.outbox import event_rows

@@ -12,7 +12,7 @@ from support.sidecar import COMMAND, Sidecar, new_secret
 from support.users import NOBODY, root_only
 
 from paliadin_sidecar.errors import Damaged, Full, Newer, Older
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.operator.instance import Hosting, inspect, is_unit, unit_name
 
 STATE = Path("/var/lib/paliadin-hugo")

@@ -15,7 +15,7 @@ from paliadin_sidecar.errors import (
     OutboxError,
     Unwritable,
 )
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 

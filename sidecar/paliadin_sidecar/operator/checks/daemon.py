@@ -10,7 +10,7 @@ from typing import cast
 
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.filesystem import LOCAL, type_of
 from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from paliadin_sidecar.errors import OutboxError
-from paliadin_sidecar.host.users import user_name
+from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
