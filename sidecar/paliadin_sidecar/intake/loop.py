@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -46,6 +46,8 @@ _MIN_REARM_S, _MAX_REARM_S = 0.1, 2.0
 class IntakeListener(Protocol):
     """What a root's intake calls in whatever runs all of them."""
 
+    record: Callable[..., Awaitable[None]]  #: records an event of the service
+
     def accepted(self, deliveries: list[Delivery]) -> None:
         """These were committed, and can be sent."""
 
@@ -54,9 +56,6 @@ class IntakeListener(Protocol):
 
     def commit_unblocked(self) -> None:
         """The batch that was held is committed."""
-
-    async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
-        """Record an event of the service."""
 
     async def save_root_states(self) -> None:
         """Write down what all roots are and hold, where that changed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 
@@ -49,7 +48,7 @@ class IntakeService:
         ignore_lease_breaks()
         max_open_files = raise_descriptor_limit() // len(settings.roots)
         self._group = group
-        self._record = record
+        self.record = record
         self._on_blocked = on_blocked
         self._on_unblocked = on_unblocked
         self._on_no_events = on_no_events
@@ -99,10 +98,6 @@ class IntakeService:
         self._blocked_roots -= 1
         if not self._blocked_roots:
             self._on_unblocked()
-
-    async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
-        """Record an event of the service."""
-        await self._record(name, **fields)
 
     async def save_root_states(self) -> None:
         """Write down what all roots are and hold, where that changed."""

@@ -18,7 +18,7 @@ from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from paliadin_sidecar.errors import Blocked
@@ -34,6 +34,7 @@ class IntakeListener:
         self.turns: list[str] = []
         self.told: list[str] = []
         self._more = anyio.Event()
+        self.record: Callable[..., Awaitable[None]] = self._record
 
     def accepted(self, deliveries: list[Delivery]) -> None:
         self.turns += [delivery.subject["turn_id"] for delivery in deliveries]
@@ -44,7 +45,7 @@ class IntakeListener:
 
     def commit_unblocked(self) -> None: ...
 
-    async def record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
+    async def _record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
         self.told.append(name)
         self._more.set()
 
