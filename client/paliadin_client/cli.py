@@ -5,6 +5,7 @@ It submits and waits for the backend's own response; the pushes are the web appl
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -36,6 +37,9 @@ __all__ = ["main"]
 
 _T = TypeVar("_T")
 
+#: Signals that end a command as Ctrl-C does, unless whoever started it ignores them.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 _user_id = click.option("--user-id", required=True, help="UUID of the user who asks.")
 _email = click.option("--email", help="The user's e-mail address, which names their window.")
 
@@ -50,7 +54,7 @@ def main() -> None:
         # A character that the output's encoding lacks gets a stand-in, and costs no answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         # They end it as Ctrl-C does: the backend sees that nobody waits, and ssh's key is removed.
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
             signal.signal(number, signal.default_int_handler)
@@ -117,12 +121,21 @@ def _do(
     waiting: AbstractContextManager[object] | None = None,
 ) -> _T:
     async def connected() -> _T:
+        # An exception that a handler raises would hit whatever task is running, and be printed as
+        # one that nobody handles. So the loop hears the signals, and the command is cancelled.
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.default_int_handler:
+                loop.add_signal_handler(number, task.cancel)
         async with connect() as paliadin:
             return await action(paliadin)
 
     try:
         with waiting or nullcontext():
             return anyio.run(connected)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except PaliadinError as exc:
         for line in filter(None, (str(exc), exc.detail, exc.remedy)):
             click.echo(f"paliadin: {line}", err=True)

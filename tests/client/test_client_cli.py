@@ -240,6 +240,51 @@ async def test_bad_user(legacy: LegacyHost) -> None:
     assert "the user id is no UUID" in err
 
 
+#: A command in which a signal comes while one of its tasks runs, and not while all wait.
+_HIT = """
+import signal, sys
+from contextlib import asynccontextmanager
+import anyio
+from paliadin_client import cli
+
+@asynccontextmanager
+async def connect():
+    yield None
+
+async def hit():
+    signal.raise_signal(int(sys.argv[1]))
+    await anyio.sleep_forever()
+
+async def action(_):
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hit)
+        await anyio.sleep_forever()
+
+cli.connect = connect
+cli.main.command("held")(lambda: cli._do(action))
+cli.main(["held"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("hears", "number"),
+    [
+        (HEARS_SIGNALS, signal.SIGINT),
+        (HEARS_SIGNALS, signal.SIGTERM),
+        (HEARS_SIGNALS, signal.SIGHUP),
+        # As a shell starts what runs in the background.
+        ((*HEARS_SIGNALS, "--ignore-signal=INT"), signal.SIGTERM),
+    ],
+)
+async def test_a_signal_that_hits_a_task(hears: tuple[str, ...], number: signal.Signals) -> None:
+    """It ends as Ctrl-C does, in one line, whatever ran at that moment."""
+    process = await asyncio.create_subprocess_exec(
+        *(*hears, sys.executable, "-c", _HIT, str(int(number))), stderr=PIPE
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"\nAborted!\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_no_key_stays(legacy: LegacyHost, tmp_path: Path, number: signal.Signals) -> None:
     """However it is told to end, ssh ends with it, and the key is removed."""
