@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.client_environments import AICHAT, LEGACY
 
 from paliadin_client import ConfigError
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-AICHAT = {
-    "PALIADIN_BACKEND": "aichat",
-    "AICHAT_URL": "http://127.0.0.1:8",
-    "AICHAT_TOKEN": "token-marker",
-    "SUPABASE_JWT_SECRET": "secret-marker-of-32-bytes-and-more",
-}
-LEGACY = {
-    "PALIADIN_REMOTE_HOST": "mriver.example.org",
-    "PALIADIN_SSH_PRIVATE_KEY": "key-marker",
-    "PALIADIN_KNOWN_HOSTS": "mriver.example.org ssh-ed25519 AAAA",
-}
 
 
 def test_aichat() -> None:

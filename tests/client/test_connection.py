@@ -8,21 +8,11 @@ import sys
 
 import asyncssh
 import pytest
+from support.client_environments import AICHAT, LEGACY
 
 import paliadin_client
 from paliadin_client import ConfigError
 
-AICHAT = {
-    "PALIADIN_BACKEND": "aichat",
-    "AICHAT_URL": "http://127.0.0.1:8",
-    "AICHAT_TOKEN": "token-marker",
-    "SUPABASE_JWT_SECRET": "secret-marker-of-32-bytes-and-more",
-}
-LEGACY = {
-    "PALIADIN_REMOTE_HOST": "mriver.example.org",
-    "PALIADIN_SSH_PRIVATE_KEY": "key-marker",
-    "PALIADIN_KNOWN_HOSTS": "mriver.example.org ssh-ed25519 AAAA",
-}
 #: What `connect` looks at as well.
 KEYS = {
     "PALIADIN_SSH_PRIVATE_KEY": asyncssh.generate_private_key("ssh-ed25519")

@@ -101,6 +101,18 @@ class Office:
 
     # --- what the test does -----------------------------------------------------------------
 
+    def hold(self, turn_id: str | None = None) -> anyio.Event:
+        """Attempts at this turn, or at all, are acknowledged once what this returns is set."""
+        go_on = anyio.Event()
+
+        async def slow(attempted: str) -> Outcome:
+            if turn_id in {None, attempted}:
+                await go_on.wait()
+            return OK
+
+        self.turn = slow
+        return go_on
+
     def accept(self, *turn_ids: str, content: bytes = b"Yes.", backend: str = "aichat") -> None:
         """Take answers, as intake does from a connection of its own."""
         with closing(Outbox(self.path, wall=self.wall)) as outbox:

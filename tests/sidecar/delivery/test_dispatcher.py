@@ -48,13 +48,7 @@ async def test_delivered(office: Office) -> None:
 
 async def test_window(office: Office) -> None:
     """Eight turns are under way at once, and a place that gets free is taken at once."""
-    go_on = anyio.Event()
-
-    async def slow(turn_id: str) -> Outcome:
-        await go_on.wait()
-        return OK
-
-    office.turn = slow
+    go_on = office.hold()
     office.accept(*ids("t", 20))
     async with office.open():
         await office.until_under_way(8)
@@ -155,14 +149,7 @@ async def test_a_revision_offered_while_the_older_one_is_under_way(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes when that has ended, and the others do not ask for it before."""
-    go_on = anyio.Event()
-
-    async def slow(turn_id: str) -> Outcome:
-        if turn_id == "a":
-            await go_on.wait()
-        return OK
-
-    office.turn = slow
+    go_on = office.hold("a")
     async with office.open():
         await office.settle()
         office.dispatcher.offer(await take(office, "a"))
@@ -274,14 +261,7 @@ async def test_the_failed_leave_room(office: Office) -> None:
 
 async def test_never_two_of_one_turn(office: Office) -> None:
     """A newer revision waits until the older one's attempt has ended, whatever else goes."""
-    go_on = anyio.Event()
-
-    async def slow(turn_id: str) -> Outcome:
-        if turn_id == "a":
-            await go_on.wait()
-        return OK
-
-    office.turn = slow
+    go_on = office.hold("a")
     office.accept("a")
     async with office.open():
         await office.until(lambda: office.under_way == ["a"])
@@ -377,13 +357,7 @@ async def test_retries_and_fresh_ones_take_turns(
 
 async def test_grace(office: Office) -> None:
     """At the end what is under way may end, and nothing new begins."""
-    go_on = anyio.Event()
-
-    async def slow(turn_id: str) -> Outcome:
-        await go_on.wait()
-        return OK
-
-    office.turn = slow
+    go_on = office.hold()
     office.accept(*ids("t", 3))
     async with office.open():
         await office.until_under_way(3)

@@ -54,7 +54,7 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
 
 def test_whole_seconds_are_believed_later(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where times are whole seconds, a file that was taken is looked at again after two."""
-    fine = Fingerprint.of.__func__  # type: ignore[attr-defined]
+    fine = Fingerprint.of.__func__  # type: ignore[attr-defined]  # a classmethod has it
 
     def coarse(cls: type[Fingerprint], info: os.stat_result) -> Fingerprint:
         found: Fingerprint = fine(cls, info)

@@ -212,7 +212,7 @@ def test_a_file_that_always_changes(place: Place, looks: list[float]) -> None:
     place.publish()
     place.notice("t.txt")
     numbers = count()
-    change = lambda: (place / "t.txt").write_text(f"{next(numbers)}{TRAILER}")  # noqa: E731
+    change = lambda: (place / "t.txt").write_text(f"{next(numbers)}{TRAILER}")  # noqa: E731 - one expression, handed on twice
     place.acts = [change] * 1000
     assert place.wait(600) == []
     assert len(looks) < 650

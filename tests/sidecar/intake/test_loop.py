@@ -141,7 +141,7 @@ async def test_a_root_that_comes_later(tmp_path: Path) -> None:
 async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none comes, scans find each file, also one that settles by and by."""
 
-    async def silence(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401
+    async def silence(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
         await anyio.sleep_forever()
         yield set()
 
