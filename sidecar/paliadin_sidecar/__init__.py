@@ -1,7 +1,6 @@
 """The daemon on the host: watches for completed turn files and pushes them to a callback.
 
-A turn meets the modules in this order: `watch` notices a name, `turnfile` opens it,
-`settle` decides whether it is complete, `outbox` keeps it, `policy` says when it is sent,
-`deliver` sends it, `audit` tells. `intake`, `dispatch` and `service` carry values between
-these stages, which never import each other; `cli` is what an operator types.
+A turn meets the rooms in this order: `intake` finds its file and reads it once it is complete,
+`outbox` commits it, `delivery` sends it, and `audit` prints what happened. `daemon` runs them,
+`host` is what they need of the machine, and `operator` is what somebody types.
 """

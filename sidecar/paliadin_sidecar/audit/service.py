@@ -65,8 +65,7 @@ class AuditService:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._printer.run, name="printer")
             if self._settings.metrics is not None:
-                # Imported here: 5 MB, for those who want it.
-                from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415
+                from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415 - 5 MB, for those who want it
 
                 serve = metrics_endpoint.serve_until_cancelled
                 about = self._settings, scan_counts, self._metrics_failed

@@ -288,13 +288,13 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nobody asked
             unsolicited = Response()
             unsolicited.feed(data)
-            if (unsolicited.status or 0) // 100 == 2:  # noqa: PLR2004
+            if (unsolicited.status or 0) // 100 == 2:  # noqa: PLR2004 - HTTP's own classes
                 self._on_unsolicited()
             return
         is_first = response.status is None
         response.feed(data)
         if is_first and response.status is not None:
-            self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004
+            self._is_early = response.status // 100 == 2 and not self._has_arrived()  # noqa: PLR2004 - HTTP's own classes
             if not response.has_ended:
                 # One that is late is not lost while its rest is waited for.
                 now = self._loop.time()

@@ -62,11 +62,11 @@ def classify(status: int | None) -> Verdict:
         return Verdict.RETRY
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own classes
         return Verdict.ACKNOWLEDGED
-    if status in _AMBIGUOUS or 300 <= status < 400:  # noqa: PLR2004
+    if status in _AMBIGUOUS or 300 <= status < 400:  # noqa: PLR2004 - HTTP's own classes
         return Verdict.AMBIGUOUS
-    if 400 <= status < 500:  # noqa: PLR2004
+    if 400 <= status < 500:  # noqa: PLR2004 - HTTP's own classes
         return Verdict.REFUSED
-    if 500 <= status < 600:  # noqa: PLR2004
+    if 500 <= status < 600:  # noqa: PLR2004 - HTTP's own classes
         return Verdict.FAILED
     return Verdict.RETRY
 

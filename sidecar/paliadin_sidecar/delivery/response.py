@@ -114,7 +114,7 @@ def _is_start_of_status_line(head: bytes) -> bool:
 def _body_length(status: int, fields: list[tuple[str, str]]) -> int | None:
     # None where it is not worth reading, or may end elsewhere than it says.
     named = {name for name, _ in fields}
-    if not 200 <= status < 300 or named & {"transfer-encoding", "upgrade"}:  # noqa: PLR2004
+    if not 200 <= status < 300 or named & {"transfer-encoding", "upgrade"}:  # noqa: PLR2004 - HTTP's own classes
         return None
     tokens = ",".join(value for name, value in fields if name == "connection").lower().split(",")
     if "close" in map(str.strip, tokens):

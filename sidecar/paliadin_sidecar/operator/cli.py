@@ -31,11 +31,11 @@ _COMMANDS = {
 class _Commands(click.Group):
     """The commands, on streams that may be closed, full, or of another encoding."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click names it - click's signature
         """The names, as the help shows them."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click names it
         """The command of this name, None where there is none."""
         if cmd_name not in _COMMANDS:
             return None

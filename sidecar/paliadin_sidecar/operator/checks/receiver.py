@@ -116,7 +116,7 @@ def _verification(forged: Outcome) -> Finding:
 
 def _cause(url: str, outcome: Outcome) -> str:
     cause = diagnosis.likely_cause(outcome.status, outcome.error, outcome.detail)
-    if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004
+    if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004 - HTTP's own classes
         return cause
     try:
         # What stands behind the path, or before the host, may be a secret.

@@ -32,10 +32,9 @@ __all__ = ["check"]
 @session.json_option
 def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     """Say whether everything is as it must be, and what mends it where not."""
-    # Imported here, since the help loads this module too.
-    import anyio  # noqa: PLC0415
+    import anyio  # noqa: PLC0415 - the help loads this module too
 
-    from paliadin_sidecar.operator.checks import daemon, directories, receiver  # noqa: PLC0415
+    from paliadin_sidecar.operator.checks import daemon, directories, receiver  # noqa: PLC0415 - the help loads this module too
 
     with session.errors_end_the_command():
         environ = merged_environment(os.environ, env_file)
