@@ -25,7 +25,7 @@ async def store(turn: TurnCallback) -> None:
     answers[turn.data.submitted_turn_id or turn.data.turn_id] = turn
 
 
-inbox = Inbox(os.environ["PALIADIN_CALLBACK_SECRET"].split(), on_turn=store, dedupe="inbox.sqlite3")
+inbox = Inbox(os.environ["PALIADIN_CALLBACK_SECRET"].split(), on_turn=store, store="inbox.sqlite3")
 
 
 @asynccontextmanager

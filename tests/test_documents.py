@@ -15,6 +15,7 @@ CONTRACT = ROOT / "contract/paliadin_contract"
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 ROOMS = sorted(path.name for path in SIDECAR.iterdir() if (path / "__init__.py").exists())
+CLIENT_ROOMS = sorted(path.name for path in CLIENT.iterdir() if (path / "__init__.py").exists())
 #: A module as the documents write it: its room, a slash, its name.
 MODULE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(ROOMS)})/\w+(?:/\w+)?)(?![\w/])")
 
@@ -43,6 +44,12 @@ def heading_of(room: str) -> str:
 def test_each_module_of_a_room_has_one_row(room: str) -> None:
     """No row is of a module that is gone, and no module is missing."""
     assert sorted(described(heading_of(room))) == sorted(modules(SIDECAR / room))
+
+
+@pytest.mark.parametrize("room", CLIENT_ROOMS)
+def test_each_module_of_a_room_of_the_client_has_one_row(room: str) -> None:
+    """The same for the client's rooms."""
+    assert sorted(described(heading_of(room))) == sorted(modules(CLIENT / room))
 
 
 @pytest.mark.parametrize(

@@ -25,19 +25,21 @@ from paliadin_client.errors import (
     PersonaUnknown,
     ShimAuthFailed,
     ShimError,
+    StoreFailed,
     SubmitLost,
     TurnTimeout,
     Unreachable,
 )
-from paliadin_client.inbox import Inbox, TurnCallback
+from paliadin_client.inbox import Inbox
 from paliadin_client.turn import Paliadin, Timings, TurnResult
+from paliadin_client.waiting import TurnCallback
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 from paliadin_contract.trailer import Trailer, split
 
 __all__ = [
     "AnswerUnusable", "AuthFailed", "BackendTimeout", "BadRequest", "BootstrapFailed",
     "ConfigError", "ConnectionLost", "Exchange", "Inbox", "MessageTooLong", "NotConfigured",
-    "Paliadin", "PaliadinError", "PersonaUnknown", "ShimAuthFailed", "ShimError", "SubmitLost",
-    "Timings", "Trailer", "TurnCallback", "TurnCompleted", "TurnFailed", "TurnRequest",
-    "TurnResult", "TurnTimeout", "Unreachable", "User", "connect", "split",
+    "Paliadin", "PaliadinError", "PersonaUnknown", "ShimAuthFailed", "ShimError", "StoreFailed",
+    "SubmitLost", "Timings", "Trailer", "TurnCallback", "TurnCompleted", "TurnFailed",
+    "TurnRequest", "TurnResult", "TurnTimeout", "Unreachable", "User", "connect", "split",
 ]  # fmt: skip

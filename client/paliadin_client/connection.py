@@ -9,7 +9,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from paliadin_client.backend import Backend
 from paliadin_client.inbox import Inbox
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
+from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.turn import Paliadin
+from paliadin_client.waiting import Waiters
+from paliadin_client.watching import StoreWatcher
 
 __all__ = ["connect", "open_backend"]
 
@@ -24,15 +27,22 @@ async def connect(
     released when the context ends.
 
     Args:
-        inbox: where pushes arrive; without one the backend's own response is the only source.
+        inbox: where pushes arrive; without one the backend's own response is the only source. Its
+            store is this one's, too; without one it is what `PALIADIN_STORE` names.
         environ: the settings; `docs/client.md` has the table.
 
     Raises:
         ConfigError: a variable is missing or wrong; all that are wrong are named at once.
     """
     settings = Settings.from_environ(environ)
+    store = inbox.store if inbox else open_store(store_from(environ))
+    watcher = StoreWatcher(store, inbox or Waiters())
     async with open_backend(settings.backend) as backend:
-        yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
+        try:
+            async with watcher.running():
+                yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
+        finally:
+            await store.aclose()
 
 
 def open_backend(settings: AichatSettings | LegacySettings) -> AbstractAsyncContextManager[Backend]:

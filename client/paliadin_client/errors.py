@@ -15,6 +15,7 @@ PaliadinError
 │   ├── BackendTimeout  the backend gave up waiting
 │   └── ConnectionLost  the connection went away after something was sent
 ├── TurnTimeout         no answer within the deadline
+├── StoreFailed         the store of pushes and responses does not answer
 └── AnswerUnusable      the agent's file cannot become an answer
 """
 
@@ -28,8 +29,8 @@ from paliadin_client.text import excerpt, last_lines
 __all__ = [
     "AnswerUnusable", "AuthFailed", "BackendTimeout", "BadRequest", "BootstrapFailed",
     "ConfigError", "ConnectionLost", "MessageTooLong", "NotConfigured", "PaliadinError",
-    "PersonaUnknown", "ShimAuthFailed", "ShimError", "SubmitLost", "TurnTimeout", "Unreachable",
-    "error_from_exit", "error_from_http",
+    "PersonaUnknown", "ShimAuthFailed", "ShimError", "StoreFailed", "SubmitLost", "TurnTimeout",
+    "Unreachable", "error_from_exit", "error_from_http",
 ]  # fmt: skip
 
 
@@ -194,6 +195,14 @@ class TurnTimeout(PaliadinError):
     def __init__(self, turn_id: str, deadline_s: float) -> None:
         super().__init__(f"no answer to turn {turn_id} within {deadline_s:g} s")
         self.turn_id = turn_id
+
+
+class StoreFailed(PaliadinError):
+    """The store does not answer. Its text names the store, without a password, and the reason."""
+
+    code = "store_failed"
+    remedy = "Is what PALIADIN_STORE or store= names there, and not full?"
+    retryable = True
 
 
 class AnswerUnusable(PaliadinError):

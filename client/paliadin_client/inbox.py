@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import inspect
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from paliadin_client.dedupe import DedupeFailed, Memory, Sqlite
-from paliadin_client.errors import BadRequest, ConfigError
-from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
+from paliadin_client.errors import ConfigError
+from paliadin_client.store.protocol import Push, Receipt, StoreFailed, Verdict
+from paliadin_client.store.pruning import Pruner
+from paliadin_client.store.selection import open_store, store_from
+from paliadin_client.waiting import TurnCallback, Waiters
+from paliadin_contract.callback import decode
 from paliadin_contract.errors import BadSignature, MalformedCallback
-from paliadin_contract.rank import outranks, rank_of
 from paliadin_contract.signature import Keys, Verification
 from paliadin_contract.trace import safe_trace
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
+    OnTurn = (
+        Callable[[TurnCallback], Awaitable[object]]
+        | Callable[[TurnCallback, Any], Awaitable[object]]
+    )
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["MAX_BODY_BYTES", "Inbox", "TurnCallback", "Waiter"]
+__all__ = ["MAX_BODY_BYTES", "Inbox"]
 
 _log = logging.getLogger(__name__)
 
-TurnCallback = TurnCompleted | TurnFailed
-
 MAX_BODY_BYTES = 32 * 1024 * 1024
-#: Pushes that came before somebody waited. They are few, and are soon asked for or never.
-_MAX_EARLY_PUSHES = 64
-_EARLY_PUSH_LIFETIME = timedelta(seconds=60)
 #: How long the next bytes of a body may take, and the whole body: a sidecar gives one attempt 10 s
 #: unless it is configured otherwise, and 60 s at most.
 _IDLE_S = 5.0
@@ -51,24 +52,7 @@ _TOO_LONG = f"the body has more than {MAX_BODY_BYTES} bytes"
 _TOO_MANY = "too much is being sent at once"
 
 
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """Waits for a turn: when `push` is there, `arrived` is set and `on_push` has been called."""
-
-    push: TurnCallback | None = None
-    arrived: anyio.Event = field(default_factory=anyio.Event)
-    on_push: Callable[[], None] = lambda: None
-    aliases: list[str] = field(default_factory=list)
-
-    def offer(self, callback: TurnCallback) -> None:
-        """Keep `callback`, unless what is here outranks it."""
-        if outranks(rank_of(callback), rank_of(self.push) if self.push else None):
-            self.push = callback
-            self.arrived.set()
-            self.on_push()
-
-
-class Inbox:
+class Inbox(Waiters):
     """Verifies, lets the app store, wakes whoever waits, and only then acknowledges.
 
     It answers 204 to what is stored, known already or none of its business; 400 to what is
@@ -80,39 +64,47 @@ class Inbox:
         secrets: the callback's, each `whsec_<base64>`; several while they are being rotated.
         on_turn: stores a turn; awaited before the acknowledgement, for every turn, waited for or
             not. It runs at least once, and never twice at a time for one turn. An exception
-            means that the turn was not stored.
-        dedupe: path of a SQLite database that remembers what was stored, also for other
-            processes; None remembers in this process alone.
+            means that the turn was not stored. With a PostgreSQL as store its second argument, if
+            it takes one, is the connection (`psycopg.AsyncConnection`) whose transaction also
+            records the push: what it writes there is stored exactly once.
+        store: what remembers pushes, also for other processes: the path of a SQLite database for
+            those of one host, or a URL `postgresql://…`. None is what `PALIADIN_STORE` names,
+            and else the memory of this process.
+        dedupe: an older name of `store`.
         now: the clock.
+        environ: where `PALIADIN_STORE` is looked up.
 
     Raises:
         BadSecret: a secret is malformed, or none is given.
-        ConfigError: the database can be neither opened nor made, or `on_turn` is no async function
-            of one argument.
+        ConfigError: the store cannot be opened, or `on_turn` is no async function of one argument.
     """
 
     def __init__(
         self,
         secrets: Iterable[str],
         *,
-        on_turn: Callable[[TurnCallback], Awaitable[object]] | None = None,
+        on_turn: OnTurn | None = None,
+        store: str | os.PathLike[str] | None = None,
         dedupe: str | os.PathLike[str] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
+        super().__init__(now=now)
         self._keys = Keys(secrets)
-        if on_turn is not None:
-            _check_on_turn(on_turn)
-        self._on_turn = on_turn
-        self._dedupe = Memory() if dedupe is None else Sqlite(dedupe)
-        self._now = now
-        self._waiters: dict[str, Waiter] = {}
-        self._early_pushes: dict[str, tuple[datetime, Waiter]] = {}
+        if store is not None and dedupe is not None:
+            raise ConfigError(["store= and dedupe= name the same thing: give one of them"])
+        chosen = dedupe if store is None else store
+        #: What is remembered, for who looks for it in this process.
+        self.store = open_store(store_from(environ) if chosen is None else chosen)
+        self._on_turn = on_turn and _checked(on_turn, has_connection=self.store.has_connection)
+        self._pruner = Pruner(self.store)
         self._read_bytes = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI app. It needs no lifespan of its own, and lets a server's pass."""
         if scope["type"] == "lifespan":
             await _acknowledge_lifespan(receive, send)
+            await self.aclose()
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the inbox speaks http, not {scope['type']}")
@@ -121,38 +113,14 @@ class Inbox:
         else:
             status, text = HTTPStatus.METHOD_NOT_ALLOWED, "only POST"
         await _answer(send, status, text)
+        await self._pruner.prune_if_due()
 
-    @contextmanager
-    def expect(self, turn_id: str) -> Iterator[Waiter]:
-        """Wait for a turn: by the id under which it was submitted, or its own.
+    async def aclose(self) -> None:
+        """Let go of what the store keeps open: connections, files. The next push opens it again.
 
-        Raises:
-            BadRequest: somebody waits for it already.
+        `connect()` calls it when its context ends. A process that only receives calls it itself.
         """
-        turn_id = str(turn_id)  # a uuid.UUID is one too
-        if turn_id in self._waiters:
-            raise BadRequest(f"turn {turn_id} is being waited for already")
-        waiter = Waiter()
-        self.add_alias(waiter, turn_id)
-        try:
-            yield waiter
-        finally:
-            for alias in waiter.aliases:
-                del self._waiters[alias]
-
-    def add_alias(self, waiter: Waiter, turn_id: str | None) -> None:
-        """Let `waiter` wait for `turn_id` too, unless another does."""
-        if turn_id is None or turn_id in self._waiters:
-            return
-        self._waiters[turn_id] = waiter
-        waiter.aliases.append(turn_id)
-        for turn, (since, early) in list(self._early_pushes.items()):
-            assert early.push is not None
-            if self._now() - since > _EARLY_PUSH_LIFETIME:
-                del self._early_pushes[turn]
-            elif turn_id in (early.push.data.submitted_turn_id, early.push.data.turn_id):
-                del self._early_pushes[turn]
-                waiter.offer(early.push)
+        await self.store.aclose()
 
     async def _receive(self, scope: Message, receive: Receive) -> tuple[HTTPStatus, str]:
         headers = {
@@ -174,11 +142,9 @@ class Inbox:
             return HTTPStatus.BAD_REQUEST, str(exc)
         if not isinstance(callback, TurnCallback):
             return HTTPStatus.NO_CONTENT, ""
-        # The id under which the app finds the turn in its own records.
-        turn = callback.data.submitted_turn_id or callback.data.turn_id
         # Whoever waits for the answer need not wait for the app's database, too.
-        self._wake_waiter(turn, callback)
-        return await self._store(webhook_id, turn, callback)
+        self.offer(callback)
+        return await self._receive_push(Push(webhook_id, callback, body))
 
     async def _read(
         self, receive: Receive, verification: Verification, length: int | None
@@ -210,53 +176,49 @@ class Inbox:
             raise _BodyError(HTTPStatus.REQUEST_TIMEOUT, _missing_part(len(body), length))
         return body
 
-    async def _store(
-        self, webhook_id: str, turn: str, callback: TurnCallback
-    ) -> tuple[HTTPStatus, str]:
-        claim, rank = self._dedupe.claim, rank_of(callback)
+    async def _receive_push(self, push: Push) -> tuple[HTTPStatus, str]:
         try:
-            with claim(f"turn {turn}") as turn_is_ours, claim(f"id {webhook_id}") as id_is_ours:
-                if not (turn_is_ours and id_is_ours):
+            async with self.store.receive(push) as receipt:
+                if receipt.verdict is Verdict.BUSY:
                     # It is refused and not queued, since a queue behind a hanging app never ends.
                     return HTTPStatus.SERVICE_UNAVAILABLE, "being stored"
-                known, standing = await self._dedupe.find(webhook_id, turn)
-                if not known and outranks(rank, standing):
-                    if self._on_turn is not None:
-                        await self._on_turn(callback)
-                    await self._dedupe.remember(webhook_id, turn, rank, self._now())
-                elif not known:
-                    _log.warning("push.outranked id=%s turn=%s", webhook_id, turn)
-        except DedupeFailed as exc:
-            _log.error("push.not_stored id=%s error=%s", webhook_id, exc)
+                if receipt.verdict is Verdict.OUTRANKED:
+                    _log.warning("push.outranked id=%s turn=%s", push.webhook_id, push.turn)
+                if receipt.verdict is Verdict.NEW and self._on_turn is not None:
+                    await self._on_turn(push, receipt)
+        except StoreFailed as exc:
+            _log.error("push.not_stored id=%s error=%s", push.webhook_id, exc)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         except Exception as exc:  # noqa: BLE001 - whatever it is, the turn is not known to be stored
             # Types and places alone: a database's error may quote the row, and with it the answer.
             trace = " | ".join(safe_trace(exc))
-            _log.error("push.not_stored id=%s error=%s", webhook_id, trace)
+            _log.error("push.not_stored id=%s error=%s", push.webhook_id, trace)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         return HTTPStatus.NO_CONTENT, ""
 
-    def _wake_waiter(self, turn: str, callback: TurnCallback) -> None:
-        waiter = self._waiters.get(turn, self._waiters.get(callback.data.turn_id))
-        if waiter is not None:
-            waiter.offer(callback)
-            return
-        _, early = self._early_pushes.pop(turn, (None, Waiter()))
-        early.offer(callback)
-        self._early_pushes[turn] = (self._now(), early)
-        if len(self._early_pushes) > _MAX_EARLY_PUSHES:
-            del self._early_pushes[next(iter(self._early_pushes))]
 
-
-def _check_on_turn(on_turn: Callable[[TurnCallback], Awaitable[object]]) -> None:
+def _checked(
+    on_turn: OnTurn, *, has_connection: bool
+) -> Callable[[Push, Receipt], Awaitable[object]]:
+    """`on_turn` as it is called for a push: with the turn, or with turn and connection."""
     # The function, or an object that can be called, may be inside a partial or a wrapper.
     held = [on_turn, inspect.unwrap(on_turn), getattr(on_turn, "func", None)]
     if not any(map(inspect.iscoroutinefunction, (*held, *(type(each).__call__ for each in held)))):
         raise ConfigError(["on_turn is no async function: write `async def`"])
+    call: Callable[..., Awaitable[object]] = on_turn
+    signature = inspect.signature(on_turn)
+    if has_connection:
+        with suppress(TypeError):
+            signature.bind(None, None)
+            return lambda push, receipt: call(push.callback, receipt.connection)
     try:
-        inspect.signature(on_turn).bind(None)
+        signature.bind(None)
     except TypeError as exc:
-        raise ConfigError([f"on_turn cannot be called with one turn: {exc}"]) from None
+        hint = "; only a PostgreSQL as store gives a connection, too"
+        raise ConfigError(
+            [f"on_turn cannot be called with one turn: {exc}{'' if has_connection else hint}"]
+        ) from None
+    return lambda push, _: call(push.callback)
 
 
 class _BodyError(Exception):

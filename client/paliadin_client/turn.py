@@ -16,8 +16,9 @@ import anyio
 
 from paliadin_client import errors
 from paliadin_client.backend import Backend, Reply, TurnRequest, User, primer_block
-from paliadin_client.inbox import Inbox, Waiter
+from paliadin_client.inbox import Inbox
 from paliadin_client.text import one_line
+from paliadin_client.waiting import Waiter
 from paliadin_contract.callback import TurnFailed
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import Trailer, split

@@ -12,13 +12,21 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from paliadin_client.errors import StoreFailed
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 
-__all__ = ["Found", "Push", "Receipt", "Store", "StoreFailed", "Verdict", "Window"]
+__all__ = [
+    "KEEP_BODIES_S", "KEEP_IDS_S", "Found", "Push", "Receipt", "Store", "StoreFailed", "Verdict",
+    "Window",
+]  # fmt: skip
 
-
-class StoreFailed(Exception):
-    """The store does not answer. Its text names the store, without a password, and the reason."""
+#: How long, in seconds, a push is known: its id and its rank. A sidecar sends until it is
+#: acknowledged, keeps a body for 72 h after that for `replay`, and a row for 90 days after its file
+#: has gone. An older turn comes again only where an outbox was lost and the file is still there.
+KEEP_IDS_S = 90 * 86_400.0
+#: How long, in seconds, an answer is found by who asks for it. No deadline is longer than 27.8 h;
+#: the app has it in its own records then, and here it would only be one more copy.
+KEEP_BODIES_S = 28 * 3600.0
 
 
 class Verdict(Enum):
@@ -117,7 +125,10 @@ class Store(Protocol):
         ...
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
-        """What there is for these turns, each under the submitted id or its own."""
+        """What there is for these turns, each under the submitted id or its own.
+
+        A turn for which there is neither a push nor a reply is left out.
+        """
         ...
 
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
@@ -128,15 +139,20 @@ class Store(Protocol):
         """Call `on_hint`, until the context ends, with the id of a turn that may be found now.
 
         None stands for any turn. A hint may be missing or wrong: what counts is what is found.
+        Entering waits for nobody and fails only where it could never succeed: where the store is
+        away, hints begin when it is back. Whenever they begin, `on_hint(None)` is called.
         """
         ...
 
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """Let `window.turn_id` have the window for `ttl_s` seconds, if it is free or has it.
 
+        A window that is another user's is left as it is, free or not.
+
         Returns:
-            The window as it stands then: ours where its turn is the one that was given. Its host
-            is the one that was known before; else the given one, which is known from now on.
+            The window as it stands then: ours where user and turn are the ones that were given.
+            Its host is the one that was known before; else the given one, which is known from now
+            on.
         """
         ...
 
@@ -149,9 +165,9 @@ class Store(Protocol):
         ...
 
     async def prune(self) -> None:
-        """Remove some of what nobody can ask for any more; called now and then."""
+        """Remove some of what nobody can ask for any more, in a small step; called now and then."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections and files."""
+        """Let go of connections and files. The next use opens them again."""
         ...

@@ -1,0 +1,41 @@
+"""Prunes a store now and then, while it is in use."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from paliadin_client.store.protocol import Store, StoreFailed
+
+__all__ = ["Pruner"]
+
+_log = logging.getLogger(__name__)
+
+#: A process prunes at most once in so many seconds.
+_EVERY_S = 10.0
+
+
+class Pruner:
+    """Prunes `store`, whenever it is asked to and it is time.
+
+    Args:
+        store: what is pruned.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        # Not at once: a command lives for one turn, and has nothing to do with it.
+        self._due = clock() + _EVERY_S
+
+    async def prune_if_due(self) -> None:
+        """Prune, if the last time is long enough ago. A store that fails is tried again later."""
+        if self._clock() < self._due:
+            return
+        self._due = self._clock() + _EVERY_S
+        try:
+            await self._store.prune()
+        except StoreFailed as exc:
+            _log.warning("store.not_pruned error=%s", exc)

@@ -1,0 +1,46 @@
+"""Opens the store that is named: by a URL a PostgreSQL, by a path a SQLite database."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from paliadin_client.errors import ConfigError
+from paliadin_client.store.memory import MemoryStore
+from paliadin_client.store.protocol import Store
+from paliadin_client.store.sqlite import SqliteStore
+
+__all__ = ["open_store", "store_from"]
+
+_POSTGRESQL = re.compile(r"postgres(ql)?://")
+#: Another URL, or libpq's other form of a connection string: as a path it would become the name of
+#: a file, with the password in it.
+_NO_PATH = re.compile(
+    r"^[a-z0-9+.-]+:/|(^|\s)(host|hostaddr|service|dbname|user|password)\s*=", re.IGNORECASE
+)
+
+
+def open_store(name: str | os.PathLike[str] | None) -> Store:
+    """The store of this name; None is this process's own memory.
+
+    Nothing is connected to before the first use; the file of a SQLite database is made.
+
+    Raises:
+        ConfigError: there can be no such store, or its file can be neither opened nor made.
+    """
+    if name is None:
+        return MemoryStore()
+    if isinstance(name, str) and _POSTGRESQL.match(name):
+        raise ConfigError(["a PostgreSQL is no store yet"])
+    if isinstance(name, str) and _NO_PATH.search(name):
+        # It is not shown, since it may have a password.
+        raise ConfigError(
+            ["the store is neither a path nor a URL that begins with postgresql://"]
+        )
+    return SqliteStore(name)
+
+
+def store_from(environ: Mapping[str, str]) -> str | None:
+    """The store's name by `PALIADIN_STORE`, for an app that names none itself."""
+    return environ.get("PALIADIN_STORE", "").strip() or None

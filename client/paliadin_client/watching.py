@@ -1,0 +1,142 @@
+"""Brings to who waits in this process what other processes left for them in the store.
+
+The store's hints tell when to look, and what counts is what is found. So a hint that was lost costs
+two seconds, and never an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+
+import anyio
+
+from paliadin_client.store.protocol import Store, StoreFailed
+from paliadin_client.store.pruning import Pruner
+from paliadin_client.waiting import Waiters
+from paliadin_contract.trace import safe_trace
+
+__all__ = ["LOOK_S", "StoreWatcher"]
+
+_log = logging.getLogger(__name__)
+
+#: How long, in seconds, a hint that was lost delays an answer.
+LOOK_S = 2.0
+#: How many turns are looked for at a time.
+_MAX_IDS = 500
+
+
+class StoreWatcher:
+    """Looks in `store` for the turns that `waiters` wait for.
+
+    Args:
+        store: where other processes put pushes and replies.
+        waiters: who waits in this one.
+    """
+
+    def __init__(self, store: Store, waiters: Waiters) -> None:
+        self._store = store
+        self._waiters = waiters
+        self._pruner = Pruner(store)
+        #: The turns to look for now, beside all of them where `_all_hinted` is set.
+        self._hinted: set[str] = set()
+        self._all_hinted = False
+        self._wake = anyio.Event()
+        self._is_away = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look, while the context lasts: after each hint, and every 2 s while somebody waits.
+
+        While nobody waits the store is asked for nothing.
+        """
+        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
+
+        # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
+        tasks = [
+            asyncio.create_task(_for_ever(run), name=f"paliadin {run.__name__}")
+            for run in (self._listen, self._look)
+        ]
+        self._waiters.on_wait.append(self._wake_up)
+        try:
+            yield
+        finally:
+            self._waiters.on_wait.remove(self._wake_up)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def look_for(self, turn_ids: Collection[str]) -> None:
+        """Hand what the store has for these turns to who waits for them.
+
+        Raises:
+            StoreFailed: it does not answer.
+        """
+        ids = list(turn_ids)
+        for start in range(0, len(ids), _MAX_IDS):
+            found = await self._store.find(ids[start : start + _MAX_IDS])
+            for turn_id, each in found.items():
+                self._waiters.offer_found(turn_id, each)
+
+    async def _listen(self) -> None:
+        async with self._store.hints(self._on_hint):
+            await anyio.sleep_forever()
+
+    async def _look(self) -> None:
+        next_look = math.inf
+        while True:
+            with anyio.CancelScope(deadline=next_look):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            now = anyio.current_time()
+            hinted, self._hinted = self._hinted, set()
+            all_hinted, self._all_hinted = self._all_hinted, False
+            if not self._waiters.anybody:
+                next_look = math.inf
+                continue
+            if all_hinted or now >= next_look:
+                wanted = self._waiters.lacking()
+                next_look = now + LOOK_S
+            else:
+                wanted = {turn_id for turn_id in hinted if self._waiters.lack(turn_id)}
+                # Who has just begun to wait waits for what is not there yet.
+                next_look = min(next_look, now + LOOK_S)
+            if wanted:
+                await self._try_to_look_for(wanted)
+                await self._pruner.prune_if_due()
+
+    async def _try_to_look_for(self, turn_ids: Collection[str]) -> None:
+        try:
+            await self.look_for(turn_ids)
+        except StoreFailed as exc:
+            if not self._is_away:
+                _log.warning("store.away waiting=%d error=%s", len(turn_ids), exc)
+            self._is_away = True
+        else:
+            if self._is_away:
+                _log.info("store.back")
+            self._is_away = False
+
+    def _on_hint(self, turn_id: str | None) -> None:
+        self._waiters.hint(turn_id)
+        if turn_id is None:
+            self._all_hinted = True
+        elif self._waiters.lack(turn_id):
+            self._hinted.add(turn_id)
+        else:
+            return
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+
+async def _for_ever(run: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await run()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, others wait for what this brings
+            _log.error("store.watch_failed error=%s", " | ".join(safe_trace(exc)))
+        await anyio.sleep(LOOK_S)
