@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from paliadin_client.errors import ConfigError
+from paliadin_client.host_secrets import HostSecrets
 from paliadin_client.store.protocol import Push, Receipt, StoreFailed, Verdict
 from paliadin_client.store.pruning import Pruner
 from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.waiting import TurnCallback, Waiters
-from paliadin_contract.callback import decode
+from paliadin_contract.callback import Unknown, decode
 from paliadin_contract.errors import BadSignature, MalformedCallback
-from paliadin_contract.signature import Keys, Verification
+from paliadin_contract.signature import Verification
 from paliadin_contract.trace import safe_trace
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class Inbox(Waiters):
     """Verifies, lets the app store, wakes whoever waits, and only then acknowledges.
 
     It answers 204 to what is stored, known already or none of its business; 400 to what is
-    malformed, 401 to what is not signed or stale, 405 to another method than POST, 408 to a body
-    that does not come, 413 to more than 32 MiB, and 503 where the app could not store it, or too
-    much is being sent at once: the sidecar comes again.
+    malformed, 401 to what is not signed, stale, or signed by another host, 405 to another method
+    than POST, 408 to a body that does not come, 413 to more than 32 MiB, and 503 where the app
+    could not store it, or too much is being sent at once: the sidecar comes again.
 
     Args:
-        secrets: the callback's, each `whsec_<base64>`; several while they are being rotated.
+        secrets: the callback's, each `whsec_<base64>`; several while they are being rotated. One
+            that is written `<host>=whsec_<base64>` is good for that host's callbacks alone, and
+            these are then taken with no other.
         on_turn: stores a turn; awaited before the acknowledgement, for every turn, waited for or
             not. It runs at least once, and never twice at a time for one turn. An exception
             means that the turn was not stored. With a PostgreSQL as store its second argument, if
@@ -90,7 +93,7 @@ class Inbox(Waiters):
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__(now=now)
-        self._keys = Keys(secrets)
+        self._secrets = HostSecrets(secrets)
         if store is not None and dedupe is not None:
             raise ConfigError(["store= and dedupe= name the same thing: give one of them"])
         chosen = dedupe if store is None else store
@@ -127,10 +130,12 @@ class Inbox(Waiters):
             name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
         }
         try:
-            verification = self._keys.begin(headers, self._now())
+            verification = self._secrets.begin(headers, self._now())
             body = await self._read(receive, verification, _length(headers))
             webhook_id = verification.finish()
             callback = decode(body)
+            if not isinstance(callback, Unknown):
+                self._secrets.check_host(verification, callback.data.host)
         except BadSignature as exc:
             _log.warning("push.rejected error=%s", exc)
             return HTTPStatus.UNAUTHORIZED, str(exc)

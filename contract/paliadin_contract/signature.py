@@ -115,7 +115,12 @@ class Keys:
 
 
 class Verification:
-    """One body's signature, computed as the bytes come. Made by `Keys.begin`."""
+    """One body's signature, computed as the bytes come. Made by `Keys.begin`.
+
+    Attributes:
+        matched: the places of the secrets that proved the body, counted from 0; empty until
+            `finish` has returned.
+    """
 
     def __init__(self, webhook_id: str, offered: list[bytes], macs: list[hmac.HMAC]) -> None:
         self._webhook_id = webhook_id
@@ -123,6 +128,7 @@ class Verification:
         self._macs = macs
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._is_utf8 = True
+        self.matched: frozenset[int] = frozenset()
 
     def update(self, chunk: bytes) -> None:
         """The next bytes of the body."""
@@ -141,8 +147,9 @@ class Verification:
             raise BadSignature(_NOT_UTF8)
         wanted = [_signature(mac) for mac in self._macs]
         # Every pair is compared, so that time tells nothing about which secret matched.
-        matches = [hmac.compare_digest(a, b) for a in wanted for b in self._offered]
-        if not any(matches):
+        matches = [[hmac.compare_digest(a, b) for b in self._offered] for a in wanted]
+        self.matched = frozenset(place for place, each in enumerate(matches) if any(each))
+        if not self.matched:
             raise BadSignature("no signature is of a known secret")
         return self._webhook_id
 

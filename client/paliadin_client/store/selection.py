@@ -35,9 +35,7 @@ def open_store(name: str | os.PathLike[str] | None) -> Store:
         raise ConfigError(["a PostgreSQL is no store yet"])
     if isinstance(name, str) and _NO_PATH.search(name):
         # It is not shown, since it may have a password.
-        raise ConfigError(
-            ["the store is neither a path nor a URL that begins with postgresql://"]
-        )
+        raise ConfigError(["the store is neither a path nor a URL that begins with postgresql://"])
     return SqliteStore(name)
 
 
