@@ -6,6 +6,8 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import anyio
+
 from paliadin_client.backend import Backend
 from paliadin_client.inbox import Inbox
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
@@ -37,11 +39,11 @@ async def connect(
     settings = Settings.from_environ(environ)
     store = inbox.store if inbox else open_store(store_from(environ))
     watcher = StoreWatcher(store, inbox or Waiters())
-    async with open_backend(settings.backend) as backend:
-        try:
-            async with watcher.running():
-                yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
-        finally:
+    try:
+        async with open_backend(settings.backend) as backend, watcher.running():
+            yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
+    finally:
+        with anyio.CancelScope(shield=True):
             await store.aclose()
 
 

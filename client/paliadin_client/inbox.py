@@ -219,10 +219,12 @@ def _checked(
     try:
         signature.bind(None)
     except TypeError as exc:
-        hint = "; only a PostgreSQL as store gives a connection, too"
-        raise ConfigError(
-            [f"on_turn cannot be called with one turn: {exc}{'' if has_connection else hint}"]
-        ) from None
+        more = (
+            ", nor with a turn and a connection"
+            if has_connection
+            else "; only a PostgreSQL as store has a connection for it, too"
+        )
+        raise ConfigError([f"on_turn cannot be called with one turn: {exc}{more}"]) from None
     return lambda push, _: call(push.callback)
 
 

@@ -66,7 +66,8 @@ class StoreWatcher:
             self._waiters.on_wait.remove(self._wake_up)
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait(tasks)
 
     async def look_for(self, turn_ids: Collection[str]) -> None:
         """Hand what the store has for these turns to who waits for them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,6 +22,10 @@ from support.ranks import RANKS, RankCase
 
 from paliadin_client import ConfigError, Inbox
 from paliadin_client import inbox as module
+from paliadin_client.errors import StoreFailed
+from paliadin_client.host_secrets import HostSecrets
+from paliadin_client.store.memory import MemoryStore
+from paliadin_client.store.protocol import Push, Receipt
 from paliadin_contract.callback import Host, Ping, TurnCompleted, TurnFailed, encode
 from paliadin_contract.errors import BadSecret
 from paliadin_contract.signature import Keys
@@ -586,6 +591,124 @@ def test_unusable_database(secret: str, tmp_path: Path) -> None:
     for path in (foreign, tmp_path / "missing" / "inbox.sqlite3"):
         with pytest.raises(ConfigError, match="the dedupe database"):
             Inbox([secret], dedupe=path)
+
+
+async def test_named_by_the_environment(secret: str, tmp_path: Path) -> None:
+    """PALIADIN_STORE names the store where the app does not."""
+    named, own = tmp_path / "named.sqlite3", tmp_path / "own.sqlite3"
+    environ = {"PALIADIN_STORE": str(named)}
+    Inbox([secret], store=own, environ=environ)
+    Inbox([secret], dedupe=own, environ=environ)
+    assert (named.exists(), own.exists()) == (False, True)
+    Inbox([secret], environ=environ)
+    assert named.exists()
+
+
+def test_two_stores(secret: str, tmp_path: Path) -> None:
+    """The two names of one argument are not given at once."""
+    with pytest.raises(ConfigError, match="give one of them"):
+        Inbox([secret], store=tmp_path / "one", dedupe=tmp_path / "two")
+    assert list(tmp_path.iterdir()) == []
+
+
+class WithConnection(MemoryStore):
+    """A store that has a connection, and what happened to it."""
+
+    has_connection = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = 0
+
+    @asynccontextmanager
+    async def receive(self, push: Push) -> AsyncIterator[Receipt]:
+        async with super().receive(push) as receipt:
+            yield Receipt(receipt.verdict, "connection")
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def with_connection(monkeypatch: pytest.MonkeyPatch) -> WithConnection:
+    store = WithConnection()
+    monkeypatch.setattr(module, "open_store", lambda _: store)
+    return store
+
+
+async def test_connection(with_connection: WithConnection, secret: str) -> None:
+    """A store's transaction reaches an `on_turn` that takes two arguments, and no other."""
+    calls: list[tuple[object, ...]] = []
+
+    async def both(turn: TurnCallback, connection: object) -> None:
+        calls.append((turn.data.turn_id, connection))
+
+    async def optional(turn: TurnCallback, connection: object = None) -> None:
+        calls.append((turn.data.turn_id, connection))
+
+    async def alone(turn: TurnCallback) -> None:
+        calls.append((turn.data.turn_id,))
+
+    functions: list[Any] = [both, optional, alone]
+    for number, on_turn in enumerate(functions):
+        async with serving(Inbox([secret], on_turn=on_turn)) as url:
+            sender = Sidecar(url, secret)
+            async with sender.http:
+                assert await sender.push(f"turn-{number}") == 204
+    assert calls == [("turn-0", "connection"), ("turn-1", "connection"), ("turn-2",)]
+
+    async def three(turn: TurnCallback, connection: object, more: object) -> None:
+        del turn, connection, more
+
+    with pytest.raises(ConfigError, match=r"one turn: .*, nor with a turn and a connection"):
+        Inbox([secret], on_turn=three)  # type: ignore[arg-type]  # as an app without types has it
+
+
+async def test_lets_go(with_connection: WithConnection, inbox: Inbox) -> None:
+    """At the end of its lifespan, or when it is told to, it lets go of its store."""
+    await test_lifespan(inbox)
+    await inbox.aclose()
+    assert with_connection.closed == 2
+
+
+async def test_pruned(
+    inbox: Inbox,
+    sidecar: Sidecar,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Now and then the store is pruned; where that fails the push is acknowledged all the same."""
+    pruned: list[str] = []
+
+    async def prune() -> None:
+        pruned.append("now")
+        raise StoreFailed("the store example is away")
+
+    monkeypatch.setattr(inbox.store, "prune", prune)
+    assert await sidecar.push(TURN) == 204
+    assert pruned == []
+    monkeypatch.setattr(inbox._pruner, "_due", 0)
+    assert [await sidecar.push(TURN) for _ in range(3)] == [204] * 3
+    await until(lambda: bool(pruned))
+    assert (pruned, len(caplog.records)) == (["now"], 1)
+
+
+async def test_hosts(secret: str, stored: list[TurnCallback], inbox: Inbox) -> None:
+    """What another host has signed is refused, and nobody who waits gets it."""
+    inbox._secrets = HostSecrets([f"mriver={SECRET}", secret])
+    async with serving(inbox) as url:
+        ours, theirs = Sidecar(url, SECRET), Sidecar(url, secret)
+        async with ours.http, theirs.http:
+            with inbox.expect(TURN) as waiter:
+                assert await theirs.push(TURN) == 401
+                assert (waiter.push, stored, inbox._early_pushes) == (None, [], {})
+                assert await ours.push(TURN) == 204
+                assert waiter.push is not None
+            ping = encode(Ping(timestamp=datetime.now(UTC), data=Host("mriver")))
+            assert await theirs.send("ping_1", ping) == 401
+            assert await ours.send("ping_1", ping) == 204
+            assert await theirs.send("later_1", b'{"type": "turn.started", "data": 7}') == 204
+    assert ids(stored) == [(TURN, 1)]
 
 
 @given(body=st.binary(), headers=st.dictionaries(st.binary(max_size=20), st.binary(max_size=80)))
