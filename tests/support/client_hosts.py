@@ -337,10 +337,10 @@ async def legacy_host() -> AsyncIterator[LegacyHost]:
 class Sidecar:
     """Pushes as the sidecar does, to an inbox that is served at `url`."""
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, http: httpx2.AsyncClient | None = None) -> None:
         self.url = url
         self._keys = Keys([secret])
-        self.http = httpx2.AsyncClient(trust_env=False, timeout=30)
+        self.http = http or httpx2.AsyncClient(trust_env=False, timeout=30)
 
     async def push(
         self,
