@@ -146,7 +146,7 @@ def measure(base: Path, state: Path, days: int, turns: int) -> None:
     known = _key(days - 1, turns // 2).turn_id
     for command in (
         ["--version"], ["status"], ["turns"], ["turns", "--state", "dead"],
-        ["show", known], ["check"],
+        ["show", known], ["check"], ["export"], ["export", "--turns"],
     ):  # fmt: skip
         ms = _best(lambda command=command: _run(command, environ))
         print(f"{' '.join(command[:3] if command[0] != 'show' else ['show'])}: {ms:.0f} ms")

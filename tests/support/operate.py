@@ -1,20 +1,22 @@
-"""The commands of docs/operate.md, as they stand there."""
+"""The commands of the documents, as they stand there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-TEXT = (Path(__file__).parents[2] / "docs/operate.md").read_text()
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
-def block(name: str) -> str:
+def block(name: str, document: str = "operate.md") -> str:
     """The code under the marker of this name."""
-    (found,) = re.findall(rf"<!-- {re.escape(name)} -->\n```[a-z]+\n(.*?)```", TEXT, re.DOTALL)
+    text = (_DOCS / document).read_text()
+    (found,) = re.findall(rf"<!-- {re.escape(name)} -->\n```[a-z]+\n(.*?)```", text, re.DOTALL)
     assert isinstance(found, str)
     return found
 
 
-def blocks() -> dict[str, str]:
+def blocks(document: str = "operate.md") -> dict[str, str]:
     """Each marker's shell code."""
-    return dict(re.findall(r"<!-- ([^>]+) -->\n```sh\n(.*?)```", TEXT, re.DOTALL))
+    text = (_DOCS / document).read_text()
+    return dict(re.findall(r"<!-- ([^>]+) -->\n```sh\n(.*?)```", text, re.DOTALL))

@@ -80,10 +80,11 @@ class Box:
         *,
         status: int | None = 503,
         error: str | None = None,
+        detail: str | None = None,
         **kwargs: Any,  # noqa: ANN401 - handed on
     ) -> None:
         """Record one more attempt, after which it is tried again."""
-        outcome = Outcome(status=status, error=error, ms=12.34)
+        outcome = Outcome(status=status, error=error, detail=detail, ms=12.34)
         self(transitions.record_retry, counted(due, self.now), outcome, delay_s, **kwargs)
 
     def acknowledge(self, due: Delivery, status: int = 204) -> None:
@@ -129,9 +130,8 @@ def answer(
     )
 
 
-def failure(reason: Reason, key: TurnKey = KEY) -> Arrival:
-    at = datetime.fromtimestamp(NOW - 1, UTC)
-    return Arrival(key, "1:0:0", at, 7, reason=reason)
+def failure(reason: Reason, key: TurnKey = KEY, *, at: float = NOW - 1, why: str = "") -> Arrival:
+    return Arrival(key, "1:0:0", datetime.fromtimestamp(at, UTC), 7, reason=reason, why=why)
 
 
 def webhook_id(revision: int, mark: str, turn_id: str = "t") -> str:

@@ -14,30 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from paliadin_sidecar.audit.catalogue import level_of
 from paliadin_sidecar.host import streams
 
 if TYPE_CHECKING:
     from structlog.dev import ConsoleRenderer
 
-__all__ = ["LEVELS", "Audit", "unconfirmable"]
+__all__ = ["Audit", "unconfirmable"]
 
-#: What an operator should look at; everything else is `info`.
-LEVELS = {
-    "root.missing": "warning",
-    "root.untrusted": "warning",
-    "root.unreadable": "warning",
-    "root.flooded": "warning",
-    "watch.failed": "warning",
-    "turn.failed": "warning",
-    "turn.stalled": "warning",
-    "delivery.refused": "warning",
-    "delivery.dead": "error",
-    "receiver.paused": "warning",
-    "outbox.blocked": "error",
-    "metrics.failed": "warning",
-    "service.crashed": "error",
-    "service.unknown_variable": "warning",
-}
 #: Among a turn's few contents, no two have the same of so many.
 _CONTENT_DIGITS = 16
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -75,7 +59,7 @@ class Audit:
             at: epoch seconds.
             fields: what it says.
         """
-        level = LEVELS.get(name, "info")
+        level = level_of(name)
         if level not in self._shown:
             return ""
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

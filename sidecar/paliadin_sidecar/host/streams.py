@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["as_utf8", "has_failed", "prepare", "wants_colors"]
+__all__ = ["as_utf8", "has_failed", "let_go", "prepare", "wants_colors"]
 
 
 def prepare() -> None:
@@ -49,15 +49,24 @@ def as_utf8(stream: TextIO) -> None:
 def has_failed(stream: TextIO) -> bool:
     """Whether what was printed could not be written; it is let go then.
 
-    Kept, the interpreter would try it once more at its end, and fail in a traceback.
+    A stream that failed while only a part of a text was written may not fail again: who writes much
+    sees that by the error itself.
     """
     try:
         stream.flush()
     except OSError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        let_go(stream)
         return True
     return False
+
+
+def let_go(stream: TextIO) -> None:
+    """Let what could not be written go.
+
+    Kept, the interpreter would try it once more at its end, and fail in a traceback.
+    """
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def wants_colors(stream: TextIO, environ: Mapping[str, str]) -> bool:

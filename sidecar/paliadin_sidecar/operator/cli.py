@@ -19,6 +19,7 @@ __all__ = ["main"]
 #: Each command, and its module in `commands`.
 _COMMANDS = {
     "check": "check",
+    "export": "export",
     "log": "turns",
     "replay": "turns",
     "run": "run",

@@ -20,6 +20,7 @@ import click
 from paliadin_contract.ids import is_turn_id, turn_id_of
 from paliadin_sidecar.environment import find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, SidecarError, Unwritable
+from paliadin_sidecar.host import streams
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.instance import Hosting, is_unit, unit_name
 from paliadin_sidecar.operator.terminal import printable
@@ -29,7 +30,7 @@ from paliadin_sidecar.outbox.records import State
 
 __all__ = [
     "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn", "find_turns",
-    "json_option", "listed", "opened_outbox", "since", "strays",
+    "json_option", "listed", "opened_outbox", "print_text", "since", "strays",
 ]  # fmt: skip
 
 #: The states of a delivery, as they are listed.
@@ -49,8 +50,12 @@ env_file_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 
 
-def since(text: str) -> float:
+def since(text: str, option: str = "--since") -> float:
     """The time, in epoch seconds, that an age such as `7d` or a date means; 0 for `0`.
+
+    Args:
+        text: what was typed.
+        option: behind which option.
 
     Raises:
         click.BadParameter: it is neither.
@@ -66,16 +71,29 @@ def since(text: str) -> float:
     except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is no age such as 30m, 12h or 7d, and no date such as 2026-11-22T08:00",
-            param_hint="--since",
+            param_hint=option,
         ) from None
 
 
+def print_text(text: str) -> None:
+    """Print a part of what may be long; where it cannot be written, that ends the command."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        streams.let_go(sys.stdout)
+        sys.exit(f"paliadin-sidecar: the output cannot be written: {exc.strerror}")
+
+
 @contextmanager
-def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
+def opened_outbox(
+    env_file: Path | None, *, read_only: bool = False
+) -> Iterator[tuple[Path, Outbox]]:
     """The state directory, and its outbox open; what goes wrong ends the command.
 
     Args:
         env_file: what the operator named by `--env-file`.
+        read_only: the command only looks.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` is no error
     with errors_end_the_command(env_file):
@@ -84,7 +102,7 @@ def opened_outbox(env_file: Path | None) -> Iterator[tuple[Path, Outbox]]:
         try:
             with path.open("rb"):
                 pass
-            outbox = Outbox(path)
+            outbox = Outbox(path, read_only=read_only)
         except (FileNotFoundError, NotADirectoryError):
             click.echo(
                 f"There is no outbox in {state_dir}: the daemon makes one when it starts. Is "

@@ -183,9 +183,19 @@ def _add_revision(outbox: Outbox, arrival: Arrival, turn: Turn) -> Delivery:
         name, fields["pushed"] = "turn.accepted" if revision == 1 else "turn.revised", True
     if superseded:
         fields["superseded"] = superseded
-    fields["settle_ms"] = max(0, now - to_ms(arrival.completed_at.timestamp()))
+    completed_at = to_ms(arrival.completed_at.timestamp())
+    if (asked_at := _asked_at(turn)) is not None and asked_at <= completed_at:
+        fields["agent_ms"] = completed_at - asked_at
+    fields["settle_ms"] = max(0, now - completed_at)
     record_event(outbox, name, row, fields)
     return delivery
+
+
+def _asked_at(turn: Turn) -> int | None:
+    # When its token was found, which comes with the question, if that was before its file. One that
+    # a scan finds together with its answer is found later than the answer was complete.
+    is_first_met_by_token = turn["user_id"] is not None and turn["seen_content_key"] is None
+    return turn["seen_at"] if is_first_met_by_token else None
 
 
 def _advance(outbox: Outbox, arrival: Arrival, turn: Turn) -> tuple[int, list[str]]:

@@ -63,6 +63,7 @@ class Outbox:
             follow. None: that is not looked for.
         create: make the database where there is none, and migrate one of an earlier version;
             without it a missing file is `FileNotFoundError`.
+        read_only: for who only looks: nothing can be written by it.
         successor: one that is made now follows one that was lost: nothing becomes history.
         max_bytes: what it may take; see `accept`. None: as much as there is.
 
@@ -80,6 +81,7 @@ class Outbox:
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] | None = None,
         create: bool = False,
+        read_only: bool = False,
         successor: bool = False,
         max_bytes: int | None = None,
     ) -> None:
@@ -96,7 +98,7 @@ class Outbox:
         self.retries_from = NOT_KNOWN  #: no delivery that was tried before is due earlier
         if not create and not path.exists():
             raise FileNotFoundError(path)
-        mode = "rwc" if create else "rw"
+        mode = "rwc" if create else "ro" if read_only else "rw"
         try:
             self.connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={mode}",

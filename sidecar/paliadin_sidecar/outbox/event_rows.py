@@ -9,11 +9,12 @@ from typing import Any, cast
 import msgspec
 
 from paliadin_sidecar.outbox.database import Outbox, sql
-from paliadin_sidecar.outbox.records import Event, to_seconds
+from paliadin_sidecar.outbox.records import Event, to_ms, to_seconds
 
 __all__ = [
-    "delivery_subject", "end_to_end_s", "event_of", "events", "newest_event", "printed",
-    "record_event", "record_service_event", "set_printed", "turn_subject", "user8",
+    "delivery_subject", "end_to_end_s", "event_of", "event_page", "events", "newest_event",
+    "newest_id", "printed", "record_event", "record_service_event", "set_printed", "turn_subject",
+    "user8",
 ]  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
@@ -56,6 +57,17 @@ def events(outbox: Outbox, after: int, limit: int = 500) -> list[Event]:
 def newest_event(outbox: Outbox) -> int:
     """The id of the newest event, 0 where there is none."""
     return cast("int", outbox.value(sql.last_event) or 0)
+
+
+def newest_id(outbox: Outbox) -> int:
+    """The id that was given last, also where that event was pruned since; 0 where none was."""
+    return cast("int", outbox.value(sql.last_event_id))
+
+
+def event_page(outbox: Outbox, after: int, up_to: int, since: float, until: float) -> list[Event]:
+    """The events with ids after one, up to another, recorded since a time and before another."""
+    wanted = {"after": after, "up_to": up_to, "since": to_ms(since), "until": to_ms(until)}
+    return [event_of(row) for row in outbox.execute(sql.event_page, wanted)]
 
 
 def end_to_end_s(outbox: Outbox, event: int) -> float | None:

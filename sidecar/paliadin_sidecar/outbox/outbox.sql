@@ -348,6 +348,10 @@ SELECT id, at, name, fields FROM event WHERE id > :after ORDER BY id LIMIT :limi
 -- name: events_of_turn
 SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
 
+-- The id that was given last, also where that event was pruned since.
+-- name: last_event_id
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0);
+
 -- The newest event.
 -- name: last_event
 SELECT max(id) FROM event;
@@ -444,6 +448,43 @@ SELECT turn_id AS id, id AS turn FROM turn WHERE turn_id >= :first AND turn_id <
 UNION SELECT submitted_turn_id, id FROM turn
 WHERE submitted_turn_id >= :first AND submitted_turn_id < :end
 ORDER BY 1 LIMIT :limit;
+
+-- The greatest id of a turn.
+-- name: last_turn
+SELECT coalesce(max(id), 0) FROM turn;
+
+-- Events after one id, up to another, that were recorded within a time. Bounded by ids and not by a
+-- number of rows: what is outside of the time must not make one statement read all that is kept.
+-- name: event_page
+SELECT id, at, name, fields FROM event
+WHERE id > :after AND id <= :up_to AND at >= :since AND at < :until ORDER BY id;
+
+-- All that is known of turns and of each of their deliveries: the turns after one id, up to another,
+-- that were met, and the deliveries that were accepted, within a time.
+-- name: turn_page
+SELECT t.turn_id, t.submitted_turn_id, t.backend, t.persona, substr(t.user_id, 1, 8) AS user,
+       d.revision, d.state, d.reason, d.bytes, d.sha256, d.webhook_id,
+       t.seen_at AS first_seen_at, d.accepted_at, d.first_attempt_at, d.settled_at,
+       CASE WHEN d.state = 'pending' THEN d.next_attempt_at END AS next_attempt_at,
+       d.body_purged_at, t.gone_at, d.attempts,
+       json_extract(l.fields, '$.status') AS last_status,
+       json_extract(l.fields, '$.error') AS last_error,
+       json_extract(l.fields, '$.detail') AS last_detail,
+       (SELECT count(*) FROM event r WHERE r.turn = t.id AND r.name = 'delivery.replayed'
+            AND json_extract(r.fields, '$.webhook_id') = d.webhook_id) AS replays,
+       json_extract(a.fields, '$.agent_ms') AS agent_ms,
+       json_extract(a.fields, '$.settle_ms') AS settle_ms
+FROM turn t LEFT JOIN delivery d ON d.turn = t.id
+LEFT JOIN event l ON l.id = (
+    SELECT max(e.id) FROM event e WHERE e.turn = t.id AND e.name = 'delivery.attempted'
+      AND json_extract(e.fields, '$.webhook_id') = d.webhook_id)
+LEFT JOIN event a ON a.id = (
+    SELECT min(e.id) FROM event e
+    WHERE e.turn = t.id AND e.name IN ('turn.accepted', 'turn.revised', 'turn.failed')
+      AND json_extract(e.fields, '$.webhook_id') = d.webhook_id)
+WHERE t.id > :after AND t.id <= :up_to
+  AND coalesce(d.accepted_at, t.seen_at) >= :since AND coalesce(d.accepted_at, t.seen_at) < :until
+ORDER BY t.id, d.id;
 
 -- ---- Pruning ------------------------------------------------------------------------------
 

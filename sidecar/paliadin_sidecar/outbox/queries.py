@@ -12,8 +12,8 @@ from paliadin_sidecar.outbox.event_rows import event_of, user8
 from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
 
 __all__ = [
-    "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids",
-    "oldest_pending_s", "service", "set_roots", "timelines",
+    "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids", "last_turn",
+    "oldest_pending_s", "service", "set_roots", "timelines", "turn_page",
 ]  # fmt: skip
 
 
@@ -72,6 +72,30 @@ def count_deliveries(outbox: Outbox, state: str | None, since: float) -> int:
     return cast("int", outbox.value(sql.count_deliveries, wanted))
 
 
+def last_turn(outbox: Outbox) -> int:
+    """The greatest row id of a turn, 0 where there is none."""
+    return cast("int", outbox.value(sql.last_turn))
+
+
+def turn_page(
+    outbox: Outbox, after: int, up_to: int, since: float, until: float
+) -> list[dict[str, Any]]:
+    """What is known of the turns with row ids after one, up to another: a row for each delivery.
+
+    A turn without a delivery has one row, in which the delivery's columns are None.
+
+    Args:
+        outbox: where they are.
+        after: the row id before the first.
+        up_to: the last one.
+        since: accepted since then, in epoch seconds; a turn without a delivery counts by when it
+            was first met.
+        until: and before then.
+    """
+    wanted = {"after": after, "up_to": up_to, "since": to_ms(since), "until": to_ms(until)}
+    return [_with_seconds(dict(row)) for row in outbox.execute(sql.turn_page, wanted)]
+
+
 def find_ids(outbox: Outbox, beginning: str, limit: int) -> list[str]:
     """The ids of turns that begin so, one for each turn; one that is all of an id is that."""
     if outbox.one(sql.turns_named, {"id": beginning}):
@@ -103,9 +127,14 @@ def _timeline(outbox: Outbox, turn: sqlite3.Row) -> dict[str, Any]:
 
 
 def _delivery(row: sqlite3.Row) -> dict[str, Any]:
-    found = dict(row)
-    for name in ("accepted_at", "next_attempt_at", "settled_at"):
-        found[name] = to_seconds(found[name])
+    found = _with_seconds(dict(row))
     if found["state"] != State.PENDING:
         found["next_attempt_at"] = None
     return found
+
+
+def _with_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    for name, value in row.items():
+        if name.endswith("_at"):
+            row[name] = to_seconds(value)
+    return row
