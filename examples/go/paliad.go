@@ -7,6 +7,9 @@
 // With -revisions the first one has two columns more, answer_file text and answer_revision bigint,
 // and an agent that changes its answer changes what is stored.
 //
+// Several processes may run behind one address, on one database: a page that is open at one of them
+// gets what the callback brought to another.
+//
 // On Debian, with the package golang-github-lib-pq-dev:
 //
 //	GO111MODULE=off GOPATH=/usr/share/gocode go build -o paliad callback.go paliad.go
@@ -31,7 +34,7 @@ import (
 	"time"
 	"unicode"
 
-	_ "github.com/lib/pq"
+	"github.com/lib/pq"
 )
 
 const (
@@ -48,9 +51,24 @@ WHERE id = $2 AND (response IS NULL OR answer_file = $3 AND answer_revision <= $
 	fail = `UPDATE paliad.paliadin_turns SET error_code = $1 WHERE id = $2 AND response IS NULL`
 	// Changes nothing, and fails wherever an update would: on a standby, without the right to it.
 	tryUpdate = `UPDATE paliad.paliadin_turns SET response = response WHERE false`
+	// After the commit, never inside the transaction: there, all commits of the server that notify
+	// wait for each other.
+	notify = `SELECT pg_notify('paliadin_turns', $1)`
+	// Of the turns that pages wait for, those that need no longer be waited for.
+	ended = `SELECT id FROM paliad.paliadin_turns
+WHERE id = ANY($1) AND (response IS NOT NULL OR error_code IS NOT NULL)`
 
 	// The sender waits 10 s. What it has given up must have ended before it tries again.
 	patience = 5 * time.Second
+	// How often this process looks into the database for all its open pages, whatever it heard.
+	lookEvery = 2 * time.Second
+	// How often this process notifies itself, so that its listening connection hears something.
+	proveEvery = 10 * time.Second
+	// A connection on which nothing came for so long is dead, even if nobody closed it: a statement
+	// ends before that, and a listening connection hears the proof.
+	silence = proveEvery + patience
+	// What one process may have open, besides the connection that listens.
+	connections = 10
 	// How long a page waits for its answer.
 	deadline = 5 * time.Minute
 )
@@ -75,10 +93,15 @@ func main() {
 	if flag.NArg() != 1 {
 		log.Fatal("usage: paliad [-revisions] HOST:PORT (port 0 takes a free one)")
 	}
-	db, err := sql.Open("postgres", "") // connects when it is first used
+	connector, err := pq.NewConnector("")
 	if err != nil {
 		log.Fatal(err)
 	}
+	connector.Dialer(dialer{})
+	db := sql.OpenDB(connector) // connects when it is first used
+	// A thousand pages that are told at once must not need a thousand connections.
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
 	app := &app{db: db, revisions: *revisions, waiting: map[string]map[chan struct{}]bool{}}
 	callbacks, err := newCallbacks(os.Getenv("PALIADIN_CALLBACK_SECRET"), app)
 	if err != nil {
@@ -95,6 +118,7 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Printf("listening on %s\n", listener.Addr())
+	app.meetOthers()
 	server := &http.Server{
 		Handler:     routes,
 		ReadTimeout: 30 * time.Second,
@@ -112,7 +136,7 @@ type app struct {
 }
 
 // put stores an answer where there is none yet, or a newer one of the same file, and tells the open
-// pages. A failure is stored where there is no answer.
+// pages of all processes. A failure is stored where there is no answer.
 func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -144,6 +168,7 @@ func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 		return "outranked", nil // it has an answer: this one, or one that counts more
 	}
 	a.tell(id)
+	go a.notify(id) // it is stored, whatever becomes of this
 	return "stored", nil
 }
 
@@ -250,7 +275,121 @@ func closes(text string, at []int, openedIn string, opened []int) bool {
 	return strings.HasPrefix(marks, openedIn[opened[2]:opened[3]]) && strings.TrimSpace(info) == ""
 }
 
-// tell hands the news to the open pages. With several processes, this would be a NOTIFY.
+// meetOthers tells the open pages, from now on, what other processes store. A notification is only
+// a hint, and may be lost: with its connection, with the process that should have sent it, in a
+// pooler. The row is the truth, so it is also looked for after each new connection and every 2 s.
+func (a *app) meetOthers() {
+	listener := pq.NewDialListener(dialer{}, "application_name=paliad-listener",
+		time.Second, proveEvery, func(event pq.ListenerEventType, err error) {
+			if err != nil {
+				log.Printf("notifications: lost: %v", err)
+			} else {
+				log.Print("notifications: connected")
+			}
+		})
+	go func() { // it waits until there is a connection
+		for listener.Listen("paliadin_turns") != nil {
+			time.Sleep(proveEvery) // such as a standby's refusal, which ends when it is promoted
+		}
+	}()
+	missed := make(chan struct{}, 1)
+	go func() {
+		for heard := range listener.Notify {
+			if heard != nil {
+				a.tell(heard.Extra)
+				continue
+			}
+			select { // the connection is a new one
+			case missed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	go func() {
+		for ticks := time.Tick(lookEvery); ; {
+			select {
+			case <-missed:
+			case <-ticks:
+			}
+			a.look()
+		}
+	}()
+	go func() {
+		for range time.Tick(proveEvery) {
+			// Of no turn. A listening connection that lost its LISTEN or its server hears nothing for
+			// `silence`, and is made anew.
+			a.notify("")
+		}
+	}()
+}
+
+// look asks the database, in one statement, about all turns that pages wait for.
+func (a *app) look() {
+	a.mu.Lock()
+	ids := make([]string, 0, len(a.waiting))
+	for id := range a.waiting {
+		ids = append(ids, id)
+	}
+	a.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	rows, err := a.db.QueryContext(ctx, ended, pq.Array(ids))
+	if err != nil {
+		return // what is not found now is looked for again
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if rows.Scan(&id) == nil {
+			a.tell(id)
+		}
+	}
+}
+
+// notify tells all processes, this one too, that there is something about a turn. That it fails is no
+// error: what it should have told is found by their looks.
+func (a *app) notify(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a.db.ExecContext(ctx, notify, id)
+}
+
+// dialer makes connections on which nothing is awaited for longer than `silence`. What stands between
+// (a proxy, a firewall) may forget a connection without closing it. Asking the server to cancel would
+// only wait in turn.
+type dialer struct{}
+
+func (dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return boundedConn{conn}, nil
+}
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+type boundedConn struct{ net.Conn }
+
+func (c boundedConn) Read(into []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(silence)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(into)
+}
+
+// tell hands the news to the open pages of this process.
 func (a *app) tell(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -7,17 +7,15 @@ import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import pytest
 from support.callbacks import MARKER, SECRET, callback, sign
-from support.example_receivers import GO, ROUTE, ExampleReceiver, build_go, listening
-from support.needs import lacks
-from support.postgresql import PostgreSQL, postgresql
+from support.example_receivers import GO, ROUTE
+from support.paliad import GO_ENVIRON, TABLE, Paliad, opened, running
 from support.ranks import RANKS, RankCase
 from support.sidecar import TRAILER, Sidecar, new_secret
 from support.tokens import unsigned_token
@@ -28,106 +26,12 @@ from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
 
-#: As Debian installs libraries, and no module is downloaded.
-GO_ENVIRON = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+    from support.postgresql import PostgreSQL
+
 PAGE = (Path(__file__).parents[2] / "docs" / "paliad.md").read_text(encoding="utf-8")
-TABLE = "paliad.paliadin_turns"
 #: How long the sender waits for the head of an answer.
 SENDER_S = 10.0
-
-
-@dataclass(frozen=True)
-class Paliad:
-    """The app, its database, and a person who is logged in."""
-
-    database: PostgreSQL
-    receiver: ExampleReceiver
-    user: str = field(default_factory=lambda: str(uuid4()))
-    session: str = field(default_factory=new_secret)
-
-    def ask(self, answer: str | None = None, user: str | None = None, file: str = "") -> str:
-        """A turn of paliad's, which may have its answer from the backend already; its id."""
-        turn = str(uuid4())
-        values = ":'turn', :'user', " + ("NULL" if answer is None else ":'answer'")
-        insert = f"INSERT INTO paliad.paliadin_turns (id, user_id, response) VALUES ({values})"
-        self.database.sql(insert, turn=turn, user=user or self.user, answer=answer or "")
-        if file:
-            note = (
-                f"UPDATE {TABLE} SET answer_file = :'file', answer_revision = 1 WHERE id = :'turn'"
-            )
-            self.database.sql(note, turn=turn, file=file.format(turn))
-        return turn
-
-    def gave_up(self, turn: str) -> None:
-        """Its deadline passed, and paliad told so."""
-        update = f"UPDATE {TABLE} SET error_code = 'timeout' WHERE id = :'turn'"
-        self.database.sql(update, turn=turn)
-
-    def push(
-        self,
-        turn: str,
-        revision: int = 1,
-        response: str | None = MARKER,
-        submitted: str | None = None,
-    ) -> int:
-        """Send a callback that is as the sender's, and return the status."""
-        sent = callback(turn, revision, response, submitted_turn_id=submitted)
-        return self.receiver.post(*sent)
-
-    def answer(self, turn: str) -> str | None:
-        """What is stored for a turn, with `None` where that is nothing."""
-        return self._value(turn, "response")
-
-    def error_code(self, turn: str) -> str | None:
-        """What the row says of a failure, or of a late answer."""
-        return self._value(turn, "error_code")
-
-    def _value(self, turn: str, column: str) -> str | None:
-        select = f"SELECT coalesce('=' || {column}, '') FROM {TABLE} WHERE id = :'turn'"
-        found = self.database.sql(select, turn=turn).removesuffix("\n")
-        return found[1:] if found else None
-
-    def page(self, turn: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-        """What the person's browser gets for a turn: it waits for the answer."""
-        path = f"/turns/{turn}"
-        with closing(self.receiver.connect()) as connection:
-            connection.request(
-                method, path, headers={"Cookie": f'session="{self.session}"'} | headers
-            )
-            with connection.getresponse() as response:
-                return response.status, response.read().decode()
-
-
-@pytest.fixture(scope="module")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if not Path(GO_ENVIRON["GOPATH"], "src/github.com/lib/pq").exists():
-        lacks("lib/pq not installed", "apt install golang-go golang-github-lib-pq-dev")
-    return build_go("paliad", tmp_path_factory.mktemp("paliad"), **GO_ENVIRON)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[PostgreSQL]:
-    with postgresql() as database:
-        database.sql("""
-            CREATE SCHEMA paliad;
-            CREATE TABLE paliad.paliadin_turns (
-                id uuid PRIMARY KEY, user_id uuid NOT NULL, response text, error_code text
-            );
-            CREATE TABLE sessions (token text PRIMARY KEY, user_id uuid);
-        """)
-        yield database
-
-
-@contextmanager
-def app(database: PostgreSQL, command: list[str], output: Path) -> Iterator[Paliad]:
-    environ = database.environ | {"PALIADIN_CALLBACK_SECRET": SECRET}
-    with listening([*command, "127.0.0.1:0"], environ, output) as receiver:
-        paliad = Paliad(database, receiver)
-        insert = "INSERT INTO sessions VALUES (:'token', :'user')"
-        database.sql(insert, token=paliad.session, user=paliad.user)
-        yield paliad
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +39,7 @@ def as_today(
     binary: str, database: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Paliad]:
     """The app whose table has no column for revisions."""
-    with app(database, [binary], tmp_path_factory.mktemp("paliad") / "log") as paliad:
+    with running(database, [binary], tmp_path_factory.mktemp("paliad") / "log") as paliad:
         yield paliad
 
 
@@ -146,7 +50,7 @@ def paliad(
     (columns,) = re.findall("```sql\n(ALTER TABLE .*?;)\n```", PAGE, re.DOTALL)
     database.sql(columns.replace("ADD COLUMN", "ADD COLUMN IF NOT EXISTS"))
     output = tmp_path_factory.mktemp("paliad") / "log"
-    with app(database, [binary, "-revisions"], output) as paliad:
+    with running(database, [binary, "-revisions"], output) as paliad:
         yield paliad
 
 
@@ -154,7 +58,7 @@ def test_the_page_has_the_statements() -> None:
     """The statements of docs/paliad.md are those of the program."""
     statements = re.findall("```sql\n(.*?);\n```", PAGE, re.DOTALL)
     program = (GO / "paliad.go").read_text(encoding="utf-8")
-    assert len(statements) == 5
+    assert len(statements) == 7
     assert [s for s in statements if f"`{s}`" not in program] == [
         s for s in statements if s.startswith("ALTER")
     ]
@@ -329,18 +233,6 @@ def test_who_waits_is_told(paliad: Paliad) -> None:
     assert paliad.answer(failed) is None
 
 
-def opened(paliad: Paliad, pool: ThreadPoolExecutor, turn: str) -> Future[tuple[int, str]]:
-    """A page that has looked for its answer in vain, and waits."""
-    since = paliad.database.sql("SELECT clock_timestamp()").strip()
-    page = pool.submit(paliad.page, turn)
-    looked = """
-        SELECT 1 FROM pg_stat_activity
-        WHERE query LIKE 'SELECT response, %' AND state = 'idle' AND query_start > :'since'
-    """
-    until("the page to wait", lambda: paliad.database.sql(looked, since=since))
-    return page
-
-
 @pytest.mark.slow
 def test_database_down(paliad: Paliad) -> None:
     """Without its database it answers 503, and what is sent again then is stored."""
@@ -423,13 +315,22 @@ def test_with_the_sidecar(paliad: Paliad, tmp_path: Path) -> None:
 def test_prints(paliad: Paliad) -> None:
     """It prints what became of each callback, and never a word of an answer."""
     turn = paliad.ask()
-    before = len(paliad.receiver.lines(0))
+    before = len(printed(paliad, 0))
     for revision, response in [(1, MARKER), (1, MARKER), (2, None)]:
         paliad.push(turn, revision, response)
     paliad.push(str(uuid4()))
     paliad.push(paliad.ask(), 1, None)
-    printed = paliad.receiver.lines(before + 5)[before:]
-    assert [line.split()[-1] for line in printed] == [
+    assert [line.split()[-1] for line in printed(paliad, before + 5)[before:]] == [
         *("stored", "stored", "outranked", "unknown", "stored")
     ]
     assert "MARKER" not in paliad.receiver.output.read_text()
+
+
+def printed(paliad: Paliad, count: int) -> list[str]:
+    """What it says of callbacks, once there are `count` lines; it also says how it is connected."""
+
+    def lines() -> list[str] | None:
+        said = [each for each in paliad.receiver.lines(0) if not each.startswith("notifications: ")]
+        return said if len(said) >= count else None
+
+    return until(f"{count} callbacks", lines) or []
