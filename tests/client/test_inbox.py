@@ -585,11 +585,11 @@ async def test_database_gone(secret: str, app: App, tmp_path: Path) -> None:
 
 
 def test_unusable_database(secret: str, tmp_path: Path) -> None:
-    """A dedupe database that cannot be one is refused where the inbox is made."""
+    """A database that cannot be one is refused where the inbox is made."""
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"no database at all, " * 100)
     for path in (foreign, tmp_path / "missing" / "inbox.sqlite3"):
-        with pytest.raises(ConfigError, match="the dedupe database"):
+        with pytest.raises(ConfigError, match="the inbox's database"):
             Inbox([secret], dedupe=path)
 
 

@@ -21,6 +21,7 @@ from paliadin_contract.callback import TurnCompleted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -29,15 +30,19 @@ OTHER = "7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12"
 ANNA, BEN = "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12"
 
 
-@pytest.fixture(params=["memory", "postgresql"])
-async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Store]]:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+async def stores(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Store, Store]]:
     """One store as two processes have it; that in memory has only one."""
-    if request.param == "postgresql":
+    if request.param == "memory":
+        memory = MemoryStore()
+        both: tuple[Store, Store] = memory, memory
+    elif request.param == "sqlite":
+        both = open_store(tmp_path / "inbox.sqlite3"), open_store(tmp_path / "inbox.sqlite3")
+    else:
         url = request.getfixturevalue("database_url")
         both = open_store(url), open_store(url)
-    else:
-        memory = MemoryStore()
-        both = memory, memory
     yield both
     for store in both:
         await store.aclose()

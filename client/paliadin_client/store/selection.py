@@ -10,7 +10,6 @@ from paliadin_client.errors import ConfigError
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.postgresql.opening import open_postgresql
 from paliadin_client.store.protocol import Store
-from paliadin_client.store.sqlite import SqliteStore
 
 __all__ = ["open_store", "store_from"]
 
@@ -38,6 +37,9 @@ def open_store(name: str | os.PathLike[str] | None) -> Store:
     if isinstance(name, str) and _NO_PATH.search(name):
         # It is not shown, since it may have a password.
         raise ConfigError(["the store is neither a path nor a URL that begins with postgresql://"])
+    # Who remembers in memory has no use for SQLite, threads and asyncio.
+    from paliadin_client.store.sqlite import SqliteStore  # noqa: PLC0415 - see above
+
     return SqliteStore(name)
 
 

@@ -1,49 +1,255 @@
-"""Remembers pushes in a SQLite database, and everything else in this process."""
+"""Keeps everything in a SQLite database, which the processes of one host may share."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-from paliadin_client.dedupe import DedupeFailed, Sqlite
-from paliadin_client.store.memory import MemoryStore
-from paliadin_client.store.protocol import Push, Receipt, StoreFailed, Verdict
-from paliadin_contract.rank import outranks, rank_of
+from paliadin_client.errors import ConfigError
+from paliadin_client.store.claims import Claims
+from paliadin_client.store.protocol import (
+    KEEP_BODIES_S,
+    KEEP_IDS_S,
+    Found,
+    Push,
+    Receipt,
+    StoreFailed,
+    Verdict,
+    Window,
+)
+from paliadin_client.store.sqlite_changes import Changes
+from paliadin_client.store.sqlite_thread import SqliteThread
+from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
+from paliadin_contract.rank import Rank, outranks, rank_of
 
 __all__ = ["SqliteStore"]
 
+#: The first two tables are those of layout 0, which had no others: what they know stays known.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS webhook_ids (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS webhook_ids_at ON webhook_ids (at);
+CREATE TABLE IF NOT EXISTS ranks (
+    turn TEXT PRIMARY KEY,
+    file TEXT NOT NULL,
+    answered INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ranks_at ON ranks (at);
+CREATE TABLE IF NOT EXISTS bodies (turn TEXT PRIMARY KEY, body BLOB NOT NULL, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS bodies_at ON bodies (at);
+CREATE TABLE IF NOT EXISTS own_ids (
+    id TEXT PRIMARY KEY, turn TEXT NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS own_ids_at ON own_ids (at);
+CREATE TABLE IF NOT EXISTS replies (turn TEXT PRIMARY KEY, reply BLOB NOT NULL, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS replies_at ON replies (at);
+CREATE TABLE IF NOT EXISTS windows (
+    name TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    turn_id TEXT,
+    host TEXT,
+    until REAL NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS windows_at ON windows (at)
+"""
+_LAYOUT = 1
 
-class SqliteStore(MemoryStore):
-    """As `Sqlite`, by the protocol of stores.
+_JUDGE = """
+SELECT EXISTS (SELECT 1 FROM webhook_ids WHERE id = :id), file, answered, revision
+FROM (SELECT 1) LEFT JOIN ranks ON turn = :turn
+"""
+_FIND_PUSHES = """
+WITH wanted (id) AS (SELECT value FROM json_each(?))
+SELECT id, body FROM wanted JOIN bodies ON turn = id
+UNION ALL SELECT id, body FROM wanted JOIN own_ids USING (id) JOIN bodies USING (turn)
+WHERE NOT EXISTS (SELECT 1 FROM bodies AS by_turn WHERE by_turn.turn = id)
+"""
+_FIND_REPLIES = """
+SELECT turn, reply FROM replies WHERE turn IN (SELECT value FROM json_each(?))
+"""
+#: Each table's key, and how long its rows are kept, in seconds.
+_KEPT = (
+    ("webhook_ids", "id", KEEP_IDS_S),
+    ("ranks", "turn", KEEP_IDS_S),
+    ("bodies", "turn", KEEP_BODIES_S),
+    ("own_ids", "id", KEEP_BODIES_S),
+    ("replies", "turn", KEEP_BODIES_S),
+    ("windows", "name", KEEP_IDS_S),
+)
+#: How many rows of one table one step removes.
+_STEP_ROWS = 200
+
+
+class SqliteStore:
+    """Keeps pushes, replies and windows in a database, a file.
+
+    Args:
+        path: of the database; made where there is none, readable by its user alone. Beside it
+            stand `<path>-wal`, `<path>-shm` and `<path>-claims`.
+        now: the clock, in seconds since the epoch.
 
     Raises:
-        ConfigError: as there.
+        ConfigError: it can be neither opened nor made, or the path names no file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__()
-        self._dedupe = Sqlite(path)
+    has_connection = False
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, now: Callable[[], float] = time.time
+    ) -> None:
+        if str(path) in {"", ":memory:"}:
+            raise ConfigError(
+                [f"{str(path)!r} names no file: a path, or None to remember in memory"]
+            )
+        try:
+            # SQLite follows links, and has its other files beside the file itself.
+            self._path = Path(os.path.realpath(Path(path)))
+            self._thread = SqliteThread(self._path, _SCHEMA, _LAYOUT)
+        except StoreFailed as exc:
+            raise ConfigError([exc.args[0]]) from None
+        except (TypeError, ValueError) as exc:
+            raise ConfigError([f"the inbox's database {path!r}: {exc}"]) from None
+        self._claims = Claims(self._path.with_name(f"{self._path.name}-claims"))
+        self._changes = Changes(self._claims, self._thread)
+        self._now = now
 
     @asynccontextmanager
     async def receive(self, push: Push) -> AsyncIterator[Receipt]:
         """As `Store.receive`."""
-        claim, rank = self._dedupe.claim, rank_of(push.callback)
+        claimed = f"turn {push.turn}", f"id {push.webhook_id}"
+        if not self._take(claimed):
+            yield Receipt(Verdict.BUSY)
+            return
         try:
-            with claim(f"turn {push.turn}") as turn_is_ours, claim(f"id {push.webhook_id}") as ours:
-                if not (turn_is_ours and ours):
-                    yield Receipt(Verdict.BUSY)
-                    return
-                known, standing = await self._dedupe.find(push.webhook_id, push.turn)
-                if known:
-                    yield Receipt(Verdict.KNOWN)
-                elif not outranks(rank, standing):
-                    yield Receipt(Verdict.OUTRANKED)
-                else:
-                    yield Receipt(Verdict.NEW)
-                    now = datetime.now(UTC)
-                    await self._dedupe.remember(push.webhook_id, push.turn, rank, now)
-                    self._remember(push, rank)
-        except DedupeFailed as exc:
-            raise StoreFailed(str(exc)) from None
+            rank = rank_of(push.callback)
+            verdict = await self._thread.read(partial(_judge, push, rank))
+            yield Receipt(verdict)
+            if verdict is Verdict.NEW:
+                await self._thread.write(partial(_remember, push, rank, self._now()))
+        finally:
+            self._claims.drop(*claimed)
+        if verdict is Verdict.NEW:
+            self._changes.tell(push.turn)
+
+    async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
+        """As `Store.find`."""
+        return await self._thread.read(partial(_find, json.dumps(list(turn_ids))))
+
+    async def leave_reply(self, turn_id: str, reply: bytes) -> None:
+        """As `Store.leave_reply`."""
+        row = (turn_id, reply, self._now())
+        await self._thread.write(
+            lambda db: db.execute("REPLACE INTO replies VALUES (?, ?, ?)", row).rowcount
+        )
+        self._changes.tell(turn_id)
+
+    def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
+        """As `Store.hints`."""
+        return self._changes.hints(on_hint)
+
+    async def hold(self, window: Window, ttl_s: float) -> Window:
+        """As `Store.hold`."""
+        return await self._thread.write(partial(_hold, window, self._now(), ttl_s))
+
+    async def release(self, window: Window) -> None:
+        """As `Store.release`."""
+        await self._thread.write(partial(_release, window))
+        self._changes.tell(window.turn_id)
+
+    async def move(self, window: Window) -> None:
+        """As `Store.move`."""
+        await self._thread.write(partial(_move, window))
+
+    async def prune(self) -> None:
+        """As `Store.prune`."""
+        await self._thread.write(partial(_prune, self._now()))
+
+    async def aclose(self) -> None:
+        """As `Store.aclose`."""
+        await self._thread.aclose()
+        self._claims.close()
+
+    def _take(self, names: tuple[str, ...]) -> bool:
+        try:
+            return self._claims.take(*names)
+        except OSError as exc:
+            raise self._thread.failure(exc) from None
+
+
+def _judge(push: Push, rank: Rank, db: sqlite3.Connection) -> Verdict:
+    known, *row = db.execute(_JUDGE, {"id": push.webhook_id, "turn": push.turn}).fetchone()
+    if known:
+        return Verdict.KNOWN
+    standing = None if row[0] is None else Rank(row[0], bool(row[1]), row[2])
+    return Verdict.NEW if outranks(rank, standing) else Verdict.OUTRANKED
+
+
+def _remember(push: Push, rank: Rank, now: float, db: sqlite3.Connection) -> None:
+    turn, own_id = push.turn, push.callback.data.turn_id
+    db.execute("INSERT OR IGNORE INTO webhook_ids VALUES (?, ?)", (push.webhook_id, now))
+    db.execute("REPLACE INTO ranks VALUES (?, ?, ?, ?, ?)", (turn, *rank, now))
+    db.execute("REPLACE INTO bodies VALUES (?, ?, ?)", (turn, push.body, now))
+    if own_id != turn:
+        db.execute("REPLACE INTO own_ids VALUES (?, ?, ?)", (own_id, turn, now))
+
+
+def _find(turn_ids: str, db: sqlite3.Connection) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for turn_id, body in db.execute(_FIND_PUSHES, (turn_ids,)):
+        push = decode(body)
+        assert isinstance(push, TurnCompleted | TurnFailed)
+        found[turn_id] = Found(push=push)
+    for turn_id, reply in db.execute(_FIND_REPLIES, (turn_ids,)):
+        found[turn_id] = replace(found.get(turn_id, Found()), reply=reply)
+    return found
+
+
+def _hold(window: Window, now: float, ttl_s: float, db: sqlite3.Connection) -> Window:
+    row = db.execute(
+        "SELECT user_id, turn_id, host, until FROM windows WHERE name = ?", (window.name,)
+    ).fetchone()
+    if row is not None:
+        user_id, turn_id, host, until = row
+        # Else a clock that was set back would keep it for as long as that.
+        if not now < until < now + 2 * ttl_s:
+            turn_id = None
+        if user_id != window.user_id or turn_id not in (None, window.turn_id):
+            return Window(window.name, user_id, turn_id, host)
+        window = replace(window, host=host or window.host)
+    db.execute(
+        "REPLACE INTO windows VALUES (?, ?, ?, ?, ?, ?)",
+        (window.name, window.user_id, window.turn_id, window.host, now + ttl_s, now),
+    )
+    return window
+
+
+def _release(window: Window, db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE windows SET turn_id = NULL WHERE name = ? AND turn_id = ?",
+        (window.name, window.turn_id),
+    )
+
+
+def _move(window: Window, db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE windows SET host = ? WHERE name = ? AND turn_id = ?",
+        (window.host, window.name, window.turn_id),
+    )
+
+
+def _prune(now: float, db: sqlite3.Connection) -> None:
+    for table, key, keep_s in _KEPT:
+        db.execute(
+            f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608 - the names are ours
+            f"(SELECT {key} FROM {table} WHERE at < ? ORDER BY at LIMIT {_STEP_ROWS})",
+            (now - keep_s,),
+        )

@@ -1,0 +1,134 @@
+"""Claims names across the processes of one host; the kernel frees those of a process that dies.
+
+A claim is a lock on one byte of a file, and the name says on which: nothing is written for it, and
+no file is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+__all__ = ["Claims"]
+
+_BUSY = {errno.EAGAIN, errno.EACCES}
+
+
+class Claims:
+    """What this object has claimed. Another one with the same path is like another process.
+
+    Args:
+        path: of the file, made where there is none, for its user alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        # A file's locks never stand in the way of the one who holds the file, so a claim of our
+        # own is found here.
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def take(self, *names: str) -> bool:
+        """Claim all of `names`, or none where one of them is claimed already.
+
+        Raises:
+            OSError: the file cannot be made or locked.
+        """
+        with self._lock:
+            if not self._names.isdisjoint(names):
+                return False
+            file = self._current_file()
+            for count, name in enumerate(names):
+                if not _lock_byte(file, name):
+                    for locked in names[:count]:
+                        _unlock_byte(file, locked)
+                    return False
+            self._names.update(names)
+            return True
+
+    def drop(self, *names: str) -> None:
+        """Let others claim `names`, which were taken."""
+        with self._lock:
+            self._names.difference_update(names)
+            if self._file is not None:
+                for name in names:
+                    _unlock_byte(self._file, name)
+
+    def touch(self) -> None:
+        """Let whoever watches the file know that something has happened. It may go unheard."""
+        with self._lock, suppress(OSError):
+            os.utime(self._current_file())
+
+    def close(self) -> None:
+        """Let go of the file, and of all claims across processes."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def forget(self) -> None:
+        """In the child of a fork: what is claimed is the parent's, and ends with the parent."""
+        self._lock = threading.Lock()
+        self._names.clear()
+        self.close()
+
+    def _current_file(self) -> int:
+        # Somebody may have removed it, together with the database: then others lock a new one.
+        if self._file is not None:
+            try:
+                if os.path.samestat(os.fstat(self._file), self.path.stat()):
+                    return self._file
+            except FileNotFoundError:
+                pass
+            os.close(self._file)
+            self._file = None
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self._file
+
+
+_all: weakref.WeakSet[Claims] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for each in _all:
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _lock_byte(file: int, name: str) -> bool:
+    try:
+        _set_lock(file, name, fcntl.F_WRLCK)
+    except OSError as exc:
+        if exc.errno in _BUSY:
+            return False
+        raise
+    return True
+
+
+def _unlock_byte(file: int, name: str) -> None:
+    _set_lock(file, name, fcntl.F_UNLCK)
+
+
+def _set_lock(file: int, name: str, kind: int) -> None:
+    # 62 bits: two names that share a byte are no error, since the second one is only refused.
+    byte = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") >> 2
+    if sys.platform == "linux":
+        # It belongs to the open file, and not, like POSIX's own, to the process: so two objects of
+        # one process are apart, and none ends because another closes a file of the same name.
+        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+    else:
+        how = fcntl.LOCK_UN if kind == fcntl.F_UNLCK else fcntl.LOCK_EX | fcntl.LOCK_NB
+        fcntl.lockf(file, how, 1, byte)

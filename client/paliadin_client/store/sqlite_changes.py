@@ -1,0 +1,128 @@
+"""Tells when another process has changed the database, without asking again and again.
+
+After a commit the file of claims is touched, and the kernel tells that to whoever watches it. (The
+database's own files would tell it too early, when a commit is written and cannot be seen yet.)
+Without inotify nothing is told of other processes, and whoever waits looks now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from paliadin_client.store.claims import Claims
+from paliadin_client.store.sqlite_thread import SqliteThread
+
+__all__ = ["Changes"]
+
+_IN_ATTRIB = 0x4
+_EVENT_BYTES = 4096
+#: How long, in seconds, changes gather: nobody notices it, and a busy database is asked rarely.
+_GATHER_S = 0.01
+#: How long until a database that did not answer is asked again.
+_AWAY_S = 2.0
+
+_OnHint = Callable[[str | None], None]
+
+
+class Changes:
+    """Hints for who waits: what this process has changed by name, what another has as None.
+
+    Args:
+        claims: whose file is touched and watched.
+        thread: the database.
+    """
+
+    def __init__(self, claims: Claims, thread: SqliteThread) -> None:
+        self._claims = claims
+        self._thread = thread
+        self._listeners: list[_OnHint] = []
+
+    def tell(self, turn_id: str | None) -> None:
+        """This process has changed something about the turn, and committed it."""
+        self._claims.touch()
+        for on_hint in tuple(self._listeners):
+            on_hint(turn_id)
+
+    @asynccontextmanager
+    async def hints(self, on_hint: _OnHint) -> AsyncIterator[None]:
+        """As `Store.hints`."""
+        watch = _Watch(self._claims, self._thread, on_hint)
+        self._listeners.append(on_hint)
+        try:
+            self._claims.touch()
+            watch.look()
+            yield
+        finally:
+            self._listeners.remove(on_hint)
+            watch.close()
+
+
+class _Watch:
+    """One listener's watch of the file."""
+
+    def __init__(self, claims: Claims, thread: SqliteThread, on_hint: _OnHint) -> None:
+        self._path = os.fsencode(claims.path)
+        self._thread = thread
+        self._on_hint = on_hint
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
+        self._version: object = None
+        self._is_closed = False
+        self._inotify = _open_inotify()
+
+    def close(self) -> None:
+        """End it."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify)
+            os.close(self._inotify)
+
+    def look(self) -> None:
+        """Ask the database whether another process has changed it."""
+        self._looked_at = self._loop.time()
+        if self._inotify is not None:
+            # First what was told is taken, and then asked: what is told from now on is later.
+            with suppress(BlockingIOError):
+                os.read(self._inotify, _EVENT_BYTES)
+            self._loop.add_reader(self._inotify, self._look_soon)
+        self._thread.begin(self._read_version, writes=False).add_done_callback(self._compare)
+
+    def _read_version(self, db: sqlite3.Connection) -> object:
+        # It changes with what other connections commit, and each connection has its own.
+        return self._thread.openings, db.execute("PRAGMA data_version").fetchone()
+
+    def _look_soon(self) -> None:
+        assert self._inotify is not None
+        self._loop.remove_reader(self._inotify)
+        self._timer = self._loop.call_at(self._looked_at + _GATHER_S, self.look)
+
+    def _compare(self, looked: asyncio.Future[object]) -> None:
+        if looked.cancelled() or self._is_closed:
+            return
+        if looked.exception() is not None:
+            self._timer = self._loop.call_later(_AWAY_S, self.look)
+            return
+        if self._inotify is not None:
+            # By its name each time, since it may have been removed and made anew.
+            _libc.inotify_add_watch(self._inotify, self._path, _IN_ATTRIB)
+        version, self._version = self._version, looked.result()
+        if version != self._version:
+            self._on_hint(None)
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _open_inotify() -> int | None:
+    if not hasattr(_libc, "inotify_init1"):
+        return None
+    inotify: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    return None if inotify < 0 else inotify  # this user has as many as he may

@@ -1,0 +1,431 @@
+"""Keeps one connection to a SQLite database, in a thread of its own.
+
+Each commit waits for the disk, so the event loop must not do it; and what is written while the
+thread waits for the disk shares the next commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from paliadin_client.store.protocol import StoreFailed
+
+__all__ = ["SqliteThread"]
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: How long, in seconds, another process may hold the database.
+_BUSY_S = 5.0
+_RETRY_S = 0.02
+_PRIVATE = 0o600
+#: What a large push leaves of the write-ahead log, in bytes.
+_WAL_BYTES = 8 * 1024 * 1024
+
+_LOCAL_DISK = "SQLite needs a local disk, and no NFS or the like"
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "its disk is full: make room",
+    sqlite3.SQLITE_READONLY: "let the app's user write it and in its directory",
+    sqlite3.SQLITE_CANTOPEN: "let the app's user write it and in its directory",
+    sqlite3.SQLITE_BUSY: f"another program has held it for {_BUSY_S:.0f} s",
+    sqlite3.SQLITE_IOERR: f"look at its disk; {_LOCAL_DISK}",
+    sqlite3.SQLITE_PROTOCOL: _LOCAL_DISK,
+}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[_T]):
+    statements: Callable[[sqlite3.Connection], _T]
+    writes: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[_T]
+    result: Any = None
+    error: Exception | None = None
+
+
+class SqliteThread:
+    """Runs statements on a database that several processes share.
+
+    The thread and its connection begin with the first statement, and end with this object,
+    with `aclose`, and before a fork: SQLite's connections must not be carried over one.
+
+    Args:
+        path: of the database; made where there is none, for its user alone.
+        schema: what makes its tables where there are none; the layout's number goes with it.
+        layout: counts the layouts; a database of a higher one is refused.
+
+    Raises:
+        StoreFailed: it can be neither opened nor made.
+    """
+
+    def __init__(self, path: Path, schema: str, layout: int) -> None:
+        self._file = _File(path, schema, layout)
+        with self._file.errors_named():
+            self._file.open().db.close()
+        self._jobs: SimpleQueue[_Job[Any] | None] | None = None
+        self._thread: threading.Thread | None = None
+        _all.add(self)
+
+    @property
+    def openings(self) -> int:
+        """How many connections there have been."""
+        return self._file.openings
+
+    async def read(self, statements: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What `statements` return; they only read.
+
+        Raises:
+            StoreFailed: the database does not answer.
+        """
+        return await self.begin(statements, writes=False)
+
+    async def write(self, statements: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What `statements` return, once it is on the disk. They may be run more than once.
+
+        Cancelling it waits for the commit: whoever is cancelled knows that nothing goes on.
+
+        Raises:
+            StoreFailed: nothing of it was written.
+        """
+        written = self.begin(statements, writes=True)
+        with anyio.CancelScope(shield=True):
+            await written
+        return written.result()
+
+    def begin(
+        self, statements: Callable[[sqlite3.Connection], _T], *, writes: bool
+    ) -> asyncio.Future[_T]:
+        """The same, to be awaited later."""
+        loop = asyncio.get_running_loop()
+        job = _Job(statements, writes, loop, loop.create_future())
+        with _guard:
+            if self._jobs is None:
+                self._start()
+            assert self._jobs is not None
+            self._jobs.put(job)
+        return job.future
+
+    def failure(self, exc: OSError | sqlite3.Error) -> StoreFailed:
+        """The error that names the database, the reason, and what to do about it."""
+        return self._file.failure(exc)
+
+    async def aclose(self) -> None:
+        """Close the connection; the next statement opens another one."""
+        with _guard:
+            thread = self.stop()
+        if thread is not None:
+            await to_thread.run_sync(thread.join)
+
+    def _start(self) -> None:
+        self._jobs = SimpleQueue()
+        # A daemon: whoever forgets to close can end all the same. It does not know this object,
+        # which therefore can be collected, and then ends it.
+        self._thread = threading.Thread(
+            target=_work, args=(self._file, self._jobs), name="paliadin-store", daemon=True
+        )
+        self._thread.start()
+        weakref.finalize(self, self._jobs.put, None)
+
+    def stop(self) -> threading.Thread | None:
+        """Let the thread end, which is returned; the caller holds the guard."""
+        thread, jobs = self._thread, self._jobs
+        self._thread = self._jobs = None
+        if jobs is not None:
+            jobs.put(None)
+        return thread
+
+
+#: Held while a thread begins or ends, and while the process forks: no connection is open then.
+_guard = threading.Lock()
+_all: weakref.WeakSet[SqliteThread] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    _guard.acquire()
+    for each in tuple(_all):
+        if (thread := each.stop()) is not None:
+            thread.join()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_guard.release, after_in_child=_guard.release
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A connection, the file that it is to, and whether that had to be made."""
+
+    db: sqlite3.Connection
+    file: os.stat_result
+    is_new: bool
+
+
+class _File:
+    """The database as a file, which somebody may remove while it is in use."""
+
+    def __init__(self, path: Path, schema: str, layout: int) -> None:
+        self.path = path
+        self.openings = 0
+        self._schema, self._layout = schema, layout
+
+    def open(self) -> _Opened:
+        """Open it, and make it where there is none."""
+        with self._alone() as directory:
+            is_new = not self._is_there()
+            if is_new:
+                self._make(directory)
+            self._keep_private()
+            db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self.openings += 1
+            return _Opened(db, self.path.stat(), is_new)
+
+    def is_current(self, opened: _Opened) -> bool:
+        """Whether the path still names the file that was opened."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        # The first page is in the file from the beginning, so an empty one was emptied.
+        return os.path.samestat(found, opened.file) and found.st_size > 0
+
+    def remove_emptied(self) -> None:
+        """Remove what was emptied: a connection that is closed would write some pages into it."""
+        with self._alone():
+            if not self._is_there():
+                self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def errors_named(self) -> Iterator[None]:
+        """Raise what goes wrong within as `StoreFailed`."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as exc:
+            raise self.failure(exc) from None
+
+    def failure(self, exc: OSError | sqlite3.Error) -> StoreFailed:
+        """The error that names the database, the reason, and what to do about it."""
+        if isinstance(exc, OSError):
+            reason, advice = exc.strerror or str(exc), ""
+            if exc.errno in _NO_LOCKS:
+                advice = _LOCAL_DISK
+        else:
+            reason = str(exc)
+            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+            advice = _ADVICE.get(code, "")
+            if code in _DAMAGED:
+                names = f"{self.path.name}, {self.path.name}-wal and {self.path.name}-shm"
+                advice = f"stop the app, move {names} away, and start it: a new one is made"
+        text = f"the inbox's database {self.path}: {reason}"
+        return StoreFailed(f"{text}; {advice}", remedy="") if advice else StoreFailed(text)
+
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        # Who makes it anew removes files by their names, and nobody may have opened them just now.
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _is_there(self) -> bool:
+        try:
+            return self.path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _make(self, directory: int) -> None:
+        # What is left of one that was removed would be taken for this one's.
+        for name in (self.path.name, f"{self.path.name}-wal", f"{self.path.name}-shm"):
+            self.path.with_name(name).unlink(missing_ok=True)
+        # SQLite would create it by the umask. Its other files get the mode of the database.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+        os.fsync(directory)
+
+    def _keep_private(self) -> None:
+        # By its name: SQLite's own locks would end with any open file that is closed here.
+        found = self.path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != _PRIVATE:
+            self.path.chmod(_PRIVATE)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        (layout,) = db.execute("PRAGMA user_version").fetchone()
+        if layout > self._layout:
+            raise sqlite3.DatabaseError(
+                f"a later version of this package has made it (layout {layout}, this one knows "
+                f"{self._layout}); install that version, or name another file"
+            )
+        mode = _until_free(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"it cannot have a write-ahead log; {_LOCAL_DISK}")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        if layout < self._layout:
+            db.executescript(
+                f"BEGIN IMMEDIATE; {self._schema}; PRAGMA user_version = {self._layout}; COMMIT"
+            )
+
+
+def _until_free(ask: Callable[[], _T]) -> _T:
+    # SQLite does not wait for a change of the mode itself.
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return ask()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_S)
+
+
+def _work(file: _File, jobs: SimpleQueue[_Job[Any] | None]) -> None:
+    session = _Session(file)
+    try:
+        ended = False
+        while not ended:
+            gathered = _gather(jobs)
+            ended = None in gathered
+            batch = [job for job in gathered if job is not None]
+            reads = [job for job in batch if not job.writes]
+            writes = [job for job in batch if job.writes]
+            if reads:
+                session.read(reads)
+                _hand_back(reads)
+            if writes:
+                session.write(writes)
+                _hand_back(writes)
+    finally:
+        session.close()
+
+
+def _gather(jobs: SimpleQueue[_Job[Any] | None]) -> list[_Job[Any] | None]:
+    gathered = [jobs.get()]
+    with suppress(Empty):
+        while True:
+            gathered.append(jobs.get_nowait())
+    return gathered
+
+
+def _hand_back(jobs: list[_Job[Any]]) -> None:
+    for loop in {job.loop for job in jobs}:
+        ours = [job for job in jobs if job.loop is loop]
+        # A loop that is closed has nobody who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, ours)
+
+
+def _settle(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue  # whoever waited was cancelled
+        if job.error is None:
+            job.future.set_result(job.result)
+        else:
+            job.future.set_exception(job.error)
+
+
+class _Session:
+    """The thread's connection, opened anew where the file was removed or failed."""
+
+    def __init__(self, file: _File) -> None:
+        self._file = file
+        self._opened: _Opened | None = None
+
+    def read(self, jobs: list[_Job[Any]]) -> None:
+        """Run what only reads."""
+        for job in jobs:
+            self._try([job], self._read)
+
+    def write(self, jobs: list[_Job[Any]]) -> None:
+        """Run what writes in one transaction; where that fails, each in one of its own."""
+        is_spoiled = self._try(jobs, self._write)
+        if is_spoiled and len(jobs) > 1:
+            for job in jobs:
+                job.error = None
+                self._try([job], self._write)
+
+    def close(self) -> None:
+        """Close the connection."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            # The file may have been removed, and then there is nothing to save.
+            with suppress(sqlite3.Error):
+                opened.db.close()
+
+    def _try(self, jobs: list[_Job[Any]], run: Callable[[list[_Job[Any]]], None]) -> bool:
+        # Whether it failed for a reason that may be one job's alone.
+        try:
+            run(jobs)
+        except Exception as exc:  # noqa: BLE001 - a fault of the statements is their caller's
+            for job in jobs:
+                job.error = exc
+                if isinstance(exc, OSError | sqlite3.Error):
+                    job.error = self._file.failure(exc)
+            # Whatever it is, a connection that begins afresh does not carry it on.
+            self.close()
+            return getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY
+        return False
+
+    def _read(self, jobs: list[_Job[Any]]) -> None:
+        db = self._current()
+        for job in jobs:
+            job.result = job.statements(db)
+
+    def _write(self, jobs: list[_Job[Any]]) -> None:
+        while True:
+            db = self._current()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for job in jobs:
+                    job.result = job.statements(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            # What went into a file that had been removed before is nowhere.
+            if self._opened is not None and self._file.is_current(self._opened):
+                return
+
+    def _current(self) -> sqlite3.Connection:
+        if self._opened is not None and self._file.is_current(self._opened):
+            return self._opened.db
+        if self._opened is not None:
+            self._file.remove_emptied()
+            self.close()
+        self._opened = self._file.open()
+        if self._opened.is_new:
+            _log.error(
+                "dedupe.renewed path=%s: it was removed while in use, so that what was stored "
+                "before may reach on_turn once more",
+                self._file.path,
+            )
+        return self._opened.db
