@@ -46,7 +46,7 @@ class Waiter:
 
     def offer(self, callback: TurnCallback) -> None:
         """Keep `callback`, unless what is here outranks it."""
-        if outranks(rank_of(callback), rank_of(self.push) if self.push else None):
+        if _counts_more(callback, self.push):
             self.push = callback
             self.arrived.set()
             self.on_push()
@@ -67,7 +67,7 @@ class Waiters:
     def __init__(self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._waiters: dict[str, list[Waiter]] = {}
-        self._early_pushes: dict[str, tuple[datetime, Waiter]] = {}
+        self._early_pushes: dict[str, tuple[datetime, TurnCallback]] = {}
         #: Called when somebody begins to wait, and nobody did before.
         self.on_wait: list[Callable[[], None]] = []
         self._hinted: dict[str, list[anyio.Event]] = {}
@@ -110,8 +110,9 @@ class Waiters:
             for waiter in tuple(waiters):
                 waiter.offer(callback)
             return
-        _, early = self._early_pushes.pop(turn, (None, Waiter()))
-        early.offer(callback)
+        _, early = self._early_pushes.pop(turn, (None, None))
+        if early is None or _counts_more(callback, early):
+            early = callback
         self._early_pushes[turn] = (self._now(), early)
         if len(self._early_pushes) > _MAX_EARLY_PUSHES:
             del self._early_pushes[next(iter(self._early_pushes))]
@@ -169,9 +170,12 @@ class Waiters:
         for on_wait in self.on_wait if is_first else ():
             on_wait()
         for turn, (since, early) in list(self._early_pushes.items()):
-            assert early.push is not None
             if self._now() - since > _EARLY_PUSH_LIFETIME:
                 del self._early_pushes[turn]
-            elif turn_id in (early.push.data.submitted_turn_id, early.push.data.turn_id):
+            elif turn_id in (early.data.submitted_turn_id, early.data.turn_id):
                 del self._early_pushes[turn]
-                waiter.offer(early.push)
+                waiter.offer(early)
+
+
+def _counts_more(new: TurnCallback, old: TurnCallback | None) -> bool:
+    return outranks(rank_of(new), rank_of(old) if old else None)

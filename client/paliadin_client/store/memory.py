@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -45,10 +46,11 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._claimed: set[tuple[str, str]] = set()
-        self._turns: dict[str, tuple[set[str], Rank]] = {}
+        # Of a plain dict the oldest is found by passing over all that were removed before it.
+        self._turns: OrderedDict[str, tuple[set[str], Rank]] = OrderedDict()
         self._webhook_ids: set[str] = set()
         #: By the turn's name, the oldest first.
-        self._kept: dict[str, _Kept] = {}
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         #: The names of turns by the own ids of their pushes.
         self._names: dict[str, str] = {}
         self._kept_bytes = 0
@@ -89,7 +91,7 @@ class MemoryStore:
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
         kept = self._take(turn_id) or _Kept()
-        kept.found = replace(kept.found, reply=reply)
+        kept.found = Found(kept.found.push, reply)
         self._keep(turn_id, kept)
 
     @asynccontextmanager
@@ -135,13 +137,14 @@ class MemoryStore:
 
     def _remember(self, push: Push, rank: Rank) -> None:
         webhook_ids, _ = self._turns.get(push.turn, (set[str](), None))
-        self._turns[push.turn] = webhook_ids | {push.webhook_id}, rank
+        webhook_ids.add(push.webhook_id)
+        self._turns[push.turn] = webhook_ids, rank
         self._webhook_ids.add(push.webhook_id)
         if len(self._turns) > _MAX_TURNS:
-            forgotten, _ = self._turns.pop(next(iter(self._turns)))
+            _, (forgotten, _) = self._turns.popitem(last=False)
             self._webhook_ids -= forgotten
         kept = self._take(push.turn) or _Kept()
-        kept.found = replace(kept.found, push=push.callback)
+        kept.found = Found(push.callback, kept.found.reply)
         kept.push_bytes = len(push.body)
         kept.own_ids.add(push.callback.data.turn_id)
         self._keep(push.turn, kept)
