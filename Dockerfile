@@ -14,13 +14,14 @@ RUN apt-get update \
 # pip is here, and the environment that is taken along has none.
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/paliadin
 WORKDIR /src
-COPY requirements/sidecar.txt requirements/build.txt requirements/
+COPY requirements/sidecar.txt requirements/report.txt requirements/build.txt requirements/
 # A registry of your own: --secret id=pip.conf,src=…
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     /build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes \
     --requirement requirements/build.txt \
     && /build/bin/pip --python /opt/paliadin/bin/python install --no-cache-dir \
-    --only-binary :all: --require-hashes --requirement requirements/sidecar.txt
+    --only-binary :all: --require-hashes --requirement requirements/sidecar.txt \
+    --requirement requirements/report.txt
 COPY . .
 # Nothing is fetched from here on: what builds the package was locked too.
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheels . \

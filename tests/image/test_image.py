@@ -132,7 +132,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     wheels = base / "wheels"
     pip = (sys.executable, "-m", "pip", "download", "--quiet", f"--dest={wheels}")
     only = ("--only-binary=:all:", f"--python-version={PYTHON}")
-    for name in ("sidecar", "build"):
+    for name in ("sidecar", "report", "build"):
         _run(*pip, *only, "--require-hashes", f"--requirement=requirements/{name}.txt")
     (base / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /mnt/wheels\n")
     _run(

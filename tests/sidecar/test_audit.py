@@ -7,6 +7,7 @@ those of a time; what it is called with, the real one reads too where it is inst
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -199,8 +200,9 @@ def answers(host: Sidecar, question: str) -> tuple[str, str]:
 def test_every_block_is_run() -> None:
     """A command that nobody ran is not in the document."""
     both = {f"{question}: {place}" for question in QUESTIONS for place in ("outbox", "journal")}
-    others = {"journal", "export", "nightly", "without digests"}
-    assert blocks(DOCUMENT).keys() == both | others
+    others = {"journal", "export", "nightly", "report", "without digests"}
+    # Installed, slowly, by tests/test_installation.py.
+    assert blocks(DOCUMENT).keys() == both | others | {"install the report"}
 
 
 def test_yesterday(told: Sidecar) -> None:
@@ -273,6 +275,14 @@ def test_export(told: Sidecar) -> None:
     assert json.loads(line)["event"] == "delivery.dead"
     assert (told.base / "events-2026.csv").read_text().startswith("event_id,")
     assert (told.base / "turns-2026.csv").read_text().startswith("turn_id,")
+
+
+def test_report(told: Sidecar) -> None:
+    """A week, a year without names, and one in a pipe."""
+    assert run(told, "report").splitlines() == ["report.html", "2026.html"]
+    assert "5f3c0000" in (told.base / "report.html").read_text()
+    assert "5f3c0000" not in (told.base / "2026.html").read_text()
+    assert b"<!DOCTYPE html>" in gzip.decompress((told.base / "report.html.gz").read_bytes())
 
 
 def test_without_digests(told: Sidecar) -> None:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "export": "export",
     "log": "turns",
     "replay": "turns",
+    "report": "report",
     "run": "run",
     "show": "turns",
     "status": "status",

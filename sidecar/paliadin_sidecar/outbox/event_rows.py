@@ -12,10 +12,14 @@ from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.records import Event, to_ms, to_seconds
 
 __all__ = [
-    "delivery_subject", "end_to_end_s", "event_of", "event_page", "events", "newest_event",
-    "newest_id", "printed", "record_event", "record_service_event", "set_printed", "turn_subject",
-    "user8",
+    "EventRow", "delivery_subject", "end_to_end_s", "event_of", "event_page", "event_rows",
+    "events", "last_event_before", "newest_event", "newest_id", "oldest_event_at", "printed",
+    "record_event", "record_service_event", "set_printed", "turn_subject", "user8",
 ]  # fmt: skip
+
+#: An event as it is kept: its id, its time in epoch milliseconds, its name, the row of its turn, or
+#: None for one of the service, and its fields as JSON.
+EventRow = tuple[int, int, str, int | None, str]
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,7 +55,39 @@ def delivery_subject(row: sqlite3.Row) -> dict[str, Any]:
 
 def events(outbox: Outbox, after: int, limit: int = 500) -> list[Event]:
     """The events that came after one, in order."""
-    return [event_of(row) for row in outbox.execute(sql.events, {"after": after, "limit": limit})]
+    return [event_of(row) for row in outbox.execute(sql.events, _page(after, limit))]
+
+
+def event_rows(outbox: Outbox, after: int, limit: int) -> list[EventRow]:
+    """The same as they are kept, for who counts a hundred thousand of them."""
+    return outbox.execute(sql.event_rows, _page(after, limit)).fetchall()
+
+
+def last_event_before(outbox: Outbox, at: float) -> int:
+    """The id of the event after which those of a time begin; 0 where they are the first ones.
+
+    Events are in the order in which they were written. Where the clock was set back meanwhile, it
+    is one of those before which the clock showed less.
+
+    Args:
+        outbox: whose they are.
+        at: epoch seconds.
+    """
+    low, high = 0, newest_event(outbox)
+    while low < high:  # all up to `low` are before it, and the first one after `high` is not
+        middle = (low + high) // 2
+        row = outbox.one(sql.next_event, {"after": middle})
+        if row is not None and row["at"] < to_ms(at):
+            low = row["id"]
+        else:
+            high = middle
+    return low
+
+
+def oldest_event_at(outbox: Outbox) -> float | None:
+    """When the oldest event was written, in epoch seconds; None where there is none."""
+    row = outbox.one(sql.next_event, {"after": 0})
+    return None if row is None else to_seconds(row["at"])
 
 
 def newest_event(outbox: Outbox) -> int:
@@ -92,6 +128,10 @@ def set_printed(outbox: Outbox, event: int) -> None:
 def event_of(row: sqlite3.Row) -> Event:
     """An event from its row."""
     return Event(row["id"], row["at"] / 1000, row["name"], _decode(row["fields"]))
+
+
+def _page(after: int, limit: int) -> dict[str, int]:
+    return {"after": after, "limit": limit}
 
 
 def user8(user_id: str | None) -> str | None:

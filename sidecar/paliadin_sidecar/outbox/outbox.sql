@@ -352,6 +352,19 @@ SELECT id, at, name, fields FROM event WHERE turn = :turn ORDER BY id;
 -- name: last_event_id
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0);
 
+-- The events after one, each with its turn's row.
+-- name: event_rows
+SELECT id, at, name, turn, fields FROM event WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- The first event that was written after another.
+-- name: next_event
+SELECT id, at FROM event WHERE id > :after ORDER BY id LIMIT 1;
+
+-- How much is undelivered, and of which event that is the consequence.
+-- name: pending_as_of
+SELECT (SELECT count(*) FROM delivery WHERE state = 'pending') AS pending,
+       (SELECT coalesce(max(id), 0) FROM event) AS event;
+
 -- The newest event.
 -- name: last_event
 SELECT max(id) FROM event;

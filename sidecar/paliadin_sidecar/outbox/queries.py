@@ -13,7 +13,7 @@ from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
 
 __all__ = [
     "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids", "last_turn",
-    "oldest_pending_s", "service", "set_roots", "timelines", "turn_page",
+    "oldest_pending_s", "pending_as_of", "service", "set_roots", "timelines", "turn_page",
 ]  # fmt: skip
 
 
@@ -33,6 +33,12 @@ def service(outbox: Outbox) -> dict[str, Any]:
 def counts(outbox: Outbox) -> dict[str, int]:
     """Deliveries by state."""
     return dict(map(tuple, outbox.execute(sql.counts)))
+
+
+def pending_as_of(outbox: Outbox) -> tuple[int, int]:
+    """How many deliveries are undelivered, and the newest event of which that is the outcome."""
+    pending, event = outbox.execute(sql.pending_as_of).fetchone()
+    return pending, event
 
 
 def oldest_pending_s(outbox: Outbox) -> float | None:

@@ -1,0 +1,1 @@
+"""The report: figures of `audit.statistics` as one HTML file."""

@@ -1,0 +1,193 @@
+"""What went wrong: outages, what was given up or was no answer, and what was sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paliadin_sidecar.audit import statistics
+from paliadin_sidecar.audit.turn_history import Delivery, Outcome
+from paliadin_sidecar.operator.diagnosis import answer_name
+from paliadin_sidecar.operator.report import charts
+from paliadin_sidecar.operator.report.charts import Words
+from paliadin_sidecar.operator.report.facts import FEW_ROWS, MANY_ROWS, Facts
+from paliadin_sidecar.operator.report.view import (
+    Cell,
+    Entry,
+    Named,
+    Picture,
+    Section,
+    Table,
+)
+
+#: The line of what waited has so many points.
+_PARTS = 400
+
+
+def receiver(facts: Facts) -> Section:
+    """Outages of the receiver as bands over what waited."""
+    language, history = facts.language, facts.history
+    say = language.text
+    waited = statistics.backlog(history, _PARTS)
+    pauses = statistics.pauses_within(history)
+    at = ""
+    if waited.peak_at is not None:
+        at = say("backlog_at", at=language.time(max(waited.peak_at, history.since)))
+    description = say(
+        "backlog_desc",
+        peak=language.number(waited.peak),
+        at=at,
+        now=language.number(waited.now),
+        pauses=language.number(len(pauses)),
+        paused=language.duration(statistics.paused_ms(history)),
+    )
+    grid = statistics.grid(history.since, history.until)
+    length = max(1, history.until - history.since)
+    ticks = [
+        ((start - history.since) / length, language.short_step(grid.unit, start))
+        for start in grid.starts
+        if start >= history.since
+    ]
+    bands = [
+        (
+            max(0.0, (pause.start - history.since) / length),
+            min(1.0, ((pause.end or history.until) - history.since) / length),
+        )
+        for pause in pauses
+    ]
+    title = say("backlog_chart")
+    entries = [Entry("backlog", say("backlog_legend")), Entry("band", say("outage_legend"))]
+    drawn = charts.line(Words("backlog_chart", title, description), waited.highest, ticks, bands)
+    rows = [
+        [
+            facts.time(pause.start),
+            Cell(say("lasts")) if pause.end is None else facts.time(pause.end),
+            facts.duration((pause.end or facts.made_at) - pause.start),
+            _pause_cell(facts, pause.why),
+        ]
+        for pause in pauses[-MANY_ROWS:]
+    ]
+    columns = facts.columns("from", "until", "took", "why", numeric=["took"])
+    left_out = facts.left_out(len(rows), len(pauses))
+    table = Table(say("outages_table"), columns, rows, sortable=True, left_out=left_out)
+    return Section(
+        "receiver",
+        say("section_receiver"),
+        [say("section_receiver_says")],
+        pictures=[(Picture(title, *drawn, legend=entries), None)],
+        tables=[table],
+        empty="" if pauses else say("no_outages"),
+    )
+
+
+def _pause_cell(facts: Facts, why: str) -> Cell:
+    number = why.removeprefix("status_")
+    status = int(number) if number != why and number.isdecimal() else None
+    return Cell(number, more=facts.cause(status, None if status else why))
+
+
+def attention(facts: Facts) -> Section:
+    """What was given up or is no answer, why, and the command that sends it again."""
+    say = facts.language.text
+    found = [
+        each
+        for each in facts.history.deliveries.values()
+        if each.turn.counted
+        and each.revision == each.turn.revision
+        and each.turn.outcome in (Outcome.DEAD, Outcome.FAILED)
+    ]
+    rows = [
+        [
+            facts.turn(each.turn),
+            Cell(each.turn.root),
+            *facts.user(each.turn),
+            facts.time(each.accepted_at),
+            _reason(facts, each),
+            Cell(
+                answer_name(each.status, each.error, each.detail),
+                more=facts.cause(each.status, each.error, each.detail)
+                if each.turn.outcome is Outcome.DEAD
+                else "",
+            ),
+            Cell(facts.command(f"paliadin-sidecar replay {each.turn.turn_id}"), code=True),
+        ]
+        for each in found[:MANY_ROWS]
+    ]
+    columns = [
+        *facts.columns("turn", "backend"),
+        *facts.user_column(),
+        *facts.columns("accepted", "reason", "last_answer", "command"),
+    ]
+    elsewhere = facts.dead - sum(each.turn.outcome is Outcome.DEAD for each in found)
+    command = None
+    if elsewhere > 0:
+        name = say("dead_elsewhere", number=facts.language.number(elsewhere))
+        command = Named(name, facts.command("paliadin-sidecar turns --state dead"))
+    left_out = facts.left_out(len(rows), len(found))
+    return Section(
+        "attention",
+        say("section_attention"),
+        [say("section_attention_says")] if found else [],
+        tables=[Table(say("attention_table"), columns, rows, sortable=True, left_out=left_out)],
+        empty="" if found else say("nothing"),
+        command=command,
+    )
+
+
+def _reason(facts: Facts, delivery: Delivery) -> Cell:
+    name = facts.language.text(delivery.turn.outcome.value)
+    reason = facts.language.reason(delivery.reason or "")
+    return Cell(f"{name}: {reason}", more=delivery.why or "", more_english=True)
+
+
+def twice(facts: Facts) -> Section:
+    """What was sent more than once, and what the receiver may have twice."""
+    say = facts.language.text
+    again = [each for each in facts.deliveries if each.requests > 1]
+    kinds: list[tuple[str, Callable[[Delivery], bool]]] = [
+        ("twice_all", lambda _: True),
+        ("twice_unanswered", _may_have_come),
+        ("twice_replayed", lambda each: each.replays > 0),
+        ("twice_acknowledged", lambda each: each.acknowledgements > 1),
+    ]
+    summary = Table(
+        say("twice_summary"),
+        facts.columns("section_twice", "number", numeric=["number"]),
+        [[Cell(say(name)), facts.number(sum(map(is_it, again)))] for name, is_it in kinds],
+    )
+    found = [each for each in again if _may_have_come(each) or each.replays]
+    found.sort(key=lambda each: (-each.acknowledgements, -each.unanswered, each.accepted_at))
+    numbers = ("revision", "attempts", "unanswered", "replays", "acknowledged")
+    rows = [
+        [
+            facts.turn(each.turn),
+            Cell(each.turn.root),
+            *facts.user(each.turn),
+            facts.time(each.accepted_at),
+            *map(
+                facts.number,
+                (
+                    each.revision,
+                    each.requests,
+                    each.unanswered,
+                    each.replays,
+                    each.acknowledgements,
+                ),
+            ),
+        ]
+        for each in found[:FEW_ROWS]
+    ]
+    columns = [
+        *facts.columns("turn", "backend"),
+        *facts.user_column(),
+        *facts.columns("accepted", *numbers, numeric=numbers),
+    ]
+    left_out = facts.left_out(len(rows), len(found))
+    table = Table(say("twice_table"), columns, rows, sortable=True, left_out=left_out)
+    return Section(
+        "twice", say("section_twice"), [say("section_twice_says")], tables=[summary, table]
+    )
+
+
+def _may_have_come(delivery: Delivery) -> bool:
+    # An attempt that got no answer, and another one beside it.
+    return delivery.unanswered > 0 and delivery.requests > 1
