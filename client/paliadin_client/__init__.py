@@ -31,7 +31,8 @@ from paliadin_client.errors import (
     Unreachable,
 )
 from paliadin_client.inbox import Inbox
-from paliadin_client.turn import Paliadin, Timings, TurnResult
+from paliadin_client.result import Timings, TurnResult
+from paliadin_client.turn import Paliadin
 from paliadin_client.waiting import TurnCallback
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 from paliadin_contract.trailer import Trailer, split

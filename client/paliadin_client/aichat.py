@@ -12,7 +12,7 @@ import re
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import ClassVar
@@ -36,7 +36,7 @@ from paliadin_client.text import one_line
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
-__all__ = ["Aichat", "open_aichat", "sign_turn_token"]
+__all__ = ["Aichat", "open_aichat", "open_aichats", "sign_turn_token"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,41 +56,22 @@ _MIN_SECRET_BYTES = 32
 @asynccontextmanager
 async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
     """The backend, until the context ends. That it gets no tokens is logged, once."""
-    if settings.jwt_secret is None:
-        _log.warning(
-            "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
-            "queries run as nobody, and a late answer is matched by the backend's turn id alone"
-        )
-    else:
-        try:
-            sign_turn_token("nobody", "none", settings.jwt_secret, datetime.now(UTC))
-        except jwt.InvalidKeyError:
-            raise errors.ConfigError(
-                ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
-            ) from None
-        if (length := len(settings.jwt_secret.encode())) < _MIN_SECRET_BYTES:
-            _log.warning(
-                "token.weak: SUPABASE_JWT_SECRET has %s bytes, and HS256 wants %s or more: whoever "
-                "sees a token can try keys until one fits, and then be any user",
-                *(length, _MIN_SECRET_BYTES),
-            )
-    try:
-        url = httpx2.URL(settings.url)
-    except httpx2.InvalidURL:
-        raise errors.ConfigError([f"AICHAT_URL={settings.url!r} has no possible host"]) from None
-    http = httpx2.AsyncClient(
-        base_url=url,
-        verify=_tls_context(settings.ca_file),
-        # A small body could become a huge one before it is counted, if it were compressed.
-        headers={"Authorization": f"Bearer {settings.token}", "Accept-Encoding": "identity"},
-        timeout=httpx2.Timeout(None, connect=_CONNECT_S),
-        # No connection is kept: a turn takes seconds and a connection milliseconds. So a failure to
-        # send never means that an idle connection had been closed meanwhile.
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
-        trust_env=False,
-    )
-    async with http:
-        yield Aichat(http, settings.persona, settings.jwt_secret)
+    async with open_aichats(settings) as backends:
+        [backend] = backends.values()
+        yield backend
+
+
+@asynccontextmanager
+async def open_aichats(settings: AichatSettings) -> AsyncIterator[Mapping[str, Aichat]]:
+    """As `open_aichat`, for each host that the settings name; by its URL."""
+    _check_secret(settings.jwt_secret)
+    tls = _tls_context(settings.ca_file)
+    async with AsyncExitStack() as stack:
+        backends = {}
+        for url in settings.url.split():
+            http = await stack.enter_async_context(_http(url, settings.token, tls))
+            backends[url] = Aichat(http, settings.persona, settings.jwt_secret)
+        yield backends
 
 
 class Aichat:
@@ -211,6 +192,45 @@ def sign_turn_token(user_id: str, turn_id: str, secret: str, now: datetime) -> s
         # `open_aichat` says it once, in the log, where somebody can do something about it.
         warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
         return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def _check_secret(jwt_secret: str | None) -> None:
+    if jwt_secret is None:
+        _log.warning(
+            "token.off: SUPABASE_JWT_SECRET is not set, so turns carry no token: the agent's "
+            "queries run as nobody, and a late answer is matched by the backend's turn id alone"
+        )
+        return
+    try:
+        sign_turn_token("nobody", "none", jwt_secret, datetime.now(UTC))
+    except jwt.InvalidKeyError:
+        raise errors.ConfigError(
+            ["SUPABASE_JWT_SECRET is a public key or a certificate, which signs no HS256"]
+        ) from None
+    if (length := len(jwt_secret.encode())) < _MIN_SECRET_BYTES:
+        _log.warning(
+            "token.weak: SUPABASE_JWT_SECRET has %s bytes, and HS256 wants %s or more: whoever "
+            "sees a token can try keys until one fits, and then be any user",
+            *(length, _MIN_SECRET_BYTES),
+        )
+
+
+def _http(url: str, token: str, tls: ssl.SSLContext) -> httpx2.AsyncClient:
+    try:
+        base_url = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        raise errors.ConfigError([f"AICHAT_URL={url!r} has no possible host"]) from None
+    return httpx2.AsyncClient(
+        base_url=base_url,
+        verify=tls,
+        # A small body could become a huge one before it is counted, if it were compressed.
+        headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
+        timeout=httpx2.Timeout(None, connect=_CONNECT_S),
+        # No connection is kept: a turn takes seconds and a connection milliseconds. So a failure to
+        # send never means that an idle connection had been closed meanwhile.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        trust_env=False,
+    )
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:

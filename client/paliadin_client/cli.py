@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 
@@ -80,10 +80,20 @@ def ask(message: str, user_id: str, email: str | None) -> None:
 
 @main.command()
 def health() -> None:
-    """Say whether the backend is well."""
-    _do(lambda paliadin: paliadin.health())
+    """Say whether the backend is well: each host, where there are several."""
+    found = _do(lambda paliadin: paliadin.health_of_hosts())
+    unwell = {host: exc for host, exc in found.items() if exc is not None}
+    if len(found) == 1 and unwell:
+        _fail(*unwell.values())
     with _output():
-        click.echo("ok")
+        for host in found:
+            shown = str(unwell.get(host, "ok"))
+            click.echo(shown if len(found) == 1 else f"{host} {shown}")
+    for host, exc in unwell.items():
+        for line in filter(None, (exc.detail, exc.remedy)):
+            click.echo(f"paliadin: {host}: {line}", err=True)
+    if unwell:
+        sys.exit(max(exc.exit_code for exc in unwell.values()))
 
 
 @main.command()
@@ -180,6 +190,10 @@ def _reported(action: Callable[[], _T]) -> _T:
     try:
         return action()
     except PaliadinError as exc:
-        for line in filter(None, (str(exc), exc.detail, exc.remedy)):
-            click.echo(f"paliadin: {line}", err=True)
-        sys.exit(exc.exit_code)
+        _fail(exc)
+
+
+def _fail(exc: PaliadinError) -> NoReturn:
+    for line in filter(None, (str(exc), exc.detail, exc.remedy)):
+        click.echo(f"paliadin: {line}", err=True)
+    sys.exit(exc.exit_code)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import anyio
 
 from paliadin_client.backend import Backend
+from paliadin_client.hosts import Hosts
 from paliadin_client.inbox import Inbox
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
 from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.turn import Paliadin
-from paliadin_client.waiting import Waiters
 from paliadin_client.watching import StoreWatcher
 
-__all__ = ["connect", "open_backend"]
+__all__ = ["connect", "open_backend", "open_hosts"]
 
 
 @asynccontextmanager
@@ -29,30 +29,45 @@ async def connect(
     released when the context ends.
 
     Args:
-        inbox: where pushes arrive; without one the backend's own response is the only source. Its
-            store is this one's, too; without one it is what `PALIADIN_STORE` names.
+        inbox: where pushes arrive, and whose store is this one's, too. Without one pushes come
+            only by the store that `PALIADIN_STORE` names, where it names one.
         environ: the settings; `docs/client.md` has the table.
 
     Raises:
         ConfigError: a variable is missing or wrong; all that are wrong are named at once.
     """
     settings = Settings.from_environ(environ)
-    store = inbox.store if inbox else open_store(store_from(environ))
-    watcher = StoreWatcher(store, inbox or Waiters())
+    named = store_from(environ)
+    store = open_store(named) if inbox is None and named is not None else None
     try:
-        async with open_backend(settings.backend) as backend, watcher.running():
-            yield Paliadin(backend, inbox=inbox, deadline_s=settings.deadline_s)
+        async with open_hosts(settings.backend) as hosts:
+            paliadin = Paliadin(hosts, inbox=inbox, store=store, deadline_s=settings.deadline_s)
+            watcher = StoreWatcher(paliadin.store, paliadin.waiters)
+            async with watcher.running(), paliadin.running():
+                yield paliadin
     finally:
         with anyio.CancelScope(shield=True):
-            await store.aclose()
+            if opened := inbox.store if inbox else store:
+                await opened.aclose()
 
 
-def open_backend(settings: AichatSettings | LegacySettings) -> AbstractAsyncContextManager[Backend]:
-    """The backend that these settings are for. The other's code is not even imported."""
+@asynccontextmanager
+async def open_hosts(settings: AichatSettings | LegacySettings) -> AsyncIterator[Hosts]:
+    """The hosts that these settings name. The other backend's code is not even imported."""
     if isinstance(settings, AichatSettings):
-        from paliadin_client.aichat import open_aichat  # noqa: PLC0415 - see above
+        from paliadin_client.aichat import open_aichats  # noqa: PLC0415 - see above
 
-        return open_aichat(settings)
-    from paliadin_client.legacy import open_legacy  # noqa: PLC0415 - see above
+        async with open_aichats(settings) as backends:
+            yield Hosts(backends)
+    else:
+        from paliadin_client.legacy import open_legacy  # noqa: PLC0415 - see above
 
-    return open_legacy(settings)
+        async with open_legacy(settings) as backend:
+            yield Hosts({settings.host or backend.name: backend})
+
+
+@asynccontextmanager
+async def open_backend(settings: AichatSettings | LegacySettings) -> AsyncIterator[Backend]:
+    """As `open_hosts`, for settings that name one host: the way to it."""
+    async with open_hosts(settings) as hosts:
+        yield hosts.backend

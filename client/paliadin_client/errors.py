@@ -143,11 +143,16 @@ class PersonaUnknown(PaliadinError):
 
 
 class Unreachable(PaliadinError):
-    """The host cannot be reached; nothing was sent."""
+    """The host cannot be reached; nothing was sent to it.
+
+    Attributes:
+        answered: whether something else answered for it, such as a proxy, to which all was sent.
+    """
 
     code = "mriver_unreachable"
     remedy = _IS_IT_UP
     retryable = True
+    answered = False
 
 
 class BootstrapFailed(PaliadinError):
@@ -186,15 +191,32 @@ class ConnectionLost(SubmitLost):
 
 
 class TurnTimeout(PaliadinError):
-    """No answer came within the deadline. A later one still reaches the inbox's `on_turn`."""
+    """No answer came within the deadline. A later one still reaches the inbox's `on_turn`.
+
+    Attributes:
+        turn_id: the request's.
+        deadline_s: how long was waited in all, in seconds.
+        queued_s: how much of it the turn was queued behind another one of its window, in seconds.
+        unsent: why it was never sent; empty where it was, and the agent may be at it.
+    """
 
     code = "timeout"
     remedy = _AGENT_IS_BUSY
     retryable = True
 
-    def __init__(self, turn_id: str, deadline_s: float) -> None:
-        super().__init__(f"no answer to turn {turn_id} within {deadline_s:g} s")
+    def __init__(
+        self, turn_id: str, deadline_s: float, *, queued_s: float = 0.0, unsent: str = ""
+    ) -> None:
+        reason = f"no answer to turn {turn_id} within {deadline_s:g} s"
+        if unsent:
+            reason += f": it was never sent, since {unsent}"
+        elif queued_s:
+            reason += f", for {queued_s:.1f} s of which it was queued behind another turn"
+        super().__init__(reason)
         self.turn_id = turn_id
+        self.deadline_s = deadline_s
+        self.queued_s = queued_s
+        self.unsent = unsent
 
 
 class StoreFailed(PaliadinError):
@@ -245,11 +267,14 @@ def error_from_http(status: int, code: object, retryable: object, detail: object
     """The error that an HTTP answer means: by the backend's code, else by the status."""
     kind = _BY_CODE.get(code) if isinstance(code, str) else None
     kind = kind or _BY_STATUS.get(status, ShimError)
-    return kind(
+    error = kind(
         f"HTTP {status}",
         detail=detail if isinstance(detail, str) else "",
         retryable=retryable if isinstance(retryable, bool) else None,
     )
+    if isinstance(error, Unreachable):
+        error.answered = True
+    return error
 
 
 def error_from_exit(status: int, stage: Stage, cause: str, stderr: str) -> PaliadinError:

@@ -23,6 +23,7 @@ _PORT = re.compile(
 _URL = re.compile(
     rf"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:({_PORT.pattern}))?(/[A-Za-z0-9._~/%-]*)?"
 )
+_URLS = re.compile(rf"{_URL.pattern}(\s+{_URL.pattern})*")
 _SWITCH = re.compile(r"[01]")
 #: What an HTTP header can hold, without blanks.
 _TOKEN = re.compile(r"[!-~]+")
@@ -38,7 +39,7 @@ class AichatSettings:
     """What the aichat backend needs.
 
     Attributes:
-        url: base URL, without user, query or fragment.
+        url: base URL, without user, query or fragment; those of several hosts with blanks between.
         token: bearer token.
         persona: who is asked.
         jwt_secret: secret of the users' tokens; None sends none.
@@ -101,8 +102,11 @@ class Settings:
 
 
 def _aichat(read: _Reader) -> AichatSettings:
+    urls = read.value("AICHAT_URL", _URLS, "an http or https URL without user and query").split()
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        read.problems.append("AICHAT_URL names a host twice")
     return AichatSettings(
-        url=read.value("AICHAT_URL", _URL, "an http or https URL without user and query"),
+        url=" ".join(urls),
         token=read.value("AICHAT_TOKEN", _TOKEN, "printable ASCII without blanks", secret=True),
         persona=read.value("AICHAT_PERSONA", _LABEL, "1 to 32 of a-z, 0-9 and -", "paliadin"),
         jwt_secret=read.value("SUPABASE_JWT_SECRET", default="", secret=True) or None,

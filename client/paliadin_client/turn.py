@@ -1,34 +1,39 @@
-"""Runs a turn, and returns what comes first: the backend's response or the sidecar's push."""
+"""Runs a turn: submits it, and returns what comes first, the backend's response or a push."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Self
+from uuid import uuid4
 
 import anyio
 
-from paliadin_client import errors
-from paliadin_client.backend import Backend, Reply, TurnRequest, User, primer_block
+from paliadin_client import errors, replies
+from paliadin_client.backend import Backend, TurnRequest, User
+from paliadin_client.health import Health
+from paliadin_client.hosts import Host, Hosts
 from paliadin_client.inbox import Inbox
+from paliadin_client.replies import Response
+from paliadin_client.result import Timings, TurnResult, conclude
+from paliadin_client.store.memory import MemoryStore
+from paliadin_client.store.protocol import Found, Store, Window
+from paliadin_client.store_writes import StoreWrites
+from paliadin_client.submission import Submission, Submitter, another_users, none_well
 from paliadin_client.text import one_line
-from paliadin_client.waiting import Waiter
-from paliadin_contract.callback import TurnFailed
+from paliadin_client.waiting import Waiter, Waiters
+from paliadin_client.windows import Windows
 from paliadin_contract.ids import is_turn_id
-from paliadin_contract.trailer import Trailer, split
 
-__all__ = ["HEALTH_TRUST_S", "Paliadin", "Timings", "TurnResult"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Paliadin", "Timings", "TurnResult"]
 
 _log = logging.getLogger(__name__)
 
-#: How long, in seconds, a health check that succeeded is trusted. A failure is not.
-HEALTH_TRUST_S = 10.0
 #: A response without a whole trailer may be half a file, and a push never is. So the push is waited
 #: for this long before such a response is returned.
 _PUSH_GRACE_S = 2.0
@@ -37,107 +42,90 @@ _PUSH_GRACE_S = 2.0
 _REPLY_GRACE_S = 0.25
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
-    """How long a turn took.
-
-    Attributes:
-        health_ms: until the health check had passed, in milliseconds.
-        answer_ms: from there to the answer, in milliseconds.
-        backend_ms: what the backend says that it took, in milliseconds, where it says so.
-        completed_at: when the answer's file was complete on the host, where a push said so.
-    """
-
-    health_ms: float
-    answer_ms: float
-    backend_ms: float | None
-    completed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnResult:
-    """An answer.
-
-    Attributes:
-        text: the answer in Markdown, without its trailer.
-        trailer: what the agent said about it, where it did.
-        turn_id: the request's.
-        conversation_id: the backend's, where it named one in time, else the request's.
-        revision: of a push, 1 for the file's first content; a response has none.
-        via: which of the two brought it.
-        timings: how long it took.
-    """
-
-    text: str = field(repr=False)
-    trailer: Trailer | None = field(repr=False)
-    turn_id: str
-    conversation_id: str | None
-    revision: int | None
-    via: Literal["response", "push"]
-    timings: Timings
-
-
-@dataclass(slots=True)
-class _Submission:
-    """What the submit has brought so far. It outlives the deadline that ends the wait."""
-
-    started: float
-    reply: Reply | None = None
-    lost: errors.SubmitLost | None = None
-
-
 class Paliadin:
     """The assistant, by way of one backend. Made by `connect`.
 
     Args:
-        backend: the way to the host.
-        inbox: where its pushes arrive; None leaves the backend's own response alone.
+        backend: the way to the host, or to several.
+        inbox: where pushes arrive; None leaves those that other processes put into the store.
+        store: what the processes of the app know together; None is the inbox's, else this
+            process's own memory.
         deadline_s: how long `run_turn` waits in all, in seconds.
         clock: monotonic, in seconds.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend | Hosts,
         *,
         inbox: Inbox | None = None,
+        store: Store | None = None,
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backend = backend
-        self._inbox = inbox
+        self._hosts = backend if isinstance(backend, Hosts) else Hosts({backend.name: backend})
+        self._backend = self._hosts.backend
+        #: Who waits in this process, and where it is looked up what others left for them.
+        self.waiters = Waiters() if inbox is None else inbox
+        self.store = store or (inbox.store if inbox else MemoryStore())
         self._deadline_s = deadline_s
         self._clock = clock
-        #: Panes whose agent knows what was said before.
-        self._primed: set[str] = set()
-        #: The user of each pane: two users in one would read each other's conversation.
+        #: The user of each window: two users in one would read each other's conversation.
         self._owners: dict[str, str] = {}
-        #: Until when a pane's last health check is trusted. "" stands for all panes.
-        self._healthy_until: dict[str, float] = {}
+        self._writes = StoreWrites()
+        self._windows = Windows(self.store, self._writes, self.waiters)
+        self._submitter = Submitter(
+            self._hosts,
+            self._windows,
+            Health(clock),
+            store=self.store,
+            writes=self._writes,
+            waiters=self.waiters,
+            pushes_come=inbox is not None or store is not None,
+            clock=clock,
+        )
+        #: One renews what is leased; the others wait for turns that `submit` left open.
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def health(self, user: User | None = None) -> None:
-        """Return if the backend is well, or was within the last 10 s.
+    async def health(self, user: User | None = None) -> Mapping[str, errors.PaliadinError | None]:
+        """Return if a host is well, or was within the last 10 s.
 
         Args:
             user: asks for this user's session, where the backend (legacy) knows the difference.
 
+        Returns:
+            What is wrong with each host, by its name in the settings; None where it is well.
+
         Raises:
-            PaliadinError: it is not.
+            PaliadinError: none is well.
         """
-        key = self._backend.pane(user) if user and self._backend.health_per_pane else ""
-        if self._clock() < self._healthy_until.get(key, -math.inf):
-            return
-        try:
-            await self._backend.health(user)
-        except errors.PaliadinError:
-            if self._backend.health_per_pane:
-                self._primed.clear()  # the agents may have been started afresh
-            raise
-        self._healthy_until[key] = self._clock() + HEALTH_TRUST_S
+        found = await self.health_of_hosts(user)
+        if None not in found.values():
+            raise none_well({host: exc for host, exc in found.items() if exc is not None})
+        return found
+
+    async def health_of_hosts(
+        self, user: User | None = None
+    ) -> Mapping[str, errors.PaliadinError | None]:
+        """As `health`, and also returned where no host is well."""
+        found: dict[str, errors.PaliadinError | None] = {}
+
+        async def ask(host: Host) -> None:
+            try:
+                await self._submitter.check(host, user)
+            except errors.PaliadinError as exc:
+                found[host.name] = exc
+
+        hosts = self._hosts.all()
+        async with anyio.create_task_group() as asking:
+            for host in hosts:
+                asking.start_soon(ask, host)
+        return {host.name: found.get(host.name) for host in hosts}
 
     async def run_turn(self, request: TurnRequest) -> TurnResult:
         """Ask, and return the answer: by the backend's response or by a push, whichever is first.
 
+        While another turn has the user's window, this one waits, within its own deadline.
         Cancelling it leaves nothing behind on this side; the agent may go on, and its answer
         still reaches the inbox's `on_turn`.
 
@@ -149,126 +137,214 @@ class Paliadin:
             PaliadinError: the backend's own failure; with an inbox, one that leaves the turn
                 open (`SubmitLost`) does not end the wait.
         """
-        _check_request(request)
-        pane = self._pane(request.user)
-        fresh = pane not in self._primed
-        primer = primer_block(request.primer) if fresh else ""
-        submit = self._backend.prepare(request, primer)
-        self._primed.add(pane)
-        log_ids = f"turn_id={request.turn_id} user={request.user.user_id[:8]}"
-        try:
-            result, spawned = await self._run(request, submit, log_ids)
-        except BaseException as exc:
-            if fresh:
-                self._primed.discard(pane)
-            # The error is raised on. Only its name is logged, since its text may hold anything.
-            _log.info("turn.unanswered %s error=%s", log_ids, type(exc).__name__)
-            raise
-        if spawned and not fresh:
-            self._primed.discard(pane)  # the agent was fresh after all, and got no primer
+        async with self._submitter.turn(request, self._window_for(request)) as turn:
+            with _unanswered_logged(turn):
+                with anyio.move_on_after(self._deadline_s):
+                    await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
+                    await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
+                if turn.waiter.push is None and turn.response is None:
+                    raise await self._timeout(turn) from turn.lost
+                health_ms, answer_ms = turn.times_ms(self._clock())
+                result = conclude(
+                    request.turn_id,
+                    turn.waiter.push,
+                    turn.response,
+                    conversation_id=request.conversation_id,
+                    health_ms=health_ms,
+                    answer_ms=answer_ms,
+                )
         _log.info(
             "turn.answered %s via=%s revision=%s ms=%.0f",
-            *(log_ids, result.via, result.revision, result.timings.answer_ms),
+            *(turn.log_ids, result.via, result.revision, answer_ms),
         )
         return result
 
+    async def submit(self, request: TurnRequest) -> None:
+        """Ask, and return when the answer is there, or can come by a push alone.
+
+        `result` then returns the answer, in this process or another one that shares the store.
+        Where it can come by a push alone, the next turn of the window waits for it meanwhile,
+        until the deadline.
+
+        Raises:
+            TurnTimeout: neither came within the deadline.
+            PaliadinError: as in `run_turn`; `result` raises the same.
+        """
+        async with AsyncExitStack() as stack:
+            opened = self._submitter.turn(request, self._window_for(request))
+            turn = await stack.enter_async_context(opened)
+            with _unanswered_logged(turn):
+                with anyio.move_on_after(self._deadline_s) as limit:
+                    await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
+                if turn.is_open:
+                    self._start(self._wait_for_push(stack.pop_all(), turn, limit.deadline))
+                elif turn.waiter.push is None and turn.response is None:
+                    raise await self._timeout(turn)
+
+    async def result(
+        self,
+        turn_id: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - what a caller passes on from a page
+    ) -> TurnResult:
+        """The answer to a turn that was submitted: here or in a process that shares the store.
+
+        Any number may ask for one turn, also after it was answered: for 28 h where the store is
+        shared, and else as long as this process remembers the answer.
+
+        Args:
+            turn_id: the request's. Whose turn it is only the app can say.
+            timeout: how long to wait, in seconds; 0 only looks, None is `PALIADIN_DEADLINE_S`.
+
+        Raises:
+            TurnTimeout: there is neither an answer nor a failure in time.
+            AnswerUnusable: the agent wrote a file that cannot become an answer.
+            PaliadinError: how the submit failed, without what the backend said (`detail`).
+        """
+        turn_id = str(turn_id)  # a uuid.UUID is one too
+        _check_id(turn_id, "turn")
+        limit_s = self._deadline_s if timeout is None else timeout
+        started = self._clock()
+        with self.waiters.expect(turn_id, shared=True) as waiter:
+            failed = await self._look(turn_id, waiter)
+            with anyio.move_on_after(limit_s):
+                await self._wait_for_outcome(waiter)
+        outcome = replies.decode(waiter.reply)
+        if waiter.push is None and outcome is None:
+            raise errors.TurnTimeout(turn_id, limit_s) from failed
+        if waiter.push is None and isinstance(outcome, errors.PaliadinError):
+            raise outcome
+        response = outcome if isinstance(outcome, Response) else None
+        waited_ms = (self._clock() - started) * 1000
+        return conclude(
+            turn_id,
+            waiter.push,
+            response,
+            health_ms=response.health_ms if response else 0.0,
+            answer_ms=response.answer_ms if response else waited_ms,
+        )
+
     async def reset_session(self, user: User) -> None:
         """End the very window or session that this user's turns use.
+
+        A turn that has the window is not waited for, and holds up the next one no longer: its
+        answer will hardly come.
 
         Raises:
             BadRequest: the window is another user's.
             PaliadinError: it could not be ended.
         """
         _check_id(user.user_id, "user")
-        pane = self._pane(user)
+        # Whose the window is, and where, is seen by asking for it, under an id that no turn has.
+        window = await self._windows.look(self._window(user, f"reset-{uuid4()}"))
+        if window.user_id != user.user_id.lower():
+            raise another_users(self._backend.pane(user))
         try:
-            await self._backend.reset(user)
+            await self._hosts.in_order(user, window.host)[0].backend.reset(user)
         finally:
-            self._primed.discard(pane)
+            self._submitter.forget(window.name)
+        if window.turn_id is not None:
+            ended = errors.ShimError(
+                "its session was reset before it was answered", retryable=True, remedy="Ask again."
+            )
+            await self._submitter.leave(window.turn_id, ended)
+        await self._windows.end(window)
         _log.info("session.reset user=%s", user.user_id[:8])
 
-    def _pane(self, user: User) -> str:
-        pane = self._backend.pane(user)
-        if self._owners.setdefault(pane, user.user_id.lower()) != user.user_id.lower():
-            raise errors.BadRequest(
-                f"the window {pane} is another user's: two users share one where their addresses "
-                "have one local part, or their ids the same first 8 digits. Give one of them "
-                "another address, or none"
-            )
-        return pane
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Renew what is leased from other processes, while the context lasts.
 
-    async def _run(
-        self, request: TurnRequest, submit: Callable[[], Awaitable[Reply]], log_ids: str
-    ) -> tuple[TurnResult, bool]:
-        started = self._clock()
-        submission = _Submission(started)
-        expected = self._inbox.expect(request.turn_id) if self._inbox else nullcontext(Waiter())
-        with anyio.move_on_after(self._deadline_s), expected as waiter:
-            if waiter.push is None:
-                await self.health(request.user)
-                submission.started = self._clock()
-            if waiter.push is None:
-                _log.info("turn.submitted %s backend=%s", log_ids, self._backend.name)
-                await self._race(submit, waiter, submission, log_ids)
-        reply, push = submission.reply, waiter.push
-        if isinstance(push, TurnFailed):
-            raise errors.AnswerUnusable(request.turn_id, push.data.reason)
-        if push is not None:
-            text, trailer = split(push.data.response)
-        elif reply is None:
-            raise errors.TurnTimeout(request.turn_id, self._deadline_s) from submission.lost
-        elif not reply.text.strip():
-            raise errors.ShimError("the backend's answer has no text", retryable=True)
-        else:
-            text, trailer = reply.text, reply.trailer
-        result = TurnResult(
-            text=text,
-            trailer=trailer,
-            turn_id=request.turn_id,
-            conversation_id=(reply and reply.conversation_id) or request.conversation_id,
-            revision=push.data.revision if push else None,
-            via="push" if push else "response",
-            timings=Timings(
-                health_ms=(submission.started - started) * 1000,
-                answer_ms=(self._clock() - submission.started) * 1000,
-                backend_ms=reply.duration_ms if reply else None,
-                completed_at=push.data.completed_at if push else None,
-            ),
+        When it ends, turns that `submit` left open are waited for no longer.
+        """
+        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
+
+        self._start(self._windows.renew())
+        try:
+            yield self
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._writes.aclose()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        import asyncio  # noqa: PLC0415 - as above
+
+        # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _window_for(self, request: TurnRequest) -> Window:
+        _check_request(request)
+        return self._window(request.user, request.turn_id)
+
+    def _window(self, user: User, turn_id: str) -> Window:
+        backend, user_id = self._backend, user.user_id.lower()
+        pane = backend.pane(user)
+        if self._owners.setdefault(pane, user_id) != user_id:
+            raise another_users(pane)
+        host = self._hosts.in_order(user)[0].name
+        return Window(f"{backend.name}:{pane}", user_id, turn_id, host)
+
+    async def _timeout(self, turn: Submission) -> errors.TurnTimeout:
+        error = errors.TurnTimeout(
+            turn.request.turn_id, self._deadline_s, queued_s=turn.queued_s, unsent=turn.unsent
         )
-        return result, reply is not None and reply.pane_spawned
+        if turn.unsent:
+            await self._submitter.leave(turn.request.turn_id, error)
+        return error
 
-    async def _race(
-        self,
-        submit: Callable[[], Awaitable[Reply]],
-        waiter: Waiter,
-        submission: _Submission,
-        log_ids: str,
+    async def _wait_for_push(
+        self, stack: AsyncExitStack, turn: Submission, deadline: float
     ) -> None:
-        with anyio.CancelScope() as submitting:
-            waiter.on_push = partial(self._end_submit, submitting, waiter)
-            try:
-                submission.reply = await submit()
-            except errors.SubmitLost as exc:
-                if self._inbox is None:
-                    raise
-                submission.lost = exc
-                _log.info("turn.submit_lost %s error=%s", log_ids, exc)
-            except errors.PaliadinError:
-                if waiter.push is None:
-                    raise
-        if self._inbox is None or waiter.push is not None:
-            return
-        if submission.reply is None:
-            await waiter.arrived.wait()
-        elif not submission.reply.whole:
-            # The backend may have named the turn itself. Without a token the push has no other id.
-            self._inbox.add_alias(waiter, submission.reply.turn_id)
-            with anyio.move_on_after(_PUSH_GRACE_S):
-                await waiter.arrived.wait()
+        async with stack:
+            with anyio.CancelScope(deadline=deadline):
+                await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
 
-    def _end_submit(self, submitting: anyio.CancelScope, waiter: Waiter) -> None:
-        wanted = self._backend.reply_has_metadata and not isinstance(waiter.push, TurnFailed)
-        submitting.deadline = anyio.current_time() + (_REPLY_GRACE_S if wanted else 0)
+    async def _look(self, turn_id: str, waiter: Waiter) -> errors.StoreFailed | None:
+        try:
+            found = (await self.store.find([turn_id])).get(turn_id, Found())
+        except errors.StoreFailed as exc:
+            return exc  # it is looked for again when the store is back
+        if found.reply is not None:
+            waiter.offer_reply(found.reply)
+        if found.push is not None:
+            waiter.offer(found.push)
+        return None
+
+    async def _wait_for_outcome(self, waiter: Waiter) -> None:
+        while waiter.push is None:
+            outcome = replies.decode(waiter.reply)
+            if isinstance(outcome, Response) and self._submitter.may_be_half(outcome):
+                self.waiters.add_alias(waiter, outcome.reply.turn_id)
+                with anyio.move_on_after(_PUSH_GRACE_S):
+                    await waiter.arrived.wait()
+                return
+            if outcome is not None:
+                return
+            waiter.replied = anyio.Event()
+            await _first(waiter.arrived, waiter.replied)
+
+
+@contextmanager
+def _unanswered_logged(turn: Submission) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as exc:
+        # The error is raised on. Only its name is logged, since its text may hold anything.
+        _log.info("turn.unanswered %s error=%s", turn.log_ids, type(exc).__name__)
+        raise
+
+
+async def _first(*events: anyio.Event) -> None:
+    async def wait(event: anyio.Event) -> None:
+        await event.wait()
+        waiting.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as waiting:
+        for event in events:
+            waiting.start_soon(wait, event)
 
 
 def _check_request(request: TurnRequest) -> None:

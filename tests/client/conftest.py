@@ -35,10 +35,11 @@ def psql() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[PostgreSQL]:
-    """A PostgreSQL whose database `made` has a store's tables."""
+    """A PostgreSQL whose databases `made` and, for copies, `template_store` have the tables."""
     with postgresql() as server:
-        server.sql("CREATE DATABASE made")
-        server.sql(create_sql(), "made")
+        server.sql("CREATE DATABASE template_store")
+        server.sql(create_sql(), "template_store")
+        server.sql("CREATE DATABASE made TEMPLATE template_store")
         yield server
 
 

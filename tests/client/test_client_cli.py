@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.client_hosts import ANSWER, Fails, until
+from support.client_hosts import ANSWER, Fails, aichat_host, until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -350,3 +350,23 @@ async def test_interrupted(aichat: AichatHost) -> None:
     assert process.returncode == 1
     assert b"Traceback" not in err
     await until(lambda: aichat.abandoned == [seen.turn_id])
+
+
+async def test_health_of_several_hosts(aichat: AichatHost) -> None:
+    """Each host has a line, and only if all are well is it 0."""
+    async with aichat_host() as other:
+        urls = aichat.environ["AICHAT_URL"], other.environ["AICHAT_URL"]
+        environ = {**aichat.environ, "AICHAT_URL": " ".join(urls)}
+        assert await paliadin(environ, "health") == (0, f"{urls[0]} ok\n{urls[1]} ok\n", "")
+        aichat.unwell = "auth_failed"
+        said, why = (
+            f"{urls[0]} auth_failed: HTTP 500\n{urls[1]} ok\n",
+            [
+                f"paliadin: {urls[0]}: words of the backend",
+                f"paliadin: {urls[0]}: Is AICHAT_TOKEN the backend's?",
+            ],
+        )
+        assert await paliadin(environ, "health") == (1, said, "\n".join([*why, ""]))
+        other.unwell = "auth_failed"
+        code, said, _ = await paliadin(environ, "health")
+        assert (code, said) == (1, "".join(f"{url} auth_failed: HTTP 500\n" for url in urls))

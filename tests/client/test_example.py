@@ -21,9 +21,9 @@ import httpx2
 import pytest
 from httpx2 import AsyncHTTPTransport
 from itsdangerous import TimestampSigner
-from support.client_hosts import ANSWER, Sidecar, serving
+from support.client_hosts import ANSWER, Fails, Sidecar, serving, until
 
-from paliadin_client import Inbox
+from paliadin_client import Inbox, ShimError, User, connect
 from paliadin_contract.trailer import split
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def test_every_snippet_is_run() -> None:
     """No document has a block of Python that no test here runs."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     found = {page.name: set(snippets(str(page.relative_to(ROOT)))) for page in pages}
-    wanted = {"README.md": {""}, "client.md": {"app", "calls", "fastapi"}}
+    wanted = {"README.md": {""}, "client.md": {"app", "calls", "fastapi", "submit"}}
     assert {name: blocks for name, blocks in found.items() if blocks} == wanted
 
 
@@ -144,6 +144,24 @@ async def test_calls(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     # The environment is the process's own, as in an app.
     assert await namespace["everything"](USER_ID, "anna@example.org") == TEXT
     assert len(host.resets) == 1
+
+
+async def test_submit_and_look(host: Host) -> None:
+    """What a page's first request asked is what its next one shows, and until then nothing."""
+    namespace: dict[str, Any] = {}
+    exec(snippets("docs/client.md")["submit"], namespace)
+    ask, look = namespace["ask"], namespace["look"]
+    user = User(USER_ID, email="anna@example.org")
+    async with connect(environ=host.environ) as paliadin:
+        assert await look(paliadin, ask(paliadin, user, "Welche Fristen?")) == TEXT
+
+        async def fails(_: Seen) -> str:
+            raise Fails("shim_error")
+
+        host.script = fails
+        with pytest.raises(ShimError):
+            await look(paliadin, ask(paliadin, user, "Welche Fristen?"))
+        await until(lambda: not namespace["asking"])
 
 
 async def test_fastapi(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import anyio
 import asyncssh
@@ -318,7 +319,7 @@ async def test_handshakes_are_bounded(legacy: LegacyHost) -> None:
         anyio.create_task_group() as turns,
     ):
         for _ in range(12):
-            turns.start_soon(paliadin.run_turn, ask())
+            turns.start_soon(paliadin.run_turn, ask(User(str(uuid4()))))
     assert 1 < legacy.most_handshakes <= 4
     assert legacy.handshakes == 0
 

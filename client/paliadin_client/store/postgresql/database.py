@@ -8,6 +8,7 @@ It is not cancelled, since that would have to be awaited, and would hang as well
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import socket
@@ -42,6 +43,13 @@ _FREE_S = 4.0
 _FREE_WHILE_DOWN_S = 0.5
 #: The longest payload that a notification has.
 _MAX_PAYLOAD = 7_999
+
+#: The pool's name.
+_POOL = "paliadin"
+# What it says of each attempt comes back as an error, and of those the first is told.
+logging.getLogger("psycopg.pool").addFilter(
+    lambda record: not (isinstance(record.args, tuple) and _POOL in record.args)
+)
 
 _VERSION = "SELECT number FROM paliadin.version"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
@@ -227,7 +235,7 @@ class Database:
                     "on_failure": self._connect_failed,
                 },
                 connection_class=_PoolConnection,
-                name="paliadin",
+                name=_POOL,
                 min_size=1,
                 max_size=_MAX_CONNECTIONS,
                 max_idle=_MAX_IDLE_S,
@@ -288,4 +296,5 @@ async def _check_open(connection: Connection) -> None:
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE or poll.poll(0):
+        await connection.close()  # or the pool would keep it
         raise psycopg.OperationalError("the server closed the connection")

@@ -25,8 +25,9 @@ from paliadin_contract.rank import Rank, outranks, rank_of
 __all__ = ["PostgreSQLStore"]
 
 #: How long a push may take to be stored, the app's own part included: as long as a sidecar's
-#: longest attempt. After that the connection is broken off, here and by the server, so that the
-#: turn is free for the next attempt, also where a machine vanished in the middle.
+#: longest attempt. After that the connection is broken off here, and the server gives up what it
+#: waits for or works at, so that the turn is free for the next attempt, also where a machine
+#: vanished in the middle.
 _RECEIVE_S = 60.0
 #: How long a statement may take that carries bodies.
 _BODIES_S = 15.0
@@ -39,7 +40,8 @@ _CLAIM = """
             AND pg_try_advisory_xact_lock(hashtextextended('paliadin id ' || %(id)s::text, 0)),
         EXISTS (SELECT FROM paliadin.pushes WHERE webhook_id = %(id)s),
         standing.file, standing.answered, standing.revision,
-        set_config('idle_in_transaction_session_timeout', %(limit)s, true)
+        set_config('idle_in_transaction_session_timeout', %(limit)s, true),
+        set_config('statement_timeout', %(limit)s, true)
     FROM (VALUES (1)) AS always LEFT JOIN paliadin.turns AS standing ON standing.turn = %(turn)s"""
 # Stores the push. Somebody may have stored one after `claim` began to read, and before it had the
 # claim: then the id is there, or the rank is another one, and nothing is stored.
@@ -188,7 +190,7 @@ async def _store(connection: Connection, push: Push) -> Verdict:
         "id": push.webhook_id,
         "limit": f"{_RECEIVE_S:g}s",
     }
-    ((is_claimed, is_known, *standing, _),) = await run(connection, _CLAIM, values)
+    ((is_claimed, is_known, *standing, _, _),) = await run(connection, _CLAIM, values)
     if not is_claimed:
         return Verdict.BUSY
     if is_known:

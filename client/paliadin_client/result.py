@@ -1,0 +1,104 @@
+"""What `run_turn` and `result` return, and how it is made of a push or a response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from paliadin_client import errors
+from paliadin_client.replies import Response
+from paliadin_client.waiting import TurnCallback
+from paliadin_contract.callback import TurnFailed
+from paliadin_contract.trailer import Trailer, split
+
+__all__ = ["Timings", "TurnResult", "conclude"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """How long a turn took. Of one that another process submitted only what that one left is known.
+
+    Attributes:
+        health_ms: until its window was free and the health check had passed, in milliseconds; 0
+            where that is not known.
+        answer_ms: from there to the answer, in milliseconds; where that is not known, how long
+            `result` waited.
+        backend_ms: what the backend says that it took, in milliseconds, where it says so.
+        completed_at: when the answer's file was complete on the host, where a push said so.
+    """
+
+    health_ms: float
+    answer_ms: float
+    backend_ms: float | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """An answer.
+
+    Attributes:
+        text: the answer in Markdown, without its trailer.
+        trailer: what the agent said about it, where it did.
+        turn_id: the request's.
+        conversation_id: the backend's, where it named one in time, else the request's.
+        revision: of a push, 1 for the file's first content; a response has none.
+        via: which of the two brought it.
+        host: which host answered: as its sidecar names it where a push brought the answer, else
+            as the settings do (`AICHAT_URL`, `PALIADIN_REMOTE_HOST`).
+        timings: how long it took.
+    """
+
+    text: str = field(repr=False)
+    trailer: Trailer | None = field(repr=False)
+    turn_id: str
+    conversation_id: str | None
+    revision: int | None
+    via: Literal["response", "push"]
+    host: str | None = None
+    timings: Timings
+
+
+def conclude(
+    turn_id: str,
+    push: TurnCallback | None,
+    response: Response | None,
+    *,
+    conversation_id: str | None = None,
+    health_ms: float,
+    answer_ms: float,
+) -> TurnResult:
+    """The result that a push, or else a response, makes; there must be one of them.
+
+    Raises:
+        AnswerUnusable: the push says that there will be no answer.
+        ShimError: the response has no text.
+    """
+    if isinstance(push, TurnFailed):
+        raise errors.AnswerUnusable(turn_id, push.data.reason)
+    reply = None if response is None else response.reply
+    if push is not None:
+        text, trailer = split(push.data.response)
+        host = push.data.host
+    else:
+        assert response is not None
+        text, trailer = response.reply.text, response.reply.trailer
+        host = response.host
+        if not text.strip():
+            raise errors.ShimError("the backend's answer has no text", retryable=True)
+    return TurnResult(
+        text=text,
+        trailer=trailer,
+        turn_id=turn_id,
+        conversation_id=(reply and reply.conversation_id) or conversation_id,
+        revision=push.data.revision if push else None,
+        via="push" if push else "response",
+        host=host,
+        timings=Timings(
+            health_ms=health_ms,
+            answer_ms=answer_ms,
+            backend_ms=reply.duration_ms if reply else None,
+            completed_at=push.data.completed_at if push else None,
+        ),
+    )

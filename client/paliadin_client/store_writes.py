@@ -1,0 +1,71 @@
+"""Brings to the store what must get there: at once, else as soon as the store is back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from paliadin_client.store.protocol import StoreFailed
+
+__all__ = ["StoreWrites"]
+
+if TYPE_CHECKING:
+    import asyncio
+
+_log = logging.getLogger(__name__)
+
+#: How long, in seconds, the caller waits, and after how long it is tried again.
+_PATIENCE_S = 2.0
+_RETRY_S = 2.0
+
+
+class StoreWrites:
+    """Writes that nobody undoes: they are made even where the caller is cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self._retries: set[asyncio.Task[None]] = set()
+
+    async def write(self, make: Callable[[], Awaitable[None]], what: str) -> None:
+        """Make it, for 2 s at most; where that fails it is tried again beside the caller.
+
+        Args:
+            make: makes it, and may be called again after it had been made.
+            what: names it in the log.
+        """
+        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
+
+        error = await _try(make)
+        if error is not None:
+            _log.warning("store.write_failed what=%s error=%s: it is tried again", what, error)
+            retry = asyncio.create_task(_insist(make), name=f"paliadin {what}")
+            self._retries.add(retry)
+            retry.add_done_callback(self._retries.discard)
+
+    async def aclose(self) -> None:
+        """Give up what is left."""
+        import asyncio  # noqa: PLC0415 - as above
+
+        for retry in self._retries:
+            retry.cancel()
+        await asyncio.gather(*self._retries, return_exceptions=True)
+
+
+async def _insist(make: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await anyio.sleep(_RETRY_S)
+        if await _try(make) is None:
+            return
+
+
+async def _try(make: Callable[[], Awaitable[None]]) -> str | None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE_S):
+        try:
+            await make()
+        except StoreFailed as exc:
+            return str(exc)
+        else:
+            return None
+    return f"no answer within {_PATIENCE_S:g} s"

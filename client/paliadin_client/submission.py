@@ -1,0 +1,327 @@
+"""Submits a turn: when its window is free, to a host that can be reached, and never twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import anyio
+
+from paliadin_client import errors, replies
+from paliadin_client.backend import Reply, TurnRequest, User, primer_block
+from paliadin_client.health import Health
+from paliadin_client.hosts import Host, Hosts
+from paliadin_client.replies import Response
+from paliadin_client.store.protocol import Found, Store, Window
+from paliadin_client.store_writes import StoreWrites
+from paliadin_client.waiting import Waiter, Waiters
+from paliadin_client.windows import Windows
+from paliadin_contract.callback import TurnCompleted, TurnFailed
+
+__all__ = ["Submission", "Submitter", "another_users", "none_well"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Submission:
+    """How far a turn has come. It outlives the deadline that ends the wait.
+
+    Attributes:
+        request: what is asked.
+        waiter: has the push when it is there.
+        window: the user's, as it stood when this turn got it.
+        started: when, by the clock.
+        has_window: whether this turn has it.
+        queued_s: how long it queued behind another turn, in seconds.
+        unsent: why it was not sent yet, where it must wait.
+        ready_at: when it could be sent: its window was free, and a host was well.
+        host: where it was sent.
+        fresh: whether the agent there did not know what was said before, and so got the primer.
+        response: the backend's.
+        lost: why there is none, where a push may still come.
+    """
+
+    request: TurnRequest
+    waiter: Waiter
+    window: Window
+    started: float
+    has_window: bool = False
+    queued_s: float = 0.0
+    unsent: str = ""
+    ready_at: float | None = None
+    host: str | None = None
+    fresh: bool = False
+    response: Response | None = None
+    lost: errors.SubmitLost | None = field(default=None, repr=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the submit is over, and a push may still bring the answer, or the rest of it."""
+        if self.waiter.push is not None:
+            return False
+        return not self.response.reply.whole if self.response else self.lost is not None
+
+    @property
+    def log_ids(self) -> str:
+        """How the log names the turn."""
+        return f"turn_id={self.request.turn_id} user={self.request.user.user_id[:8]}"
+
+    def times_ms(self, now: float) -> tuple[float, float]:
+        """How long it took until it could be sent, and from there to now, in milliseconds."""
+        ready_at = self.started if self.ready_at is None else self.ready_at
+        return (ready_at - self.started) * 1000, (now - ready_at) * 1000
+
+
+class Submitter:
+    """Submits turns, and knows which agents were told what was said before.
+
+    Args:
+        hosts: where turns can go.
+        windows: which turn may go.
+        health: whether hosts are well.
+        store: what other processes know.
+        writes: brings there what they are told.
+        waiters: who waits in this process.
+        pushes_come: whether an answer can come otherwise than by the backend's response.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        windows: Windows,
+        health: Health,
+        *,
+        store: Store,
+        writes: StoreWrites,
+        waiters: Waiters,
+        pushes_come: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._hosts = hosts
+        self._windows = windows
+        self._health = health
+        self._store = store
+        self._writes = writes
+        self._waiters = waiters
+        self._pushes_come = pushes_come
+        self._clock = clock
+        #: By window, the host whose agent knows what was said before.
+        self._primed: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def turn(self, request: TurnRequest, window: Window) -> AsyncIterator[Submission]:
+        """A turn that can be submitted. When the context ends, its window is free.
+
+        Raises:
+            BadRequest: the turn is being waited for already, or the backend would refuse it.
+        """
+        self._prepare(self._hosts.in_order(request.user)[0], request, window)
+        with self._waiters.expect(request.turn_id) as waiter:
+            turn = Submission(request, waiter, window, started=self._clock())
+            try:
+                yield turn
+            finally:
+                self._note_primed(turn)
+                if turn.has_window:
+                    await self._windows.release(turn.window)
+
+    async def submit(self, turn: Submission, *, reply_grace_s: float) -> None:
+        """Return when there is a push or a response, or the backend is lost and a push may come.
+
+        How it ended is left in the store, for whoever waits elsewhere.
+
+        Args:
+            turn: which one.
+            reply_grace_s: how long a response that says what a push does not is waited for when
+                the push is there.
+
+        Raises:
+            BadRequest: the window is another user's.
+            PaliadinError: the backend's failure, where no push can mend it.
+        """
+        try:
+            await self._look(turn)
+            await self._take_window(turn)
+            if turn.waiter.push is None:
+                await self._send(turn, reply_grace_s)
+        except errors.PaliadinError as exc:
+            await self.leave(turn.request.turn_id, exc)
+            raise
+        if turn.response is not None:
+            await self.leave(turn.request.turn_id, turn.response)
+
+    async def wait(self, turn: Submission, *, push_grace_s: float) -> None:
+        """Wait for the push that can still come after the submit.
+
+        Args:
+            turn: which one.
+            push_grace_s: for how long, where there is a response that may be half a file.
+        """
+        if turn.waiter.push is None and self._pushes_come:
+            if turn.response is None:
+                await turn.waiter.arrived.wait()
+            elif self.may_be_half(turn.response):
+                # The backend may have named the turn. Without a token the push has no other id.
+                self._waiters.add_alias(turn.waiter, turn.response.reply.turn_id)
+                with anyio.move_on_after(push_grace_s):
+                    await turn.waiter.arrived.wait()
+
+    async def check(self, host: Host, user: User | None) -> None:
+        """Return if the host is well, or was within the last 10 s.
+
+        Raises:
+            PaliadinError: it is not.
+        """
+        try:
+            await self._health.check(host, user)
+        except errors.PaliadinError:
+            if host.backend.health_per_pane:
+                self.forget()  # the agents may have been started afresh
+            raise
+
+    async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError) -> None:
+        """Tell whoever waits for this turn how its submit ended."""
+        await self._leave(turn_id, replies.encode(outcome))
+
+    def may_be_half(self, response: Response) -> bool:
+        """Whether a push may bring more than this response."""
+        return self._pushes_come and not response.reply.whole
+
+    def forget(self, window: str | None = None) -> None:
+        """This window's agent, or every one, may know nothing of what was said before."""
+        if window is None:
+            self._primed.clear()
+        else:
+            self._primed.pop(window, None)
+
+    async def _look(self, turn: Submission) -> None:
+        turn_id = turn.request.turn_id
+        try:
+            found = (await self._store.find([turn_id])).get(turn_id, Found())
+        except errors.StoreFailed:
+            return  # the window is waited for until it is back
+        if found.push is not None:
+            turn.waiter.offer(found.push)
+        elif found.reply:
+            await self._leave(turn_id, b"")  # it is asked anew, and that was how it ended before
+
+    async def _take_window(self, turn: Submission) -> None:
+        if turn.waiter.push is not None:
+            return
+        since = self._clock()
+
+        def on_wait(failed: errors.StoreFailed | None) -> None:
+            if failed is None:
+                turn.unsent = "it was queued behind another turn of its window"
+                turn.queued_s = self._clock() - since
+            else:
+                turn.unsent = "the store did not answer, which knows whether its window is free"
+                _log.warning("turn.store_away %s error=%s", turn.log_ids, failed)
+
+        with anyio.CancelScope() as queueing:
+            turn.waiter.on_push = queueing.cancel
+            standing = await self._windows.hold(turn.window, on_wait)
+            if standing.user_id != turn.window.user_id:
+                raise another_users(self._hosts.backend.pane(turn.request.user))
+            turn.window, turn.has_window = standing, True
+            if turn.unsent:
+                turn.queued_s, turn.unsent = self._clock() - since, ""
+
+    async def _send(self, turn: Submission, reply_grace_s: float) -> None:
+        user = turn.request.user
+        unreachable: dict[str, errors.Unreachable] = {}
+        for host in self._hosts.in_order(user, turn.window.host):
+            try:
+                await self.check(host, user)
+                turn.ready_at = self._clock()
+                if turn.waiter.push is None:
+                    await self._send_to(host, turn, reply_grace_s)
+            except errors.Unreachable as exc:
+                if turn.host == host.name and exc.answered:
+                    raise  # whatever answered may have passed the turn on
+                unreachable[host.name] = exc
+                _log.warning("turn.host_left %s host=%s error=%s", turn.log_ids, host.name, exc)
+            else:
+                return
+        raise none_well(unreachable)
+
+    async def _send_to(self, host: Host, turn: Submission, reply_grace_s: float) -> None:
+        turn.fresh, submit = self._prepare(host, turn.request, turn.window)
+        if host.name != turn.window.host:
+            turn.window = await self._windows.move(turn.window, host.name)
+        turn.host = host.name
+        _log.info(
+            "turn.submitted %s backend=%s host=%s", turn.log_ids, host.backend.name, host.name
+        )
+        with anyio.CancelScope() as submitting:
+
+            def end() -> None:
+                has_more = host.backend.reply_has_metadata
+                wanted = has_more and not isinstance(turn.waiter.push, TurnFailed)
+                submitting.deadline = anyio.current_time() + (reply_grace_s if wanted else 0)
+
+            turn.waiter.on_push = end
+            try:
+                reply = await submit()
+            except errors.SubmitLost as exc:
+                if not self._pushes_come:
+                    raise
+                turn.lost = exc
+                _log.info("turn.submit_lost %s error=%s", turn.log_ids, exc)
+            except errors.PaliadinError:
+                if turn.waiter.push is None:
+                    raise
+            else:
+                named = reply.conversation_id or turn.request.conversation_id
+                reply = replace(reply, conversation_id=named)
+                turn.response = Response(reply, host.name, *turn.times_ms(self._clock()))
+
+    def _prepare(
+        self, host: Host, request: TurnRequest, window: Window
+    ) -> tuple[bool, Callable[[], Awaitable[Reply]]]:
+        fresh = self._primed.get(window.name) != host.name
+        primer = primer_block(request.primer) if fresh else ""
+        return fresh, host.backend.prepare(request, primer)
+
+    def _note_primed(self, turn: Submission) -> None:
+        answered = isinstance(turn.waiter.push, TurnCompleted) or (
+            turn.response is not None and turn.response.reply.text.strip()
+        )
+        if turn.host is None or not answered:
+            return
+        if turn.response is not None and turn.response.reply.pane_spawned and not turn.fresh:
+            self.forget(turn.window.name)  # the agent was fresh after all, and got no primer
+        else:
+            self._primed[turn.window.name] = turn.host
+
+    async def _leave(self, turn_id: str, reply: bytes) -> None:
+        await self._writes.write(partial(self._store.leave_reply, turn_id, reply), "leave_reply")
+        # Who waits in this process need not wait for the store.
+        self._waiters.offer_found(turn_id, Found(reply=reply))
+
+
+def another_users(window: str) -> errors.BadRequest:
+    """Refuses whoever would land in the window of another user."""
+    return errors.BadRequest(
+        f"the window {window} is another user's: two users share one where their addresses "
+        "have one local part, or their ids the same first 8 digits. Give one of them "
+        "another address, or none"
+    )
+
+
+def none_well(found: Mapping[str, errors.PaliadinError]) -> errors.PaliadinError:
+    """What is raised where no host will do: its own error, where there is just one."""
+    first, *others = found.values()
+    if not others:
+        return first
+    kind = type(first) if len({type(each) for each in found.values()}) == 1 else errors.ShimError
+    return kind(
+        f"none of {len(found)} hosts can be asked",
+        detail="; ".join(f"{host}: {exc.args[0]}" for host, exc in found.items()),
+        retryable=any(exc.retryable for exc in found.values()),
+    )

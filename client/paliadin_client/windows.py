@@ -1,0 +1,209 @@
+"""Lets one turn at a time have a window: two questions in one prompt would get one answer.
+
+Within this process turns queue in the order of their arrival. Between processes a window is leased
+in the store: the lease of a process that died runs out, and no connection has to be kept for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import anyio
+
+from paliadin_client.store.protocol import Store, StoreFailed, Window
+from paliadin_client.store_writes import StoreWrites
+from paliadin_client.waiting import Waiters
+
+__all__ = ["LEASE_S", "LOOK_S", "RENEW_S", "Windows"]
+
+_log = logging.getLogger(__name__)
+
+#: For how long, in seconds, a window is leased, and how often its lease is renewed.
+LEASE_S = 30.0
+RENEW_S = 10.0
+#: How often, in seconds, a window that another process has is asked for. A hint comes sooner.
+LOOK_S = 2.0
+
+
+class Windows:
+    """The windows that turns of this process have or queue for.
+
+    Args:
+        store: where windows are leased.
+        writes: brings there what must get there.
+        waiters: tells when the turn may be over that has a window.
+    """
+
+    def __init__(self, store: Store, writes: StoreWrites, waiters: Waiters) -> None:
+        self._store = store
+        self._writes = writes
+        self._waiters = waiters
+        self._queues: dict[str, _Queue] = {}
+        #: What this process has leased, by the turn's id.
+        self._leased: dict[str, Window] = {}
+
+    async def hold(self, window: Window, on_wait: Callable[[StoreFailed | None], None]) -> Window:
+        """Wait until `window.turn_id` has the window.
+
+        Where the store is away this waits until it is back: only the store knows whether another
+        process has the window.
+
+        Args:
+            window: which one, for whom, and its host, if it has none yet.
+            on_wait: called while it must wait: with None behind another turn, else with the error.
+
+        Returns:
+            The window with the host that it is on. It must be released, unless it is another
+            user's, as its `user_id` then says.
+        """
+        assert window.turn_id is not None
+        queue = self._queues.setdefault(window.name, _Queue())
+        if queue.turns:
+            on_wait(None)
+        try:
+            await queue.enter(window.turn_id)
+            standing = await self._lease(window, on_wait)
+        except BaseException:
+            self._leave(window)
+            raise
+        if standing.user_id == window.user_id:
+            self._leased[window.turn_id] = standing
+        else:
+            self._leave(window)
+        return standing
+
+    async def release(self, window: Window) -> None:
+        """Free the window, if `window.turn_id` has it or waits for it; the next one is told."""
+        assert window.turn_id is not None
+        self._leased.pop(window.turn_id, None)
+        try:
+            await self._writes.write(partial(self._store.release, window), "release")
+        finally:
+            self._leave(window)
+
+    async def end(self, window: Window) -> None:
+        """Free a window of whatever turn has it: here, and in the store `window.turn_id`."""
+        for turn_id, leased in list(self._leased.items()):
+            if leased.name == window.name:
+                self._lose(turn_id)
+        if window.turn_id is not None:
+            await self.release(window)
+
+    async def look(self, window: Window) -> Window:
+        """How the window stands; `window.turn_id` is of nobody's turn, and has it for a moment.
+
+        Raises:
+            StoreFailed: the store is away.
+        """
+        standing = await self._grant(window)
+        if standing.turn_id == window.turn_id:
+            await self._writes.write(partial(self._store.release, window), "release")
+            return replace(standing, turn_id=None)
+        return standing
+
+    async def move(self, window: Window, host: str) -> Window:
+        """Let the user's turns go to `host` from now on; returns the window as it then stands."""
+        moved = replace(window, host=host)
+        if window.turn_id in self._leased:
+            self._leased[window.turn_id] = moved
+        await self._writes.write(partial(self._store.move, moved), "move")
+        return moved
+
+    async def renew(self) -> None:
+        """Renew the lease of each window that this process has, every 10 s, until cancelled."""
+        while True:
+            await anyio.sleep(RENEW_S)
+            try:
+                await self._renew_all()
+            except StoreFailed as exc:
+                _log.warning("window.not_renewed error=%s", exc)  # there is time for another round
+
+    async def _renew_all(self) -> None:
+        for turn_id, found in (await self._store.find(list(self._leased))).items():
+            if found.reply:  # it was ended elsewhere: its session was reset
+                self._lose(turn_id)
+        for turn_id, window in list(self._leased.items()):
+            if turn_id not in self._leased:
+                continue  # it was released meanwhile
+            standing = await self._store.hold(window, LEASE_S)
+            if turn_id not in self._leased:
+                # It was released while it was being renewed.
+                await self._writes.write(partial(self._store.release, window), "release")
+            elif standing.turn_id != turn_id:
+                _log.warning("window.lost turn_id=%s: its lease had run out", turn_id)
+                self._lose(turn_id)
+
+    def _lose(self, turn_id: str) -> None:
+        window = self._leased.pop(turn_id, None)
+        if window is not None:
+            self._leave(window)
+
+    async def _lease(self, window: Window, on_wait: Callable[[StoreFailed | None], None]) -> Window:
+        while True:
+            try:
+                standing = await self._grant(window)
+                if standing.user_id != window.user_id or standing.turn_id == window.turn_id:
+                    return standing
+                assert standing.turn_id is not None
+                on_wait(None)
+                if await self._is_answered(standing.turn_id):
+                    # The process that submitted it died before it could free the window.
+                    await self._store.release(standing)
+                    continue
+            except StoreFailed as exc:
+                on_wait(exc)
+                await anyio.sleep(LOOK_S)
+                continue
+            with self._waiters.hinted(standing.turn_id) as hint, anyio.move_on_after(LOOK_S):
+                await hint.wait()
+
+    async def _grant(self, window: Window) -> Window:
+        try:
+            return await self._store.hold(window, LEASE_S)
+        except StoreFailed:
+            raise
+        except BaseException:  # cancelled, and it may have been granted all the same
+            await self._writes.write(partial(self._store.release, window), "release")
+            raise
+
+    async def _is_answered(self, turn_id: str) -> bool:
+        found = (await self._store.find([turn_id])).get(turn_id)
+        return found is not None and found.push is not None
+
+    def _leave(self, window: Window) -> None:
+        assert window.turn_id is not None
+        queue = self._queues.get(window.name)
+        if queue is not None:
+            queue.leave(window.turn_id)
+            if not queue.turns:
+                del self._queues[window.name]
+
+
+class _Queue:
+    """The turns of this process that want one window; the first of them has it, or asks for it."""
+
+    def __init__(self) -> None:
+        self.turns: OrderedDict[str, anyio.Event] = OrderedDict()
+
+    async def enter(self, turn_id: str) -> None:
+        """Return when all that came before have left."""
+        turn = self.turns[turn_id] = anyio.Event()
+        if self._first() is turn:
+            return
+        try:
+            await turn.wait()
+        except BaseException:
+            self.leave(turn_id)
+            raise
+
+    def leave(self, turn_id: str) -> None:
+        """Leave, from any place; whoever is the first then is told."""
+        if self.turns.pop(turn_id, None) and (first := self._first()):
+            first.set()
+
+    def _first(self) -> anyio.Event | None:
+        return next(iter(self.turns.values()), None)
