@@ -96,7 +96,7 @@ class Apps:
         return self.environ["PALIADIN_STORE"].startswith("postgresql:")
 
 
-@pytest.fixture(params=["postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def store_name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The store that the processes share."""
     if request.param == "sqlite":
