@@ -19,7 +19,7 @@ from paliadin_client.store.protocol import Push, Receipt, StoreFailed, Verdict
 from paliadin_client.store.pruning import Pruner
 from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.waiting import TurnCallback, Waiters
-from paliadin_contract.callback import Unknown, decode
+from paliadin_contract.callback import Ping, Unknown, decode
 from paliadin_contract.errors import BadSignature, MalformedCallback
 from paliadin_contract.signature import Verification
 from paliadin_contract.trace import safe_trace
@@ -59,7 +59,8 @@ class Inbox(Waiters):
     It answers 204 to what is stored, known already or none of its business; 400 to what is
     malformed, 401 to what is not signed, stale, or signed by another host, 405 to another method
     than POST, 408 to a body that does not come, 413 to more than 32 MiB, and 503 where the app
-    could not store it, or too much is being sent at once: the sidecar comes again.
+    could not store it, or too much is being sent at once: the sidecar comes again. A ping is 503
+    where the store does not answer.
 
     Args:
         secrets: the callback's, each `whsec_<base64>`; several while they are being rotated. One
@@ -145,7 +146,9 @@ class Inbox(Waiters):
         except MalformedCallback as exc:
             _log.warning("push.malformed error=%s", exc)
             return HTTPStatus.BAD_REQUEST, str(exc)
-        if not isinstance(callback, TurnCallback):
+        if isinstance(callback, Ping):
+            return await self._receive_ping()
+        if isinstance(callback, Unknown):
             return HTTPStatus.NO_CONTENT, ""
         # Whoever waits for the answer need not wait for the app's database, too.
         self.offer(callback)
@@ -180,6 +183,14 @@ class Inbox(Waiters):
         if length is not None and length > len(body):
             raise _BodyError(HTTPStatus.REQUEST_TIMEOUT, _missing_part(len(body), length))
         return body
+
+    async def _receive_ping(self) -> tuple[HTTPStatus, str]:
+        try:
+            await self.store.find([])  # for no turn: whether it answers
+        except StoreFailed as exc:
+            _log.warning("ping.refused error=%s", exc)
+            return HTTPStatus.SERVICE_UNAVAILABLE, "could not store"
+        return HTTPStatus.NO_CONTENT, ""
 
     async def _receive_push(self, push: Push) -> tuple[HTTPStatus, str]:
         try:

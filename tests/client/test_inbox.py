@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -31,7 +31,7 @@ from paliadin_contract.errors import BadSecret
 from paliadin_contract.signature import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
     from pathlib import Path
 
     from paliadin_client import TurnCallback
@@ -75,6 +75,26 @@ async def test_none_of_its_business(sidecar: Sidecar, stored: list[TurnCallback]
     assert await sidecar.send("ping_1", ping) == 204
     assert await sidecar.send("later_1", b'{"type": "turn.started", "data": 7}') == 204
     assert stored == []
+
+
+async def test_ping_while_the_store_is_away(
+    inbox: Inbox,
+    sidecar: Sidecar,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A ping asks whether a turn could be stored, and is told where it could not."""
+
+    async def find(_: object) -> None:
+        raise StoreFailed("the store example is away")
+
+    ping = encode(Ping(timestamp=datetime.now(UTC), data=Host("mriver")))
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox.store, "find", find)
+        assert await sidecar.send("ping_1", ping) == 503
+    assert await sidecar.send("ping_1", ping) == 204
+    (record,) = caplog.records
+    assert record.getMessage() == "ping.refused error=store_failed: the store example is away"
 
 
 @pytest.mark.parametrize(
@@ -709,6 +729,38 @@ async def test_hosts(secret: str, stored: list[TurnCallback], inbox: Inbox) -> N
             assert await ours.send("ping_1", ping) == 204
             assert await theirs.send("later_1", b'{"type": "turn.started", "data": 7}') == 204
     assert ids(stored) == [(TURN, 1)]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def test_store_goes_and_comes_back(
+    request: pytest.FixtureRequest, secret: str, tmp_path: Path, kind: str
+) -> None:
+    """While the store is away a push and a ping are 503, and when it is back they are taken."""
+    folder, away = tmp_path / "there", tmp_path / "away"
+    folder.mkdir()
+
+    @contextmanager
+    def renamed() -> Iterator[None]:
+        folder.rename(away)
+        yield
+        away.rename(folder)
+
+    name, gone = str(folder / "inbox.sqlite3"), renamed
+    if kind == "postgresql":
+        name = request.getfixturevalue("database_url")
+        gone = request.getfixturevalue("database_server").down
+    ping = encode(Ping(timestamp=datetime.now(UTC), data=Host("mriver")))
+    inbox = Inbox([secret], store=name)
+    async with serving(inbox) as url:
+        sender = Sidecar(url, secret)
+        async with sender.http:
+            assert await sender.push("before") == 204
+            with gone():
+                assert [await sender.push(TURN), await sender.send("ping_1", ping)] == [503, 503]
+            assert [await sender.push(TURN), await sender.send("ping_1", ping)] == [204, 204]
+    found = await inbox.store.find([TURN, "before"])
+    assert sorted(found) == [TURN, "before"]
+    await inbox.aclose()
 
 
 @given(body=st.binary(), headers=st.dictionaries(st.binary(max_size=20), st.binary(max_size=80)))

@@ -127,7 +127,8 @@ class Store(Protocol):
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """What there is for these turns, each under the submitted id or its own.
 
-        A turn for which there is neither a push nor a reply is left out.
+        A turn for which there is neither a push nor a reply is left out. The store is asked for no
+        turns, too: then it tells whether it answers.
         """
         ...
 
