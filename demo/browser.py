@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -23,18 +24,12 @@ _PAGE_EVENTS = ("Page", "Runtime", "Log", "Network")
 class Browser:
     """One page. What it says on its console, and what it asks for, is kept.
 
-    Args:
-        width: of the window, in CSS pixels.
-        dark: whether its user prefers dark pages.
-        scale: device pixels for each CSS pixel.
-
     Attributes:
         requests: the address of each request.
         messages: what came to the console: errors, warnings and refusals of the page's policy.
     """
 
-    def __init__(self, *, width: int = 1280, dark: bool = False, scale: float = 1) -> None:
-        self._width, self._dark, self._scale = width, dark, scale
+    def __init__(self) -> None:
         self.requests: list[str] = []
         self.messages: list[str] = []
         self._number = 0
@@ -43,11 +38,12 @@ class Browser:
 
     def __enter__(self) -> Self:
         self._home = tempfile.TemporaryDirectory(prefix="chromium-")
-        to_read, self._write_fd = os.pipe()
-        self._read_fd, to_write = os.pipe()
+        to_read, self._write_fd = _pipe()
+        self._read_fd, to_write = _pipe()
         # Descriptors 3 and 4 are where it listens and speaks.
+        moved = f'exec "$@" 3<&{to_read} 4>&{to_write} 2>"$HOME/log"'
         command = [
-            *("sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write} 2>"$HOME/log"', "sh", "chromium"),
+            *("bash", "-c", moved, "bash", "chromium"),
             *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"),
             *("--no-first-run", "--disable-extensions", "--hide-scrollbars", "--mute-audio"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -68,8 +64,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in _PAGE_EVENTS:
             self.call(f"{domain}.enable")
-        self.media()
-        self.resize(self._width)
+        self.look()
         return self
 
     def __exit__(
@@ -89,8 +84,10 @@ class Browser:
         return self._call(method, self._session, **values)
 
     def open(self, address: str) -> None:
-        """Show a page, and wait until all of it is there."""
+        """Show a page, and wait until all of it is there; what is kept is of this one alone."""
         self._events.clear()
+        self.requests.clear()
+        self.messages.clear()
         self.call("Page.navigate", url=address)
         self._wait_for("Page.loadEventFired")
 
@@ -101,14 +98,21 @@ class Browser:
             raise ValueError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
-    def media(self, kind: str = "") -> None:
-        """Show it as on a `screen`, which is usual, or in `print`."""
-        preference = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
-        self.call("Emulation.setEmulatedMedia", media=kind, features=[preference])
+    def look(
+        self, *, width: int = 1280, dark: bool = False, paper: bool = False, scale: float = 1
+    ) -> None:
+        """Be the screen of a person.
 
-    def resize(self, width: int, height: int = 900) -> None:
-        """Give the page another width and height."""
-        size = {"width": width, "height": height, "deviceScaleFactor": self._scale}
+        Args:
+            width: of the window, in CSS pixels.
+            dark: whether its user prefers dark pages.
+            paper: show pages as they are printed.
+            scale: device pixels for each CSS pixel.
+        """
+        preference = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        kind = "print" if paper else ""
+        self.call("Emulation.setEmulatedMedia", media=kind, features=[preference])
+        size = {"width": width, "height": 900, "deviceScaleFactor": scale}
         self.call("Emulation.setDeviceMetricsOverride", mobile=width < 600, **size)  # noqa: PLR2004 - a phone's
 
     def press(self, key: str, code: int) -> None:
@@ -179,3 +183,12 @@ class Browser:
                 self.messages.append(str([one.get("value") for one in params["args"]]))
             case "Runtime.exceptionThrown":
                 self.messages.append(params["exceptionDetails"]["text"])
+
+
+def _pipe() -> tuple[int, int]:
+    # Neither end is one of the descriptors that are given away.
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved[0], moved[1]

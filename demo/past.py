@@ -36,6 +36,7 @@ class Past:
     """
 
     def __init__(self, path: Path, *, until: float, days: int, per_day: int, seed: int = 1) -> None:
+        self.path = path
         self._random = random.Random(seed)
         self._until, self._began = until, until - days * _DAY_S
         self.now = self._began
@@ -67,6 +68,16 @@ class Past:
             step()
         self.now = self._until
         self._outbox.close()
+
+    def rewrite(self, *names: str, value: str) -> None:
+        """Put a value into these fields of each event that has them, as no sidecar would."""
+        with Outbox(self.path) as outbox:
+            for name in names:
+                path = f"$.{name}"
+                outbox.execute(
+                    "UPDATE event SET fields = json_replace(fields, :path, :value)",
+                    {"path": path, "value": f"{name}{value}"},
+                )
 
     def _at(self, at: float, step: Callable[[], object]) -> None:
         self._order += 1
