@@ -98,7 +98,7 @@ LIKE_DEV := $(LOCK) --constraint requirements/dev.txt
 lock: $(VENV)-lock/.ready
 	$(LOCK) pyproject.toml --extra dev --group build -o requirements/dev.txt
 	$(LIKE_DEV) --group build -o requirements/build.txt
-	$(LIKE_DEV) pyproject.toml --extra sidecar --extra inotify -o requirements/sidecar.txt
+	$(LIKE_DEV) pyproject.toml --extra sidecar --extra inotify --extra top -o requirements/sidecar.txt
 	$(LIKE_DEV) pyproject.toml --extra report -o requirements/report.txt
 	$(LIKE_DEV) pyproject.toml --extra client -o requirements/client.txt
 	$(LIKE_DEV) pyproject.toml --extra cli -o requirements/cli.txt

@@ -26,6 +26,7 @@ _COMMANDS = {
     "run": "run",
     "show": "turns",
     "status": "status",
+    "top": "top",
     "turns": "turns",
 }
 

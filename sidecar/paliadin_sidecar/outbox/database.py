@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError
+from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError, Replaced
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
@@ -250,6 +250,15 @@ class Outbox:
         if file is None or _identity(file) != self._file_identity or file.st_size == 0:
             raise self._replaced()
         self._check_log()
+
+    def expect_in_place(self) -> None:
+        """See that the file that was opened is the one in its place; for who reads for long.
+
+        Raises:
+            Replaced: it was moved aside.
+        """
+        if _identity(_stat(self._file)) != self._file_identity:
+            raise Replaced(self.path)
 
     def _check_log(self) -> None:
         # A checkpoint of another process may have emptied the log, and then all of it is in the

@@ -499,6 +499,41 @@ WHERE t.id > :after AND t.id <= :up_to
   AND coalesce(d.accepted_at, t.seen_at) >= :since AND coalesce(d.accepted_at, t.seen_at) < :until
 ORDER BY t.id, d.id;
 
+-- How many are undelivered, and when the oldest of them was accepted.
+-- name: backlog
+SELECT count(*) AS pending, min(accepted_at) AS oldest_at FROM delivery WHERE state = 'pending';
+
+-- Turns whose token was found since a time and of which no file came yet, the newest first.
+-- name: asked
+SELECT turn_id, backend, persona, substr(user_id, 1, 8) AS user, seen_at FROM turn
+WHERE (gone_at IS NOT NULL OR fingerprint IS NULL) AND coalesce(gone_at, seen_at) >= :since
+  AND user_id IS NOT NULL AND seen_content_key IS NULL AND gone_at IS NULL
+ORDER BY coalesce(gone_at, seen_at) DESC LIMIT :limit;
+
+-- What is undelivered, in the order in which it was accepted.
+-- name: undelivered
+SELECT t.turn_id, t.backend, t.persona, substr(t.user_id, 1, 8) AS user,
+       d.revision, d.attempts, d.accepted_at, d.next_attempt_at
+FROM delivery d JOIN turn t ON t.id = d.turn
+WHERE d.id IN (
+    SELECT id FROM delivery WHERE state = 'pending' AND settled_at IS NULL ORDER BY id LIMIT :limit)
+ORDER BY d.id;
+
+-- What was accepted last and is settled, the newest first, with the times that it took. The index is
+-- named: the planner would sort all that is kept.
+-- name: settled
+SELECT t.turn_id, t.backend, t.persona, substr(t.user_id, 1, 8) AS user,
+       d.revision, d.state, d.attempts, d.bytes, d.accepted_at, d.settled_at,
+       json_extract(a.fields, '$.agent_ms') AS agent_ms,
+       json_extract(a.fields, '$.settle_ms') AS settle_ms
+FROM delivery d INDEXED BY delivery_by_age JOIN turn t ON t.id = d.turn
+LEFT JOIN event a ON a.id = (
+    SELECT min(e.id) FROM event e
+    WHERE e.turn = t.id AND e.name IN ('turn.accepted', 'turn.revised', 'turn.failed')
+      AND json_extract(e.fields, '$.webhook_id') = d.webhook_id)
+WHERE d.state IN ('delivered', 'failed', 'dead')
+ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
+
 -- ---- Pruning ------------------------------------------------------------------------------
 
 -- Deliveries that ended before a time and still have a body. A superseded body is never sent

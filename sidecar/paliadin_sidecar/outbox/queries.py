@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -12,8 +13,9 @@ from paliadin_sidecar.outbox.event_rows import event_of, user8
 from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
 
 __all__ = [
-    "count_deliveries", "counts", "dead_since", "deliveries", "failing", "find_ids", "last_turn",
-    "oldest_pending_s", "pending_as_of", "service", "set_roots", "timelines", "turn_page",
+    "asked", "backlog", "count_deliveries", "counts", "dead_since", "deliveries", "failing",
+    "find_ids", "last_turn", "oldest_pending_s", "pending_as_of", "service", "set_roots", "settled",
+    "timelines", "turn_page", "undelivered",
 ]  # fmt: skip
 
 
@@ -78,6 +80,27 @@ def count_deliveries(outbox: Outbox, state: str | None, since: float) -> int:
     return cast("int", outbox.value(sql.count_deliveries, wanted))
 
 
+def backlog(outbox: Outbox) -> tuple[int, float | None]:
+    """How many are undelivered, and when the oldest of them was accepted, in epoch seconds."""
+    row = outbox.execute(sql.backlog).fetchone()
+    return row["pending"], to_seconds(row["oldest_at"])
+
+
+def asked(outbox: Outbox, since: float, limit: int) -> list[dict[str, Any]]:
+    """Turns of which a token told since then and no file came yet, the newest first."""
+    return _rows(outbox, sql.asked, {"since": to_ms(since), "limit": limit})
+
+
+def undelivered(outbox: Outbox, limit: int) -> list[dict[str, Any]]:
+    """What waits to be acknowledged, the oldest first."""
+    return _rows(outbox, sql.undelivered, {"limit": limit})
+
+
+def settled(outbox: Outbox, limit: int) -> list[dict[str, Any]]:
+    """What was acknowledged or given up, the newest first, with the times that it took."""
+    return _rows(outbox, sql.settled, {"limit": limit})
+
+
 def last_turn(outbox: Outbox) -> int:
     """The greatest row id of a turn, 0 where there is none."""
     return cast("int", outbox.value(sql.last_turn))
@@ -99,7 +122,7 @@ def turn_page(
         until: and before then.
     """
     wanted = {"after": after, "up_to": up_to, "since": to_ms(since), "until": to_ms(until)}
-    return [_with_seconds(dict(row)) for row in outbox.execute(sql.turn_page, wanted)]
+    return _rows(outbox, sql.turn_page, wanted)
 
 
 def find_ids(outbox: Outbox, beginning: str, limit: int) -> list[str]:
@@ -137,6 +160,10 @@ def _delivery(row: sqlite3.Row) -> dict[str, Any]:
     if found["state"] != State.PENDING:
         found["next_attempt_at"] = None
     return found
+
+
+def _rows(outbox: Outbox, statement: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_with_seconds(dict(row)) for row in outbox.execute(statement, wanted)]
 
 
 def _with_seconds(row: dict[str, Any]) -> dict[str, Any]:

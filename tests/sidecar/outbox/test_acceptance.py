@@ -316,6 +316,29 @@ def test_a_late_hint(box: Box) -> None:
     assert json.loads(box.due()[0].body)["data"]["submitted_turn_id"] == "submitted"
 
 
+def test_how_long_the_agent_took(box: Box) -> None:
+    """From the token to the complete file, for a turn's first answer."""
+    box.now = NOW - 31
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box.now = NOW
+    box(acceptance.accept, answer())
+    box(acceptance.accept, answer("No."))
+    first, second = (fields for _, fields in box.events())
+    assert (first["agent_ms"], first["settle_ms"]) == (30_000, 1000)
+    assert "agent_ms" not in second
+
+
+def test_a_token_that_was_found_too_late_tells_no_time(box: Box) -> None:
+    """After its answer, as by the scan of a start; or when another file of the turn was known."""
+    box(acceptance.record_hint, KEY, "submitted", USER)
+    box(acceptance.accept, answer(at=NOW - 1))
+    box(acceptance.register_root, *ROOT, [answer("old", key("h"))])
+    box(acceptance.record_hint, key("h"), "submitted-h", USER)
+    box.now += 60
+    box(acceptance.accept, answer("new", key("h"), at=box.now))
+    assert all("agent_ms" not in fields for _, fields in box.events())
+
+
 def test_present_files(box: Box) -> None:
     """It is known which files lie where, until they are gone, and again when they are back."""
     for name in "ab":

@@ -12,7 +12,6 @@ from typing import Any, TextIO
 import click
 
 from paliadin_sidecar.audit.lines import Audit, unconfirmable
-from paliadin_sidecar.errors import Replaced
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
@@ -183,8 +182,6 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
     Raises:
         Replaced: the outbox was moved aside.
     """
-    path = outbox.path
-    identity = (path.stat().st_dev, path.stat().st_ino)
     reader = select.poll()
     reader.register(output, 0)  # that nobody reads any more is told in any case
     after = event_rows.newest_event(outbox)
@@ -200,12 +197,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
                 yield event
         if reader.poll(_POLL_MS):
             return
-        try:
-            now = path.stat()
-        except FileNotFoundError:
-            raise Replaced(path) from None
-        if (now.st_dev, now.st_ino) != identity:
-            raise Replaced(path)
+        outbox.expect_in_place()
 
 
 def _after(outbox: Outbox, event: int) -> Iterator[Event]:
