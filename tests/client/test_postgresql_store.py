@@ -314,6 +314,7 @@ async def test_transaction_mode(
         async with opened(url) as store, opened(url) as other, hinted(store) as hints:
             await until(lambda: "store.no_notifications" in caplog.text)
             assert "pool_mode=session" in caplog.text
+            assert not store._database.has_sessions  # nothing is prepared
             turns = [f"pooled-{number}" for number in range(50)]
             async with anyio.create_task_group() as tasks:
                 for turn in turns:
@@ -336,7 +337,7 @@ async def test_session_mode(
         async with opened(url) as store, hinted(store) as hints:
             assert await receive(store, push(TURN)) is Verdict.NEW
             await until(lambda: TURN in hints)
-            await anyio.sleep(0.7)  # longer than a proof takes to fail
+            await until(lambda: store._database.has_sessions)
     assert caplog.text == ""
 
 

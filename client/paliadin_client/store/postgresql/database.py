@@ -12,7 +12,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, LiteralString, Self, TypeAlias
 
@@ -41,6 +41,8 @@ _MAX_IDLE_S = 60.0
 #: How long somebody waits for a connection, and how long while none can be made.
 _FREE_S = 4.0
 _FREE_WHILE_DOWN_S = 0.5
+#: A statement is prepared by its third use in a connection, which spares the server a quarter.
+_PREPARE_AFTER = 2
 #: The longest payload that a notification has.
 _MAX_PAYLOAD = 7_999
 
@@ -52,7 +54,7 @@ logging.getLogger("psycopg.pool").addFilter(
 )
 
 _VERSION = "SELECT number FROM paliadin.version"
-_NOTIFY = "SELECT pg_notify(%s, %s)"
+_NOTIFY = "SELECT pg_notify(%(channel)s, payload) FROM unnest(%(payloads)s::text[]) AS payload"
 
 _INIT = "`paliadin store init` makes them"
 _REMEDIES: Mapping[type[psycopg.Error], str] = {
@@ -86,6 +88,9 @@ class Database:
         self._pool: AsyncConnectionPool[Connection] | None = None
         #: Why there is no connection, until there is one again.
         self._failure: StoreFailed | None = None
+        #: Whether a connection is surely one and the same session of the server, as it is not
+        #: behind a pooler in transaction mode. Only then are statements prepared.
+        self.has_sessions = False
 
     @property
     def name(self) -> str:
@@ -113,6 +118,7 @@ class Database:
         except psycopg.Error as exc:  # the pool is closed
             raise self.failed(exc) from None
         self._failure = None
+        connection.prepare_threshold = _PREPARE_AFTER if self.has_sessions else None
         try:
             yield connection
         finally:
@@ -150,7 +156,7 @@ class Database:
             with self.errors_named(), time_limit(connection, limit_s):
                 return await run(connection, statement, values)
 
-    async def notify(self, payload: str, connection: Connection | None = None) -> None:
+    async def notify(self, payloads: Collection[str]) -> None:
         """Tell all who listen, by a statement of its own.
 
         Within another's transaction it would hold a lock that all commits of the server wait for.
@@ -158,13 +164,8 @@ class Database:
         Raises:
             StoreFailed: it could not be told.
         """
-        values = (CHANNEL, payload if len(payload.encode()) <= _MAX_PAYLOAD else "")
-        if connection is None:
-            async with self.connection() as other:
-                await self.notify(payload, other)
-            return
-        with self.errors_named(), time_limit(connection, ANSWER_S):
-            await run(connection, _NOTIFY, values)
+        fitting = [each if len(each.encode()) <= _MAX_PAYLOAD else "" for each in payloads]
+        await self.rows(_NOTIFY, {"channel": CHANNEL, "payloads": fitting})
 
     async def version(self, connection: Connection) -> int:
         """The version of the tables.
@@ -230,7 +231,6 @@ class Database:
                 self._conninfo.dsn,
                 kwargs={
                     "autocommit": True,
-                    # A pooler in transaction mode gives each transaction another connection.
                     "prepare_threshold": None,
                     "on_failure": self._connect_failed,
                 },
@@ -265,7 +265,7 @@ class Database:
 async def run(
     connection: Connection,
     statement: LiteralString,
-    values: Mapping[str, object] | tuple[object, ...] = (),
+    values: Mapping[str, object] | None = None,
 ) -> list[tuple[Any, ...]]:
     """The rows of a statement, whatever rows the app has set the connection to make."""
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:

@@ -26,7 +26,7 @@ from paliadin_client.store.postgresql.database import (
 from paliadin_client.store.protocol import StoreFailed
 from paliadin_contract.trace import safe_trace
 
-__all__ = ["hints", "tell"]
+__all__ = ["Teller", "hints"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +48,35 @@ class _PoolerBetween(Exception):
     """It answers, took `LISTEN`, and tells nothing."""
 
 
-async def tell(database: Database, turn_id: str, connection: Connection | None = None) -> None:
-    """Tell whoever waits for this turn. Where that fails, they find it when they look.
+class Teller:
+    """Tells who waits for a turn, by one statement for all that were told of meanwhile.
 
-    Args:
-        database: the store's.
-        turn_id: the turn's id; one that a payload cannot hold is told as any turn.
-        connection: one that is in no transaction; None takes one of the pool's.
+    Where that fails, they find it when they look.
     """
-    try:
-        await database.notify("" if turn_id.startswith(_PROOF) else turn_id, connection)
-    except StoreFailed as exc:
-        _log.debug("store.not_told error=%s", exc)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turn_ids: set[str] = set()
+        self._telling: asyncio.Task[None] | None = None
+
+    def tell(self, turn_id: str) -> None:
+        """Tell of this turn soon. An id that a payload cannot hold is told as any turn."""
+        self._turn_ids.add("" if turn_id.startswith(_PROOF) else turn_id)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell(), name="paliadin-tell")
+
+    async def aclose(self) -> None:
+        """Return when all was told."""
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
+
+    async def _tell(self) -> None:
+        while self._turn_ids:
+            turn_ids, self._turn_ids = self._turn_ids, set()
+            try:
+                await self._database.notify(turn_ids)
+            except StoreFailed as exc:
+                _log.debug("store.not_told error=%s", exc)
 
 
 @asynccontextmanager
@@ -87,6 +104,7 @@ async def _listen(database: Database, on_hint: OnHint) -> None:
                     _log.info("store.listening store=%s", database.name)
                 await _hear(database, connection, on_hint)
         except _PoolerBetween:
+            database.has_sessions = False
             rest_s = _RETRY_POOLER_S
             if not pooler_was_told:
                 pooler_was_told = True
@@ -119,8 +137,10 @@ async def _hear(database: Database, connection: Connection, on_hint: OnHint) -> 
     has_heard = False
     try:
         while not ears.lost.is_set():
-            if await _proves(database, ears):
-                has_heard = True
+            hears = await _hears(database, ears)
+            if hears is not False:
+                # Its pooler, if there is one, keeps a session for each connection.
+                has_heard = database.has_sessions = has_heard or hears is True
             elif not has_heard:
                 ears.close()
                 with time_limit(connection, ANSWER_S):
@@ -135,16 +155,19 @@ async def _hear(database: Database, connection: Connection, on_hint: OnHint) -> 
         ears.close()
 
 
-async def _proves(database: Database, ears: _Ears) -> bool:
-    """Whether it hears what another connection says, or is lost. Through itself it always does."""
+async def _hears(database: Database, ears: _Ears) -> bool | None:
+    """Whether it hears what another connection says: through itself it always does.
+
+    None says that nothing was proven: that one could not speak, or this one is lost.
+    """
     ears.proof, ears.heard = secrets.token_hex(8), anyio.Event()
     try:
-        await database.notify(_PROOF + ears.proof)
+        await database.notify([_PROOF + ears.proof])
     except StoreFailed:
-        return True  # that proves nothing: who could not speak is another one
+        return None
     with anyio.move_on_after(_PROOF_S):
         await ears.heard.wait()
-    return ears.heard.is_set() or ears.lost.is_set()
+    return None if ears.lost.is_set() else ears.heard.is_set()
 
 
 class _Ears:

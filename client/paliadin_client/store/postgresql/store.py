@@ -15,7 +15,7 @@ from paliadin_client.store.postgresql.database import (
     run,
     time_limit,
 )
-from paliadin_client.store.postgresql.listening import hints, tell
+from paliadin_client.store.postgresql.listening import Teller, hints
 from paliadin_client.store.postgresql.pruning import prune
 from paliadin_client.store.protocol import Found, Push, Receipt, StoreFailed, Verdict, Window
 from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
@@ -108,6 +108,7 @@ class PostgreSQLStore:
 
     def __init__(self, url: str) -> None:
         self._database = Database(Conninfo.parse(url))
+        self._teller = Teller(self._database)
 
     def __repr__(self) -> str:
         return f"PostgreSQLStore({self._database.name!r})"
@@ -130,8 +131,8 @@ class PostgreSQLStore:
                 )
             with database.errors_named(), time_limit(connection, ANSWER_S):
                 await transaction.pop_all().aclose()  # COMMIT
-            if verdict is Verdict.NEW:
-                await tell(database, push.turn, connection)
+        if verdict is Verdict.NEW:
+            self._teller.tell(push.turn)
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """As `Store.find`."""
@@ -149,7 +150,7 @@ class PostgreSQLStore:
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
         await self._database.rows(_LEAVE_REPLY, {"turn": turn_id, "reply": reply}, _BODIES_S)
-        await tell(self._database, turn_id)
+        self._teller.tell(turn_id)
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
         """As `Store.hints`."""
@@ -167,7 +168,7 @@ class PostgreSQLStore:
         """As `Store.release`."""
         await self._database.rows(_RELEASE, _values(window))
         if window.turn_id is not None:
-            await tell(self._database, window.turn_id)
+            self._teller.tell(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
@@ -179,6 +180,7 @@ class PostgreSQLStore:
 
     async def aclose(self) -> None:
         """As `Store.aclose`."""
+        await self._teller.aclose()
         await self._database.aclose()
 
 
