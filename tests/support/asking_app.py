@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import paliadin_client
-from paliadin_client import Inbox, PaliadinError, TurnRequest, User
+from paliadin_client import Exchange, Inbox, PaliadinError, TurnRequest, User
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
 
-    from paliadin_client import TurnCallback
+    from paliadin_client import Paliadin, TurnCallback, TurnResult
 
 
 TABLE = "CREATE TABLE IF NOT EXISTS stored (id text)"
@@ -45,6 +45,22 @@ def database(folder: Path) -> sqlite3.Connection:
     db = sqlite3.connect(folder / "app.sqlite3", timeout=30)
     db.execute(TABLE)
     return db
+
+
+async def ask(paliadin: Paliadin, what: str, form: dict[str, Any]) -> TurnResult | None:
+    user = User(form["user_id"])
+    primer = [Exchange("Frage", "Antwort")]
+    turn = TurnRequest(user=user, message="Frage", primer=primer, turn_id=form["turn_id"])
+    match what:
+        case "ask":
+            return await paliadin.run_turn(turn)
+        case "result":
+            return await paliadin.result(turn.turn_id, form.get("timeout"))
+        case "submit":
+            await paliadin.submit(turn)
+        case "reset":
+            await paliadin.reset_session(user)
+    return None
 
 
 def make_app(folder: Path, dies: str) -> Starlette:
@@ -70,21 +86,21 @@ def make_app(folder: Path, dies: str) -> Starlette:
 
             await inbox(scope, receive, acknowledge)
 
-    async def ask(request: Request) -> JSONResponse:
-        form: dict[str, Any] = await request.json()
-        turn = TurnRequest(user=User(form["user_id"]), message="Frage", turn_id=form["turn_id"])
+    async def call(request: Request) -> JSONResponse:
+        what, form = request.path_params["what"], await request.json()
         try:
-            result = await request.app.state.paliadin.run_turn(turn)
+            result = await ask(request.app.state.paliadin, what, form)
         except PaliadinError as exc:
-            return JSONResponse({"error": str(exc)}, 500)
-        return JSONResponse({"text": result.text, "via": result.via, "pid": os.getpid()})
+            return JSONResponse({"error": str(exc), "detail": exc.detail}, 500)
+        shown = {"text": result.text, "via": result.via, "host": result.host} if result else {}
+        return JSONResponse({**shown, "pid": os.getpid()})
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with paliadin_client.connect(inbox=inbox) as app.state.paliadin:
             yield
 
-    routes = [Route("/callback", Callback()), Route("/ask", ask, methods=["POST"])]
+    routes = [Route("/callback", Callback()), Route("/{what}", call, methods=["POST"])]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
