@@ -38,6 +38,7 @@ class Submission:
         has_window: whether this turn has it.
         queued_s: how long it queued behind another turn, in seconds.
         unsent: why it was not sent yet, where it must wait.
+        store_failed: the store's last error, while the turn waits for it.
         ready_at: when it could be sent: its window was free, and a host was well.
         host: where it was sent.
         fresh: whether the agent there did not know what was said before, and so got the primer.
@@ -52,6 +53,7 @@ class Submission:
     has_window: bool = False
     queued_s: float = 0.0
     unsent: str = ""
+    store_failed: errors.StoreFailed | None = None
     ready_at: float | None = None
     host: str | None = None
     fresh: bool = False
@@ -213,15 +215,19 @@ class Submitter:
     async def _take_window(self, turn: Submission) -> None:
         if turn.waiter.push is not None:
             return
-        since = self._clock()
+        since, was_queued = self._clock(), False
 
         def on_wait(failed: errors.StoreFailed | None) -> None:
+            nonlocal was_queued
             if failed is None:
+                was_queued = True
                 turn.unsent = "it was queued behind another turn of its window"
                 turn.queued_s = self._clock() - since
             else:
                 turn.unsent = "the store did not answer, which knows whether its window is free"
-                _log.warning("turn.store_away %s error=%s", turn.log_ids, failed)
+                if turn.store_failed is None:
+                    _log.warning("turn.store_away %s error=%s", turn.log_ids, failed)
+            turn.store_failed = failed
 
         with anyio.CancelScope() as queueing:
             turn.waiter.on_push = queueing.cancel
@@ -229,13 +235,14 @@ class Submitter:
             if standing.user_id != turn.window.user_id:
                 raise another_users(self._hosts.backend.pane(turn.request.user))
             turn.window, turn.has_window = standing, True
-            if turn.unsent:
-                turn.queued_s, turn.unsent = self._clock() - since, ""
+            turn.unsent, turn.store_failed = "", None
+            turn.queued_s = self._clock() - since if was_queued else 0.0
 
     async def _send(self, turn: Submission, reply_grace_s: float) -> None:
         user = turn.request.user
+        hosts = self._hosts.in_order(user, turn.window.host)
         unreachable: dict[str, errors.Unreachable] = {}
-        for host in self._hosts.in_order(user, turn.window.host):
+        for host in hosts:
             try:
                 await self.check(host, user)
                 turn.ready_at = self._clock()
@@ -245,7 +252,8 @@ class Submitter:
                 if turn.host == host.name and exc.answered:
                     raise  # whatever answered may have passed the turn on
                 unreachable[host.name] = exc
-                _log.warning("turn.host_left %s host=%s error=%s", turn.log_ids, host.name, exc)
+                if len(unreachable) < len(hosts):
+                    _log.warning("turn.host_left %s host=%s error=%s", turn.log_ids, host.name, exc)
             else:
                 return
         raise none_well(unreachable)
@@ -266,6 +274,8 @@ class Submitter:
                 submitting.deadline = anyio.current_time() + (reply_grace_s if wanted else 0)
 
             turn.waiter.on_push = end
+            if turn.waiter.push is not None:
+                return  # it came while the window was moved
             try:
                 reply = await submit()
             except errors.SubmitLost as exc:

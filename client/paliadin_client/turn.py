@@ -143,7 +143,7 @@ class Paliadin:
                     await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
                     await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
                 if turn.waiter.push is None and turn.response is None:
-                    raise await self._timeout(turn) from turn.lost
+                    raise await self._timeout(turn) from turn.lost or turn.store_failed
                 health_ms, answer_ms = turn.times_ms(self._clock())
                 result = conclude(
                     request.turn_id,
@@ -179,7 +179,7 @@ class Paliadin:
                 if turn.is_open:
                     self._start(self._wait_for_push(stack.pop_all(), turn, limit.deadline))
                 elif turn.waiter.push is None and turn.response is None:
-                    raise await self._timeout(turn)
+                    raise await self._timeout(turn) from turn.store_failed
 
     async def result(
         self,

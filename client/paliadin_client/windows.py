@@ -86,12 +86,12 @@ class Windows:
             self._leave(window)
 
     async def end(self, window: Window) -> None:
-        """Free a window of whatever turn has it: here, and in the store `window.turn_id`."""
+        """Free a window of the turn that has it in the store, and of the one that has it here."""
+        if window.turn_id is not None:
+            await self.release(window)
         for turn_id, leased in list(self._leased.items()):
             if leased.name == window.name:
                 self._lose(turn_id)
-        if window.turn_id is not None:
-            await self.release(window)
 
     async def look(self, window: Window) -> Window:
         """How the window stands; `window.turn_id` is of nobody's turn, and has it for a moment.

@@ -48,6 +48,8 @@ pytestmark = pytest.mark.anyio
 
 ANNA = User("0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11")
 BEN = User("7be1d0aa-5f0e-4c59-8a52-2d0a8a5a2a12")
+#: For what must be over before a deadline: an ssh connection takes as long as the machine is busy.
+over_http = pytest.mark.parametrize("host", ["aichat"], indirect=True)
 TEXT = ANSWER.partition("\n\n[paliadin-meta]")[0]
 
 
@@ -351,16 +353,17 @@ async def test_queued_until_the_deadline(apps: Apps) -> None:
     assert gate.order == [first.turn_id]
 
 
+@over_http
 async def test_queued_for_a_part(apps: Apps) -> None:
     """A turn that was sent after others, and is not answered, says how long it had queued."""
     gate, first, second = Gate(apps.host), ask(), ask()
-    one, other = await apps.start(), await apps.start(deadline_s=2)
+    one, other = await apps.start(), await apps.start(deadline_s=4)
     async with running(one.run_turn(first), other.run_turn(second)) as [_, late]:
         await gate.has(first)
         await until(lambda: first.turn_id in other.waiters._hinted)
         await anyio.sleep(0.1)
         gate.open(first)
-        said = r"within 2 s, for [0-2]\.[0-9] s of which it was queued behind another turn"
+        said = r"within 4 s, for [0-3]\.[0-9] s of which it was queued behind another turn"
         with pytest.raises(TurnTimeout, match=said):
             await late
     assert gate.order == [first.turn_id, second.turn_id]
@@ -447,6 +450,7 @@ async def test_lost_submit(apps: Apps) -> None:
     await until(lambda: not one._windows._leased)
 
 
+@over_http
 async def test_lost_submit_until_the_deadline(apps: Apps) -> None:
     """A lost turn for which no push comes has its window until its deadline."""
 
@@ -454,7 +458,7 @@ async def test_lost_submit_until_the_deadline(apps: Apps) -> None:
         raise Drops
 
     apps.host.script = drops
-    one, other = await apps.start(deadline_s=0.5), await apps.start()
+    one, other = await apps.start(deadline_s=2), await apps.start()
     await one.submit(ask())
     second = ask()
     gate = Gate(apps.host)
