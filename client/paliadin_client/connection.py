@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
@@ -16,7 +16,7 @@ from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.turn import Paliadin
 from paliadin_client.watching import StoreWatcher
 
-__all__ = ["connect", "open_backend", "open_hosts"]
+__all__ = ["connect", "open_backend", "open_hosts", "open_paliadin"]
 
 
 @asynccontextmanager
@@ -37,17 +37,41 @@ async def connect(
         ConfigError: a variable is missing or wrong; all that are wrong are named at once.
     """
     settings = Settings.from_environ(environ)
-    named = store_from(environ)
-    store = open_store(named) if inbox is None and named is not None else None
+    async with open_paliadin(
+        open_hosts(settings.backend),
+        inbox=inbox,
+        store=store_from(environ),
+        deadline_s=settings.deadline_s,
+    ) as paliadin:
+        yield paliadin
+
+
+@asynccontextmanager
+async def open_paliadin(
+    hosts: AbstractAsyncContextManager[Hosts],
+    *,
+    inbox: Inbox | None,
+    store: str | None,
+    deadline_s: float,
+) -> AsyncIterator[Paliadin]:
+    """The assistant, by way of these hosts.
+
+    Args:
+        hosts: are opened, and closed when the context ends.
+        inbox: as for `connect`.
+        store: names the store where there is no inbox; None leaves this process alone.
+        deadline_s: how long `run_turn` waits in all, in seconds.
+    """
+    opened = inbox.store if inbox else open_store(store) if store is not None else None
     try:
-        async with open_hosts(settings.backend) as hosts:
-            paliadin = Paliadin(hosts, inbox=inbox, store=store, deadline_s=settings.deadline_s)
+        async with hosts as these:
+            paliadin = Paliadin(these, inbox=inbox, store=opened, deadline_s=deadline_s)
             watcher = StoreWatcher(paliadin.store, paliadin.waiters)
             async with watcher.running(), paliadin.running():
                 yield paliadin
     finally:
         with anyio.CancelScope(shield=True):
-            if opened := inbox.store if inbox else store:
+            if opened is not None:
                 await opened.aclose()
 
 

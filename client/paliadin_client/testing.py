@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -25,12 +26,12 @@ from typing import Any, ClassVar, TypeAlias
 import anyio
 
 from paliadin_client.backend import Reply, TurnRequest, User
+from paliadin_client.connection import open_paliadin
 from paliadin_client.errors import BackendTimeout, PaliadinError, TurnTimeout
+from paliadin_client.hosts import Hosts
 from paliadin_client.inbox import Inbox
-from paliadin_client.store.memory import MemoryStore
+from paliadin_client.store.selection import store_from
 from paliadin_client.turn import Paliadin
-from paliadin_client.waiting import Waiters
-from paliadin_client.watching import StoreWatcher
 from paliadin_contract.callback import (
     Answer,
     Failure,
@@ -91,25 +92,23 @@ class FakeHost:
 
     @asynccontextmanager
     async def connect(
-        self,
-        *,
-        inbox: Inbox | None = None,
-        environ: Mapping[str, str] | None = None,  # noqa: ARG002 - the app may give it to `connect`
+        self, *, inbox: Inbox | None = None, environ: Mapping[str, str] = os.environ
     ) -> AsyncIterator[Paliadin]:
         """Stands in for `paliadin_client.connect`.
 
         Args:
-            inbox: where pushes arrive; without one there are none.
-            environ: not read: this host needs no settings.
+            inbox: where pushes arrive, and whose store is used; without one nothing is pushed.
+            environ: `PALIADIN_STORE` is read where there is no inbox, and nothing else.
         """
         self._inbox = inbox
-        store = inbox.store if inbox else MemoryStore()
-        try:
-            async with StoreWatcher(store, inbox or Waiters()).running():
-                yield Paliadin(_Backend(self, inbox), inbox=inbox, deadline_s=self._deadline_s)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await store.aclose()
+        backend = _Backend(self, inbox)
+        async with open_paliadin(
+            nullcontext(Hosts({backend.name: backend})),
+            inbox=inbox,
+            store=store_from(environ),
+            deadline_s=self._deadline_s,
+        ) as paliadin:
+            yield paliadin
 
     def answers(self, text: Text, *, pushed: bool = True) -> None:
         """From now on, the backend responds with this answer.

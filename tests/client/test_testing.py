@@ -26,6 +26,8 @@ from paliadin_client import (
 from paliadin_client.testing import FakeHost
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from paliadin_client import TurnCallback
 
 pytestmark = pytest.mark.anyio
@@ -199,6 +201,50 @@ async def test_pushed_to_another_process(
         assert await fake.push(fake.completed("t1", "eins"), inbox=inbox) == 204
         assert await fake.push(fake.completed("t2", "zwei")) == 204
     assert [turn.data.turn_id for turn in stored] == ["t1"]
+
+
+async def test_submit_and_result(fake: FakeHost, inbox: Inbox) -> None:
+    """A turn that is open is answered for whoever asks for its result, and a late one too."""
+    fake.gives_up()
+    async with fake.connect(inbox=inbox) as paliadin:
+        request = ask()
+        await paliadin.submit(request)
+        with pytest.raises(TurnTimeout):
+            await paliadin.result(request.turn_id, timeout=0)
+        assert await fake.push(fake.completed(request.turn_id, "eins")) == 204
+        assert (await paliadin.result(request.turn_id)).text == "eins"
+        fake.times_out()
+        late = ask()
+        with pytest.raises(TurnTimeout):
+            await paliadin.submit(late)
+        with pytest.raises(TurnTimeout):
+            await paliadin.result(late.turn_id)
+        assert await fake.push(fake.completed(late.turn_id, "spät")) == 204
+        assert (await paliadin.result(late.turn_id)).text == "spät"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_two_processes(
+    kind: str, fake: FakeHost, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Two apps with one store are as two processes: what comes to one is had at the other."""
+    store = str(tmp_path / "store.sqlite3")
+    if kind == "postgresql":
+        store = request.getfixturevalue("database_url")
+    one, two = (Inbox([fake.secret], store=store) for _ in range(2))
+    environ = {"PALIADIN_STORE": store}
+    fake.gives_up()
+    async with (
+        fake.connect(inbox=one) as asking,
+        fake.connect(inbox=two),
+        fake.connect(environ=environ) as reloaded,
+        asyncio.TaskGroup() as tasks,
+    ):
+        turn = ask()
+        waiting = tasks.create_task(asking.run_turn(turn))
+        assert await fake.push(fake.completed(turn.turn_id, "eins"), inbox=two) == 204
+        assert (await waiting).text == "eins"
+        assert (await reloaded.result(turn.turn_id)).text == "eins"
 
 
 async def test_nothing_to_push_to(fake: FakeHost) -> None:
