@@ -142,7 +142,7 @@ async def test_transaction_that_is_none_any_more(database_url: str, misuse: Misu
             async with store.receive(push(TURN)) as receipt:
                 await misuse(receipt.connection)
         assert await store.find([TURN]) == {}
-        assert await receive(store, push(TURN)) is Verdict.NEW
+        await comes_through(store, push(TURN))  # the server may notice a moment later
 
 
 async def test_constraint_that_fails_at_commit(database_server: PostgreSQL) -> None:
@@ -412,17 +412,13 @@ async def test_earlier_version(
     database_server.sql("SELECT added2, added3 FROM paliadin.windows", name)
 
 
-@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "somebody"])
-async def test_private(database_server: PostgreSQL, quick: None, role: str) -> None:
+async def test_private(database_server: PostgreSQL, quick: None) -> None:
     """Nobody reads the tables in another's name, whatever default privileges there were."""
     name = database_server.new_database()
     url = database_server.url(name)
     roles = ("anon", "authenticated", "service_role", "somebody")
     database_server.sql(
-        "".join(
-            f"DO $$ BEGIN CREATE ROLE {each} LOGIN; EXCEPTION WHEN duplicate_object THEN END $$;"
-            for each in roles
-        )
+        "".join(f"CREATE ROLE {role} LOGIN;" for role in roles)
         + "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, anon, authenticated;"
         "ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO PUBLIC, anon, authenticated;",
         name,
@@ -430,26 +426,24 @@ async def test_private(database_server: PostgreSQL, quick: None, role: str) -> N
     await migrate(url)
     async with opened(url) as store:
         assert await receive(store, push(TURN, ANSWER)) is Verdict.NEW
-    theirs = database_server.url(name, role)
-    tables = database_server.sql(
-        "SELECT tablename FROM pg_tables WHERE schemaname = 'paliadin'", name
-    ).split()
+    listed = "SELECT tablename FROM pg_tables WHERE schemaname = 'paliadin'"
+    tables = database_server.sql(listed, name).split()
     assert len(tables) == 5
-    for table in tables:
-        with (
-            psycopg.connect(theirs) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
-            connection.execute(f"SELECT * FROM paliadin.{table}".encode())
+    selects = [f"SELECT * FROM paliadin.{table}".encode() for table in tables]
+    for role in roles:
+        with psycopg.connect(database_server.url(name, role), autocommit=True) as connection:
+            for select in selects:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(select)
     # The second line: rows stay hidden where somebody grants the tables all the same.
     database_server.sql(
-        f"GRANT USAGE ON SCHEMA paliadin TO {role};"
-        f"GRANT ALL ON ALL TABLES IN SCHEMA paliadin TO {role};",
+        "GRANT USAGE ON SCHEMA paliadin TO anon;"
+        "GRANT ALL ON ALL TABLES IN SCHEMA paliadin TO anon;",
         name,
     )
+    theirs = database_server.url(name, "anon")
     with psycopg.connect(theirs) as connection:
-        for table in tables:
-            assert connection.execute(f"SELECT * FROM paliadin.{table}".encode()).fetchall() == []
+        assert [connection.execute(select).fetchall() for select in selects] == [[]] * 5
     async with opened(theirs) as store:
         with pytest.raises(StoreFailed):
             await receive(store, push(OTHER))

@@ -145,7 +145,7 @@ class Database:
             await connection.close()  # closes the socket and waits for nobody
 
     async def rows(
-        self, statement: LiteralString, values: Mapping[str, object], limit_s: float = ANSWER_S
+        self, statement: LiteralString, values: Mapping[str, object], limit_s: float
     ) -> list[tuple[Any, ...]]:
         """The rows of a statement, which is a transaction of its own.
 
@@ -165,7 +165,7 @@ class Database:
             StoreFailed: it could not be told.
         """
         fitting = [each if len(each.encode()) <= _MAX_PAYLOAD else "" for each in payloads]
-        await self.rows(_NOTIFY, {"channel": CHANNEL, "payloads": fitting})
+        await self.rows(_NOTIFY, {"channel": CHANNEL, "payloads": fitting}, ANSWER_S)
 
     async def version(self, connection: Connection) -> int:
         """The version of the tables.

@@ -160,19 +160,19 @@ class PostgreSQLStore:
         """As `Store.hold`."""
         rows: list[tuple[str, str | None, str | None]] = []
         while not rows:  # somebody else made or removed it in between
-            rows = await self._database.rows(_HOLD, _values(window) | {"ttl_s": ttl_s})
+            rows = await self._database.rows(_HOLD, _values(window) | {"ttl_s": ttl_s}, ANSWER_S)
         ((user_id, turn_id, host),) = rows
         return Window(window.name, user_id, turn_id, host)
 
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
-        await self._database.rows(_RELEASE, _values(window))
+        await self._database.rows(_RELEASE, _values(window), ANSWER_S)
         if window.turn_id is not None:
             self._teller.tell(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
-        await self._database.rows(_MOVE, _values(window))
+        await self._database.rows(_MOVE, _values(window), ANSWER_S)
 
     async def prune(self) -> None:
         """As `Store.prune`."""
