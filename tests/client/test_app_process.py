@@ -114,6 +114,29 @@ def test_slower_than_the_sidecars_deadline(apps: Apps, port: int, pushing: Sidec
     assert apps.turns() == {"t1": content.decode()}
 
 
+@pytest.mark.parametrize("label", ["mriver", "mlake"])
+def test_secret_of_a_host(tmp_path: Path, secret: str, label: str) -> None:
+    """What a real sidecar signs is taken where the secret is bound to its label, and only there."""
+    apps = Apps(tmp_path, f"mriver={secret}")
+    with apps.stack:
+        port = apps.listen()
+        apps.start(port)
+        sidecar = Sidecar(
+            *(tmp_path, f"http://127.0.0.1:{port}/"),
+            PALIADIN_CALLBACK_SECRET=secret,
+            PALIADIN_HOST_LABEL=label,
+        )
+        sidecar.make_roots()
+        sidecar.start()
+        apps.stack.callback(sidecar.close)
+        sidecar.answer("t1")
+        if label == "mriver":
+            sidecar.wait_event("delivery.delivered", turn_id="t1")
+        else:
+            sidecar.wait_event("delivery.attempted", turn_id="t1", status=401)
+        assert apps.stored() == ["t1"] * (label == "mriver")
+
+
 async def test_two_processes(apps: Apps, port: int) -> None:
     """Whichever of two processes is pushed to, how often and how fast, a turn is stored once."""
     ports = [port, apps.listen()]
