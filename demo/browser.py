@@ -10,6 +10,7 @@ import select
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +38,7 @@ class Browser:
         self._events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        self._home = tempfile.TemporaryDirectory(prefix="chromium-")
+        self._home = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         to_read, self._write_fd = _pipe()
         self._read_fd, to_write = _pipe()
         # Descriptors 3 and 4 are where it listens and speaks.
@@ -73,10 +74,15 @@ class Browser:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with suppress(OSError, RuntimeError, ValueError):
+            self._call("Browser.close")
+        try:
+            self._process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._write_fd)
         os.close(self._read_fd)
-        self._process.kill()
-        self._process.wait()
         self._home.cleanup()
 
     def call(self, method: str, **values: object) -> dict[str, Any]:

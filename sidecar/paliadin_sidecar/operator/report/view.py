@@ -80,7 +80,7 @@ class Cell:
 #: A table of more columns becomes a list on a narrow page.
 _NARROW_COLUMNS = 3
 #: One of at most so many rows is printed on one sheet.
-_SHORT_ROWS = 12
+_SHORT_ROWS = 8
 
 
 @dataclass(frozen=True)
