@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint coverage check chaos chaos-quick bench bench-quick check-host check-image check-newcomer lock clean
+.PHONY: demo test test-all lint coverage check chaos chaos-quick bench bench-quick pictures check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -53,6 +53,12 @@ bench: $(VENV)-bench/.ready
 
 bench-quick: $(VENV)/.ready
 	$(BIN)/python -m bench --quick
+
+# The pictures of the README and of docs/, from demo data, in a browser that apt installs where root.
+pictures: $(VENV)/.ready
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	$(BIN)/python -m demo.pictures
 
 lint: $(VENV)/.ready
 	$(BIN)/python -m ruff format --check .

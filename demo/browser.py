@@ -129,11 +129,20 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", **about)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
-    def screenshot(self, path: Path, *, height: int | None = None) -> None:
-        """Keep what is seen as a PNG: all of the page, or so much of it from its top."""
-        full = self.value("document.documentElement.scrollHeight")
+    def screenshot(self, path: Path, first: str, last: str) -> None:
+        """Keep a part of the page as a PNG, as wide as the screen.
+
+        Args:
+            path: of the PNG.
+            first: a selector of what stands at its top.
+            last: and of what begins below it.
+        """
+        top, bottom = (
+            self.value(f"document.querySelector('{one}').getBoundingClientRect().top + scrollY")
+            for one in (first, last)
+        )
         width = self.value("innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height or full, "scale": 1}
+        clip = {"x": 0, "y": top, "width": width, "height": bottom - top, "scale": 1}
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(found["data"]))
 

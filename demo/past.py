@@ -45,10 +45,12 @@ class Past:
         self._users = [
             str(uuid.UUID(int=self._random.getrandbits(128), version=4)) for _ in range(12)
         ]
-        # The receiver is away twice: for three quarters of an hour, and for some minutes.
+        # The receiver is away twice: on an afternoon for three quarters of an hour, and on a
+        # morning for some minutes.
+        first = _midnight(self._began)
         self._outages = [
-            (self._began + days * 0.55 * _DAY_S, 2700.0),
-            (self._began + days * 0.87 * _DAY_S, 420.0),
+            (first + (days * 6 // 10) * _DAY_S + 14.2 * _HOUR_S, 2700.0),
+            (first + (days * 8 // 10) * _DAY_S + 9.6 * _HOUR_S, 420.0),
         ]
         self._outbox = Outbox(path, host="mriver", wall=lambda: self.now, create=True)
         self._outbox.execute("PRAGMA synchronous = OFF")  # it need survive nothing
@@ -87,10 +89,9 @@ class Past:
         return self._outbox.transaction([partial(function, self._outbox, *args, **kwargs)])[0]
 
     def _arrivals(self, days: int, per_day: int) -> Iterator[float]:
-        midnight = datetime.fromtimestamp(self._began).replace(hour=0, minute=0, second=0)  # noqa: DTZ006 - the firm's own day
         for day in range(days + 1):
-            start = midnight.timestamp() + day * _DAY_S
-            weekend = datetime.fromtimestamp(start).weekday() >= 5  # noqa: DTZ006, PLR2004 - the same; Saturday
+            start = _midnight(self._began) + day * _DAY_S
+            weekend = datetime.fromtimestamp(start).astimezone().weekday() >= 5  # noqa: PLR2004 - Saturday
             number = round(per_day * (0.15 if weekend else self._random.uniform(0.8, 1.1)))
             for hour in self._random.choices(range(24), _BUSY, k=number):
                 at = start + (hour + self._random.random()) * _HOUR_S
@@ -168,3 +169,9 @@ class Past:
         self._do(transitions.record_retry, delivery, attempt, delay_s, refused=refused)
         delivery.reported_attempt = delivery.attempts
         self._at(self.now + delay_s, partial(self._send, delivery, refused_until))
+
+
+def _midnight(at: float) -> float:
+    # The beginning of that day, by the firm's own clock.
+    day = datetime.fromtimestamp(at).astimezone()
+    return day.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()

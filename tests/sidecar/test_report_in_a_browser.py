@@ -5,7 +5,9 @@ Debian's chromium, without a window. Each width is a phone's, a tablet's or a de
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo import pictures
 from demo.browser import Browser
 from demo.past import Past
 from support.needs import need
@@ -24,6 +27,7 @@ from paliadin_sidecar.outbox.database import FILENAME
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 MARKUP = "<img src=x onerror=\"document.title='hurt'\"><script>document.title='hurt'</script>"
 
 
@@ -208,6 +212,31 @@ def test_on_paper(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> N
     assert browser.value("document.documentElement.scrollWidth") <= 680
     closed = "document.querySelector('details:not([open]) table').getBoundingClientRect().height"
     assert browser.value(closed) > 50
+
+
+def test_the_pictures_of_the_documents(browser: Browser, tmp_path: Path) -> None:
+    """Each is made, and each that a document shows is one of them."""
+    zone = os.environ.get("TZ")
+    try:
+        pictures.make(tmp_path)
+    finally:
+        os.environ.pop("TZ")
+        if zone is not None:
+            os.environ["TZ"] = zone
+        time.tzset()
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == set(pictures.PICTURES)
+    assert made == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    for path in tmp_path.iterdir():
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert width == pictures.PICTURES[path.name][0]
+        assert height > 300
+    shown = [
+        name
+        for document in (ROOT / "README.md", ROOT / "docs/audit.md")
+        for name in re.findall(r"pictures/([\w-]+\.png)", document.read_text())
+    ]
+    assert set(shown) == made
 
 
 def test_without_its_script(browser: Browser, pages: dict[str, Path]) -> None:

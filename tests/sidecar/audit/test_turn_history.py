@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from support.outbox_box import KEY, NOW, USER, Box, answer, failure, key
 
+from paliadin_sidecar.audit import turn_history
 from paliadin_sidecar.audit.turn_history import Outcome, TurnHistory, read_history
 from paliadin_sidecar.outbox import acceptance, event_rows, transitions
-from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Delivery, to_ms
 
 if TYPE_CHECKING:
@@ -264,3 +265,28 @@ def test_where_events_of_a_time_begin(box: Box) -> None:
         assert box(event_rows.last_event_before, NOW + number) in range(expected, found)
     assert box(event_rows.last_event_before, NOW + 1000) == max(i for i in ids if i % 3)
     assert box(event_rows.oldest_event_at) == NOW
+
+
+def test_no_page_holds_the_log(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of them all of it can be written back, and what comes meanwhile is counted."""
+    for number in range(10):
+        accept(box, f"t{number}")
+    monkeypatch.setattr(turn_history, "_PAGE", 3)
+    real, pages, left = event_rows.event_rows, 0, []
+
+    def page(outbox: Outbox, after: int, limit: int) -> list[event_rows.EventRow]:
+        nonlocal pages
+        found = real(outbox, after, limit)
+        pages += 1
+        accept(box, f"during-{pages}") if pages < 5 else None
+        _, log, written = box.outbox.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        left.append(log - written)
+        return found
+
+    monkeypatch.setattr(event_rows, "event_rows", page)
+    with Outbox(box.path, read_only=True) as reader:
+        found = read_history(reader, since=NOW, until=NOW + DAY_S)
+    assert pages >= 5
+    assert set(left) == {0}
+    assert len(outcomes(found)) == 14
+    assert found.backlog_before == 0
