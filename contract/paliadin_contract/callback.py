@@ -129,10 +129,21 @@ def decode(body: bytes | bytearray) -> Callback | Unknown:
             the field, never its value.
     """
     try:
-        head = _head.decode(body)
-        return _decoder.decode(body) if head.type in _KNOWN else head
+        return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedCallback(_shape_only(exc)) from None
+
+
+def _decode(body: bytes | bytearray) -> Callback | Unknown:
+    try:
+        callback: Callback = _decoder.decode(body)
+    except msgspec.ValidationError:
+        # Only what is none of the known types is read a second time.
+        head = _head.decode(body)
+        if head.type in _KNOWN:
+            raise
+        return head
+    return callback
 
 
 def _shape_only(exc: Exception) -> str:

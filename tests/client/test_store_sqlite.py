@@ -320,6 +320,21 @@ anyio.run(parent)
 """
 
 
+def test_claims_whose_file_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds a file that was removed claims in the new one, as all others do."""
+    monkeypatch.setattr("paliadin_client.store.claims._CHECK_S", 0)
+    path = tmp_path / "claims"
+    first = Claims(path)
+    assert first.take("turn-1")
+    first.drop("turn-1")
+    path.unlink()
+    second = Claims(path)
+    assert second.take("turn-1")
+    assert not first.take("turn-1")
+    first.close()
+    second.close()
+
+
 async def test_a_fork_carries_nothing_over(path: Path, store: SqliteStore) -> None:
     """A child has a connection of its own, and keeps no claim of a parent that died."""
     with Process(path, "-c", _FORKING) as process:
@@ -337,13 +352,13 @@ async def test_what_gathers_shares_a_commit(store: SqliteStore) -> None:
     commits: list[str] = []
     go = threading.Event()
 
-    def wait(db: sqlite3.Connection) -> None:
+    def wait(db: sqlite3.Connection, _: object) -> list[bool]:
         db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-        go.wait(PATIENCE_S)
+        return [go.wait(PATIENCE_S)]
 
     turns = [f"turn-{number}" for number in range(8)]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store._thread.read, wait)
+        tasks.start_soon(store._thread.read, wait, None)
         for turn in turns:
             tasks.start_soon(store.leave_reply, turn, turn.encode())
         await anyio.wait_all_tasks_blocked()
@@ -359,13 +374,16 @@ async def test_one_that_fails_spoils_nothing(store: SqliteStore) -> None:
     """Of those that share a commit, one that cannot be written does not take the others with it."""
     go = threading.Event()
 
-    def fail(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO webhook_ids VALUES (NULL, NULL)")
+    def wait(_: object, __: object) -> list[bool]:
+        return [go.wait(PATIENCE_S)]
+
+    def fail(db: sqlite3.Connection, _: object) -> list[object]:
+        return [db.execute("INSERT INTO webhook_ids VALUES (NULL, NULL)")]
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store._thread.read, lambda _: go.wait(PATIENCE_S))
+        tasks.start_soon(store._thread.read, wait, None)
         await anyio.wait_all_tasks_blocked()
-        failing = store._thread.begin(fail, writes=True)
+        failing = store._thread.begin(fail, None, writes=True)
         tasks.start_soon(store.leave_reply, "turn-1", b"reply")
         await anyio.wait_all_tasks_blocked()
         go.set()
@@ -377,10 +395,14 @@ async def test_one_that_fails_spoils_nothing(store: SqliteStore) -> None:
 async def test_cancelled_while_it_is_committed(store: SqliteStore) -> None:
     """Whoever is cancelled waits for the commit: the turn is not free before it is decided."""
     go = threading.Event()
+
+    def wait(_: object, __: object) -> list[bool]:
+        return [go.wait(PATIENCE_S)]
+
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
             async with store.receive(push("turn-1")):
-                tasks.start_soon(store._thread.read, lambda _: go.wait(PATIENCE_S))
+                tasks.start_soon(store._thread.read, wait, None)
                 await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 tasks.start_soon(anyio.to_thread.run_sync, go.set)

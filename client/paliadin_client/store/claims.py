@@ -6,12 +6,14 @@ no file is made.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import struct
 import sys
 import threading
+import time
 import weakref
 from contextlib import suppress
 from hashlib import blake2b
@@ -20,6 +22,12 @@ from pathlib import Path
 __all__ = ["Claims"]
 
 _BUSY = {errno.EAGAIN, errno.EACCES}
+_PRIVATE = 0o600
+#: How long, in seconds, it may go unnoticed that the file was removed.
+_CHECK_S = 0.1
+#: These calls take a microsecond; Python's own let the other threads go on meanwhile, and to come
+#: back from that takes up to a hundred.
+_libc = ctypes.PyDLL(None, use_errno=True)
 
 
 class Claims:
@@ -32,6 +40,7 @@ class Claims:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: int | None = None
+        self._check_at = 0.0
         # A file's locks never stand in the way of the one who holds the file, so a claim of our
         # own is found here.
         self._names: set[str] = set()
@@ -65,9 +74,14 @@ class Claims:
                     _unlock_byte(self._file, name)
 
     def touch(self) -> None:
-        """Let whoever watches the file know that something has happened. It may go unheard."""
-        with self._lock, suppress(OSError):
-            os.utime(self._current_file())
+        """Let whoever watches the file know that something has happened. It may go unheard.
+
+        It is opened and closed, which the kernel tells and which waits for no disk.
+        """
+        # Elsewhere a file that is closed takes the process's locks with it, and nobody watches.
+        if sys.platform == "linux":
+            with suppress(OSError):
+                os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
 
     def close(self) -> None:
         """Let go of the file, and of all claims across processes."""
@@ -84,16 +98,22 @@ class Claims:
 
     def _current_file(self) -> int:
         # Somebody may have removed it, together with the database: then others lock a new one.
+        now = time.monotonic()
+        if self._file is not None and (now < self._check_at or self._is_current(self._file)):
+            return self._file
         if self._file is not None:
-            try:
-                if os.path.samestat(os.fstat(self._file), self.path.stat()):
-                    return self._file
-            except FileNotFoundError:
-                pass
             os.close(self._file)
             self._file = None
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+        self._check_at = now + _CHECK_S
         return self._file
+
+    def _is_current(self, file: int) -> bool:
+        self._check_at = time.monotonic() + _CHECK_S
+        try:
+            return os.path.samestat(os.fstat(file), self.path.stat())
+        except FileNotFoundError:
+            return False
 
 
 _all: weakref.WeakSet[Claims] = weakref.WeakSet()
@@ -128,7 +148,8 @@ def _set_lock(file: int, name: str, kind: int) -> None:
         # It belongs to the open file, and not, like POSIX's own, to the process: so two objects of
         # one process are apart, and none ends because another closes a file of the same name.
         lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        if _libc.fcntl(file, fcntl.F_OFD_SETLK, lock) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     else:
         how = fcntl.LOCK_UN if kind == fcntl.F_UNLCK else fcntl.LOCK_EX | fcntl.LOCK_NB
         fcntl.lockf(file, how, 1, byte)

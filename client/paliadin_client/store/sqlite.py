@@ -6,10 +6,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from paliadin_client.errors import ConfigError
@@ -64,8 +63,11 @@ CREATE INDEX IF NOT EXISTS windows_at ON windows (at)
 _LAYOUT = 1
 
 _JUDGE = """
-SELECT EXISTS (SELECT 1 FROM webhook_ids WHERE id = :id), file, answered, revision
-FROM (SELECT 1) LEFT JOIN ranks ON turn = :turn
+WITH pushes (place, id, turn) AS (VALUES {rows})
+SELECT json_group_array(json_array(
+    place, EXISTS (SELECT 1 FROM webhook_ids WHERE webhook_ids.id = pushes.id),
+    file, answered, revision
+)) FROM pushes LEFT JOIN ranks USING (turn)
 """
 _FIND_PUSHES = """
 WITH wanted (id) AS (SELECT value FROM json_each(?))
@@ -87,6 +89,8 @@ _KEPT = (
 )
 #: How many rows of one table one step removes.
 _STEP_ROWS = 200
+#: How many rows one statement inserts, of at most six values: SQLite may take no more than 999.
+_MAX_ROWS = 100
 
 
 class SqliteStore:
@@ -113,12 +117,12 @@ class SqliteStore:
         try:
             # SQLite follows links, and has its other files beside the file itself.
             self._path = Path(os.path.realpath(Path(path)))
-            self._thread = SqliteThread(self._path, _SCHEMA, _LAYOUT)
+            self._claims = Claims(self._path.with_name(f"{self._path.name}-claims"))
+            self._thread = SqliteThread(self._path, _SCHEMA, _LAYOUT, self._claims.touch)
         except StoreFailed as exc:
             raise ConfigError([exc.args[0]]) from None
         except (TypeError, ValueError) as exc:
             raise ConfigError([f"the inbox's database {path!r}: {exc}"]) from None
-        self._claims = Claims(self._path.with_name(f"{self._path.name}-claims"))
         self._changes = Changes(self._claims, self._thread)
         self._now = now
 
@@ -131,10 +135,10 @@ class SqliteStore:
             return
         try:
             rank = rank_of(push.callback)
-            verdict = await self._thread.read(partial(_judge, push, rank))
+            verdict = await self._thread.read(_judge, (push, rank))
             yield Receipt(verdict)
             if verdict is Verdict.NEW:
-                await self._thread.write(partial(_remember, push, rank, self._now()))
+                await self._thread.write(_remember, (push, rank, self._now()))
         finally:
             self._claims.drop(*claimed)
         if verdict is Verdict.NEW:
@@ -142,14 +146,11 @@ class SqliteStore:
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """As `Store.find`."""
-        return await self._thread.read(partial(_find, json.dumps(list(turn_ids))))
+        return await self._thread.read(_find, json.dumps(list(turn_ids)))
 
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
-        row = (turn_id, reply, self._now())
-        await self._thread.write(
-            lambda db: db.execute("REPLACE INTO replies VALUES (?, ?, ?)", row).rowcount
-        )
+        await self._thread.write(_leave_reply, (turn_id, reply, self._now()))
         self._changes.tell(turn_id)
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
@@ -158,20 +159,20 @@ class SqliteStore:
 
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """As `Store.hold`."""
-        return await self._thread.write(partial(_hold, window, self._now(), ttl_s))
+        return await self._thread.write(_hold, (window, self._now(), ttl_s))
 
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
-        await self._thread.write(partial(_release, window))
+        await self._thread.write(_release, window)
         self._changes.tell(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
-        await self._thread.write(partial(_move, window))
+        await self._thread.write(_move, window)
 
     async def prune(self) -> None:
         """As `Store.prune`."""
-        await self._thread.write(partial(_prune, self._now()))
+        await self._thread.write(_prune, self._now())
 
     async def aclose(self) -> None:
         """As `Store.aclose`."""
@@ -185,24 +186,52 @@ class SqliteStore:
             raise self._thread.failure(exc) from None
 
 
-def _judge(push: Push, rank: Rank, db: sqlite3.Connection) -> Verdict:
-    known, *row = db.execute(_JUDGE, {"id": push.webhook_id, "turn": push.turn}).fetchone()
-    if known:
-        return Verdict.KNOWN
-    standing = None if row[0] is None else Rank(row[0], bool(row[1]), row[2])
-    return Verdict.NEW if outranks(rank, standing) else Verdict.OUTRANKED
+def _judge(db: sqlite3.Connection, asked: Sequence[tuple[Push, Rank]]) -> list[Verdict]:
+    rows = ", ".join(f"({place}, ?, ?)" for place in range(len(asked)))
+    values = [text for push, _ in asked for text in (push.webhook_id, push.turn)]
+    (found,) = db.execute(_JUDGE.format(rows=rows), values).fetchone()
+    verdicts = dict.fromkeys(range(len(asked)), Verdict.NEW)
+    for place, known, *standing in json.loads(found):
+        rank = None if standing[0] is None else Rank(standing[0], bool(standing[1]), standing[2])
+        if known:
+            verdicts[place] = Verdict.KNOWN
+        elif not outranks(asked[place][1], rank):
+            verdicts[place] = Verdict.OUTRANKED
+    return list(verdicts.values())
 
 
-def _remember(push: Push, rank: Rank, now: float, db: sqlite3.Connection) -> None:
-    turn, own_id = push.turn, push.callback.data.turn_id
-    db.execute("INSERT OR IGNORE INTO webhook_ids VALUES (?, ?)", (push.webhook_id, now))
-    db.execute("REPLACE INTO ranks VALUES (?, ?, ?, ?, ?)", (turn, *rank, now))
-    db.execute("REPLACE INTO bodies VALUES (?, ?, ?)", (turn, push.body, now))
-    if own_id != turn:
-        db.execute("REPLACE INTO own_ids VALUES (?, ?, ?)", (own_id, turn, now))
+def _remember(db: sqlite3.Connection, pushes: Sequence[tuple[Push, Rank, float]]) -> Sequence[None]:
+    _insert(db, "webhook_ids", [(push.webhook_id, now) for push, _, now in pushes])
+    _insert(db, "ranks", [(push.turn, *rank, now) for push, rank, now in pushes])
+    _insert(db, "bodies", [(push.turn, push.body, now) for push, _, now in pushes])
+    own_ids = [(push.callback.data.turn_id, push.turn, now) for push, _, now in pushes]
+    _insert(db, "own_ids", [row for row in own_ids if row[0] != row[1]])
+    return [None] * len(pushes)
 
 
-def _find(turn_ids: str, db: sqlite3.Connection) -> dict[str, Found]:
+def _leave_reply(
+    db: sqlite3.Connection, replies: Sequence[tuple[str, bytes, float]]
+) -> Sequence[None]:
+    _insert(db, "replies", replies)
+    return [None] * len(replies)
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+    # Several at a time: each statement costs as much as the rows do.
+    for start in range(0, len(rows), _MAX_ROWS):
+        some = rows[start : start + _MAX_ROWS]
+        row = f"({', '.join('?' * len(some[0]))})"
+        db.execute(
+            f"REPLACE INTO {table} VALUES {', '.join([row] * len(some))}",  # noqa: S608 - ours
+            [value for each in some for value in each],
+        )
+
+
+def _find(db: sqlite3.Connection, asked: Sequence[str]) -> list[dict[str, Found]]:
+    return [_find_each(db, turn_ids) for turn_ids in asked]
+
+
+def _find_each(db: sqlite3.Connection, turn_ids: str) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for turn_id, body in db.execute(_FIND_PUSHES, (turn_ids,)):
         push = decode(body)
@@ -213,7 +242,11 @@ def _find(turn_ids: str, db: sqlite3.Connection) -> dict[str, Found]:
     return found
 
 
-def _hold(window: Window, now: float, ttl_s: float, db: sqlite3.Connection) -> Window:
+def _hold(db: sqlite3.Connection, asked: Sequence[tuple[Window, float, float]]) -> list[Window]:
+    return [_hold_each(db, *each) for each in asked]
+
+
+def _hold_each(db: sqlite3.Connection, window: Window, now: float, ttl_s: float) -> Window:
     row = db.execute(
         "SELECT user_id, turn_id, host, until FROM windows WHERE name = ?", (window.name,)
     ).fetchone()
@@ -232,24 +265,27 @@ def _hold(window: Window, now: float, ttl_s: float, db: sqlite3.Connection) -> W
     return window
 
 
-def _release(window: Window, db: sqlite3.Connection) -> None:
-    db.execute(
+def _release(db: sqlite3.Connection, windows: Sequence[Window]) -> Sequence[None]:
+    db.executemany(
         "UPDATE windows SET turn_id = NULL WHERE name = ? AND turn_id = ?",
-        (window.name, window.turn_id),
+        [(window.name, window.turn_id) for window in windows],
     )
+    return [None] * len(windows)
 
 
-def _move(window: Window, db: sqlite3.Connection) -> None:
-    db.execute(
+def _move(db: sqlite3.Connection, windows: Sequence[Window]) -> Sequence[None]:
+    db.executemany(
         "UPDATE windows SET host = ? WHERE name = ? AND turn_id = ?",
-        (window.host, window.name, window.turn_id),
+        [(window.host, window.name, window.turn_id) for window in windows],
     )
+    return [None] * len(windows)
 
 
-def _prune(now: float, db: sqlite3.Connection) -> None:
+def _prune(db: sqlite3.Connection, asked: Sequence[float]) -> Sequence[None]:
     for table, key, keep_s in _KEPT:
         db.execute(
             f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608 - the names are ours
             f"(SELECT {key} FROM {table} WHERE at < ? ORDER BY at LIMIT {_STEP_ROWS})",
-            (now - keep_s,),
+            (max(asked) - keep_s,),
         )
+    return [None] * len(asked)

@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from paliadin_client.store.claims import Claims
@@ -19,7 +19,8 @@ from paliadin_client.store.sqlite_thread import SqliteThread
 
 __all__ = ["Changes"]
 
-_IN_ATTRIB = 0x4
+#: Closed by who only read it; and removed, among other things.
+_IN_CLOSE_NOWRITE, _IN_ATTRIB = 0x10, 0x4
 _EVENT_BYTES = 4096
 #: How long, in seconds, changes gather: nobody notices it, and a busy database is asked rarely.
 _GATHER_S = 0.01
@@ -44,7 +45,6 @@ class Changes:
 
     def tell(self, turn_id: str | None) -> None:
         """This process has changed something about the turn, and committed it."""
-        self._claims.touch()
         for on_hint in tuple(self._listeners):
             on_hint(turn_id)
 
@@ -93,11 +93,11 @@ class _Watch:
             with suppress(BlockingIOError):
                 os.read(self._inotify, _EVENT_BYTES)
             self._loop.add_reader(self._inotify, self._look_soon)
-        self._thread.begin(self._read_version, writes=False).add_done_callback(self._compare)
+        self._thread.begin(self._read_version, None, writes=False).add_done_callback(self._compare)
 
-    def _read_version(self, db: sqlite3.Connection) -> object:
+    def _read_version(self, db: sqlite3.Connection, asked: Sequence[None]) -> list[object]:
         # It changes with what other connections commit, and each connection has its own.
-        return self._thread.openings, db.execute("PRAGMA data_version").fetchone()
+        return [(self._thread.openings, db.execute("PRAGMA data_version").fetchone())] * len(asked)
 
     def _look_soon(self) -> None:
         assert self._inotify is not None
@@ -112,7 +112,7 @@ class _Watch:
             return
         if self._inotify is not None:
             # By its name each time, since it may have been removed and made anew.
-            _libc.inotify_add_watch(self._inotify, self._path, _IN_ATTRIB)
+            _libc.inotify_add_watch(self._inotify, self._path, _IN_CLOSE_NOWRITE | _IN_ATTRIB)
         version, self._version = self._version, looked.result()
         if version != self._version:
             self._on_hint(None)

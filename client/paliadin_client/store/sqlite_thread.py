@@ -1,7 +1,9 @@
 """Keeps one connection to a SQLite database, in a thread of its own.
 
 Each commit waits for the disk, so the event loop must not do it; and what is written while the
-thread waits for the disk shares the next commit.
+thread waits for the disk shares the next commit. Two threads of Python hinder each other more than
+the statements take: so what one step of the event loop asks for is handed over together, and what
+is asked for several times is asked of the database once.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -32,6 +34,9 @@ __all__ = ["SqliteThread"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+#: Does the same for each of the arguments, and returns as many results.
+_Statements: TypeAlias = "Callable[[sqlite3.Connection, Sequence[_A]], Sequence[_T]]"
 
 #: How long, in seconds, another process may hold the database.
 _BUSY_S = 5.0
@@ -55,7 +60,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[_T]):
-    statements: Callable[[sqlite3.Connection], _T]
+    statements: _Statements[Any, _T]
+    argument: Any
     writes: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[_T]
@@ -73,17 +79,21 @@ class SqliteThread:
         path: of the database; made where there is none, for its user alone.
         schema: what makes its tables where there are none; the layout's number goes with it.
         layout: counts the layouts; a database of a higher one is refused.
+        on_commit: called in the thread when something may have been committed.
 
     Raises:
         StoreFailed: it can be neither opened nor made.
     """
 
-    def __init__(self, path: Path, schema: str, layout: int) -> None:
+    def __init__(self, path: Path, schema: str, layout: int, on_commit: Callable[[], None]) -> None:
+        self._on_commit = on_commit
         self._file = _File(path, schema, layout)
         with self._file.errors_named():
             self._file.open().db.close()
-        self._jobs: SimpleQueue[_Job[Any] | None] | None = None
+        self._jobs: SimpleQueue[list[_Job[Any]] | None] | None = None
         self._thread: threading.Thread | None = None
+        #: What has not been handed over yet, of each event loop.
+        self._asked: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
         _all.add(self)
 
     @property
@@ -91,38 +101,40 @@ class SqliteThread:
         """How many connections there have been."""
         return self._file.openings
 
-    async def read(self, statements: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What `statements` return; they only read.
+    async def read(self, statements: _Statements[_A, _T], argument: _A) -> _T:
+        """What `statements` return for `argument`; they only read.
 
         Raises:
             StoreFailed: the database does not answer.
         """
-        return await self.begin(statements, writes=False)
+        return await self.begin(statements, argument, writes=False)
 
-    async def write(self, statements: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What `statements` return, once it is on the disk. They may be run more than once.
+    async def write(self, statements: _Statements[_A, _T], argument: _A) -> _T:
+        """The same, once what they write is on the disk. They may be run more than once.
 
         Cancelling it waits for the commit: whoever is cancelled knows that nothing goes on.
 
         Raises:
             StoreFailed: nothing of it was written.
         """
-        written = self.begin(statements, writes=True)
-        with anyio.CancelScope(shield=True):
-            await written
-        return written.result()
+        written = self.begin(statements, argument, writes=True)
+        try:
+            return await asyncio.shield(written)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([written])
+            raise
 
     def begin(
-        self, statements: Callable[[sqlite3.Connection], _T], *, writes: bool
+        self, statements: _Statements[_A, _T], argument: _A, *, writes: bool
     ) -> asyncio.Future[_T]:
         """The same, to be awaited later."""
         loop = asyncio.get_running_loop()
-        job = _Job(statements, writes, loop, loop.create_future())
-        with _guard:
-            if self._jobs is None:
-                self._start()
-            assert self._jobs is not None
-            self._jobs.put(job)
+        job = _Job(statements, argument, writes, loop, loop.create_future())
+        asked = self._asked.setdefault(loop, [])
+        if not asked:
+            loop.call_soon(self._hand_over, loop)
+        asked.append(job)
         return job.future
 
     def failure(self, exc: OSError | sqlite3.Error) -> StoreFailed:
@@ -136,15 +148,26 @@ class SqliteThread:
         if thread is not None:
             await to_thread.run_sync(thread.join)
 
-    def _start(self) -> None:
-        self._jobs = SimpleQueue()
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = self._asked.pop(loop)
+        with _guard:
+            if self._jobs is None:
+                self._jobs = self._start()
+            self._jobs.put(asked)
+
+    def _start(self) -> SimpleQueue[list[_Job[Any]] | None]:
+        jobs: SimpleQueue[list[_Job[Any]] | None] = SimpleQueue()
         # A daemon: whoever forgets to close can end all the same. It does not know this object,
         # which therefore can be collected, and then ends it.
         self._thread = threading.Thread(
-            target=_work, args=(self._file, self._jobs), name="paliadin-store", daemon=True
+            target=_work,
+            args=(self._file, jobs, self._on_commit),
+            name="paliadin-store",
+            daemon=True,
         )
         self._thread.start()
-        weakref.finalize(self, self._jobs.put, None)
+        weakref.finalize(self, jobs.put, None)
+        return jobs
 
     def stop(self) -> threading.Thread | None:
         """Let the thread end, which is returned; the caller holds the guard."""
@@ -306,32 +329,33 @@ def _until_free(ask: Callable[[], _T]) -> _T:
             time.sleep(_RETRY_S)
 
 
-def _work(file: _File, jobs: SimpleQueue[_Job[Any] | None]) -> None:
+def _work(
+    file: _File, queue: SimpleQueue[list[_Job[Any]] | None], on_commit: Callable[[], None]
+) -> None:
     session = _Session(file)
     try:
         ended = False
         while not ended:
-            gathered = _gather(jobs)
-            ended = None in gathered
-            batch = [job for job in gathered if job is not None]
-            reads = [job for job in batch if not job.writes]
-            writes = [job for job in batch if job.writes]
-            if reads:
+            handed_over = _take_all(queue)
+            ended = None in handed_over
+            jobs = [job for each in handed_over for job in each or ()]
+            if reads := [job for job in jobs if not job.writes]:
                 session.read(reads)
                 _hand_back(reads)
-            if writes:
+            if writes := [job for job in jobs if job.writes]:
                 session.write(writes)
+                on_commit()
                 _hand_back(writes)
     finally:
         session.close()
 
 
-def _gather(jobs: SimpleQueue[_Job[Any] | None]) -> list[_Job[Any] | None]:
-    gathered = [jobs.get()]
+def _take_all(queue: SimpleQueue[_T]) -> list[_T]:
+    taken = [queue.get()]
     with suppress(Empty):
         while True:
-            gathered.append(jobs.get_nowait())
-    return gathered
+            taken.append(queue.get_nowait())
+    return taken
 
 
 def _hand_back(jobs: list[_Job[Any]]) -> None:
@@ -352,6 +376,14 @@ def _settle(jobs: list[_Job[Any]]) -> None:
             job.future.set_exception(job.error)
 
 
+def _run(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    for statements in dict.fromkeys(job.statements for job in jobs):
+        same = [job for job in jobs if job.statements == statements]
+        results = statements(db, [job.argument for job in same])
+        for job, result in zip(same, results, strict=True):
+            job.result = result
+
+
 class _Session:
     """The thread's connection, opened anew where the file was removed or failed."""
 
@@ -361,16 +393,11 @@ class _Session:
 
     def read(self, jobs: list[_Job[Any]]) -> None:
         """Run what only reads."""
-        for job in jobs:
-            self._try([job], self._read)
+        self._try(jobs, self._read)
 
     def write(self, jobs: list[_Job[Any]]) -> None:
-        """Run what writes in one transaction; where that fails, each in one of its own."""
-        is_spoiled = self._try(jobs, self._write)
-        if is_spoiled and len(jobs) > 1:
-            for job in jobs:
-                job.error = None
-                self._try([job], self._write)
+        """Run what writes, in one transaction."""
+        self._try(jobs, self._write)
 
     def close(self) -> None:
         """Close the connection."""
@@ -380,32 +407,31 @@ class _Session:
             with suppress(sqlite3.Error):
                 opened.db.close()
 
-    def _try(self, jobs: list[_Job[Any]], run: Callable[[list[_Job[Any]]], None]) -> bool:
-        # Whether it failed for a reason that may be one job's alone.
+    def _try(self, jobs: list[_Job[Any]], run: Callable[[list[_Job[Any]]], None]) -> None:
         try:
             run(jobs)
         except Exception as exc:  # noqa: BLE001 - a fault of the statements is their caller's
+            # Whatever it is, a connection that begins afresh does not carry it on.
+            self.close()
+            if len(jobs) > 1 and getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                # It may be one job's alone.
+                for job in jobs:
+                    self._try([job], run)
+                return
             for job in jobs:
                 job.error = exc
                 if isinstance(exc, OSError | sqlite3.Error):
                     job.error = self._file.failure(exc)
-            # Whatever it is, a connection that begins afresh does not carry it on.
-            self.close()
-            return getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY
-        return False
 
     def _read(self, jobs: list[_Job[Any]]) -> None:
-        db = self._current()
-        for job in jobs:
-            job.result = job.statements(db)
+        _run(self._current(), jobs)
 
     def _write(self, jobs: list[_Job[Any]]) -> None:
         while True:
             db = self._current()
             db.execute("BEGIN IMMEDIATE")
             try:
-                for job in jobs:
-                    job.result = job.statements(db)
+                _run(db, jobs)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
