@@ -93,7 +93,9 @@ func main() {
 	if flag.NArg() != 1 {
 		log.Fatal("usage: paliad [-revisions] HOST:PORT (port 0 takes a free one)")
 	}
-	connector, err := pq.NewConnector("")
+	// A statement is prepared and run in one round trip. In two, a pooler in transaction mode may give
+	// each to another connection of the server.
+	connector, err := pq.NewConnector("binary_parameters=yes")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -8,11 +8,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from http.client import HTTPException
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 from support.balancer import balancer
 from support.callbacks import MARKER
 from support.paliad import TABLE, Paliad, looks, opened, running
+from support.pgbouncer import pgbouncer
+from support.stalling_proxy import stalling_proxy
 from support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -136,7 +139,7 @@ def waiting_for_locks(database: PostgreSQL) -> int:
 
 def test_behind_one_address(here: Paliad, there: Paliad, pool: ThreadPoolExecutor) -> None:
     """One of the two is killed: each page has its answer, at the latest when it is loaded again."""
-    with balancer(*(("127.0.0.1", each.receiver.port) for each in (here, there))) as address:
+    with balancer(here.receiver.port, there.receiver.port) as address:
         receiver = replace(here.receiver, port=address.port)
         both = replace(here, receiver=receiver)
         turns = [both.ask() for _ in range(8)]
@@ -190,16 +193,34 @@ def test_a_connection_that_is_forgotten(
     binary: str, database: PostgreSQL, there: Paliad, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     """Connections that are neither answered nor closed are given up, and made anew."""
-    with balancer(str(database.home / ".s.PGSQL.5432")) as proxy:
+    with stalling_proxy(database) as proxy:
         way = {"PGHOST": "127.0.0.1", "PGPORT": str(proxy.port)}
         with running(database, [binary], tmp_path / "here", **way) as here:
             heard(here, pool)
             turn = here.ask()
             page = opened(here, pool, turn)
-            proxy.stall()
+            proxy.forget()
             assert there.push(turn) == 204
             assert page.result(PATIENCE_S) == (200, MARKER)
             heard(here, pool)
+
+
+def test_through_a_pooler(
+    binary: str, database: PostgreSQL, there: Paliad, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """In transaction mode a pooler swallows notifications, and neither answers nor statements."""
+    with pgbouncer(database, "postgres", "transaction") as url:
+        directory = unquote(url.partition("host=")[2])
+        way = {"PGHOST": directory, "PGPORT": "6432"}
+        with running(database, [binary], tmp_path / "here", **way) as here:
+            turns = [here.ask() for _ in range(8)]
+            pages = [opened(here, pool, turn) for turn in turns]
+            for turn in turns[:4]:
+                assert there.push(turn, response=turn) == 204
+            own = [pool.submit(here.push, turn, response=turn) for turn in turns[4:]]
+            assert [push.result(PATIENCE_S) for push in own] == [204] * 4
+            results = [page.result(PATIENCE_S) for page in pages]
+    assert results == [(200, turn) for turn in turns]
 
 
 def test_more_pages_than_connections(here: Paliad) -> None:

@@ -5,33 +5,25 @@ from __future__ import annotations
 import socket
 from contextlib import contextmanager, suppress
 from itertools import cycle
-from threading import Event, Thread
-from typing import TYPE_CHECKING, TypeAlias
+from threading import Thread
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Address", "Balancer", "balancer"]
-
-#: A host and a port, or the path of a UNIX socket.
-Address: TypeAlias = tuple[str, int] | str
+__all__ = ["Balancer", "balancer"]
 
 
 class Balancer:
     """Hands each connection to the next of its servers that takes one."""
 
-    def __init__(self, servers: Sequence[Address]) -> None:
+    def __init__(self, ports: Sequence[int]) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
-        self._turns, self._servers = cycle(servers), len(servers)
+        self._turns, self._servers = cycle(ports), len(ports)
         self._links: list[_Link] = []
         self._thread = Thread(target=self._accept)
         self._thread.start()
-
-    def stall(self) -> None:
-        """Forget the connections that there are, and close none: what is sent there gets lost."""
-        for link in self._links:
-            link.stalled.set()
 
     def close(self) -> None:
         """End all connections, and wait until nothing of it is left."""
@@ -53,21 +45,13 @@ class Balancer:
 
     def _connect(self) -> socket.socket | None:
         for _ in range(self._servers):
-            address = next(self._turns)
-            unix = isinstance(address, str)
-            server = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
-            try:
-                server.connect(address)
-            except OSError:
-                server.close()
-            else:
-                return server
+            with suppress(OSError):  # it is down
+                return socket.create_connection(("127.0.0.1", next(self._turns)))
         return None
 
 
 class _Link:
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self.stalled = Event()
         self._sockets = client, server
         ways = (client, server), (server, client)
         self._threads = [Thread(target=self._pump, args=way) for way in ways]
@@ -76,11 +60,9 @@ class _Link:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while (data := source.recv(65536)) and not self.stalled.is_set():
+            while data := source.recv(65536):
                 sink.sendall(data)
-        if not self.stalled.is_set():
-            with suppress(OSError):
-                sink.shutdown(socket.SHUT_WR)
+            sink.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         for each in self._sockets:
@@ -93,9 +75,9 @@ class _Link:
 
 
 @contextmanager
-def balancer(*servers: Address) -> Iterator[Balancer]:
-    """A balancer before these servers, until the block ends."""
-    made = Balancer(servers)
+def balancer(*ports: int) -> Iterator[Balancer]:
+    """A balancer before the servers on these ports of loopback, until the block ends."""
+    made = Balancer(ports)
     try:
         yield made
     finally:

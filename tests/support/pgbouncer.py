@@ -34,7 +34,7 @@ def pgbouncer(server: PostgreSQL, database: str, mode: str) -> Iterator[str]:
         settings.write_text(
             f"[databases]\n* = user=postgres host={server.home}\n[pgbouncer]\nlisten_addr =\n"
             f"unix_socket_dir = {home}\nauth_type = any\npool_mode = {mode}\n"
-            "default_pool_size = 10\n"
+            "default_pool_size = 10\nignore_startup_parameters = extra_float_digits\n"
         )
         os.chown(home, account.pw_uid, account.pw_gid)
         process = subprocess.Popen(
