@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import before, growth, measures, report
 from bench.candidates import BEFORE, CANDIDATES, FLOOR, INOTIFY, NODE, SHIPPED, Candidate
+from bench.inbox import callbacks_per_s
 from bench.lab import running
 from bench.results import Results
 
@@ -38,12 +39,15 @@ class _Sizes:
     growth_rounds: int = 4
     growth_turns: int = 300
     growth_burst: int = 3000
+    inbox_rounds: int = 5
+    callbacks: int = 4000
 
 
 #: Tries each part of the measurement itself; its figures say nothing.
 _TRIAL = _Sizes(
     rounds=1, rounds_of_others=1, turns=10, burst=200, bursts=1, idle_s=2, delivered=20_000,
     answers=200, growth_rounds=1, growth_turns=20, growth_burst=200,
+    inbox_rounds=1, callbacks=200,
 )  # fmt: skip
 
 
@@ -89,6 +93,7 @@ def quick(disk: Path | None) -> None:
         burst={SHIPPED: [measures.burst(_SERVICE, disk, 2000)]},
         idle=measures.idle([_SERVICE], disk, 5),
         ready={"empty": _ready_s(disk, None)},
+        inbox=callbacks_per_s(disk, rounds=1, callbacks=2000),
     )
     print(report.quick(results))
 
@@ -128,6 +133,7 @@ def full(disk: Path | None, sizes: _Sizes) -> Results:
                 )
                 results.growth.setdefault(what, []).append(grown)
     results.drain_s = _drain_s(disk, sizes.burst)
+    results.inbox = callbacks_per_s(disk, rounds=sizes.inbox_rounds, callbacks=sizes.callbacks)
     results.import_ms = measures.import_ms("paliadin_client")
     results.run_turn_us = measures.run_turn_us()
     results.took_s = time.monotonic() - began

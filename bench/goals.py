@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.candidates import FLOOR, INOTIFY, INOTIFY_NO_COMMITS, NODE, SHIPPED, WATCHDOG, before_of
+from bench.inbox import BARE_SQLITE, INBOX_SQLITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,8 @@ __all__ = ["Goal", "goals"]
 #: What a scan may add to the longest wait of a turn, in ms.
 _SCAN_MS = 20.0
 _GROWTH = 1.2
+#: What the inbox may lose to a route that verifies nothing and knows no turn.
+_OF_BARE = 0.9
 _ENGINES = {INOTIFY: "inotify", SHIPPED: "as shipped"}
 
 
@@ -52,6 +55,7 @@ def goals(results: Results) -> list[Goal]:
         *_trickle(results),
         *_idle(results),
         *_growth(results),
+        *_inbox(results),
     ]
 
 
@@ -147,6 +151,15 @@ def _growth(results: Results) -> Iterator[Goal]:
                 f"{longest - without:.1f} ms ({longest:.1f} at the longest, {without:.1f} without)",
                 (longest - without) / _SCAN_MS,
             )
+
+
+def _inbox(results: Results) -> Iterator[Goal]:
+    ours, bare = results.inbox_per_s(INBOX_SQLITE), results.inbox_per_s(BARE_SQLITE)
+    yield Goal(
+        f"callbacks a second, {INBOX_SQLITE}: ≥ {_OF_BARE} × {BARE_SQLITE}",
+        f"{ours:.0f}, {ours / bare:.2f} × ({bare:.0f})",
+        _OF_BARE * bare / ours,
+    )
 
 
 def _worst(*figures: float) -> float:

@@ -28,6 +28,7 @@ _PACKAGES = (
     "anyio",
     "asyncinotify",
     "msgspec",
+    "uvicorn",
     "watchdog",
     "watchfiles",
 )
@@ -48,6 +49,9 @@ def quick(results: Results) -> str:
     ]
     idle = results.idle[SHIPPED]
     lines.append(f"idle: {idle.cpu_percent:.2f} % of a core, {idle.resident_mb:.1f} MiB resident")
+    lines += [
+        f"{name}: {results.inbox_per_s(name):.0f} callbacks a second" for name in results.inbox
+    ]
     lines.append(f"start to READY: {statistics.median(results.ready['empty']):.2f} s")
     return "\n".join(lines)
 
@@ -57,7 +61,7 @@ def write(results: Results, folder: Path, page: Path | None) -> None:
     goals_of_it = "## Goals\n\n" + _goals(results)
     parts = [
         _head(results), goals_of_it, _latencies(results), _bursts(results), _idle(results),
-        _growth(results), _rest(results),
+        _growth(results), _inbox(results), _rest(results),
     ]  # fmt: skip
     (folder / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "results.svg").write_text(picture.svg(results), encoding="utf-8")
@@ -182,6 +186,16 @@ def _growth(results: Results) -> str:
         f"## Growth: {SHIPPED}\n\n"
         + _table(heads, rows)
         + (f"\n\nThe outbox of the many delivered turns has {results.outbox_mb:.0f} MB.")
+    )
+
+
+def _inbox(results: Results) -> str:
+    rows = [
+        [name, f"{results.inbox_per_s(name):.0f}", f"{min(rounds):.0f} to {max(rounds):.0f}"]
+        for name, rounds in results.inbox.items()
+    ]
+    return "## Callbacks to an app, by 8 senders\n\n" + _table(
+        ["", "callbacks a second", "in each round"], rows
     )
 
 

@@ -81,6 +81,8 @@ class Results:
     growth: dict[str, list[Grown]] = field(default_factory=dict)
     outbox_mb: float = 0.0
     drain_s: float = 0.0
+    inbox: dict[str, list[float]] = field(default_factory=dict)
+    """Callbacks a second of each app, a figure for each round."""
     import_ms: float = 0.0
     run_turn_us: float = 0.0
     took_s: float = 0.0
@@ -100,6 +102,10 @@ class Results:
         nan = float("nan")
         bursts = sorted(self.burst.get(name, []), key=lambda one: one.per_s)
         return bursts[len(bursts) // 2] if bursts else Burst(0, 0, nan, nan, nan)
+
+    def inbox_per_s(self, name: str) -> float:
+        """The median of one app's callbacks a second; NaN where it was not measured."""
+        return statistics.median(self.inbox.get(name) or [float("nan")])
 
     def growth_ratios(self, what: str) -> tuple[float, float, float]:
         """How many times the figures of an empty start its own are.

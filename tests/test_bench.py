@@ -18,6 +18,7 @@ from bench.candidates import (
     before_of,
 )
 from bench.goals import goals
+from bench.inbox import BARE, BARE_SQLITE, INBOX, INBOX_SQLITE, callbacks_per_s
 from bench.report import with_goals
 from bench.results import Burst, Grown, Idle, Latency, Results
 
@@ -58,6 +59,7 @@ def results() -> Results:
         },
         idle={SHIPPED: Idle(0.1, 20.0, 45.0), INOTIFY: Idle(0.05, 2.0, 44.0)},
         growth={"an empty start": [grown(1.0)], "answers in the root": [grown(1.2, 1.2)]},
+        inbox={BARE_SQLITE: [1000.0], INBOX_SQLITE: [100.0, 900.0, 2000.0]},
     )
 
 
@@ -82,6 +84,7 @@ def test_all_that_is_reached_is_said_to_be(results: Results) -> None:
         ("growth", "answers in the root", [grown(1.21)], {"≤ 1.2"}),
         ("growth", "answers in the root", [grown(1.0, 1.3)], {"≤ 1.2"}),
         ("growth", "answers in the root", [grown(22.0)], {"≤ 1.2", "scans"}),
+        ("inbox", INBOX_SQLITE, [899.0], {"≥ 0.9"}),
     ],
 )
 def test_what_is_missed_is_said_to_be(
@@ -134,6 +137,13 @@ def test_the_docs_say_what_was_measured(results: Results) -> None:
     before, _, after = page.partition(table)
     assert changed.startswith(before)
     assert changed.endswith(after)
+
+
+def test_each_app_takes_callbacks(tmp_path: Path) -> None:
+    """The bare routes and the inboxes are measured in the same way, each in a process."""
+    found = callbacks_per_s(tmp_path, rounds=1, callbacks=20)
+    assert list(found) == [BARE, BARE_SQLITE, INBOX, INBOX_SQLITE]
+    assert all(per_s > 0 for (per_s,) in found.values())
 
 
 def test_each_of_ours_has_one_of_before() -> None:
