@@ -203,6 +203,23 @@ async def test_two_processes(environ: dict[str, str], aichat: AichatHost, tmp_pa
         assert (await page).json()["answer"] == TEXT
 
 
+@slow
+@pytest.mark.parametrize("stored", ["postgresql-turns"], indirect=True)
+async def test_database_restarted(
+    environ: dict[str, str], aichat: AichatHost, tmp_path: Path, database_server: PostgreSQL
+) -> None:
+    """An app whose PostgreSQL was away works when it is back, without a restart of its own."""
+    (tmp_path / "app.py").write_text(SNIPPETS["starlette"], encoding="utf-8")
+    async with AsyncExitStack() as stack:
+        client = await start(stack, tmp_path, environ, cookie())
+        first = await answered_by_push(aichat, client, client)
+        with database_server.down():
+            assert await client.sidecar.push(first, "Korrigiert.", revision=2) == 503
+        assert await client.sidecar.push(first, "Korrigiert.", revision=2) == 204
+        assert await client.show(first) == ("Korrigiert.", None)
+        await answered_by_push(aichat, client, client)
+
+
 async def test_not_mounted() -> None:
     """Mounted, the inbox would be behind a redirect, which no sidecar follows."""
     app, secret = FastAPI(), FakeHost().secret
