@@ -17,6 +17,7 @@ import anyio
 from paliadin_client.store.protocol import Store, StoreFailed, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.waiting import Waiters
+from paliadin_contract.trace import safe_trace
 
 __all__ = ["LEASE_S", "LOOK_S", "RENEW_S", "Windows"]
 
@@ -121,6 +122,8 @@ class Windows:
                 await self._renew_all()
             except StoreFailed as exc:
                 _log.warning("window.not_renewed error=%s", exc)  # there is time for another round
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the other windows are renewed
+                _log.error("window.not_renewed error=%s", " | ".join(safe_trace(exc)))
 
     async def _renew_all(self) -> None:
         for turn_id, found in (await self._store.find(list(self._leased))).items():
@@ -134,7 +137,8 @@ class Windows:
                 # It was released while it was being renewed.
                 await self._writes.write(partial(self._store.release, window), "release")
             elif standing.turn_id != turn_id:
-                _log.warning("window.lost turn_id=%s: its lease had run out", turn_id)
+                # Its answer was seen there before it was here, or its lease had run out.
+                _log.info("window.lost turn_id=%s: another turn has it", turn_id)
                 self._lose(turn_id)
 
     def _lose(self, turn_id: str) -> None:
