@@ -550,6 +550,20 @@ async def test_store_away_after_the_turn(apps: Apps, caplog: pytest.LogCaptureFi
         await queued
 
 
+async def test_store_away_before_the_result(apps: Apps) -> None:
+    """Who asks while the store is away waits until it is back, or hears why there is nothing."""
+    one, request = await apps.start(), ask()
+    apps.store.away = True
+    with pytest.raises(TurnTimeout) as caught:
+        await one.result(request.turn_id, 0)
+    assert isinstance(caught.value.__cause__, StoreFailed)
+    async with running(one.result(request.turn_id)) as [waiting]:
+        await anyio.sleep(0.05)
+        apps.store.away = False
+        await apps.push(request)
+        await waiting
+
+
 async def test_another_users_window(apps: Apps) -> None:
     """A user whose window another one has used in another process is refused, before it is sent."""
     alike = User(ANNA.user_id[:9] + "0000-4000-8000-000000000000")
