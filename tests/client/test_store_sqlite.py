@@ -38,6 +38,13 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def looked_for_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a file was removed is noticed at once, and not a tenth of a second later."""
+    for module in ("claims", "sqlite_thread"):
+        monkeypatch.setattr(f"paliadin_client.store.{module}._CHECK_S", 0)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "inbox.sqlite3"
@@ -320,9 +327,8 @@ anyio.run(parent)
 """
 
 
-def test_claims_whose_file_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_whose_file_was_removed(tmp_path: Path) -> None:
     """Whoever holds a file that was removed claims in the new one, as all others do."""
-    monkeypatch.setattr("paliadin_client.store.claims._CHECK_S", 0)
     path = tmp_path / "claims"
     first = Claims(path)
     assert first.take("turn-1")

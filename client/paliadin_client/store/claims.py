@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -80,8 +79,9 @@ class Claims:
         """
         # Elsewhere a file that is closed takes the process's locks with it, and nobody watches.
         if sys.platform == "linux":
-            with suppress(OSError):
-                os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
+            flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+            if (file := _libc.open(os.fsencode(self.path), flags, _PRIVATE)) >= 0:
+                _libc.close(file)
 
     def close(self) -> None:
         """Let go of the file, and of all claims across processes."""

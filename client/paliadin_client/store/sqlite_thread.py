@@ -41,6 +41,8 @@ _Statements: TypeAlias = "Callable[[sqlite3.Connection, Sequence[_A]], Sequence[
 #: How long, in seconds, another process may hold the database.
 _BUSY_S = 5.0
 _RETRY_S = 0.02
+#: How long, in seconds, what is read may be of a file that was removed. What is written never is.
+_CHECK_S = 0.1
 _PRIVATE = 0o600
 #: What a large push leaves of the write-ahead log, in bytes.
 _WAL_BYTES = 8 * 1024 * 1024
@@ -390,6 +392,7 @@ class _Session:
     def __init__(self, file: _File) -> None:
         self._file = file
         self._opened: _Opened | None = None
+        self._check_at = 0.0
 
     def read(self, jobs: list[_Job[Any]]) -> None:
         """Run what only reads."""
@@ -438,13 +441,18 @@ class _Session:
                     db.execute("ROLLBACK")
                 raise
             # What went into a file that had been removed before is nowhere.
-            if self._opened is not None and self._file.is_current(self._opened):
+            if self._is_current():
                 return
 
+    def _is_current(self) -> bool:
+        found = self._opened is not None and self._file.is_current(self._opened)
+        self._check_at = time.monotonic() + _CHECK_S if found else 0.0
+        return found
+
     def _current(self) -> sqlite3.Connection:
-        if self._opened is not None and self._file.is_current(self._opened):
-            return self._opened.db
         if self._opened is not None:
+            if time.monotonic() < self._check_at or self._is_current():
+                return self._opened.db
             self._file.remove_emptied()
             self.close()
         self._opened = self._file.open()
