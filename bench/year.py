@@ -147,6 +147,7 @@ def measure(base: Path, state: Path, days: int, turns: int) -> None:
     for command in (
         ["--version"], ["status"], ["turns"], ["turns", "--state", "dead"],
         ["show", known], ["check"], ["export"], ["export", "--turns"],
+        ["report", "--out", "-", "--since", "0"],
     ):  # fmt: skip
         ms = _best(lambda command=command: _run(command, environ))
         print(f"{' '.join(command[:3] if command[0] != 'show' else ['show'])}: {ms:.0f} ms")

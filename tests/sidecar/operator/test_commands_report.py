@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
@@ -299,3 +300,66 @@ def test_without_its_packages_it_says_how_they_are_installed(host: Sidecar, box:
         env=host.environ, capture_output=True, check=False,
     )  # fmt: skip
     assert status.returncode == 0
+
+
+def fill(box: Box, days: int, turns: int) -> None:
+    """Put so many turns of so many days into the outbox, each row as the daemon would leave it.
+
+    Of each thing that has a row in the page there is more than that has room for.
+    """
+    now = round(time.time() * 1000)
+    start = now - days * 86_400_000
+    outbox = box.outbox
+    add_turn = "INSERT INTO turn (id, backend, persona, turn_id, seen_at) VALUES (?, ?, ?, ?, ?)"
+    add_event = "INSERT INTO event (at, name, turn, fields) VALUES (?, ?, ?, ?)"
+    outbox.execute("BEGIN")
+    for number in range(1, turns + 1):
+        at = start + 1000 + number * (days * 86_400_000 - 2000) // (turns + 1)
+        root = (f"backend-{number % 300:03}", "p" * 32)
+        turn_id = f"{number:064}"
+        told = {
+            "turn_id": turn_id, "backend": root[0], "persona": root[1], "user": f"{number:08}",
+            "revision": 1, "webhook_id": f"w{number}", "bytes": 9, "sha256": "0" * 64,
+        }  # fmt: skip
+        taken = {"pushed": True, "settle_ms": 3, "agent_ms": 1000 + number % 200_000}
+        tried = {"attempt": 1, "error": "timeout", "duration_ms": 10_000.0}
+        ended = {"attempts": 2, "since_accepted_ms": 20 + number % 1000}
+        given_up = {"attempts": 2, "cause": "refused"}
+        end = ("delivery.dead", given_up) if number % 100 == 0 else ("delivery.delivered", ended)
+        events = [("turn.accepted", taken), end]
+        if number % 50 == 0:
+            events.insert(1, ("delivery.attempted", tried))
+        outbox.connection.execute(add_turn, (number, *root, turn_id, at))
+        outbox.connection.executemany(
+            add_event,
+            [(at, name, number, json.dumps(told | more)) for name, more in events],
+        )
+        if number % 100 == 0:
+            outbox.connection.executemany(
+                add_event,
+                [
+                    (at, "receiver.paused", None, '{"why":"status_503"}'),
+                    (at + 1000, "receiver.resumed", None, '{"paused_ms":1000}'),
+                ],
+            )
+    outbox.execute("COMMIT")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("days", "unit"), [(2, "hour"), (399, "day"), (1200, "month")])
+def test_a_hundred_thousand_turns(host: Sidecar, box: Box, days: int, unit: str) -> None:
+    """Each is counted, and the file is small whatever happened to them."""
+    fill(box, days, 100_000)
+    text = written(host, "--since", "0")
+    assert len(text.encode()) <= 2_000_000
+    page = parsed(text)
+    assert cards(page)["Turns"] == "100,000"
+    assert cards(page)["Answered"] == "99.0 %"
+    assert cards(page)["Given up or no answer"] == "1,000"
+    found = tables(page)
+    unit = next(
+        name for name in ("hour", "day", "month") if f"Turns by {name} and outcome" in found
+    )
+    rows = found[f"Turns by {unit} and outcome"]
+    assert sum(int(row[-1].replace(",", "")) for row in rows) == 100_000
+    assert page.text.count("of 1,000 are shown; paliadin-sidecar export has all of them") >= 2

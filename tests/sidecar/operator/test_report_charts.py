@@ -44,10 +44,16 @@ def test_a_picture_is_described() -> None:
         title, description = picture.all("title")[0], picture.all("desc")[0]
         assert named == [title.attributes["id"], description.attributes["id"]]
         assert (title.text, description.text) == (WORDS.title, WORDS.description)
-        assert picture.all("rect")[0].all("title")[0].text == "<i>: 1"
         assert "<b>" in [text.text for text in picture.all("text")]
         ids |= set(named)
     assert len(ids) == 4
+
+
+def test_a_bar_says_its_numbers_under_a_mouse() -> None:
+    """Where there is one."""
+    large, small = bars(WORDS, ["a"], [("delivered", [1])], ["<i>: 1"])
+    assert drawn(large).all("rect")[0].all("title")[0].text == "<i>: 1"
+    assert not drawn(small).all("rect")
 
 
 @pytest.mark.parametrize("values", [[0], [1], [0, 5, 10_000], [3] * 500])

@@ -32,6 +32,7 @@ class _Frame:
     height: float
     left: float
     ticks: Sequence[int]
+    has_hints: bool  # a finger does not hover
 
     top = 8.0
     below = 24.0
@@ -78,7 +79,7 @@ def bars(
         words: what it is called.
         labels: a word for each bar.
         parts: the class and the values of each part, from the bottom.
-        hints: what each bar says under a mouse.
+        hints: what each bar says under a mouse, on the wide page.
     """
     totals = [sum(values) for values in zip(*(values for _, values in parts), strict=True)]
 
@@ -108,7 +109,7 @@ def bars(
                 drawn.append(svg.Path(d=path, class_=[mark]))
         middles = [(place + 0.5) / len(labels) for place in range(len(labels))]
         drawn += _below(frame, list(zip(middles, labels, strict=True)))
-        if len(hints) <= _MAX_HINTS:
+        if frame.has_hints and len(hints) <= _MAX_HINTS:
             drawn += [
                 svg.Rect(
                     x=round(frame.left + place * step, 1),
@@ -171,7 +172,8 @@ def line(
 def _frames(highest: int) -> tuple[_Frame, _Frame]:
     ticks = _ticks(highest)
     left = len(str(ticks[-1])) * _LETTER + 8
-    return _Frame("large", 760, 230, left, ticks), _Frame("small", 340, 210, left, ticks)
+    large = _Frame("large", 760, 230, left, ticks, has_hints=True)
+    return large, _Frame("small", 340, 210, left, ticks, has_hints=False)
 
 
 def _ticks(highest: int) -> list[int]:
