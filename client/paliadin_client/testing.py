@@ -69,11 +69,11 @@ class FakeHost:
     """A host that does with each turn what it was told last; before that, it answers.
 
     Attributes:
-        secret: what signs its pushes, made for this host alone: the app's inbox must have it.
+        secret: what signs its pushes, made for this host alone: the app's inbox must have it. Bound
+            to a host it is `memory=<secret>`.
         turns: all turns that were submitted, in their order.
         resets: the users whose sessions were ended.
-        health_error: what each health check fails with, so that no turn is submitted; None is
-            well. A check that succeeded is trusted for 10 s.
+        down: what health checks and turns fail with, such as `Unreachable("…")`; None is well.
 
     Args:
         deadline_s: how long `run_turn` waits in all, in seconds.
@@ -83,7 +83,7 @@ class FakeHost:
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self.turns: list[TurnRequest] = []
         self.resets: list[User] = []
-        self.health_error: PaliadinError | None = None
+        self.down: PaliadinError | None = None
         self._deadline_s = deadline_s
         self._keys = Keys([self.secret])
         self._inbox: Inbox | None = None
@@ -275,13 +275,14 @@ class _Backend:
         return partial(self._submit, request)
 
     async def health(self, _user: User | None, /) -> None:
-        if self._host.health_error is not None:
-            raise self._host.health_error
+        if self._host.down is not None:
+            raise self._host.down
 
     async def reset(self, user: User) -> None:
         self._host.resets.append(user)
 
     async def _submit(self, request: TurnRequest) -> Reply:
+        await self.health(request.user)  # `Paliadin` trusts a check for some seconds
         self._host.turns.append(request)
         return await self._host._act(request, self._inbox)  # noqa: SLF001 - it is the host's other half
 

@@ -160,18 +160,34 @@ async def test_posted_to_the_route(fake: FakeHost, inbox: Inbox) -> None:
     assert "eins" not in repr(push)
 
 
-async def test_health(fake: FakeHost) -> None:
-    """A host that is down takes no turns; a session that is ended is seen."""
-    fake.health_error = Unreachable("refused")
+async def test_down(fake: FakeHost) -> None:
+    """A host that is down takes no turns, also where it was well just before."""
+    async with fake.connect() as paliadin:
+        await paliadin.run_turn(ask())
+        fake.down = Unreachable("refused")
+        with pytest.raises(Unreachable):
+            await paliadin.run_turn(ask())
+        fake.down = None
+        await paliadin.run_turn(ask())
+    assert len(fake.turns) == 2
+    fake.down = Unreachable("refused")
     async with fake.connect() as paliadin:
         with pytest.raises(Unreachable):
             await paliadin.health()
-        with pytest.raises(Unreachable):
-            await paliadin.run_turn(ask())
+
+
+async def test_reset(fake: FakeHost) -> None:
+    """A session that is ended is seen."""
+    async with fake.connect() as paliadin:
         await paliadin.reset_session(ANNA)
-        fake.health_error = None
-        await paliadin.health()
-    assert (fake.turns, fake.resets) == ([], [ANNA])
+    assert fake.resets == [ANNA]
+
+
+async def test_bound_to_its_host(fake: FakeHost) -> None:
+    """An inbox with a secret for each host takes its pushes under its name."""
+    async with fake.connect(inbox=Inbox([f"memory={fake.secret}"])) as paliadin:
+        result = await paliadin.run_turn(ask())
+    assert (result.via, result.host) == ("push", "memory")
 
 
 async def test_an_inbox_of_another_secret(fake: FakeHost) -> None:
