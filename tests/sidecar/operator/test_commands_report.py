@@ -150,6 +150,31 @@ def test_each_figure(host: Sidecar, box: Box) -> None:
     assert verdict == "Given up, for somebody to look at: 1. Waiting to be delivered: 1."
 
 
+def test_whether_somebody_is_needed(host: Sidecar, box: Box) -> None:
+    """Not for nothing, not where all is well, and not for what came just now."""
+
+    def verdict() -> tuple[str, str]:
+        page = parsed(written(host))
+        (found,) = (
+            one for one in page.all("p") if "verdict" in one.attributes.get("class", "").split()
+        )
+        return found.attributes["class"].split()[1], found.text
+
+    assert verdict() == ("quiet", "No turn came in this period.")
+    accept(box, "t1")
+    assert verdict() == ("attention", "Waiting to be delivered: 1.")
+    box.deliver()
+    assert verdict()[0] == "well"
+    box.now = time.time() - 2
+    accept(box, "t2")
+    assert verdict() == ("quiet", "Waiting to be delivered: 1.")
+    box(transitions.pause, "connect")
+    assert verdict()[0] == "attention"
+    box(transitions.resume, 1.0)
+    box.give_up(box.due()[0], "refused")
+    assert verdict() == ("attention", "Given up, for somebody to look at: 1.")
+
+
 def test_one_that_is_given_up_and_of_another_time_is_named(host: Sidecar, box: Box) -> None:
     """It is no turn of the period, and somebody must look at it all the same."""
     box.give_up(accept(box, "t1"), "refused")

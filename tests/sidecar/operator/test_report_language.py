@@ -31,7 +31,7 @@ def test_each_text_is_in_both_languages() -> None:
 def test_each_text_is_used() -> None:
     """By its name, or by a name that is put together."""
     code = "".join(path.read_text() for path in [*FOLDER.glob("*.py"), FOLDER / "page.html.jinja"])
-    made = ("unit_", "by_outcome_", "by_root_", "reason_", "cause_")
+    made = ("unit_", "verdict_", "by_outcome_", "by_root_", "reason_", "cause_")
     for name in TEXTS:
         known = name in {"delivered", "pending", "dead", "failed", "vanished"}
         said = re.search(rf"""["']{name.removesuffix("_means").removesuffix("_note")}["']""", code)

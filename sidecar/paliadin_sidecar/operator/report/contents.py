@@ -9,6 +9,9 @@ from paliadin_sidecar.operator.report.facts import POLLED_MS, Facts
 from paliadin_sidecar.operator.report.language import zone_name
 from paliadin_sidecar.operator.report.view import Named, Page, Verdict
 
+#: Undelivered for longer than this is wrong, as for `status`.
+_OVERDUE_MS = 300_000
+
 
 def page(
     facts: Facts, *, host: str, version: str, oldest: int | None, asked_since: int | None
@@ -61,13 +64,18 @@ def _verdict(facts: Facts) -> Verdict:
         sentences.append(say("verdict_dead", dead=number(dead)))
     if pending:
         sentences.append(say("verdict_pending", pending=number(pending)))
-    if any(pause.end is None for pause in facts.history.pauses):
+    is_paused = any(pause.end is None for pause in facts.history.pauses)
+    if is_paused:
         sentences.append(say("verdict_paused"))
-    if sentences:
-        return Verdict("attention", sentences)
-    if not facts.turns:
-        return Verdict("quiet", [say("verdict_none")])
-    return Verdict("well", [say("verdict_well")])
+    if not sentences:
+        name = "well" if facts.turns else "none"
+        return Verdict("well" if facts.turns else "quiet", [say(f"verdict_{name}")])
+    # What came just now is on its way.
+    overdue = any(
+        turn.outcome is Outcome.PENDING and turn.at < facts.made_at - _OVERDUE_MS
+        for turn in facts.turns
+    )
+    return Verdict("attention" if dead or overdue or is_paused else "quiet", sentences)
 
 
 def _cards(facts: Facts) -> list[Named]:
