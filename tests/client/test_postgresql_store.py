@@ -253,12 +253,10 @@ async def test_stalled_proxy(
     with stalling_proxy(database_server) as proxy:
         async with opened(proxy.url("made")) as store, opened(database_url) as other:
             assert await receive(store, push(TURN)) is Verdict.NEW
-            with proxy.stalled():
-                begun = time.monotonic()
+            with proxy.stalled(), anyio.fail_after(30):  # a driver alone waits for ever
                 for operation in (receive(store, push(OTHER)), store.find([TURN])):
-                    with pytest.raises(StoreFailed):
+                    with pytest.raises(StoreFailed, match=r"no answer within 0\.3 s|free within"):
                         await operation
-                assert time.monotonic() - begun < 10  # a driver alone waits for ever
                 await comes_through(other, push(OTHER))
             await comes_through(store, push(OTHER))
 
@@ -271,6 +269,7 @@ async def test_forgotten_connections(
         url = proxy.url("made")
         async with opened(url) as store, opened(database_url) as other, hinted(store) as hints:
             await store.find([TURN])
+            await until(lambda: store._database.has_sessions)  # it has proven once that it hears
             proxy.forget()
             hints.clear()
             await until(lambda: None in hints)
@@ -284,7 +283,7 @@ async def test_stopped_while_stalled(database_server: PostgreSQL, quick: None) -
     with stalling_proxy(database_server) as proxy:
         async with opened(proxy.url("made")) as store, hinted(store):
             await store.find([TURN])
-            with proxy.stalled(), anyio.fail_after(10):
+            with proxy.stalled(), anyio.fail_after(30):
                 await store.aclose()
 
 
@@ -512,7 +511,7 @@ async def test_prune_passes_over_what_others_have(
         )
         with psycopg.connect(database_url) as other:
             other.execute("SELECT FROM paliadin.turns FOR UPDATE")
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await store.prune()
         await store.prune()
         assert database_server.sql("SELECT count(*) FROM paliadin.turns", "made") == "0\n"

@@ -12,7 +12,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, LiteralString, Self, TypeAlias
 
@@ -87,7 +87,7 @@ class Database:
         self._conninfo = conninfo
         self._pool: AsyncConnectionPool[Connection] | None = None
         #: Why there is no connection, until there is one again.
-        self._failure: StoreFailed | None = None
+        self._failure = ""
         #: Whether a connection is surely one and the same session of the server, as it is not
         #: behind a pooler in transaction mode. Only then are statements prepared.
         self.has_sessions = False
@@ -114,10 +114,10 @@ class Database:
             connection = await pool.getconn(_FREE_WHILE_DOWN_S if self._failure else _FREE_S)
         except PoolTimeout:
             reason = f"{self.name}: none of its connections was free within {_FREE_S:g} s"
-            raise self._failure or StoreFailed(reason) from None
+            raise StoreFailed(self._failure or reason) from None
         except psycopg.Error as exc:  # the pool is closed
             raise self.failed(exc) from None
-        self._failure = None
+        self._failure = ""
         connection.prepare_threshold = _PREPARE_AFTER if self.has_sessions else None
         try:
             yield connection
@@ -153,7 +153,7 @@ class Database:
             StoreFailed: it did not do it, or did not answer within `limit_s` seconds.
         """
         async with self.connection() as connection:
-            with self.errors_named(), time_limit(connection, limit_s):
+            with self.asked(connection, limit_s):
                 return await run(connection, statement, values)
 
     async def notify(self, payloads: Collection[str]) -> None:
@@ -173,7 +173,7 @@ class Database:
         Raises:
             StoreFailed: they are not there.
         """
-        with self.errors_named(), time_limit(connection, ANSWER_S):
+        with self.asked(connection, ANSWER_S):
             rows = await run(connection, _VERSION)
         return int(rows[0][0]) if rows else 0
 
@@ -203,6 +203,17 @@ class Database:
             yield
         except psycopg.Error as exc:
             raise self.failed(exc) from None
+
+    @contextmanager
+    def asked(self, connection: Connection, limit_s: float) -> Iterator[None]:
+        """As `errors_named`, and give up a connection that does not answer in time."""
+        with self.errors_named(), time_limit(connection, limit_s) as is_over:
+            try:
+                yield
+            except psycopg.Error:
+                if is_over():
+                    raise StoreFailed(f"{self.name}: no answer within {limit_s:g} s") from None
+                raise
 
     def failed(self, exc: psycopg.Error) -> StoreFailed:
         """What may be said of an error: what the server said may quote a row, and so an answer."""
@@ -255,11 +266,11 @@ class Database:
         try:
             await self.check_version(connection)
         except StoreFailed as exc:
-            self._failure = exc
+            self._failure = exc.args[0]
             raise
 
     def _connect_failed(self, exc: psycopg.Error) -> None:
-        self._failure = self.failed(exc)
+        self._failure = self.failed(exc).args[0]
 
 
 async def run(
@@ -274,11 +285,15 @@ async def run(
 
 
 @contextmanager
-def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Break the connection off after `seconds`: what is awaited on it then ends with an error."""
-    timer = asyncio.get_running_loop().call_later(seconds, _break_off, connection)
+def time_limit(connection: Connection, seconds: float) -> Iterator[Callable[[], bool]]:
+    """Break the connection off after `seconds`: what is awaited on it then ends with an error.
+
+    Yields whether that has happened.
+    """
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, _break_off, connection)
     try:
-        yield
+        yield lambda: loop.time() >= timer.when()
     finally:
         timer.cancel()
 

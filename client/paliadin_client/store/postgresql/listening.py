@@ -143,7 +143,7 @@ async def _hear(database: Database, connection: Connection, on_hint: OnHint) -> 
                 has_heard = database.has_sessions = has_heard or hears is True
             elif not has_heard:
                 ears.close()
-                with time_limit(connection, ANSWER_S):
+                with database.asked(connection, ANSWER_S):
                     await run(connection, f"UNLISTEN {CHANNEL}")
                 raise _PoolerBetween
             else:

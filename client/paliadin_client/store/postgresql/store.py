@@ -118,7 +118,7 @@ class PostgreSQLStore:
         """As `Store.receive`, with the connection of the transaction."""
         database = self._database
         async with database.connection() as connection, AsyncExitStack() as transaction:
-            with database.errors_named(), time_limit(connection, _BODIES_S):
+            with database.asked(connection, _BODIES_S):
                 await transaction.enter_async_context(connection.transaction())
                 verdict = await _store(connection, push)
             with time_limit(connection, _RECEIVE_S):
@@ -129,7 +129,7 @@ class PostgreSQLStore:
                     f"{database.name}: the transaction is over or has failed: on_turn has ended "
                     "it, or caught a failed statement's error"
                 )
-            with database.errors_named(), time_limit(connection, ANSWER_S):
+            with database.asked(connection, ANSWER_S):
                 await transaction.pop_all().aclose()  # COMMIT
         if verdict is Verdict.NEW:
             self._teller.tell(push.turn)
