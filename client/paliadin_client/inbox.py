@@ -15,7 +15,7 @@ import anyio
 
 from paliadin_client.errors import ConfigError
 from paliadin_client.host_secrets import HostSecrets
-from paliadin_client.store.protocol import Push, Receipt, StoreFailed, Verdict
+from paliadin_client.store.protocol import Push, Receipt, Store, StoreFailed, Verdict
 from paliadin_client.store.pruning import Pruner
 from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.waiting import TurnCallback, Waiters
@@ -95,11 +95,8 @@ class Inbox(Waiters):
     ) -> None:
         super().__init__(now=now)
         self._secrets = HostSecrets(secrets)
-        if store is not None and dedupe is not None:
-            raise ConfigError(["store= and dedupe= name the same thing: give one of them"])
-        chosen = dedupe if store is None else store
         #: What is remembered, for who looks for it in this process.
-        self.store = open_store(store_from(environ) if chosen is None else chosen)
+        self.store = _open(store, dedupe, environ)
         self._on_turn = on_turn and _checked(on_turn, has_connection=self.store.has_connection)
         self._pruner = Pruner(self.store)
         self._read_bytes = 0
@@ -211,6 +208,21 @@ class Inbox(Waiters):
             _log.error("push.not_stored id=%s error=%s", push.webhook_id, trace)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
         return HTTPStatus.NO_CONTENT, ""
+
+
+def _open(
+    store: str | os.PathLike[str] | None,
+    dedupe: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+) -> Store:
+    if dedupe is None:
+        return open_store(store_from(environ) if store is None else store)
+    if store is not None:
+        raise ConfigError(["store= and dedupe= name the same thing: give one of them"])
+    try:
+        return open_store(dedupe)
+    except ConfigError as exc:
+        raise ConfigError([f"the dedupe database: {each}" for each in exc.problems]) from None
 
 
 def _checked(

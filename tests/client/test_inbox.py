@@ -610,6 +610,8 @@ def test_unusable_database(secret: str, tmp_path: Path) -> None:
     foreign.write_bytes(b"no database at all, " * 100)
     for path in (foreign, tmp_path / "missing" / "inbox.sqlite3"):
         with pytest.raises(ConfigError, match="the inbox's database"):
+            Inbox([secret], store=path)
+        with pytest.raises(ConfigError, match="the dedupe database"):
             Inbox([secret], dedupe=path)
 
 
