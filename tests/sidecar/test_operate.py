@@ -36,7 +36,10 @@ RUN = {
     "damaged",
     "complete: bash", "complete: zsh", "complete: fish",
 }  # fmt: skip
-RUN_ELSEWHERE = {"rotate: both", "rotate: drop", "second: upgrade", "second: remove"}
+RUN_ELSEWHERE = {
+    "rotate: both", "rotate: drop", "second: upgrade", "second: remove",
+    "watch", "watch: mail", "watch: hook", "watch: drop-in", "watch: remove",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ ROOTS = ("/tmp/aichat/paliadin", "/tmp/paliadin")
 #: Without a word for it, everything that a unit may have of `/proc/PID/status`' capabilities.
 CAP_DAC_READ_SEARCH, CAP_LEASE = 1 << 2, 1 << 28
 README = REPOSITORY / "README.md"
+UNIT_DROP_INS = f"/etc/systemd/system/{UNIT}.service.d"
 
 #: Prints a turn's answer as the receiver stored it. From inside: SQLite resolves links, and the
 #: container's root is one for the kernel alone. Before the first callback there is no table.
@@ -485,6 +486,100 @@ def test_the_operator_s_commands_work(host: Host) -> None:
     host.run(operate.block("flip"))
 
 
+def test_what_auditors_ask_is_answered_from_the_real_journal(host: Host) -> None:
+    """The commands of docs/audit.md; where both places have the same, they say the same."""
+    host.run("journalctl --sync")
+    journal = operate.block("journal", "audit.md")
+    for name in operate.blocks("audit.md"):
+        if name.endswith(": journal"):
+            said = host.run(journal + operate.block(name, "audit.md")).stdout
+            if name.startswith(("twice", "down")):
+                ours = operate.block(name.replace("journal", "outbox"), "audit.md")
+                assert sorted(said.splitlines()) == sorted(host.run(ours).stdout.splitlines())
+
+
+#: Where the stand-in for `mail` puts what it sends: the subject, then the text.
+_MAIL = """#!/bin/sh
+test "$1" = -s && test "$3" = root || exit 1
+test ! -e /run/no-mail || exit 1
+{ echo "Subject: $2"; cat; } >>/run/mail
+"""
+
+
+def test_somebody_is_told_by_mail(host: Host) -> None:
+    """Once that something is wrong, whatever the timer does meanwhile, and once that it is not."""
+    host.run(f"cat >/usr/local/bin/mail <<'END'\n{_MAIL}END\nchmod 755 /usr/local/bin/mail")
+    host.run(operate.block("watch"))
+    host.run(operate.block("watch: mail") + operate.block("watch: drop-in"))
+    units = "/etc/systemd/system/paliadin-sidecar-"
+    verified = host.run(
+        f"systemd-analyze verify {units}watch.service {units}watch.timer {units}tell.service"
+    )
+    assert verified.stdout + verified.stderr == ""
+    exposure = f"--offline=true --threshold=20 --no-pager {units}watch.service"
+    host.run(f"systemd-analyze security {exposure}")
+    due = host.run("systemctl show --value -p NextElapseUSecRealtime paliadin-sidecar-watch.timer")
+    assert due.stdout.strip()
+    host.run("systemctl start paliadin-sidecar-watch")  # nothing is wrong
+    assert mails(host) == []
+    host.run(f"touch /run/no-mail; systemctl stop {UNIT}")
+    watch(host)
+    until_told(host, "failed")
+    assert mails(host) == []
+    host.run("rm /run/no-mail")
+    for _ in range(3):
+        watch(host)
+        until_told(host, "active")
+    (first,) = mails(host)
+    name = host.run("hostname").stdout.strip()
+    assert first.startswith(
+        f"{name}: paliadin-sidecar not running: {UNIT}.service was stopped, or never started\n"
+    )
+    assert f"systemctl start {UNIT}" in first
+    host.run(f"systemctl start {UNIT}")
+    host.run("systemctl start paliadin-sidecar-watch")
+    until_told(host, "inactive")
+    _, second = mails(host)
+    assert second.startswith(f"{name}: paliadin-sidecar is well again\n")
+
+
+def watch(host: Host) -> None:
+    """What the timer does, while something is wrong."""
+    assert host.run("systemctl start paliadin-sidecar-watch", check=False).returncode
+
+
+def until_told(host: Host, state: str) -> None:
+    until(
+        f"the unit that tells is {state}",
+        lambda: (
+            host.run("systemctl is-active paliadin-sidecar-tell", check=False).stdout.strip()
+            == state
+        ),
+    )
+
+
+def mails(host: Host) -> list[str]:
+    return host.run("touch /run/mail; cat /run/mail").stdout.split("Subject: ")[1:]
+
+
+def test_somebody_is_told_by_a_web_hook(host: Host) -> None:
+    """The same, as JSON, whose address is in no process list and in no unit."""
+    with Receiver() as receiver:
+        host.run(with_variables(operate.block("watch: hook"), hook=receiver.url))
+        host.run(f"systemctl daemon-reload; systemctl stop {UNIT}")
+        watch(host)
+        until_told(host, "active")
+        host.run(f"systemctl start {UNIT} && systemctl start paliadin-sidecar-watch")
+        until_told(host, "inactive")
+        wrong, well = (json.loads(request.body) for request in receiver.requests)
+    assert wrong["cause"].endswith("was stopped, or never started")
+    assert well == {"cause": None, "problems": []}
+    assert host.run("stat -c %a /etc/paliadin/hook").stdout == "600\n"
+    assert (
+        receiver.url not in host.run("cat /etc/systemd/system/paliadin-sidecar-tell.service").stdout
+    )
+
+
 def test_the_way_back_is_from_the_last_upgrade(host: Host) -> None:
     """After two of them; what came since then is sent again, under its ids."""
     host.run(operate.block("upgrade"))
@@ -661,6 +756,21 @@ def test_it_runs_as_the_agent_s_user_where_that_is_wanted(host: Host) -> None:
     assert "CapEff:\t0000000000000000" in host.run(f"cat /proc/{host.pid}/status").stdout
     host.push("t14")
     assert host.counts()["delivered"] == len(host.pushed)
+    # Whoever watches it is that user as well, and takes no file away from it.
+    drop_ins = "/etc/systemd/system/paliadin-sidecar-watch.service.d"
+    host.run(
+        f"install -D -m 644 -t {drop_ins} {UNIT_DROP_INS}/as-agent-user.conf;"
+        "systemctl daemon-reload; systemctl start paliadin-sidecar-watch"
+    )
+    assert host.run(f"find /var/lib/{UNIT} ! -user {AGENT}").stdout == ""
+
+
+def test_the_watch_is_removed(host: Host) -> None:
+    """By the commands of docs/operate.md, without a rest."""
+    host.run(operate.block("watch: remove"))
+    host.run("rm /usr/local/bin/mail")
+    left = host.run("find /etc -xdev -name '*sidecar-watch*' -o -name '*sidecar-tell*'").stdout
+    assert left == ""
 
 
 def test_a_stop_is_orderly_and_the_journal_tells_all(host: Host) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = [
-    "Finding", "answer_name", "failing_problems", "likely_cause", "note", "ok", "pause_problem",
-    "waiting_problems", "wrong",
+    "Finding", "Problem", "answer_name", "failing_problems", "likely_cause", "note", "ok",
+    "pause_problem", "receiver_cause", "root_problems", "waiting_problems", "wrong",
 ]  # fmt: skip
 
 
@@ -69,6 +69,18 @@ _STATUSES = {
 }
 
 
+class Problem(NamedTuple):
+    """Something that is wrong.
+
+    Attributes:
+        cause: which of the known causes it is, as one sentence without a full stop.
+        text: all that there is to say, and what mends it.
+    """
+
+    cause: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that `check` examined.
@@ -77,11 +89,18 @@ class Finding:
         level: `ok`, `note` (nothing to do, but know it) or `wrong`.
         subject: what was examined.
         message: what was found, why it matters, and what mends it.
+        cause: see `Problem`; where it is empty, the beginning of the message says it.
     """
 
     level: Literal["ok", "note", "wrong"]
     subject: str
     message: str
+    cause: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, in one sentence, without what mends it."""
+        return self.cause or f"{self.subject}: {_without_cure(self.message)}"
 
 
 ok = partial(Finding, "ok")
@@ -120,36 +139,59 @@ def likely_cause(status: int | None, error: str | None, detail: str | None = Non
     return "see the receiver's own log at that time"
 
 
+def _without_cure(sentence: str) -> str:
+    # Each sentence says first what is so, and behind a colon what is done about it.
+    return sentence.partition(": ")[0].partition(". ")[0]
+
+
+def receiver_cause(answer: str, cause: str) -> str:
+    """The receiver, with what it answered and why, without what mends it.
+
+    Args:
+        answer: see `answer_name`.
+        cause: see `likely_cause`.
+    """
+    # Where the cause is not known, all that can be said is where to look.
+    known = "" if cause.startswith("see ") else f": {_without_cure(cause)}"
+    return f"the receiver ({answer}){known}"
+
+
 def failing_problems(
     rows: Iterable[Mapping[str, Any]], *, dead: int, paused_for: str | None
-) -> list[str]:
-    """What `status` says of deliveries that do not get through: a sentence for each last answer.
+) -> list[Problem]:
+    """What `status` says of deliveries that do not get through: one for each last answer.
 
     Args:
         rows: see `outbox.queries.failing`.
         dead: how many were given up within a day.
         paused_for: why the receiver is paused, which is then said once and not for each turn.
     """
-    pending, given_up = [], []
+    pending: list[Problem] = []
+    given_up, causes = [], []
     for row in rows:
         status, error, detail = row["status"], row["error"], row["detail"]
         answer, cause = answer_name(status, error, detail), likely_cause(status, error, detail)
         if row["state"] == "dead":
             given_up.append(f"{row['n']} with {answer}: {cause}")
+            causes.append(f", by {receiver_cause(answer, cause)}")
         elif paused_for is None or paused_for not in {error, f"status_{status}"}:
             pending.append(
-                f"{row['n']} undelivered after several attempts, last answer {answer}: {cause}"
+                Problem(
+                    f"{row['n']} undelivered, for {receiver_cause(answer, cause)}",
+                    f"{row['n']} undelivered after several attempts, last answer {answer}: {cause}",
+                )
             )
     if dead:
         why = "; ".join(given_up) or "turns --state dead lists them"
-        pending.append(
+        text = (
             f"{dead} given up within a day ({why}). Mend that first, see that check --ping is "
             "well, and then: paliadin-sidecar replay --dead"
         )
+        pending.append(Problem(f"{dead} given up within a day{''.join(causes[:1])}", text))
     return pending
 
 
-def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]) -> str:
+def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]) -> Problem:
     """What `status` says of a pause: why, since when, and what mends it.
 
     Args:
@@ -161,15 +203,40 @@ def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]
     status = int(number) if number != paused_for and number.isdecimal() else None
     error = paused_for if status is None else None
     detail = next((row["detail"] for row in rows if error and row["error"] == error), None)
-    return (
-        f"the receiver is not well since {since} ({answer_name(status, error, detail)}), and turns "
-        "wait until a ping is answered; paliadin-sidecar check --ping sends one now. Its likely "
-        f"cause: {likely_cause(status, error, detail)}"
+    answer, cause = answer_name(status, error, detail), likely_cause(status, error, detail)
+    text = (
+        f"the receiver is not well since {since} ({answer}), and turns wait until a ping is "
+        f"answered; paliadin-sidecar check --ping sends one now. Its likely cause: {cause}"
     )
+    return Problem(f"turns wait for {receiver_cause(answer, cause)}", text)
 
 
-def waiting_problems(roots: Iterable[Mapping[str, Any]], at: Callable[[float], str]) -> list[str]:
-    """A sentence for each file that has waited for long, of those that a root's state names.
+def root_problems(
+    roots: Iterable[Mapping[str, Any]], missing_before: float, at: Callable[[float], str]
+) -> list[Problem]:
+    """What is wrong with the directories.
+
+    Args:
+        roots: the daemon's, of `outbox.queries.service`.
+        missing_before: one that is missing since a later time, in epoch seconds, is not wrong yet.
+        at: how a time in epoch seconds is shown.
+    """
+    return [
+        Problem(
+            f"no answers are taken from {root['path']}, since {_without_cure(root['why'])}",
+            f"root {root['path']}: {root['why']} (since {at(root['since'])}); "
+            "paliadin-sidecar check says what mends it",
+        )
+        for root in roots
+        if root["state"] in ("untrusted", "unreadable")
+        or (root["state"] == "missing" and root["since"] < missing_before)
+    ]
+
+
+def waiting_problems(
+    roots: Iterable[Mapping[str, Any]], at: Callable[[float], str]
+) -> list[Problem]:
+    """One for each file that has waited for long, of those that a root's state names.
 
     Args:
         roots: the daemon's, of `outbox.queries.service`.
@@ -182,7 +249,9 @@ def waiting_problems(roots: Iterable[Mapping[str, Any]], at: Callable[[float], s
             why = "a process has it open for writing: fuser -v names it"
             if one["why"] == "unreadable":
                 why = f"it cannot be opened ({one['detail']}): see its owner and mode"
-            found.append(f"{path} waits since {at(one['since'])}, {why}")
+            cause = f"{path} waits, since {_without_cure(why)}"
+            found.append(Problem(cause, f"{path} waits since {at(one['since'])}, {why}"))
         if (more := root["waiting_files"] - len(root["waiting"])) > 0:
-            found.append(f"{more} more files wait in {root['path']}")
+            text = f"{more} more files wait in {root['path']}"
+            found.append(Problem(text, text))
     return found

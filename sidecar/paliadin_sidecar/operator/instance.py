@@ -18,6 +18,7 @@ from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.host.report import Report
 from paliadin_sidecar.operator import systemd_unit
+from paliadin_sidecar.operator.diagnosis import Problem
 from paliadin_sidecar.operator.systemd_unit import Unit
 from paliadin_sidecar.operator.terminal import local_time
 
@@ -32,6 +33,8 @@ _PROBLEMS = {
     "metrics": "no metrics are served, and no answer waits for that",
     "events": "file events cannot be had, so that an answer is only seen by the next scan",
 }
+#: Of these, those that keep no answer from its way.
+_HARMLESS = {"events", "metrics"}
 #: What only the image has, beside its Python: see the Dockerfile.
 _OF_THE_IMAGE = "bin/python-with-capabilities"
 #: compose.yaml's commands, typed on the host.
@@ -130,26 +133,32 @@ class Instance:
         """The file of its variables: the one that the operator named, or the default one."""
         return self.hosting.env_file or DEFAULT_ENV_FILE
 
-    def problems(self) -> list[str]:
-        """What keeps it from its work, and what mends that: a sentence each."""
+    def problems(self) -> list[Problem]:
+        """What keeps it from its work, the worst first."""
         if self.alive is None:
             return []
         if not self.alive:
             why = f": {systemd_unit.explain(self.unit)}" if self.unit else ""
-            return [f"the daemon does not run{why}"]
+            cause = (
+                systemd_unit.cause(self.unit) if self.unit else "no unit of systemd runs it here"
+            )
+            return [Problem(cause, f"the daemon does not run{why}")]
         if self.report is None:
+            cause = "the daemon says nothing of itself"
             why = "it is of an older version, or had no room to"
-            return [f"the daemon says nothing of itself, since {why}: {self.hosting.restart}"]
+            return [Problem(cause, f"{cause}, since {why}: {self.hosting.restart}")]
         found = [
-            f"{_PROBLEMS.get(each.what, each.what)}: {each.why} (since {local_time(each.since)}); "
-            "paliadin-sidecar check says what mends it"
-            for each in self.report.problems
+            Problem(
+                f"{_PROBLEMS.get(each.what, each.what)}: {each.why.partition('; ')[0]}",
+                f"{_PROBLEMS.get(each.what, each.what)}: {each.why} "
+                f"(since {local_time(each.since)}); paliadin-sidecar check says what mends it",
+            )
+            for each in sorted(self.report.problems, key=lambda each: each.what in _HARMLESS)
         ]
         if not self.report.ready:
-            found.append(
-                f"the daemon starts since {local_time(self.report.started_at)}, and its first scan "
-                "is not done yet"
-            )
+            starts = f"the daemon starts since {local_time(self.report.started_at)}"
+            text = f"{starts}, and its first scan is not done yet"
+            found.append(Problem(text, text))
         return found
 
     def outdated(self, version: str, variables: Mapping[str, str]) -> list[str]:

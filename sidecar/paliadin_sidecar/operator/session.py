@@ -110,7 +110,7 @@ def opened_outbox(
                 err=True,
             )
             for problem in instances.inspect(state_dir, env_file).problems():
-                click.echo(problem, err=True)
+                click.echo(problem.text, err=True)
             sys.exit(1)
         except Unwritable:
             raise PermissionError(errno.EACCES, "", str(path)) from None
@@ -216,7 +216,8 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
     except (BadSettings, PermissionError):
         return problems
     instance = instances.inspect(state_dir, env_file)
-    return instance.hosting.setting_problems(problems) + instance.problems()
+    of_daemon = [problem.text for problem in instance.problems()]
+    return instance.hosting.setting_problems(problems) + of_daemon
 
 
 def _sudo(filename: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Unit", "complaints", "explain", "last_words", "parse", "read"]
+__all__ = ["Unit", "cause", "complaints", "explain", "last_words", "parse", "read"]
 
 #: Nobody who looks waits longer for an answer.
 _READ_S = 5.0
@@ -162,6 +162,16 @@ def _is_failure(line: str) -> bool:
     return not line.startswith("{") or '"level":"error"' in line
 
 
+def cause(unit: Unit) -> str:
+    """Why its daemon does not run, in one sentence without a full stop and without the cure."""
+    said, ended = explain(unit), _ended(unit)
+    if not said.startswith(ended):
+        return said.partition(": ")[0]
+    status = int(unit.properties.get("ExecMainStatus") or 0)
+    why = _CAUSES.get(status) or next(iter(unit.words), "")
+    return f"{ended}: {why}" if why else ended
+
+
 def explain(unit: Unit) -> str:
     """Why its daemon does not run, and what mends that, as one sentence without a full stop."""
     properties = unit.properties
@@ -183,6 +193,16 @@ def explain(unit: Unit) -> str:
     return ". ".join(filter(None, (_ended(unit), _last_words(unit), _remedy(unit))))
 
 
+#: What an exit status means that is the program's or systemd's own.
+_CAUSES = {
+    78: "the configuration is wrong",
+    203: "the program is missing, or may not be executed",
+    216: "its group is not on this host",
+    217: "its user is not on this host",
+    226: "a directory that it names cannot be had",
+    238: "its state directory is none",
+    243: "the file of its secret cannot be read",
+}
 _MAKE_USER = (
     "install -D -m 644 systemd/paliadin-sidecar.sysusers.conf "
     "/etc/sysusers.d/paliadin-sidecar.conf && systemd-sysusers, in the checkout"

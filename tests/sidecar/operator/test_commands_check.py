@@ -67,6 +67,30 @@ def test_check_says_what_the_receiver_s_answer_means(
     done = host.typed("check", "--ping")
     assert done.returncode == 1
     assert says in " ".join(done.stdout.split())
+    first, *_ = done.stdout.splitlines()
+    took_all = "WRONG: what answers takes a wrong signature (204)"
+    assert first.startswith((took_all, "WRONG: turns wait for the receiver ("))
+    assert "?" not in first
+
+
+def test_the_first_line_says_the_cause(host: Sidecar, receiver: Receiver) -> None:
+    """One sentence for whoever was woken by it."""
+    receiver.behaviour = lambda _: Reply(401)
+    first, *_ = host.typed("check", "--ping").stdout.splitlines()
+    assert first == "WRONG: turns wait for the receiver (401): it does not accept the signature"
+    receiver.behaviour = verifying(host.secret)
+    first, *_ = host.typed("check", "--ping").stdout.splitlines()
+    assert first == "nothing is wrong"
+    receiver.behaviour = lambda _: Reply(204)
+    first, *_ = host.typed("check", "--ping").stdout.splitlines()
+    assert first.startswith("WRONG: what answers takes a wrong signature (204), so it is not")
+    receiver.behaviour = lambda _: Reply(401, {"date": "Sun, 22 Nov 2020 08:00:00 GMT"})
+    first, *_ = host.typed("check", "--ping").stdout.splitlines()
+    assert first.startswith("WRONG: clock: is +")
+    host.aichat.chmod(0o777)
+    first, *_ = host.typed("check", "--ping").stdout.splitlines()
+    assert first.startswith("WRONG: root aichat/paliadin")
+    assert "chmod" not in first
 
 
 def test_check_of_a_bad_host(host: Sidecar, receiver: Receiver) -> None:

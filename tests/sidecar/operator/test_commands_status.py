@@ -43,7 +43,15 @@ def test_status_of_a_healthy_daemon(delivered: Sidecar) -> None:
     for args in (["status"], ["status", "--quiet"]):
         assert delivered.typed(*args).returncode == 0
     assert delivered.typed("status", "--quiet").stdout == ""
-    assert "running" in delivered.typed("status").stdout
+    assert first_line(delivered) == "running: nothing is wrong"
+
+
+def first_line(host: Sidecar) -> str:
+    """Which of the known causes it is; in JSON the same."""
+    line, *_ = host.typed("status").stdout.splitlines()
+    cause = json.loads(host.typed("status", "--json").stdout)["cause"]
+    assert line.partition(": ")[2] == (cause or "nothing is wrong")
+    return line
 
 
 def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -> None:
@@ -58,6 +66,9 @@ def test_status_where_no_answer_can_be_kept(host: Sidecar, receiver: Receiver) -
     assert done.returncode == 1
     assert "no answer is accepted, since the outbox cannot be written: " in done.stdout
     assert "LimitFSIZE=" in done.stdout
+    assert first_line(host).startswith(
+        "running: no answer is accepted, since the outbox cannot be written: "
+    )
     resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
     receiver.wait("t0")
     until("a good status", lambda: host.typed("status").returncode == 0)
@@ -107,6 +118,28 @@ def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
     done = delivered.typed("status")
     assert done.returncode == 1
     assert "WRONG: the daemon does not run" in done.stdout
+    assert first_line(delivered) == "not running: no unit of systemd runs it here"
+
+
+def test_the_worst_comes_first(host: Sidecar) -> None:
+    """What keeps answers from their way before what does not."""
+    host.start()
+    reporter = Reporter(host.state, version("paliadin"), {})
+    reporter.ready()
+    reporter.problem("metrics", "the port is taken")
+    reporter.problem("outbox", "there is no room; PALIADIN_STATE_DIR")
+    assert first_line(host) == (
+        "running: no answer is accepted, since the outbox cannot be written: there is no room"
+    )
+
+
+def test_a_directory_that_others_may_write(host: Sidecar) -> None:
+    """Whose, and that nothing is taken from it."""
+    host.aichat.chmod(0o777)
+    host.start()
+    line = first_line(host)
+    assert line.startswith(f"running: no answers are taken from {host.aichat}, since ")
+    assert "chmod" not in line
 
 
 def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
@@ -120,6 +153,7 @@ def test_an_overdue_turn_is_wrong(host: Sidecar, receiver: Receiver) -> None:
         db.execute("UPDATE delivery SET accepted_at = accepted_at - 3600000")
     db.close()
     done = host.typed("status")
+    assert first_line(host).startswith("not running: ")
     assert "WRONG: a turn has been undelivered for 1:00:" in done.stdout
     assert "oldest undelivered" in done.stdout
 
@@ -154,3 +188,6 @@ def test_a_pause_is_told_with_its_cause(host: Sidecar, receiver: Receiver) -> No
     assert "the receiver is not well since " in problem
     assert "(301), and turns wait until a ping is answered" in problem
     assert "redirects are not followed" in problem
+    assert first_line(host).startswith(
+        "running: turns wait for the receiver (301): it points to another address"
+    )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from paliadin_sidecar.operator.diagnosis import (
+    _ERRORS,
+    _STATUSES,
+    _TLS,
     answer_name,
     failing_problems,
     likely_cause,
     pause_problem,
+    receiver_cause,
+    root_problems,
     waiting_problems,
 )
 
@@ -68,22 +74,70 @@ def test_who_does_not_get_through_is_told_with_the_cause() -> None:
     """One sentence for each answer; a replay is advised only after the mending."""
     rows = [row("pending", 2, 413), row("pending", 9, error="connect"), row("dead", 3, 400)]
     first, second = failing_problems(rows, dead=3, paused_for="connect")
-    assert first.startswith("2 undelivered after several attempts, last answer 413: the body is")
-    assert second.startswith("3 given up within a day (3 with 400: ")
-    assert second.index("Mend that first") < second.index("paliadin-sidecar replay --dead")
+    assert first.text.startswith(
+        "2 undelivered after several attempts, last answer 413: the body is"
+    )
+    assert second.text.startswith("3 given up within a day (3 with 400: ")
+    assert second.text.index("Mend that first") < second.text.index(
+        "paliadin-sidecar replay --dead"
+    )
+    assert first.cause == "2 undelivered, for the receiver (413): the body is larger than it takes"
+    assert second.cause == (
+        "3 given up within a day, by the receiver (400): it, or a proxy before it, does not "
+        "understand the request"
+    )
     assert failing_problems([row("pending", 1, 301)], dead=0, paused_for="status_301") == []
-    assert "turns --state dead" in failing_problems([], dead=1, paused_for=None)[0]
+    assert "turns --state dead" in failing_problems([], dead=1, paused_for=None)[0].text
 
 
 def test_a_pause_is_told_with_the_cause() -> None:
     """By what it is recorded as, and by what the attempts knew beyond that."""
-    said = pause_problem("status_401", "2026-11-22 08:00:00+01:00", [])
+    cause, said = pause_problem("status_401", "2026-11-22 08:00:00+01:00", [])
+    assert cause == "turns wait for the receiver (401): it does not accept the signature"
     assert said.startswith("the receiver is not well since 2026-11-22 08:00:00+01:00 (401), and ")
     assert "clocks" in said
-    assert "(tls (expired))" in pause_problem(
-        "tls", "x", [row("pending", 1, error="tls", detail="expired")]
+    assert (
+        "(tls (expired))"
+        in pause_problem("tls", "x", [row("pending", 1, error="tls", detail="expired")]).text
     )
-    assert "receiver's own log" in pause_problem("status_odd", "x", [])
+    assert "receiver's own log" in pause_problem("status_odd", "x", []).text
+
+
+@pytest.mark.parametrize("status", [301, 307, 418, 599, *_STATUSES])
+def test_each_status_has_its_cause_in_one_sentence(status: int) -> None:
+    """What mends it stands elsewhere."""
+    sentence = receiver_cause(answer_name(status, None), likely_cause(status, None))
+    assert sentence.startswith(f"the receiver ({status})")
+    assert is_one_sentence(sentence)
+    assert sentence.endswith(")") == (status in {418, 599})
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"), [*((error, None) for error in _ERRORS), *(("tls", one) for one in _TLS)]
+)
+def test_each_error_has_its_cause_in_one_sentence(error: str, detail: str | None) -> None:
+    """The same where there was no status."""
+    sentence = receiver_cause(answer_name(None, error, detail), likely_cause(None, error, detail))
+    assert is_one_sentence(sentence)
+    assert "): " in sentence
+
+
+def is_one_sentence(text: str) -> bool:
+    """With a cause, and no question, advice or second sentence."""
+    parts = text.split(": ")
+    return len(parts) <= 2 and not re.search(r"[?;]|\. |see PALIADIN|\bsee \w+'s", text)
+
+
+def test_a_directory_s_problem() -> None:
+    """The cause without what mends it; one that is missing is wrong after a while."""
+    root = {"path": "/srv/a", "state": "untrusted", "since": 5.0}
+    root |= {"why": "/srv is writable by others: chmod o-w /srv"}
+    (problem,) = root_problems([root], 0.0, str)
+    assert problem.cause == "no answers are taken from /srv/a, since /srv is writable by others"
+    assert "chmod o-w /srv (since 5.0)" in problem.text
+    missing = {"path": "/srv/a", "state": "missing", "since": 5.0, "why": "/srv/a does not exist"}
+    assert root_problems([missing], 5.0, str) == []
+    assert len(root_problems([missing], 6.0, str)) == 1
 
 
 def test_files_that_wait() -> None:
@@ -94,7 +148,12 @@ def test_files_that_wait() -> None:
         {"path": "/srv/a", "waiting": [waits, unread], "waiting_files": 5},
         {"path": "/srv/b", "waiting": [], "waiting_files": 0},
     ]
-    assert waiting_problems(roots, lambda at: f"<{at:.0f}>") == [
+    problems = waiting_problems(roots, lambda at: f"<{at:.0f}>")
+    assert [problem.cause for problem in problems[:2]] == [
+        "/srv/a/t.txt waits, since a process has it open for writing",
+        "/srv/a/u.txt waits, since it cannot be opened (EACCES)",
+    ]
+    assert [problem.text for problem in problems] == [
         "/srv/a/t.txt waits since <12>, a process has it open for writing: fuser -v names it",
         "/srv/a/u.txt waits since <13>, it cannot be opened (EACCES): see its owner and mode",
         "3 more files wait in /srv/a",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from paliadin_sidecar.operator.systemd_unit import Unit, explain, last_words, parse
+from paliadin_sidecar.operator.systemd_unit import Unit, cause, explain, last_words, parse
 
 NAME = "paliadin-sidecar.service"
 RESTART = f"systemctl restart {NAME}"
@@ -99,6 +99,29 @@ def test_each_exit_status_has_its_cure(status: int, step: str, cure: str) -> Non
 def test_a_unit_that_is_started_again_and_again() -> None:
     """`activating` is no start that takes its time."""
     assert "starts it again and again" in failed(203, ActiveState="activating")
+
+
+@pytest.mark.parametrize(
+    ("properties", "sentence"),
+    [
+        ({"ActiveState": "inactive"}, "was stopped, or never started"),
+        ({"LoadState": "masked"}, "is masked"),
+        ({"LoadState": "bad-setting", "LoadError": "line 3"}, "cannot be loaded (line 3)"),
+        ({"ActiveState": "active"}, "is active and holds no outbox"),
+        ({"ActiveState": "failed", "Result": "watchdog"}, "has failed with watchdog: its words"),
+        (
+            {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"},
+            "has failed with exit status 78: the configuration is wrong",
+        ),
+        (
+            {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "1"},
+            "has failed with exit status 1: its words",
+        ),
+    ],
+)
+def test_the_cause_is_one_sentence(properties: dict[str, str], sentence: str) -> None:
+    """Without what mends it."""
+    assert cause(unit("its words", **properties)) == f"{NAME} {sentence}"
 
 
 def line(message: str, run: str = "2", **fields: str) -> str:

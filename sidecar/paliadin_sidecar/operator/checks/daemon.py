@@ -41,8 +41,9 @@ def state(settings: Settings, instance: Instance, *, owner_named: bool) -> list[
     variables = settings.variables()
     if not owner_named:
         del variables["PALIADIN_OWNER"]  # the default is whoever runs it: another one here
-    problems = instance.problems() + instance.outdated(version("paliadin"), variables)
-    found = [wrong("daemon", text) for text in problems]
+    found = [wrong("daemon", one.text, one.cause) for one in instance.problems()]
+    outdated = instance.outdated(version("paliadin"), variables)
+    found += [wrong("daemon", text) for text in outdated]
     if not found:
         found = [ok("daemon", "runs, with what this environment says")]
     if unit and unit.properties.get("UnitFileState") == "disabled":

@@ -32,6 +32,7 @@ _SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 _SKEW_S = 30.0
 #: How long a port is asked what it speaks.
 _PROBE_S = 5.0
+_REFUSES_SIGNATURE = 401
 #: What a receiver answers, or does not, when it is spoken to in the wrong protocol.
 _MAYBE_PROTOCOL = {"tls", "timeout", "reset", 400}
 
@@ -81,8 +82,11 @@ async def ping(settings: Settings) -> list[Finding]:
     cause = await _other_protocol(settings.callback_url, outcome)
     cause = cause or _cause(settings.callback_url, outcome)
     what = diagnosis.answer_name(outcome.status, outcome.error, outcome.detail)
+    sentence = f"turns wait for {diagnosis.receiver_cause(what, cause)}"
     what = f"status {what}" if outcome.status is not None else what
-    answer = wrong("ping", f"{what}, so answers wait here; {cause}")
+    answer = wrong("ping", f"{what}, so answers wait here; {cause}", sentence)
+    if outcome.status == _REFUSES_SIGNATURE and any(each.level == "wrong" for each in clock):
+        return [*clock, answer]  # which comes from it
     return [answer, *clock]
 
 
@@ -111,7 +115,11 @@ def _verification(forged: Outcome) -> Finding:
         "answer that it acknowledges is lost: see the path in PALIADIN_CALLBACK_URL and what is "
         "before paliad. Or the route verifies no signatures, and anybody can forge answers there"
     )
-    return wrong("signature check", text)
+    cause = (
+        f"what answers takes a wrong signature ({gets}), so it is not paliad's route or verifies "
+        "none"
+    )
+    return wrong("signature check", text, cause)
 
 
 def _cause(url: str, outcome: Outcome) -> str:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import msgspec
 
 from paliadin_sidecar.environment import merged_environment, unknown_sentence
 from paliadin_sidecar.errors import BadSettings
@@ -77,8 +76,11 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 
 def _print(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
-        terminal.print_json([msgspec.to_builtins(each) for each in findings])
+        shown = ("level", "subject", "message")
+        terminal.print_json([{name: getattr(each, name) for name in shown} for each in findings])
     else:
+        causes = [each.sentence for each in findings if each.level == "wrong"]
+        click.echo(terminal.printable(f"WRONG: {causes[0]}" if causes else "nothing is wrong"))
         terminal.print_table(
             ("", "what", "finding"), [(f.level, f.subject, f.message) for f in findings]
         )

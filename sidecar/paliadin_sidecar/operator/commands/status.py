@@ -15,9 +15,21 @@ import click
 
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator import session
-from paliadin_sidecar.operator.diagnosis import failing_problems, pause_problem, waiting_problems
+from paliadin_sidecar.operator.diagnosis import (
+    Problem,
+    failing_problems,
+    pause_problem,
+    root_problems,
+    waiting_problems,
+)
 from paliadin_sidecar.operator.instance import Instance
-from paliadin_sidecar.operator.terminal import local_time, print_json, print_table, with_utc_times
+from paliadin_sidecar.operator.terminal import (
+    local_time,
+    print_json,
+    print_table,
+    printable,
+    with_utc_times,
+)
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import Outbox
 
@@ -41,7 +53,7 @@ _DEAD_S = 86_400.0
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Say how the daemon does; exit 1 when something is wrong."""
-    with session.opened_outbox(env_file) as (state_dir, outbox):
+    with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
         found = _status(instances.inspect(state_dir, env_file), outbox)
     if as_json:
         print_json(found)
@@ -60,20 +72,16 @@ def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
     if service["paused_at"] is not None:
         since = local_time(service["paused_at"])
         problems.append(pause_problem(service["paused_for"], since, failing))
-    problems += [
-        f"root {root['path']}: {root['why']} (since {local_time(root['since'])}); "
-        "paliadin-sidecar check says what mends it"
-        for root in service["roots"]
-        if root["state"] in ("untrusted", "unreadable")
-        or (root["state"] == "missing" and now - root["since"] > _MISSING_S)
-    ]
+    problems += root_problems(service["roots"], now - _MISSING_S, local_time)
     problems += waiting_problems(service["roots"], local_time)
     if oldest_s is not None and oldest_s > _OVERDUE_S:
-        problems.append(f"a turn has been undelivered for {_age(oldest_s)}")
+        text = f"a turn has been undelivered for {_age(oldest_s)}"
+        problems.append(Problem(text, text))
     problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])
     return {
         "alive": instance.alive,
-        "problems": [instance.hosting.commands_of_this_host(problem) for problem in problems],
+        "cause": problems[0].cause if problems else None,
+        "problems": [instance.hosting.commands_of_this_host(each.text) for each in problems],
         "counts": dict.fromkeys(session.STATES, 0) | queries.counts(outbox),
         "outbox_bytes": outbox.used_bytes(),
         "oldest_undelivered_s": oldest_s,
@@ -88,7 +96,8 @@ def _age(seconds: float) -> timedelta:
 
 
 def _print_status(found: Mapping[str, Any]) -> None:
-    click.echo("running" if found["alive"] else "not running")
+    state = "running" if found["alive"] else "not running"
+    click.echo(printable(f"{state}: {found['cause'] or 'nothing is wrong'}"))
     for problem in found["problems"]:
         click.echo(f"WRONG: {problem}")
     print_table(("state", "deliveries"), list(found["counts"].items()))

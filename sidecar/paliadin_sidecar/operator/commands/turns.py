@@ -45,7 +45,7 @@ def turns(
 ) -> None:
     """List deliveries, the newest first."""
     from_s = session.since(since_text)
-    with session.opened_outbox(env_file) as (_, outbox):
+    with session.opened_outbox(env_file, read_only=True) as (_, outbox):
         rows = queries.deliveries(outbox, state, from_s, limit)
         number = queries.count_deliveries(outbox, state, from_s)
     more = f"{len(rows)} of {number} deliveries; --limit {number} shows all"
@@ -100,7 +100,7 @@ def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> No
 
     The beginning of an id is enough where no other id begins so.
     """
-    with session.opened_outbox(env_file) as (_, outbox):
+    with session.opened_outbox(env_file, read_only=True) as (_, outbox):
         ids, missed = session.find_turns(outbox, turn_ids)
         found = [turn for id_ in ids for turn in queries.timelines(outbox, id_)]
     if as_json:
@@ -146,7 +146,7 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
     The beginning of an id is enough where no other id begins so.
     """
     audit = Audit(sys.stdout, readable=True)
-    with session.opened_outbox(env_file) as (state_dir, outbox):
+    with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
         key = state_directory.journal_key(state_dir)
         ids, missed = session.find_turns(outbox, turn_ids, may_come=follow)
         if missed and (follow or not ids):
