@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["COMMIT", "NAME", "PROGRAM", "PYTHON", "VARIANTS", "prepare"]
-
 COMMIT = "4b11c36"
 _HERE = Path(__file__).parent
 NAME = f"before-{COMMIT}"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from bench.results import Results
 
-__all__ = ["Goal", "goals"]
 
 #: What a scan may add to the longest wait of a turn, in ms.
 _SCAN_MS = 20.0

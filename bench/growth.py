@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from bench.candidates import Candidate
 
-__all__ = ["Hosts"]
 
 _REAL = 10_000
 _DAYS = 90

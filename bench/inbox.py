@@ -18,8 +18,6 @@ from paliadin_contract.callback import Answer, TurnCompleted, encode
 from paliadin_contract.ids import webhook_id
 from paliadin_contract.signature import Keys
 
-__all__ = ["BARE", "BARE_SQLITE", "INBOX", "INBOX_SQLITE", "callbacks_per_s"]
-
 BARE, BARE_SQLITE = "bare route, in memory", "bare route with one SQLite write"
 INBOX, INBOX_SQLITE = "the inbox, in memory", "the inbox, in SQLite"
 _KINDS = {

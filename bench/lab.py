@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bench.candidates import Candidate
 
-__all__ = ["STATE", "Cost", "Run", "running"]
 
 _HERE = Path(__file__).parent
 #: The service's state directory, below a run's base.

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from bench.candidates import Candidate
     from bench.lab import Run
 
-__all__ = [
-    "MANNERS",
-    "burst",
-    "burst_of",
-    "commit_ms",
-    "drain_s",
-    "idle",
-    "import_ms",
-    "latency",
-    "ready_s",
-    "run_turn_us",
-    "say",
-]
 
 MANNERS = ("rename", "plain")
 #: A poller that looks once a second still gets this long after the last file.

@@ -10,7 +10,6 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from bench.results import Results
 
-__all__ = ["svg"]
 
 _NAMES, _PLOT, _ROW, _TOP = 270, 560, 20, 40  # in pixels
 _TITLE = "From file complete to callback received: the median (dot), and a bar to the p99"

@@ -20,7 +20,6 @@ from bench.goals import goals
 if TYPE_CHECKING:
     from bench.results import Results
 
-__all__ = ["quick", "with_goals", "write"]
 
 _BEGIN, _END = "<!-- goals: written by `make bench` -->", "<!-- end of goals -->"
 _PACKAGES = (

@@ -6,8 +6,6 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-__all__ = ["Burst", "Grown", "Idle", "Latency", "Results"]
-
 
 @dataclass
 class Latency:

@@ -18,7 +18,6 @@ from chaos.writers import TRAILER
 if TYPE_CHECKING:
     from chaos.world import World
 
-__all__ = ["Promise"]
 
 _turns: dict[str, Any] = {"root": st.sampled_from(ROOTS), "number": st.integers(0, TURNS - 1)}
 _words = st.sampled_from(["Anna", "Otto"])  # as long as each other

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from chaos.world import World
 
-__all__ = ["ANSWERS", "ENGINES", "MAX_BYTES", "ROOTS", "TURNS", "File", "Model", "text"]
 
 #: `inotify` is the real engine. `scripted` events are sent, or lost, by the machine's rules.
 ENGINES = ("inotify", "scripted", "off")

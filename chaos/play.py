@@ -13,7 +13,6 @@ from chaos.world import SCENARIOS, World
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["play"]
 
 for _group in (
     "crashes",

@@ -13,18 +13,6 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "Arrived",
-    "Fault",
-    "Verdict",
-    "Written",
-    "append",
-    "arrival",
-    "expected",
-    "in_effect",
-    "judge",
-    "read",
-]
 
 T = TypeVar("T")
 

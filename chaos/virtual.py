@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.settings import Settings
 
-__all__ = ["Clock", "Daemon", "FileEvents"]
 
 T = TypeVar("T")
 

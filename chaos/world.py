@@ -35,12 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["MOUNTS", "SCENARIOS", "Scenario", "World", "scenario"]
 
 #: A command that works where a scenario may mount.
 MOUNTS = "unshare --mount true"
 #: A scenario that waits this long has failed; a busy machine does not get near it.
-PATIENCE_S = 120.0
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class World:
 
     def until(self, what: str, condition: Callable[[], object]) -> None:
         """Wait until a condition holds; if it never does, the scenario is over and failed."""
-        until(what, condition, PATIENCE_S)
+        until(what, condition, _PATIENCE_S)
 
     def accepted(self, count: int) -> None:
         """Wait until the outbox holds so many answers."""
@@ -227,7 +226,7 @@ class World:
     def delivered(self) -> None:
         """Wait until everything that is owed has come, as long as anything still comes."""
         for writer in self._writers:
-            writer.wait(PATIENCE_S)
+            writer.wait(_PATIENCE_S)
         owed: dict[str, list[Written]] = {}
         for line in read(self.written, Written):
             owed.setdefault(line.turn, []).append(line)
@@ -238,7 +237,7 @@ class World:
             return all(effect.get(turn) in ending for turn, ending in endings.items())
 
         kept, since, rest_s = -1, time.monotonic(), 0.05
-        while not all_came() and time.monotonic() - since < PATIENCE_S:
+        while not all_came() and time.monotonic() - since < _PATIENCE_S:
             if (now_kept := len({one.id for one in self.arrived if one.stored})) != kept:
                 kept, since = now_kept, time.monotonic()  # a busy machine may take its time
             time.sleep(rest_s)  # with a large backlog one look takes a while itself
@@ -266,7 +265,7 @@ class World:
 
     def until_settled(self) -> None:
         """Wait until the outbox says that nothing is under way."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + _PATIENCE_S
         while time.monotonic() < end:
             counts = msgspec.json.decode(self.host.command("status", "--json").stdout)["counts"]
             if not counts.get("pending"):

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from chaos.verdict import Written, append
 
-__all__ = ["MANNERS", "TRAILER", "Turn"]
-
 TRAILER = b"\n[paliadin-meta]\nused_tools: search\nrows_seen: 3\nclassifier_tag: fristen\n"
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["main"]
 
 _ENVELOPE = re.compile(r"\[PALIADIN:([A-Za-z0-9][A-Za-z0-9_-]{0,63})\] (.*)")
 _THINK = re.compile(r"\bthink (\d+(?:\.\d+)?)\b")

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = ["Backend", "Persona", "main"]
 
 #: HTTP status, and whether the same request may succeed later.
 _ERRORS = {

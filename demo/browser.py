@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Browser"]
-
 #: Nothing that is asked of it takes so long, in seconds.
 _PATIENCE_S = 60.0
 _PAGE_EVENTS = ("Page", "Runtime", "Log", "Network")

@@ -28,7 +28,6 @@ from demo.writers import MANNERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Host", "HostError"]
 
 _PROJECT = Path(__file__).parents[1]
 #: Seconds in which agents must end when their terminals have ended.

@@ -19,7 +19,6 @@ from paliadin_contract.trailer import TAIL_BYTES, is_whole
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["Agent", "AgentNotReady", "Busy", "PaneError", "Panes", "agent", "envelope"]
 
 #: Seconds in which an agent must be ready: its skills and tools may take more than a minute.
 _BOOT_S = 90.0

@@ -16,8 +16,6 @@ from paliadin_sidecar.outbox import acceptance, transitions
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Attempt, Delivery, TurnKey
 
-__all__ = ["Past"]
-
 _DAY_S, _HOUR_S = 86_400.0, 3600.0
 #: What a night, a morning and an afternoon have of a day's turns, hour by hour.
 _BUSY = (0, 0, 0, 0, 0, 0, 1, 3, 8, 12, 13, 11, 6, 9, 12, 12, 10, 7, 4, 2, 1, 1, 0, 0)

@@ -17,8 +17,6 @@ from demo.browser import Browser
 from demo.past import Past
 from paliadin_sidecar.operator.cli import main
 
-__all__ = ["PICTURES", "make"]
-
 _FOLDER = Path(__file__).parents[1] / "docs/pictures"
 #: A week of the firm's time, of which the report is.
 _ZONE, _SINCE, _UNTIL = "Europe/Berlin", "2026-03-02", "2026-03-09"

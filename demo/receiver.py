@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["Arrival", "Receiver", "reserve"]
-
 
 class Arrival(NamedTuple):
     """An answer that was acknowledged, at so many epoch seconds."""

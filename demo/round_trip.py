@@ -13,7 +13,6 @@ from paliadin_client import User
 if TYPE_CHECKING:
     from demo.session import Session
 
-__all__ = ["ROWS", "play"]
 
 ROWS = _OVER_AICHAT, _OVER_LEGACY, _KILLED, _OUTLIVED = (
     "over aichat",

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from demo.host import Host
     from demo.turns import Asked, Turn
 
-__all__ = ["Session", "duration", "turn_line"]
 
 #: What has not happened after this long is wrong. What is well takes a fraction of it.
 _TIMEOUT_S = 30.0

@@ -25,8 +25,6 @@ import anyio
 
 from demo.panes import PaneError, Panes, agent, envelope
 
-__all__ = ["main"]
-
 _SESSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WINDOW = "agent"

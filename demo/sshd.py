@@ -13,8 +13,6 @@ from functools import partial
 
 import asyncssh
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Serve until told to stop."""

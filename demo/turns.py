@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from demo.receiver import Arrival, Receiver
     from paliadin_client import Paliadin, User
 
-__all__ = ["Asked", "Turn", "Version", "Written"]
-
 
 class Version(Struct, frozen=True):
     """What a turn's file has held; a writer's log has such lines."""

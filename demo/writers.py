@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MANNERS", "Manner", "Writer"]
 
 #: Seconds between two steps of one turn: long enough for the sidecar to notice the first.
 _MOMENT_S = 0.3

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     _Command = tuple[list[str], dict[str, str]]
 
-__all__ = [
-    "BEFORE", "CANDIDATES", "FLOOR", "INOTIFY", "INOTIFY_NO_COMMITS", "NODE", "SHIPPED",
-    "WATCHDOG", "Candidate", "before_of",
-]  # fmt: skip
 
 _HERE = Path(__file__).parent
 _BUILT = _HERE.parent / "built"

@@ -15,29 +15,24 @@ from msgspec import Meta, Struct
 from paliadin_contract.errors import MalformedCallback
 from paliadin_contract.ids import LABEL_PATTERN, TURN_ID_PATTERN
 
-__all__ = [
-    "Answer", "Callback", "Failure", "Host", "Ping", "Reason", "TurnCompleted", "TurnFailed",
-    "Unknown", "decode", "encode",
-]  # fmt: skip
-
-Id = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
-Label = Annotated[str, Meta(pattern=LABEL_PATTERN)]
-Revision = Annotated[int, Meta(ge=1)]
-Utc = Annotated[datetime, Meta(tz=True)]
+_Id = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+_Label = Annotated[str, Meta(pattern=LABEL_PATTERN)]
+_Revision = Annotated[int, Meta(ge=1)]
+_Utc = Annotated[datetime, Meta(tz=True)]
 
 #: Why a turn file cannot become an answer: what a sidecar of this version says.
 Reason = Literal["too_large", "empty", "untrusted"]
 
 
 class _Turn(Struct, frozen=True, kw_only=True):
-    turn_id: Id
-    submitted_turn_id: Id | None
+    turn_id: _Id
+    submitted_turn_id: _Id | None
     """Hint from the turn's token: the id under which the caller waits."""
-    revision: Revision
-    backend: Label
-    persona: Label
+    revision: _Revision
+    backend: _Label
+    persona: _Label
     host: str
-    user_id: Id | None
+    user_id: _Id | None
     """Hint from the turn's token. No proof of anything."""
 
 
@@ -51,7 +46,7 @@ class Answer(_Turn, frozen=True, kw_only=True):
     """Of the file's bytes."""
     lossy: bool
     """Whether a byte was no UTF-8, so that `response` is not exactly the file."""
-    completed_at: Utc
+    completed_at: _Utc
     """The file's modification time."""
 
     def __repr__(self) -> str:
@@ -69,7 +64,7 @@ class Failure(_Turn, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}\Z")]
     """A `Reason`, or one of a later version."""
     bytes: Annotated[int, Meta(ge=0)]
-    completed_at: Utc
+    completed_at: _Utc
 
 
 class Host(Struct, frozen=True):
@@ -81,21 +76,21 @@ class Host(Struct, frozen=True):
 class TurnCompleted(Struct, frozen=True, tag_field="type", tag="turn.completed"):
     """A turn has an answer."""
 
-    timestamp: Utc
+    timestamp: _Utc
     data: Answer
 
 
 class TurnFailed(Struct, frozen=True, tag_field="type", tag="turn.failed"):
     """A turn will have no answer from this file."""
 
-    timestamp: Utc
+    timestamp: _Utc
     data: Failure
 
 
 class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
     """Is the receiver well?"""
 
-    timestamp: Utc
+    timestamp: _Utc
     data: Host
 
 

@@ -9,8 +9,6 @@ ContractError
 
 from __future__ import annotations
 
-__all__ = ["BadId", "BadSecret", "BadSignature", "ContractError", "MalformedCallback"]
-
 
 class ContractError(ValueError):
     """Root of everything the contract raises. Its text never holds a secret or an answer."""

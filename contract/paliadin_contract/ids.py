@@ -6,8 +6,6 @@ import re
 
 from paliadin_contract.errors import BadId
 
-__all__ = ["LABEL_PATTERN", "TURN_ID_PATTERN", "is_label", "is_turn_id", "turn_id_of", "webhook_id"]
-
 #: No dot (it delimits what is signed) and no slash (ids meet paths).
 TURN_ID_PATTERN = r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
 #: A backend or a persona. No underscore: it delimits the webhook id.

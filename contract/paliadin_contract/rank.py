@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 
-__all__ = ["Rank", "outranks", "rank_of"]
-
 
 class Rank(NamedTuple):
     """What a push is worth.

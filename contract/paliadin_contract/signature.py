@@ -15,8 +15,6 @@ from datetime import datetime
 
 from paliadin_contract.errors import BadSecret, BadSignature
 
-__all__ = ["TOLERANCE_S", "Keys", "Verification"]
-
 #: How far, in seconds, a timestamp may be from the receiver's clock (the standard's figure).
 TOLERANCE_S = 300
 #: The standard asks for 24 to 64 bytes; a longer key does no harm.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import traceback
 
-__all__ = ["safe_trace"]
-
 
 def safe_trace(exc: BaseException) -> list[str]:
     """Where an unexpected exception came from: types and places, never its text or values.

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-__all__ = ["TAIL_BYTES", "Trailer", "has_text", "is_whole", "read_tail", "split"]
-
 #: Enough of a file's end to hold any trailer: it names tools and counts, not text.
 TAIL_BYTES = 16 * 1024
 

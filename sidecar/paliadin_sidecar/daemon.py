@@ -26,8 +26,6 @@ from paliadin_sidecar.outbox.maintenance import follow_commands, prune_regularly
 from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["run"]
-
 #: What an attempt in flight gets at the end, and what is left to print.
 _GRACE_S = 5.0
 _FLUSH_S = 1.0

@@ -13,11 +13,6 @@ from typing import TypeVar
 
 from paliadin_sidecar.errors import BadSettings
 
-__all__ = [
-    "BOM", "DEFAULT_ENV_FILE", "Reader", "find_state_dir", "merged_environment", "unknown_sentence",
-    "unknown_variables",
-]  # fmt: skip
-
 T = TypeVar("T", bound=str)
 
 #: Where the commands look for what their environment does not say.

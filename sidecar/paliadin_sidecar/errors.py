@@ -37,13 +37,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-__all__ = [
-    "BadBody", "BadSettings", "Blocked", "Busy", "Changed", "ConnectionLost", "Damaged",
-    "DiskFails", "EarlyAnswer", "Full", "Locked", "Newer", "NoSuchTurn", "NotServed", "Older",
-    "OutboxError", "OverBudget", "Replaced", "SidecarError", "StateDirBlocked", "StateDirError",
-    "Unavailable", "Unreadable", "Unwritable", "WatchFailed",
-]  # fmt: skip
-
 #: EX_CONFIG of sysexits.h: nothing gets better by itself, so the unit does not restart on it.
 _EX_CONFIG = 78
 #: Errors of a descriptor that will never answer again, since the server of its mount has gone.

@@ -7,8 +7,6 @@ import signal
 from collections.abc import Callable
 from itertools import count
 
-__all__ = ["failpoint", "on_failpoint"]
-
 
 def failpoint(name: str) -> None:
     """A place where the process may end. Outside tests, a call that does nothing."""

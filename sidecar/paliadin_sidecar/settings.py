@@ -21,8 +21,6 @@ from paliadin_contract.signature import Keys
 from paliadin_sidecar.environment import BOM, Reader, unknown_sentence, unknown_variables
 from paliadin_sidecar.errors import BadSettings
 
-__all__ = ["Engine", "RootSpec", "Settings"]
-
 Engine = Literal["watchfiles", "inotify"]
 _ENGINES: tuple[Engine, ...] = ("watchfiles", "inotify")
 _LEVELS = ("debug", "info", "warning", "error")

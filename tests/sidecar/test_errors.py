@@ -41,7 +41,7 @@ def test_drawing() -> None:
     line = re.compile(r"^((?:│   |    )*(?:[├└]── )?)(\w+)(?: {2,}|$)", re.MULTILINE)
     drawn = line.findall(errors.__doc__ or "")
     assert sorted((len(indent) // 4, name) for indent, name in drawn) == sorted(_tree(SidecarError))
-    assert sorted(errors.__all__) == sorted(name for _, name in _tree(SidecarError))
+    assert all(hasattr(errors, name) for _, name in _tree(SidecarError))
 
 
 def test_one_place() -> None:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Balancer", "balancer"]
-
 
 class Balancer:
     """Hands each connection to the next of its servers that takes one."""

@@ -10,8 +10,6 @@ from paliadin_contract.ids import webhook_id
 from paliadin_contract.signature import Keys
 from support.sidecar import new_secret
 
-__all__ = ["KEYS", "MARKER", "SECRET", "callback", "sign"]
-
 SECRET = new_secret()
 KEYS = Keys([SECRET])
 #: What no log may hold.

@@ -21,19 +21,6 @@ from support.waiting import PATIENCE_S, until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = [
-    "GO",
-    "LANGUAGES",
-    "ROUTE",
-    "ExampleReceiver",
-    "Stored",
-    "build_go",
-    "command",
-    "listening",
-    "post",
-    "running",
-    "stored",
-]
 
 LANGUAGES = ("python", "go")
 

@@ -24,10 +24,9 @@ from paliadin_contract.trailer import split
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BEARER", "MESSAGES", "PATH", "Aichat", "Place", "Shim", "told", "until"]
 
 _Found = TypeVar("_Found")
-ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[2]
 BEARER = "bearer-" + uuid4().hex
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 
@@ -86,7 +85,7 @@ class Place:
         log = (self.path / "log").open("a")
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=_ROOT,
             env={"PATH": PATH, "HOME": str(self.path), **environment},
             stdout=subprocess.PIPE,
             stderr=log,

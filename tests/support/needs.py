@@ -8,8 +8,6 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["lacks", "need"]
-
 #: Debian's package of a program, where it is not called so too.
 _PACKAGES = {
     "go": "golang-go",

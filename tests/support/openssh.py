@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["openssh_host"]
 
 _CONFIG = """
 ListenAddress 127.0.0.1:{port}

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["apt_fetch", "apt_install"]
-
 
 def apt_install(packages: set[str]) -> None:
     """Install these, if any."""

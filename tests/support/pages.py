@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-__all__ = ["Node", "parsed"]
-
 _VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from support.postgresql import PostgreSQL
 
-__all__ = ["GO_ENVIRON", "TABLE", "Paliad", "build", "looks", "opened", "running"]
 
 #: As Debian installs libraries, and no module is downloaded.
 GO_ENVIRON = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}

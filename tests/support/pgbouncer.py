@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from support.postgresql import PostgreSQL
 
-__all__ = ["pgbouncer"]
-
 
 @contextmanager
 def pgbouncer(server: PostgreSQL, database: str, mode: str) -> Iterator[str]:

@@ -20,7 +20,6 @@ from support.needs import lacks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PostgreSQL", "Programs", "find_programs", "ordinary_account", "postgresql"]
 
 _databases = count()
 

@@ -10,8 +10,6 @@ from paliadin_client.store.protocol import Push
 from paliadin_contract import ids
 from paliadin_contract.callback import Answer, Failure, TurnCompleted, TurnFailed, encode
 
-__all__ = ["push"]
-
 
 def push(
     turn_id: str,

@@ -7,8 +7,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-__all__ = ["RANKS", "Push", "RankCase"]
-
 
 class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """One push of the turn."""
@@ -33,5 +31,5 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True):
     cases: list[RankCase]
 
 
-PATH = Path(__file__).parents[1] / "contract" / "ranks.json"
-RANKS = msgspec.json.decode(PATH.read_bytes(), type=_Table).cases
+_PATH = Path(__file__).parents[1] / "contract" / "ranks.json"
+RANKS = msgspec.json.decode(_PATH.read_bytes(), type=_Table).cases

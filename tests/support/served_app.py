@@ -19,7 +19,6 @@ from itsdangerous import TimestampSigner
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["ANNA", "BEN", "SESSION_SECRET", "cookie", "served", "snippets"]
 
 ROOT = Path(__file__).parents[2]
 ANNA = {"user_id": "0f5c2a44-8f7e-4b59-9a52-1d0a8a5a2a11", "email": "anna@example.org"}

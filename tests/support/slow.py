@@ -9,8 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
-__all__ = ["slow"]
-
 
 def slow(*values: Any) -> ParameterSet:  # noqa: ANN401 - of whatever types the test has
     """These values, as one set."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from support.postgresql import PostgreSQL
 
-__all__ = ["StallingProxy", "stalling_proxy"]
-
 
 class StallingProxy:
     """One that is running."""

@@ -7,8 +7,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-__all__ = ["ACCEPTED", "CALLBACKS", "PATH", "REJECTED", "Request", "Vector"]
-
 
 class Vector(Struct, frozen=True, forbid_unknown_fields=True):
     """One callback as the sender makes it."""

@@ -19,7 +19,6 @@ from support.sidecar import TRAILER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["APPEAR", "BEFORE", "CHANGE", "TELL", "content"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _AT_EMPTY_PATH, _RENAME_EXCHANGE = -100, 0x1000, 2

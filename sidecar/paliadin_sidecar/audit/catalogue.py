@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["EVENTS", "FIELDS", "EventKind", "Level", "level_of"]
-
 Level = Literal["debug", "info", "warning", "error"]
 
 

@@ -20,7 +20,6 @@ from paliadin_sidecar.host import streams
 if TYPE_CHECKING:
     from structlog.dev import ConsoleRenderer
 
-__all__ = ["Audit", "unconfirmable"]
 
 #: Among a turn's few contents, no two have the same of so many.
 _CONTENT_DIGITS = 16

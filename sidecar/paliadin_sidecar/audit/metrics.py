@@ -24,8 +24,6 @@ from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event, RootState
 
-__all__ = ["Numbers"]
-
 _PREFIX = "paliadin_sidecar"
 _ROOT = ("backend", "persona")
 _TURNS = ("accepted", "revised", "failed", "vanished", "history", "stalled", "unpushed")

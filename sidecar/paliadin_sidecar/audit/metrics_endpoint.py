@@ -18,8 +18,6 @@ from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.database import FILENAME
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["serve_until_cancelled"]
-
 #: Prometheus asks once in some seconds. Whatever else connects gets so many connections, so many
 #: seconds from the first byte to the last, and so many bytes to ask in.
 _MAX_CONNECTIONS, _CONNECTION_S, _MAX_HEAD = 16, 10.0, 8 * 1024

@@ -15,8 +15,6 @@ from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import ANY_TIME, Event
 
-__all__ = ["TURN_COLUMNS", "event_pages", "turn_pages"]
-
 #: So many ids are read at a time.
 _PAGE = 1000
 #: What is known of a turn's delivery, in the order of an export's columns.

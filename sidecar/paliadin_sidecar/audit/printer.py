@@ -21,8 +21,6 @@ from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S, GroupCommit
 from paliadin_sidecar.outbox.records import Event
 
-__all__ = ["EventPrinter"]
-
 #: How far the memory of what was printed may lag: so many seconds of lines may be repeated
 #: after a crash, and none is missing.
 _PRINTED_LAG_S = 1.0

@@ -18,8 +18,6 @@ from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["AuditService"]
-
 _VERSION = version("paliadin")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_CONCURRENCY", "CircuitBreaker"]
-
 #: Turns under way at once: enough to hide a slow receiver, few enough not to flood it.
 MAX_CONCURRENCY = 8
 #: A receiver that comes back is not met by the whole backlog: two at first, one of them for a

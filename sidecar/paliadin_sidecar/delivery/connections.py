@@ -24,8 +24,6 @@ from paliadin_sidecar.delivery.response import Response
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
 
-__all__ = ["Connections"]
-
 #: How long a connection is kept that nobody uses.
 _KEPT_S = 30.0
 #: What follows a status line is waited for so long: the rest of the head, a short body.

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from paliadin_sidecar.outbox.group_commit import GroupCommit
     from paliadin_sidecar.outbox.records import Delivery
 
-__all__ = ["Dispatcher"]
 
 #: A clock can jump, so the database is asked at least this often.
 _MAX_SLEEP_S = 60.0

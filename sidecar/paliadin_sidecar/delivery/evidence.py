@@ -17,8 +17,6 @@ from __future__ import annotations
 import math
 from collections import deque
 
-__all__ = ["CERTAIN", "FaultEvidence"]
-
 #: Evidence from which on a turn is at fault: by chance one turn in a million comes so far.
 CERTAIN = math.log(1e6)
 #: Compared are at most so many attempts after a turn's last failure, and as many before this

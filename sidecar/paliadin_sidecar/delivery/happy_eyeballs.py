@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
     _Address = tuple[int, int, int, str, Any]
 
-__all__ = ["connect"]
 
 #: A second address is tried when the first has not answered for so long (RFC 8305, 8).
 _NEXT_ADDRESS_S = 0.25

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from paliadin_sidecar.delivery.sender import Outcome
     from paliadin_sidecar.outbox.group_commit import GroupCommit
 
-__all__ = ["ReceiverHealth", "ping_body"]
 
 #: Evidence from which on a "later" is about the turn alone, as where each user has a limit: it
 #: rests, and the others do not. By chance one in a hundred comes so far, and costs a request.

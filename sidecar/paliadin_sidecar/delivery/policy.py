@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from paliadin_sidecar.outbox.records import AttemptHistory
 
-__all__ = [
-    "MAX_BACKOFF_S", "REPORTED_IN_FULL", "Dead", "Decision", "Delivered", "Retry", "Verdict",
-    "classify", "decide", "is_reported", "retry_after_s",
-]  # fmt: skip
 
 #: A person waits, so the first tries come fast; an outage is met with patience, without end.
 _MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 60.0

@@ -13,8 +13,6 @@ from __future__ import annotations
 import math
 from collections import deque
 
-__all__ = ["RateLimiter"]
-
 #: The rest where the receiver names none, doubling for as long as nothing passes: that finds
 #: limits that are lower than the least rate.
 _MIN_REST_S, _MAX_REST_S = 0.25, 60.0

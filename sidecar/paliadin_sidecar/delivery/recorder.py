@@ -14,8 +14,6 @@ from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Delivery
 
-__all__ = ["Recorder"]
-
 
 class Recorder:
     """Decides what becomes of a delivery, and records it with the attempt.

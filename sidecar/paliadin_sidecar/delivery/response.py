@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Response"]
-
 #: A proxy's policies and cookies can be long; a longer head costs the connection.
 _MAX_HEAD = 64 * 1024
 #: A body up to this length is read, so that the connection can be used again.

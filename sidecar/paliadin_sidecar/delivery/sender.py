@@ -16,8 +16,6 @@ from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.records import Attempt
 
-__all__ = ["Outcome", "Sender"]
-
 #: Threads for the lookup of names: a name that does not resolve can keep one for half a minute.
 _LOOKUPS = 4
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}

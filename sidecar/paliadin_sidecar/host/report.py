@@ -16,8 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Problem", "Report", "Reporter", "fingerprints", "read"]
-
 _FILENAME = "daemon.json"
 #: More than any report takes: its texts are cut to this length.
 _BYTES, _WHY_CHARS = 16 * 1024, 500

@@ -14,8 +14,6 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Threads", "next_tick", "raise_descriptor_limit"]
-
 #: Files that are kept open while they settle, where the system permits.
 _MAX_HELD = 2048
 

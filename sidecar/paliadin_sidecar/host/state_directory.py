@@ -13,8 +13,6 @@ from pathlib import Path
 from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError
 from paliadin_sidecar.host import storage
 
-__all__ = ["is_alive", "journal_key", "lock", "prepare", "quarantine", "remember_outbox"]
-
 _LOCK = "sidecar.lock"
 #: A command that asks whether the daemon lives holds the lock for an instant.
 _TRIES, _TRY_S = 20, 0.05

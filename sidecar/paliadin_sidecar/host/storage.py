@@ -13,8 +13,6 @@ import pwd
 import tempfile
 from pathlib import Path
 
-__all__ = ["NO_ROOM", "PASSES", "explain", "user_name", "write_error"]
-
 #: There is no room. Somebody makes some, sooner or later: this is waited for.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: What can pass without a change of the configuration: worth another start.

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["as_utf8", "has_failed", "let_go", "prepare", "wants_colors"]
-
 
 def prepare() -> None:
     """Make the three streams safe to use: none closed, and no character that cannot be written.

@@ -9,8 +9,6 @@ from contextlib import suppress
 
 import anyio
 
-__all__ = ["Heartbeat", "Notify", "feed_watchdog"]
-
 #: systemd reads at once, or is in trouble that is not ours.
 _TIMEOUT_S = 2.0
 

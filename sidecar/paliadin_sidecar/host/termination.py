@@ -7,8 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 
-__all__ = ["Termination"]
-
 #: What the interpreter gets to end: a name that does not resolve can hold a thread, and with it
 #: the end of the process, for half a minute.
 _INTERPRETER_S = 2.0

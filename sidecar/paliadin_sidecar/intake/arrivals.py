@@ -17,8 +17,6 @@ from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
 from paliadin_sidecar.intake.turnfile import TurnFile, completed_at
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
-__all__ = ["read_arrival"]
-
 
 def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
     rules: IntakeRules,

@@ -13,11 +13,6 @@ from msgspec.structs import replace
 from paliadin_contract.callback import Reason
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
-__all__ = [
-    "Failed", "IntakeRules", "Progress", "Settled", "Verdict", "Waiting", "decide",
-    "failed_fingerprint",
-]  # fmt: skip
-
 #: An empty file is nobody's answer after this long; an agent that thinks has no file yet.
 EMPTY_S = 600.0
 #: link + unlink is a way to publish a file; whoever does it is done within seconds.

@@ -11,10 +11,6 @@ from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
 from paliadin_sidecar.settings import RootSpec
 
-__all__ = [
-    "Arrived", "Flooded", "Gone", "Hint", "IntakeEvent", "Stalled", "Vanished", "record_events",
-]  # fmt: skip
-
 
 class Arrived(Struct, frozen=True):
     """A file is complete, or cannot become an answer."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["LOCAL", "device_with_leases", "server_of", "type_in", "type_of"]
-
 #: File systems that one kernel alone writes. On any other (FUSE, 9p, virtiofs, NFS, SMB, the
 #: layers of an overlay) a writer may be on another machine or behind another mount, and the
 #: kernel grants a read lease although he has the file open.

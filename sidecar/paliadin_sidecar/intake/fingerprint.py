@@ -8,8 +8,6 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-__all__ = ["COARSE_S", "TICK_S", "FileSnapshot", "Fingerprint", "is_conclusive"]
-
 #: The kernel stamps with the time of its last tick: a change that follows within the same
 #: tick does not show, so a younger time proves nothing, of a directory as of a file.
 TICK_S = 0.05

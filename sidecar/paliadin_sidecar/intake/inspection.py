@@ -13,8 +13,6 @@ from paliadin_sidecar.intake.fingerprint import FileSnapshot
 from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile
 
-__all__ = ["inspect_due"]
-
 #: What one batch may hold in memory, so that a backlog never is; and how many files it inspects
 #: before deliveries have their turn.
 _BATCH_BYTES = 8 * 1024 * 1024

@@ -25,8 +25,6 @@ from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Arrival, Delivery
 from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["IntakeListener", "RootIntake"]
-
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

@@ -17,8 +17,6 @@ import anyio
 
 from paliadin_sidecar.errors import WatchFailed
 
-__all__ = ["changes", "why_no_events"]
-
 #: An event is seen after one to two steps, and a thread wakes once in each: short ones for so
 #: long after something moved, since an answer follows its token, and long ones when all rests.
 _STEP_MS, _FLIGHT_MS, _RESTING_STEP_MS = 1, 300_000, 50

@@ -6,8 +6,6 @@ import heapq
 from itertools import count
 from typing import Generic, TypeVar
 
-__all__ = ["Budget", "DueQueue", "InspectionQueue"]
-
 T = TypeVar("T")
 
 #: What one root may cost the journal, the outbox and the receiver with files that are no answer:

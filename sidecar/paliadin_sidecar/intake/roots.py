@@ -21,8 +21,6 @@ from paliadin_sidecar.intake.fingerprint import is_conclusive
 from paliadin_sidecar.intake.trust import why_untrusted
 from paliadin_sidecar.outbox.records import RootState
 
-__all__ = ["MAX_NAMES", "Root"]
-
 #: A step of the way: its name is looked up in the directory that was judged before, and what is
 #: opened cannot be exchanged any more. A symbolic link is none (ENOTDIR).
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW

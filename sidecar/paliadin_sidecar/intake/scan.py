@@ -20,8 +20,6 @@ from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import Arrival
 
-__all__ = ["find_history", "run_slice", "scan"]
-
 T = TypeVar("T")
 
 #: As many names, or files, are one step.

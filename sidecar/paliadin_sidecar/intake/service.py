@@ -15,8 +15,6 @@ from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Delivery
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["IntakeService"]
-
 
 class IntakeService:
     """The intake of all roots.

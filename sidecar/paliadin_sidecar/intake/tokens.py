@@ -15,8 +15,6 @@ from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
 
-__all__ = ["Tokens", "read_claims"]
-
 _MAX_TOKEN_BYTES = 8 * 1024
 #: So many tokens are remembered. Without its token a turn is taken too, and reads it when it is.
 _MAX_TOKENS = 50_000

@@ -21,8 +21,6 @@ from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import TurnKey
 from paliadin_sidecar.settings import RootSpec
 
-__all__ = ["TrackedFile", "WatchedRoot", "is_ours"]
-
 #: Files that are inspected again and again, since no event comes for what is awaited, are inspected
 #: no more often than once in this time, all of a root together.
 _POLL_APART_S = 0.001

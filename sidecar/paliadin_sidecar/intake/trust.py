@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 from paliadin_sidecar.host.storage import user_name
 
-__all__ = ["AclEntry", "Tag", "is_private_group", "parse_acl", "why_untrusted"]
-
 _WRITE = 0o2
 #: Source: linux/posix_acl_xattr.h. A version, then (tag, permissions, id) for each entry.
 _HEAD, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")

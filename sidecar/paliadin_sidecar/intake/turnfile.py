@@ -18,8 +18,6 @@ from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
-__all__ = ["TurnFile", "completed_at", "fingerprint_at", "ignore_lease_breaks"]
-
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 

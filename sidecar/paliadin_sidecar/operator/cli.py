@@ -14,8 +14,6 @@ import click
 
 from paliadin_sidecar.host import streams
 
-__all__ = ["main"]
-
 #: Each command, and its module in `commands`.
 _COMMANDS = {
     "check": "check",

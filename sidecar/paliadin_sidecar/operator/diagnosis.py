@@ -10,12 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-__all__ = [
-    "Finding", "Problem", "answer_name", "failing_problems", "likely_cause", "note", "ok",
-    "pause_problem", "receiver_cause", "root_problems", "waiting_problems", "wrong",
-]  # fmt: skip
-
-
 #: Why there was no HTTP status, by `sender.Outcome.error`.
 _ERRORS = {
     "dns": "its name does not resolve: see PALIADIN_CALLBACK_URL and this host's resolver "

@@ -12,8 +12,6 @@ from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import Outbox
 
-__all__ = ["Glance", "Watched"]
-
 #: A question without an answer is under way for so long. Nobody waits for an older one.
 _ASKED_S = 3600.0
 #: More than a screen has lines for.

@@ -22,8 +22,6 @@ from paliadin_sidecar.operator.diagnosis import Problem
 from paliadin_sidecar.operator.systemd_unit import Unit
 from paliadin_sidecar.operator.terminal import local_time
 
-__all__ = ["Hosting", "Instance", "environment_of_daemon", "inspect", "is_unit", "unit_name"]
-
 _SECRET_VARIABLES = (
     "PALIADIN_CALLBACK_SECRET", "PALIADIN_CALLBACK_SECRET_FILE", "CREDENTIALS_DIRECTORY",
 )  # fmt: skip

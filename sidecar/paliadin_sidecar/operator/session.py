@@ -28,16 +28,11 @@ from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import State
 
-__all__ = [
-    "ID_RULE", "STATES", "env_file_option", "errors_end_the_command", "find_turn", "find_turns",
-    "json_option", "listed", "opened_outbox", "print_text", "since", "strays",
-]  # fmt: skip
-
 #: The states of a delivery, as they are listed.
 STATES = tuple(state.value for state in State)
 ID_RULE = "a turn's file is <id>.txt, and an id has 1 to 64 of A-Z, a-z, 0-9, - and _"
 #: As many candidates, or names, are shown.
-MAX_SHOWN = 10
+_MAX_SHOWN = 10
 #: What writers leave beside their target until it is renamed.
 _DRAFT = re.compile(r"\.tmp(\.|\Z)|\A\.|~\Z")
 
@@ -128,7 +123,7 @@ def find_turn(outbox: Outbox, given: str) -> str:
         NoSuchTurn: there is none, or there are several.
     """
     wanted = given.rpartition("/")[2].removesuffix(".txt")
-    found = queries.find_ids(outbox, wanted, MAX_SHOWN + 1) if is_turn_id(wanted) else []
+    found = queries.find_ids(outbox, wanted, _MAX_SHOWN + 1) if is_turn_id(wanted) else []
     if len(found) == 1:
         return found[0]
     if found:
@@ -180,8 +175,8 @@ def strays(names: Iterable[str]) -> list[str]:
 def listed(names: list[str]) -> str:
     """A list for a person, cut where it gets long, and that is said."""
     # A blank in a name, or at its end, shows between quotes.
-    shown = ", ".join(n if is_turn_id(n) else f"'{printable(n)}'" for n in names[:MAX_SHOWN])
-    return f"{shown}, and more" if len(names) > MAX_SHOWN else shown
+    shown = ", ".join(n if is_turn_id(n) else f"'{printable(n)}'" for n in names[:_MAX_SHOWN])
+    return f"{shown}, and more" if len(names) > _MAX_SHOWN else shown
 
 
 @contextmanager

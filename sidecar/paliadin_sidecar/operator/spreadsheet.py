@@ -12,8 +12,6 @@ import msgspec
 
 from paliadin_sidecar.operator.terminal import printable
 
-__all__ = ["cell", "csv_lines"]
-
 #: What most texts are: nothing to look at more closely, which takes far longer.
 _is_plain = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_.:/-]*").fullmatch
 #: Where a spreadsheet may take what follows for a formula: at the beginning of a cell, and behind

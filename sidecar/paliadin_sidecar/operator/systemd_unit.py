@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Unit", "cause", "complaints", "explain", "last_words", "parse", "read"]
-
 #: Nobody who looks waits longer for an answer.
 _READ_S = 5.0
 _PROPERTIES = (

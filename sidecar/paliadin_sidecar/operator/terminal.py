@@ -14,8 +14,6 @@ import msgspec
 
 from paliadin_sidecar.host import streams
 
-__all__ = ["local_time", "print_json", "print_table", "printable", "utc_time", "with_utc_times"]
-
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print columns, one line a row.

@@ -13,8 +13,6 @@ from rich.text import Text
 from paliadin_sidecar.operator.glance import Glance
 from paliadin_sidecar.operator.terminal import printable
 
-__all__ = ["LANGUAGES", "Language", "line", "screen"]
-
 Language = Literal["de", "en"]
 LANGUAGES: tuple[Language, ...] = ("de", "en")
 #: From so many columns on each table has all of its columns.

@@ -15,12 +15,7 @@ from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
 from paliadin_sidecar.outbox.maintenance import purge_bodies
 from paliadin_sidecar.outbox.records import ANY_TIME, Arrival, Delivery, TurnKey, to_ms
 
-__all__ = [
-    "accept", "is_known_root", "mark_gone", "mark_vanished", "present_files", "record_hint",
-    "record_turn_event", "register_root",
-]  # fmt: skip
-
-Turn = Mapping[str, Any] | sqlite3.Row
+_Turn = Mapping[str, Any] | sqlite3.Row
 
 #: A turn of which nothing was seen yet.
 _NEW = {"revision": 0} | dict.fromkeys(
@@ -45,7 +40,7 @@ def accept(outbox: Outbox, arrival: Arrival) -> Delivery | None:
         OverBudget: nothing is left that may go.
     """
     named = _named(arrival.key)
-    turn: Turn = outbox.one(sql.turn, named) or named | _NEW
+    turn: _Turn = outbox.one(sql.turn, named) or named | _NEW
     # Nothing new, or it came back to what the receiver has.
     if arrival.content_key in (turn["seen_content_key"], turn["sent_content_key"]):
         _update_seen(outbox, turn["id"], arrival)
@@ -132,7 +127,7 @@ def _update_seen(outbox: Outbox, turn: int, arrival: Arrival) -> None:
     outbox.execute(sql.update_seen, seen | {"turn": turn})
 
 
-def _why_not_sent(outbox: Outbox, arrival: Arrival, turn: Turn) -> str | None:
+def _why_not_sent(outbox: Outbox, arrival: Arrival, turn: _Turn) -> str | None:
     if arrival.reason is None and not arrival.has_text:
         return "no_text"
     if turn["answered_at"] is None:
@@ -150,7 +145,7 @@ def _make_room(outbox: Outbox) -> None:
     raise OverBudget(outbox.path, detail)
 
 
-def _add_revision(outbox: Outbox, arrival: Arrival, turn: Turn) -> Delivery:
+def _add_revision(outbox: Outbox, arrival: Arrival, turn: _Turn) -> Delivery:
     now, key, revision = outbox.now(), arrival.key, turn["revision"] + 1
     id_ = webhook_id(key.backend, key.persona, key.turn_id, revision, arrival.content_key)
     about = {
@@ -191,14 +186,14 @@ def _add_revision(outbox: Outbox, arrival: Arrival, turn: Turn) -> Delivery:
     return delivery
 
 
-def _asked_at(turn: Turn) -> int | None:
+def _asked_at(turn: _Turn) -> int | None:
     # When its token was found, which comes with the question, if that was before its file. One that
     # a scan finds together with its answer is found later than the answer was complete.
     is_first_met_by_token = turn["user_id"] is not None and turn["seen_content_key"] is None
     return turn["seen_at"] if is_first_met_by_token else None
 
 
-def _advance(outbox: Outbox, arrival: Arrival, turn: Turn) -> tuple[int, list[str]]:
+def _advance(outbox: Outbox, arrival: Arrival, turn: _Turn) -> tuple[int, list[str]]:
     # The turn's row gets its next revision; returns its id, and which deliveries that ended.
     now, answered_at = outbox.now(), turn["answered_at"]
     if answered_at is None and arrival.reason is None:
@@ -219,7 +214,7 @@ def _advance(outbox: Outbox, arrival: Arrival, turn: Turn) -> tuple[int, list[st
     return row, [one["webhook_id"] for one in found]
 
 
-def _body(outbox: Outbox, arrival: Arrival, turn: Turn, revision: int) -> bytes:
+def _body(outbox: Outbox, arrival: Arrival, turn: _Turn, revision: int) -> bytes:
     common = {
         "turn_id": arrival.key.turn_id,
         "submitted_turn_id": turn["submitted_turn_id"],

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from paliadin_sidecar.errors import BadBody
 
-__all__ = ["Packed", "max_beside", "pack", "take_fitting", "unpack"]
-
 #: Bodies that are sent at the same time take so many bytes, unless a single one is larger; then no
 #: other large one is sent beside it.
 _MAX_HELD = 32 * 1024 * 1024

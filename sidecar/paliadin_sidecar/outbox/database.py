@@ -16,8 +16,6 @@ from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
 
-__all__ = ["FILENAME", "LATE_S", "MIGRATIONS", "Outbox", "sql"]
-
 FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
 #: person, who has long read the answer.

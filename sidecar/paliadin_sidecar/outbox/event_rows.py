@@ -11,12 +11,6 @@ import msgspec
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.records import Event, to_ms, to_seconds
 
-__all__ = [
-    "EventRow", "delivery_subject", "end_to_end_s", "event_of", "event_page", "event_rows",
-    "events", "last_event_before", "newest_event", "newest_id", "oldest_event_at", "printed",
-    "record_event", "record_service_event", "set_printed", "turn_subject", "user8",
-]  # fmt: skip
-
 #: An event as it is kept: its id, its time in epoch milliseconds, its name, the row of its turn, or
 #: None for one of the service, and its fields as JSON.
 EventRow = tuple[int, int, str, int | None, str]

@@ -12,8 +12,6 @@ import anyio
 from paliadin_sidecar.errors import Blocked, Busy
 from paliadin_sidecar.outbox.database import Outbox
 
-__all__ = ["BLOCKED_S", "GroupCommit"]
-
 #: Steps in one transaction: enough to share a disk flush, few enough not to delay it.
 _BATCH = 256
 #: A transaction begins so long after the last one at the earliest: under load, what comes meanwhile

@@ -12,8 +12,6 @@ from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
 
-__all__ = ["BODY_S", "TURN_S", "follow_commands", "prune", "prune_regularly", "purge_bodies"]
-
 #: An acknowledged body is kept this long for a replay, and a turn this long after its file has
 #: gone and nothing touched it any more.
 BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0

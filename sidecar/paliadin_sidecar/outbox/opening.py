@@ -14,8 +14,6 @@ from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["open_outbox", "quarantine_outbox"]
-
 
 async def open_outbox(
     stack: AsyncExitStack, settings: Settings, on_blocked: Callable[[str], None]

@@ -12,12 +12,6 @@ from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import event_of, user8
 from paliadin_sidecar.outbox.records import State, to_ms, to_seconds
 
-__all__ = [
-    "asked", "backlog", "count_deliveries", "counts", "dead_since", "deliveries", "failing",
-    "find_ids", "last_turn", "oldest_pending_s", "pending_as_of", "service", "set_roots", "settled",
-    "timelines", "turn_page", "undelivered",
-]  # fmt: skip
-
 
 def set_roots(outbox: Outbox, roots: list[dict[str, Any]]) -> None:
     """Keep what a scan found, for commands; no write where nothing changed."""

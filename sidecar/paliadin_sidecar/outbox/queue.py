@@ -17,8 +17,6 @@ from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
 
-__all__ = ["FairShare", "Shares", "fetch_due", "newest_delivery", "retry_after_s"]
-
 #: While a large body is in memory, smaller ones are searched for among so many of a root's oldest
 #: and newest deliveries.
 _LOOK_AHEAD = 100

@@ -11,11 +11,6 @@ from msgspec import Struct
 
 from paliadin_contract.callback import Reason
 
-__all__ = [
-    "ANY_TIME", "NOT_KNOWN", "Arrival", "Attempt", "AttemptHistory", "Delivery", "Event",
-    "RootState", "State", "TurnKey", "to_ms", "to_ms_or_none", "to_seconds",
-]  # fmt: skip
-
 #: How a root is: watched, not there, not to be trusted, or the system answers with an error, such
 #: as that of a disk or of a mount whose server died.
 RootState = Literal["armed", "missing", "untrusted", "unreadable"]

@@ -10,8 +10,6 @@ from pathlib import Path
 from paliadin_sidecar import errors
 from paliadin_sidecar.host import storage
 
-__all__ = ["translated"]
-
 #: Not the system's refusal but a file that is shorter than it was, or another one.
 _PROVES_DAMAGE = {"SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
 _OF_THE_SYSTEM = {

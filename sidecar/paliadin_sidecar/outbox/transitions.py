@@ -8,8 +8,6 @@ from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
 from paliadin_sidecar.outbox.records import Attempt, Delivery, State, to_ms, to_ms_or_none
 
-__all__ = ["pause", "record_dead", "record_delivered", "record_retry", "replay", "resume"]
-
 
 def record_delivered(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> None:
     """Record the attempt after which the receiver has it; the delivery counts it already."""

@@ -20,8 +20,6 @@ from paliadin_sidecar.operator.instance import Instance
 from paliadin_sidecar.operator.systemd_unit import Unit, complaints
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["file_events", "read_leases", "state", "what_the_unit_hides"]
-
 #: Settings of a unit that hide directories: the values that do not, and which directories.
 _HIDING = {
     "PrivateTmp": (("no",), ("/tmp", "/var/tmp")),  # noqa: S108 - a place, not a file

@@ -24,8 +24,6 @@ from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import RootSpec, Settings
 
-__all__ = ["outbox", "room_for_answers", "roots", "state_directory"]
-
 T = TypeVar("T")
 
 #: The root directory as process 1 sees it.

@@ -24,8 +24,6 @@ from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["callback_secrets", "callback_url", "exposed_secrets", "ping"]
-
 #: Not `whsec_<base64>`, which explains one.
 _SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 #: Signatures are refused when the clocks are 300 s apart; a good clock is never this far off.

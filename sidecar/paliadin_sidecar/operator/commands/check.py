@@ -17,8 +17,6 @@ from paliadin_sidecar.operator.diagnosis import Finding, ok, wrong
 from paliadin_sidecar.operator.instance import environment_of_daemon
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["check"]
-
 
 @click.command()
 @session.env_file_option

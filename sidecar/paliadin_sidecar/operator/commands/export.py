@@ -21,8 +21,6 @@ from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event
 
-__all__ = ["EVENT_COLUMNS", "export"]
-
 _EVENT = ("event_id", "timestamp", "level", "event")
 #: The last one has, as JSON, what an event of another version has beside what is known here.
 _OTHER = "other"

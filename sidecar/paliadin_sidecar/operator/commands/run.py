@@ -19,8 +19,6 @@ from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.instance import is_unit
 from paliadin_sidecar.settings import Settings
 
-__all__ = ["run"]
-
 #: The whole stop stays within 10 s.
 _STOP_S = 9.0
 #: What ends the daemon with a sentence. Anything else is a defect of ours, and a crash.

@@ -33,8 +33,6 @@ from paliadin_sidecar.operator.terminal import (
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import Outbox
 
-__all__ = ["status"]
-
 #: So many names of a root are looked through for those that are ignored.
 _MAX_LISTED = 10_000
 #: Undelivered for longer than this is wrong, whatever the reason; the alert has the same limit.

@@ -23,7 +23,6 @@ from paliadin_sidecar.operator.glance import Watched
 if TYPE_CHECKING:
     from paliadin_sidecar.operator.top_view import Language
 
-__all__ = ["top"]
 
 #: It is drawn no more often, and asked no more often whether something happened.
 _EVERY_S = 1.0

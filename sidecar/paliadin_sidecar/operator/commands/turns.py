@@ -19,8 +19,6 @@ from paliadin_sidecar.outbox import event_rows, queries, transitions
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event
 
-__all__ = ["log", "replay", "show", "turns"]
-
 #: What the line above a turn's table says already, or nobody needs to see.
 _HIDDEN = {
     "turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at", "event",
