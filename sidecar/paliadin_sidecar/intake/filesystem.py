@@ -30,7 +30,7 @@ def device_with_leases(directory: int) -> int | None:
 
 def type_of(fd: int) -> str:
     """The type of the file system that an open file is on; "" where the system would not say."""
-    return _described(_mount_of(fd))[0]
+    return _mount_of(fd)[0]
 
 
 def server_of(fd: int) -> int | None:
@@ -39,37 +39,29 @@ def server_of(fd: int) -> int | None:
     It may say anything about what is in it, also whose that is. None where it is no such mount, or
     the system would not say.
     """
-    kind, options = _described(_mount_of(fd))
+    kind, options = _mount_of(fd)
     user = dict(option.partition("=")[::2] for option in options.split(",")).get("user_id", "")
     is_fuse = kind.partition(".")[0] in ("fuse", "fuseblk")
     return int(user) if is_fuse and user.isdecimal() else None
 
 
-def type_in(mountinfo: str, mount_id: str) -> str:
-    """The type of the mount with this id in a text like that of `/proc/self/mountinfo` (proc(5)).
+def mount_in(mountinfo: str, mount_id: str) -> tuple[str, str]:
+    """Type and options of a mount in a text like that of `/proc/self/mountinfo` (proc(5)).
 
-    "" where it is not there: it was unmounted, or is another mount namespace's.
+    Both are "" where its id is not there: it was unmounted, or is another mount namespace's.
     """
-    return _described(_mount_in(mountinfo, mount_id))[0]
+    lines = (line for line in mountinfo.splitlines() if line.split(" ", 1)[0] == mount_id)
+    # They stand behind " - ", the source between them.
+    words = next(lines, "").partition(" - ")[2].split(" ")
+    return words[0], words[-1]
 
 
-def _mount_of(fd: int) -> str:
+def _mount_of(fd: int) -> tuple[str, str]:
     own = Path("/proc/self")
     try:
         about = (own / "fdinfo" / str(fd)).read_text(encoding="ascii")
         mounts = (own / "mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return "", ""
     fields = dict(line.split(":\t", 1) for line in about.splitlines() if ":\t" in line)
-    return _mount_in(mounts, fields.get("mnt_id", ""))
-
-
-def _mount_in(mountinfo: str, mount_id: str) -> str:
-    lines = (line for line in mountinfo.splitlines() if line.split(" ", 1)[0] == mount_id)
-    return next(lines, "")
-
-
-def _described(mount: str) -> tuple[str, str]:
-    # The file system's type and options, which stand behind " - ", the source between them.
-    words = mount.partition(" - ")[2].split(" ")
-    return words[0], words[-1]
+    return mount_in(mounts, fields.get("mnt_id", ""))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.users import root_only
 
-from paliadin_sidecar.intake.filesystem import LOCAL, device_with_leases, type_in, type_of
+from paliadin_sidecar.intake.filesystem import LOCAL, device_with_leases, mount_in, type_of
 from paliadin_sidecar.intake.turnfile import TurnFile
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ MOUNTS = """\
         ("", "", False),
     ],
 )
-def test_type_in(mount_id: str, kind: str, *, local: bool) -> None:
-    """The kernel's list of mounts tells the type; what it does not list is not local."""
-    assert type_in(MOUNTS, mount_id) == kind
+def test_mount_in(mount_id: str, kind: str, *, local: bool) -> None:
+    """The type is in the kernel's list of mounts; what is not listed there is not local."""
+    assert mount_in(MOUNTS, mount_id)[0] == kind
     assert (kind in LOCAL) is local
 
 
