@@ -166,8 +166,8 @@ def _add_revision(outbox: Outbox, arrival: Arrival, turn: _Turn) -> Delivery:
         root=root,
         subject=turn_subject(turn) | about,
     )
-    packed = pack(delivery.body)
-    kept = {"size": packed.size, "deflated": packed.deflated, "bytes": packed.data}
+    data, deflated = pack(delivery.body)
+    kept = {"size": len(delivery.body), "deflated": deflated, "bytes": data}
     outbox.insert(sql.add_body, kept | {"delivery": delivery.id})
     fields = delivery.subject.copy()
     if arrival.reason:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 
 from paliadin_sidecar.errors import BadBody
 
@@ -21,50 +20,40 @@ _SMALL = 8 * 1024
 _LEVEL = 1
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A body as it is kept.
-
-    Attributes:
-        data: the bytes that are kept.
-        size: of the body, in bytes.
-        deflated: how many times it was deflated: 0, 1 or 2.
-    """
-
-    data: bytes = field(repr=False)
-    size: int
-    deflated: int
-
-
-def pack(body: bytes) -> Packed:
+def pack(body: bytes) -> tuple[bytes, int]:
     """Deflate a body (RFC 1950) that is not small, where that makes it smaller.
 
     JSON writes a NUL as six bytes: 4 MiB of them, which cost nothing as a sparse file, are a body
     of 24 MiB. Deflated once that is some 100 KB, since deflate has a best ratio; twice, some 500
     bytes.
+
+    Returns:
+        What is kept, and how many times it was deflated: 0, 1 or 2.
     """
-    if len(body) <= _SMALL:
-        return Packed(body, len(body), 0)
-    once = zlib.compress(body, _LEVEL)
+    once = body if len(body) <= _SMALL else zlib.compress(body, _LEVEL)
     if len(once) >= len(body):
-        return Packed(body, len(body), 0)
+        return body, 0
     if len(once) * _REPETITIVE > len(body):
-        return Packed(once, len(body), 1)
-    return Packed(zlib.compress(once, _LEVEL), len(body), 2)
+        return once, 1
+    return zlib.compress(once, _LEVEL), 2
 
 
-def unpack(packed: Packed) -> bytes:
-    """Give back the body, byte for byte.
+def unpack(data: bytes, deflated: int, size: int) -> bytes:
+    """Give back a body of this size, byte for byte.
+
+    Args:
+        data: what `pack` returned.
+        deflated: the same.
+        size: of the body, in bytes.
 
     Raises:
         BadBody: it is damaged.
     """
-    body = packed.data
-    for _ in range(packed.deflated):
-        body = _inflate(body, max(packed.size, 0))
-    if len(body) != packed.size:
+    for _ in range(deflated):
+        data = _inflate(data, max(size, 0))
+    if len(data) != size:
         raise BadBody
-    return body
+    return data
 
 
 def _inflate(data: bytes, max_size: int) -> bytes:

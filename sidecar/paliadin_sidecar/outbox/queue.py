@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
-from paliadin_sidecar.outbox.bodies import Packed, max_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.bodies import max_beside, take_fitting, unpack
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
@@ -194,7 +194,7 @@ def _fitting(
 def _delivery(outbox: Outbox, delivery: int) -> Delivery:
     row = outbox.execute(sql.delivery, {"delivery": delivery}).fetchone()
     try:
-        body = unpack(Packed(row["kept"], row["size"], row["deflated"]))
+        body = unpack(row["kept"], row["deflated"], row["size"])
     except BadBody:
         raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
     return Delivery(
