@@ -39,7 +39,7 @@ class Connections:
         url: where requests go: what stands behind the host is sent as it is written.
         tls: how a receiver is verified; None for plain HTTP.
         unsent_s: a peer that takes nothing for so long has lost the connection.
-        lookups: threads that resolve names; None for the event loop's own.
+        lookups: threads that resolve names.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Connections:
         *,
         tls: ssl.SSLContext | None,
         unsent_s: float,
-        lookups: Threads | None = None,
+        lookups: Threads,
     ) -> None:
         parts = urlsplit(url)
         default = 443 if parts.scheme == "https" else 80

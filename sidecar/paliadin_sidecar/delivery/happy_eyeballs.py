@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from paliadin_sidecar.host.resources import Threads
 
-    from paliadin_sidecar.host.resources import Threads
-
-    #: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
-    _Address = tuple[int, int, int, str, Any]
+#: As `socket.getaddrinfo` has them: family, type, protocol, name, address.
+_Address = tuple[int, int, int, str, Any]
 
 
 #: A second address is tried when the first has not answered for so long (RFC 8305, 8).
 _NEXT_ADDRESS_S = 0.25
 
 
-async def connect(host: str, port: int, lookups: Threads | None = None) -> socket.socket:
+async def connect(host: str, port: int, lookups: Threads) -> socket.socket:
     """A socket that is connected, and does not block.
 
     Args:
         host: a name or an address.
         port: of it.
-        lookups: threads that resolve names; None for the event loop's own.
+        lookups: threads that resolve names.
 
     Raises:
         OSError: no address answers. `socket.gaierror` is a kind of it.
@@ -37,16 +35,12 @@ async def connect(host: str, port: int, lookups: Threads | None = None) -> socke
     return await _first_of(await _addresses(host, port, lookups))
 
 
-async def _addresses(host: str, port: int, lookups: Threads | None) -> Sequence[_Address]:
+async def _addresses(host: str, port: int, lookups: Threads) -> Sequence[_Address]:
     resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
         return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
     except socket.gaierror:
-        pass
-    if lookups is not None:
-        return await lookups.abandonable(resolve)  # one that hangs is left alone
-    loop = asyncio.get_running_loop()
-    return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await lookups.begin(resolve)  # one that hangs is left alone
 
 
 async def _first_of(addresses: Sequence[_Address]) -> socket.socket:

@@ -50,15 +50,11 @@ class Threads:
         """Run this in a thread. A cancelled caller waits too: the call may use what it has open."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=True):
-            result = await self.abandonable(call, *args)
+            result = await self.begin(call, *args)
         return result  # noqa: RET504 - a scope may swallow an exception, for all that mypy knows
 
-    async def abandonable(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """The same; a cancelled caller goes on, and leaves a call that hangs to its thread."""
-        return await self.begin(call, *args)
-
     def begin(self, call: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Begin it in a thread, and return a future of its result."""
+        """Begin it in a thread; a caller that is cancelled leaves a call that hangs to it."""
         return asyncio.wrap_future(self._executor.submit(partial(call, *args)))
 
     def close(self) -> None:

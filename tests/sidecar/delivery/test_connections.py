@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import connections, happy_eyeballs
 from paliadin_sidecar.delivery.sender import Outcome, Sender
+from paliadin_sidecar.host.resources import Threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -470,7 +471,8 @@ async def test_the_path_is_sent_as_it_is_written(
 )
 def test_the_host_is_named(url: str, host: str) -> None:
     """With the port where it is not the scheme's own, and brackets around an address."""
-    made = connections.Connections(url, tls=None, unsent_s=1.0)
+    with closing(Threads(1, "lookup")) as lookups:
+        made = connections.Connections(url, tls=None, unsent_s=1.0, lookups=lookups)
     assert made._start.endswith(f"\r\nhost: {host}\r\n")
 
 

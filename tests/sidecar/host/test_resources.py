@@ -66,9 +66,12 @@ async def test_who_abandons_a_call_leaves_it_to_its_thread() -> None:
         began.set()
         go_on.wait()
 
+    async def wait() -> None:
+        await threads.begin(call)
+
     with closing(Threads(1, "test")) as threads:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(threads.abandonable, call)
+            tasks.start_soon(wait)
             await anyio.to_thread.run_sync(began.wait)
             tasks.cancel_scope.cancel()
         go_on.set()
