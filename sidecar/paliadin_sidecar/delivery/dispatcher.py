@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import random as _random
-from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 
 from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox import queue
 from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from anyio.abc import TaskGroup
-
-    from paliadin_sidecar.delivery.sender import Outcome
-    from paliadin_sidecar.outbox.database import Outbox
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-    from paliadin_sidecar.outbox.records import Delivery
-
+from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.records import Delivery
 
 #: A clock can jump, so the database is asked at least this often.
 _MAX_SLEEP_S = 60.0
@@ -97,7 +91,7 @@ class Dispatcher:
         self.heartbeat = Heartbeat()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
-        self._tasks: TaskGroup | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._attempts: asyncio.TaskGroup
         self._stopping = False
         self._idle = anyio.Event()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 
 from paliadin_contract.callback import Host, Ping, encode
 from paliadin_sidecar.delivery import policy
@@ -18,18 +18,11 @@ from paliadin_sidecar.delivery.breaker import CircuitBreaker
 from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.delivery.rate_limiter import RateLimiter
+from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox import queries, queue, transitions
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from anyio.abc import TaskGroup
-
-    from paliadin_sidecar.delivery.sender import Outcome
-    from paliadin_sidecar.outbox.group_commit import GroupCommit
-
+from paliadin_sidecar.outbox.group_commit import GroupCommit
 
 #: Evidence from which on a "later" is about the turn alone, as where each user has a limit: it
 #: rests, and the others do not. By chance one in a hundred comes so far, and costs a request.
@@ -79,10 +72,12 @@ class ReceiverHealth:
         self.limiter = RateLimiter()
         self.stopping = False
         self._postponements = FaultEvidence()  # by answers of any kind
-        self._asking: asyncio.Future[bool] | None = None
-        self._tasks: TaskGroup
+        self._asking = anyio.Lock()
+        self._pings = 0  # that were answered, or not
+        self._answered_well = False  # the last of them
+        self._tasks: anyio.abc.TaskGroup
 
-    async def start(self, tasks: TaskGroup) -> None:
+    async def start(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin where the last process ended: its pause goes on, and so does the receiver's rest.
 
         Args:
@@ -143,20 +138,13 @@ class ReceiverHealth:
             self.limiter.record_postponed()
 
     async def _is_healthy(self) -> bool:
-        # One ping for all that ask at the same time.
-        if self._asking is None:
-            self._asking = asyncio.get_running_loop().create_future()
-            try:
-                is_healthy = await self._ping()
-            except BaseException:
-                self._asking.cancel()
-                raise
-            else:
-                self._asking.set_result(is_healthy)
-                return is_healthy
-            finally:
-                self._asking = None
-        return await asyncio.shield(self._asking)
+        # One ping for all that ask before it is answered.
+        asked_at = self._pings
+        async with self._asking:
+            if self._pings == asked_at:
+                self._answered_well = await self._ping()
+                self._pings += 1
+            return self._answered_well
 
     async def _ping(self) -> bool:
         failpoint("before a ping")

@@ -6,19 +6,14 @@ The table that this module follows stands, for receivers, in `docs/protocol.md`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from paliadin_sidecar.delivery.evidence import CERTAIN
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from paliadin_sidecar.outbox.records import AttemptHistory
-
+from paliadin_sidecar.outbox.records import AttemptHistory
 
 #: A person waits, so the first tries come fast; an outage is met with patience, without end.
 _MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 60.0
