@@ -100,7 +100,6 @@ async def run(
             group,
             record=audit.record,
             on_accepted=dispatcher.offer,
-            on_blocked=audit.outbox_blocked,
             on_unblocked=audit.intake_unblocked,
             on_no_events=partial(audit.set_problem, "events"),
         )

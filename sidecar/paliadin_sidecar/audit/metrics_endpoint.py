@@ -41,19 +41,16 @@ async def serve_until_cancelled(
     Args:
         settings: of the daemon, which name an address.
         scanned: how often a root was scanned, and how many files only a scan found.
-        on_problem: called with each new reason why the numbers are not served, and with None when
-            they are.
+        on_problem: called with the reason why the numbers are not served, each time that is tried,
+            and with None when they are.
     """
     # A second series for each one, which nothing here needs.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
-    told = ""
     while True:
         try:
             await _serve(settings, scanned, on_ready=partial(on_problem, None))
         except NotServed as exc:
-            if told != str(exc):
-                told = str(exc)
-                on_problem(told)
+            on_problem(str(exc))
         await anyio.sleep(_RETRY_S)
 
 

@@ -42,8 +42,6 @@ class AuditService:
         self._stream = stream
         self._show_status = show_status
         self._on_blocked = on_blocked
-        self._blocked_why = ""
-        self._budget_why = ""
         self._lines = Audit(stream, settings.log_level)
 
     def attach(self, outbox: Outbox, group: GroupCommit) -> None:
@@ -104,42 +102,35 @@ class AuditService:
         fields = {"path": str(self._settings.state_dir), "why": why}
         self._lines.print_unrecorded("outbox.blocked", fields)
 
-    def set_problem(self, what: str, why: str | None) -> None:
-        """Something is wrong from now on; with None, no more. See `host.report.Problem`.
+    def set_problem(self, what: str, why: str | None) -> bool:
+        """Something is wrong from now on; with None, no more. Returns whether that is new.
 
-        It is shown by `status`, `check` and `systemctl status`.
+        It is shown by `status`, `check` and `systemctl status`; see `host.report.Problem`.
         """
-        if self._reporter.problem(what, why):
+        is_new = self._reporter.problem(what, why)
+        if is_new:
             problems = self._reporter.problems
             self._show_status("; ".join(f"{each.what}: {each.why}" for each in problems))
+        return is_new
 
     def outbox_blocked(self, exc: Blocked) -> None:
         """Somebody waits since the outbox refuses to take something. Each reason is printed once.
 
         No row can say so.
         """
-        told = self._blocked_why
-        if isinstance(exc, OverBudget):
-            # Delivery goes on, and writes: only intake knows when this has passed.
-            told, self._budget_why = self._budget_why, exc.detail
-            self.set_problem("intake", exc.detail)
-        elif exc.detail != told:
-            self._blocked_why = exc.detail
-            self.set_problem("outbox", exc.detail)
-        if exc.detail != told:
+        # Over its budget delivery goes on, and writes: only intake knows when that has passed.
+        what = "intake" if isinstance(exc, OverBudget) else "outbox"
+        if self.set_problem(what, exc.detail):
             fields = {"path": str(exc.path), "why": exc.detail}
             self._lines.print_unrecorded("outbox.blocked", fields)
         self._on_blocked()
 
     def outbox_unblocked(self) -> None:
         """The outbox takes what comes."""
-        if self._blocked_why:
-            self._blocked_why = ""
-            self.set_problem("outbox", None)
+        self.set_problem("outbox", None)
 
     def intake_unblocked(self) -> None:
         """All that was held back for lack of room is accepted."""
-        self._budget_why = ""
         self.set_problem("intake", None)
 
     def events_recorded(self) -> None:
@@ -148,6 +139,5 @@ class AuditService:
         self._printer.wake()
 
     def _metrics_failed(self, why: str | None) -> None:
-        self.set_problem("metrics", why)
-        if why is not None:
+        if self.set_problem("metrics", why) and why is not None:
             self._lines.print_unrecorded("metrics.failed", {"why": why})

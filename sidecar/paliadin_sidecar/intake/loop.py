@@ -49,7 +49,7 @@ class IntakeListener(Protocol):
     def accepted(self, deliveries: list[Delivery]) -> None:
         """These were committed, and can be sent."""
 
-    def commit_blocked(self, exc: Blocked) -> None:
+    def commit_blocked(self) -> None:
         """The outbox is blocked, and a batch of this root's is held until it is not."""
 
     def commit_unblocked(self) -> None:
@@ -169,10 +169,10 @@ class RootIntake:
         async with self._committing:  # in the order in which they were found
             try:
                 accepted = await self._group.commit(record_events, events)
-            except Blocked as exc:
+            except Blocked:
                 # This root waits here, holding these, while delivery goes on. One by one, since
                 # the room that comes first may be for one.
-                self._listener.commit_blocked(exc)
+                self._listener.commit_blocked()
                 for event in events:
                     accepted = await self._group.commit_when_possible(record_events, [event])
                     self._listener.accepted(accepted)

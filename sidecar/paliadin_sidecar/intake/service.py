@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.host.resources import raise_descriptor_limit
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
@@ -24,7 +23,6 @@ class IntakeService:
         group: the outbox.
         record: records an event of the service.
         on_accepted: called with what was committed and can be sent.
-        on_blocked: called when a batch is held since the outbox is blocked.
         on_unblocked: called when no root holds a batch any more.
         on_no_events: called with why roots miss file notifications; None where none does.
 
@@ -39,15 +37,13 @@ class IntakeService:
         *,
         record: Callable[..., Awaitable[None]],
         on_accepted: Callable[[list[Delivery]], None],
-        on_blocked: Callable[[Blocked], None],
         on_unblocked: Callable[[], None],
-        on_no_events: Callable[[str | None], None],
+        on_no_events: Callable[[str | None], object],
     ) -> None:
         ignore_lease_breaks()
         max_open_files = raise_descriptor_limit() // len(settings.roots)
         self._group = group
         self.record = record
-        self._on_blocked = on_blocked
         self._on_unblocked = on_unblocked
         self._on_no_events = on_no_events
         self.accepted = on_accepted
@@ -86,10 +82,9 @@ class IntakeService:
 
     # --- called by a root: see `loop.IntakeListener` ------------------------------------------
 
-    def commit_blocked(self, exc: Blocked) -> None:
+    def commit_blocked(self) -> None:
         """A root holds a batch, since the outbox is blocked."""
         self._blocked_roots += 1
-        self._on_blocked(exc)
 
     def commit_unblocked(self) -> None:
         """A root has committed what it held."""

@@ -45,13 +45,12 @@ async def test_what_was_found_while_another_held_the_outbox_is_taken(
 
     path = tmp_path / FILENAME
     with Outbox(path, create=True) as outbox, closing(sqlite3.connect(path)) as other:
-        group = GroupCommit(outbox, lambda: None, lambda _: None)
+        group = GroupCommit(outbox, lambda: None, lambda _: blocked.set())
         intake = IntakeService(
             settings,
             group,
             record=record,
             on_accepted=lambda _: None,
-            on_blocked=lambda _: blocked.set(),
             on_unblocked=unblocked.set,
             on_no_events=lambda _: None,
         )
