@@ -18,7 +18,7 @@ from paliadin_sidecar.intake.events import IntakeEvent, record_events
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.scan import find_history, run_slice, scan
+from paliadin_sidecar.intake.scan import find_history, is_old, run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -28,6 +28,8 @@ from paliadin_sidecar.settings import RootSpec, Settings
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+#: So many old files of a new root are recorded in one transaction, which takes some 10 ms.
+_HISTORY_BATCH = 100
 #: Every so often each file is compared, whatever the directory's time says.
 _EVERY_FILE_S = 60.0
 #: A scan holds up everybody else for about this long, and then rests, so that a turn meets a few of
@@ -151,16 +153,17 @@ class RootIntake:
         while not self._stopped:
             self._wake = anyio.Event()
             scanned, self._scanned = self._scanned, False
-            if self._is_known:
-                await self._commit(await self._call(self._inspect))
+            await self._commit(await self._call(self._inspect))
             if scanned:
                 self.began.set()
                 self.heartbeat.beat()
-            with anyio.move_on_after(self.files.due_in() if self._is_known else None):
+            with anyio.move_on_after(self.files.due_in()):
                 await self._wake.wait()
 
     def _inspect(self) -> list[IntakeEvent]:
         touched, self._touched = self._touched, set()
+        if not self._is_known:  # what is old is left to the registration, and the scan after it
+            touched = {name for name in touched if not is_old(self.files, name)}
         return [*self.files.notice(touched), *inspect_due(self.files)]
 
     async def _commit(self, events: list[IntakeEvent]) -> None:
@@ -209,11 +212,11 @@ class RootIntake:
             changed = await self._call_in_thread(self.root.check)
         if changed is not None:
             await self._record_state(changed)
+            self._armed.set()
+            self._listening.cancel()
             if self.root.state == "armed":
                 await self._register()
                 await self._scan_files(every_file=True)
-            self._armed.set()
-            self._listening.cancel()
         await self._listener.save_root_states()
 
     async def _record_state(self, changed: str) -> None:
@@ -234,10 +237,14 @@ class RootIntake:
         spec = self.spec
         root = (spec.backend, spec.persona, str(spec.path))
         if not await self._group.commit_when_possible(acceptance.is_known_root, *root):
+            # New answers are accepted and sent meanwhile, between two small transactions.
             history: list[Arrival] = []
             try:
                 async for found in self._slices(find_history(self.files)):
                     history += found
+                    if len(history) >= _HISTORY_BATCH:
+                        await self._group.commit_when_possible(acceptance.record_history, history)
+                        history = []
             except OSError:
                 return  # it cannot be listed: it is registered when it can be
             await self._group.commit_when_possible(acceptance.register_root, *root, history)

@@ -147,6 +147,13 @@ def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEven
 # --- a root that was never watched ----------------------------------------------------------------
 
 
+def is_old(watched: WatchedRoot, name: str) -> bool:
+    """Whether what is under this name would be history."""
+    found = watched.fingerprint_of(name)
+    age_s = 0.0 if found is None else watched.rules.wall() - found.modified_ns / 1e9
+    return age_s >= _HISTORY_S
+
+
 def find_history(watched: WatchedRoot) -> Iterator[Arrival | None]:
     """Read the old files, which are not taken up any more. Yields None after each step.
 

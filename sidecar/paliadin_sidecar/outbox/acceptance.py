@@ -93,17 +93,27 @@ def is_known_root(outbox: Outbox, backend: str, persona: str, path: str) -> bool
 def register_root(
     outbox: Outbox, backend: str, persona: str, path: str, history: Sequence[Arrival]
 ) -> None:
-    """Record a root that was never watched, and its old files as history."""
+    """Record a root that was never watched, and the last of its old files as history."""
     root = {"backend": backend, "persona": persona, "path": path}
-    if outbox.one(sql.root, root) is not None:
-        return
-    outbox.execute(sql.add_root, root | {"now": outbox.now()})
+    if outbox.one(sql.root, root) is None:
+        record_history(outbox, history)
+        outbox.execute(sql.add_root, root | {"now": outbox.now()})
+
+
+def record_history(outbox: Outbox, history: Sequence[Arrival]) -> None:
+    """Record old files of a root that is to be registered.
+
+    Those that were recorded before, by a start that was cut short, are recorded once.
+    """
     for arrival in history:
         turn = _find_or_add_turn(outbox, arrival.key)
+        if turn["revision"] and turn["sent_content_key"] != arrival.content_key:
+            continue  # it was changed since it was read, and accepted
         _update_seen(outbox, turn["id"], arrival)
         about = {"bytes": arrival.size, "sha256": arrival.sha256}
-        outbox.execute(sql.add_history, about | {"turn": turn["id"], "now": outbox.now()})
-        record_event(outbox, "turn.history", turn["id"], turn_subject(turn) | about)
+        added = about | {"turn": turn["id"], "now": outbox.now()}
+        if outbox.execute(sql.add_history, added).rowcount:
+            record_event(outbox, "turn.history", turn["id"], turn_subject(turn) | about)
 
 
 def present_files(outbox: Outbox, backend: str, persona: str) -> dict[str, str]:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.outbox_box import answer
 from support.sidecar import new_secret
 from support.watched import TEXT, WHOLE
 
 from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.records import TurnKey
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from paliadin_sidecar.outbox.records import Delivery
+    from paliadin_sidecar.intake.tracking import WatchedRoot
+    from paliadin_sidecar.outbox.records import Arrival, Delivery
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +65,9 @@ class IntakeListener:
 
 
 @asynccontextmanager
-async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[IntakeListener]:
+async def running(
+    root: Path, state: Path, listener: IntakeListener | None = None, **variables: str
+) -> AsyncIterator[IntakeListener]:
     """A root's loops, which have begun."""
     await anyio.Path(root).mkdir(mode=0o700, exist_ok=True)
     settings = Settings.from_environment(
@@ -73,7 +80,7 @@ async def running(root: Path, state: Path, **variables: str) -> AsyncIterator[In
             **variables,
         }
     )
-    listener = IntakeListener()
+    listener = listener or IntakeListener()
     with Outbox(state / "outbox", create=True) as outbox:
         group = GroupCommit(outbox, lambda: None, lambda _: None)
         one = RootIntake(settings.roots[0], settings, 16, group, listener)
@@ -124,6 +131,61 @@ async def test_old_files_are_history_before_anything_is_inspected(tmp_path: Path
         publish(root, "new")
         await listener.until("new")
         assert sorted(listener.turns) == ["new", "young"]
+
+
+async def test_a_turn_while_a_root_is_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many old files it has, a new answer is accepted before all of them are recorded."""
+    root, listener, recorded = tmp_path / "root", IntakeListener(), list[int]()
+
+    def endless(_: object) -> Iterator[Arrival | None]:
+        publish(root, "new")
+        for n in itertools.count():
+            if "new" in listener.turns and len(recorded) > 1:
+                return
+            yield answer(f"old {n}", key=TurnKey("aichat", "paliadin", f"old-{n}"))
+            yield None
+
+    def record(outbox: Outbox, history: Sequence[Arrival]) -> None:
+        recorded.append(len(history))
+        record_history(outbox, history)
+
+    record_history = acceptance.record_history
+    monkeypatch.setattr(acceptance, "record_history", record)
+    monkeypatch.setattr(intake_loop, "find_history", endless)
+    monkeypatch.setattr(intake_loop, "_HISTORY_BATCH", 2)
+    monkeypatch.setattr(intake_loop, "_SLICE_S", 0.0)
+    async with running(root, tmp_path, listener=listener):
+        assert listener.turns == ["new"]
+    assert max(recorded) == 2
+
+
+async def test_an_old_file_that_is_touched_while_its_root_is_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is history like the others; one that was written meanwhile is an answer."""
+    root, listener = tmp_path / "root", IntakeListener()
+    root.mkdir(mode=0o700)
+    for name in ("old", "older"):
+        publish(root, name)
+        os.utime(root / f"{name}.txt", (1e9, 1e9))
+
+    def slow(watched: WatchedRoot) -> Iterator[Arrival | None]:
+        while watched.root.state == "armed" and "t1" not in listener.turns:
+            if not (root / "t1.txt").exists():
+                (root / "old.txt").chmod(0o600)
+                publish(root, "older", TEXT + WHOLE)
+                publish(root, "t1")
+            yield None
+        yield from find_history(watched)
+
+    find_history = intake_loop.find_history
+    monkeypatch.setattr(intake_loop, "find_history", slow)
+    async with running(root, tmp_path, listener=listener):
+        publish(root, "t2")
+        await listener.until("t2")
+        assert sorted(listener.turns) == ["older", "t1", "t2"]
 
 
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:

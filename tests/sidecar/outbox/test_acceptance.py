@@ -402,6 +402,22 @@ def test_a_root_is_registered_once(box: Box) -> None:
         assert not box(acceptance.is_known_root, *other)
 
 
+def test_a_registration_that_was_cut_short(box: Box) -> None:
+    """What it recorded is recorded once; what was accepted meanwhile stays what it is."""
+    box(acceptance.record_history, [answer(), answer(key=key("b"))])
+    assert not box(acceptance.is_known_root, *ROOT)
+    assert len(box.events()) == 2
+    assert box(acceptance.accept, answer("new", key("b"), fingerprint="new"))
+    box.events()
+    again = [answer(fingerprint="other"), answer(key=key("b")), answer(key=key("c"))]
+    box(acceptance.register_root, *ROOT, again)
+    (event,) = box.events()
+    assert event[1]["turn_id"] == "c"
+    found = box(acceptance.present_files, "aichat", "paliadin")
+    assert found == {"t": "other", "b": "new", "c": "1:4:0"}
+    assert box(acceptance.accept, answer(key=key("b")))  # it was changed, and changed back
+
+
 def test_history_that_moves(box: Box) -> None:
     """A file of history that gets new content is an answer like any other."""
     box(acceptance.register_root, *ROOT, [answer("old")])
