@@ -41,6 +41,11 @@ class RootSpec:
     persona: str
     path: Path
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What events and the status show of it."""
+        return {"backend": self.backend, "persona": self.persona, "path": str(self.path)}
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -79,10 +79,8 @@ def _record(outbox: Outbox, event: IntakeEvent) -> Delivery | None:
         case Stalled(key, why, detail):
             acceptance.record_turn_event(outbox, "turn.stalled", key, why=why, detail=detail)
         case Flooded(spec, kinds, untold, names):
-            about = {"backend": spec.backend, "persona": spec.persona, "path": str(spec.path)}
-            event_rows.record_service_event(
-                outbox, "root.flooded", about | {"waiting": kinds, "untold": untold, "names": names}
-            )
+            about = spec.about | {"waiting": kinds, "untold": untold, "names": names}
+            event_rows.record_service_event(outbox, "root.flooded", about)
         case Vanished(key):
             acceptance.mark_vanished(outbox, key)
         case Gone(key):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar
 
 import anyio
 
@@ -26,7 +26,6 @@ from paliadin_sidecar.outbox.records import Arrival, Delivery
 from paliadin_sidecar.settings import RootSpec, Settings
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 #: So many old files of a new root are recorded in one transaction, which takes some 10 ms.
 _HISTORY_BATCH = 100
@@ -221,8 +220,7 @@ class RootIntake:
 
     async def _record_state(self, changed: str) -> None:
         why = {"why": self.root.why} if self.root.why else {}
-        about = {"backend": self.spec.backend, "persona": self.spec.persona}
-        await self._listener.record(f"root.{changed}", **about, path=str(self.spec.path), **why)
+        await self._listener.record(f"root.{changed}", **self.spec.about, **why)
 
     async def _scan_files(self, *, every_file: bool) -> None:
         slices: AsyncIterator[list[IntakeEvent]] = self._slices(
@@ -234,9 +232,7 @@ class RootIntake:
                 await self._commit(events)
 
     async def _register(self) -> None:
-        spec = self.spec
-        root = (spec.backend, spec.persona, str(spec.path))
-        if not await self._group.commit_when_possible(acceptance.is_known_root, *root):
+        if not await self._group.commit_when_possible(acceptance.is_known_root, self.spec.about):
             # New answers are accepted and sent meanwhile, between two small transactions.
             history: list[Arrival] = []
             try:
@@ -247,7 +243,9 @@ class RootIntake:
                         history = []
             except OSError:
                 return  # it cannot be listed: it is registered when it can be
-            await self._group.commit_when_possible(acceptance.register_root, *root, history)
+            await self._group.commit_when_possible(
+                acceptance.register_root, self.spec.about, history
+            )
         self._is_known = True
 
     async def _slices(self, steps: Iterator[T | None]) -> AsyncIterator[list[T]]:
@@ -261,15 +259,13 @@ class RootIntake:
             found, more = await self._call(step)
             yield found
 
-    async def _call(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _call(self, call: Callable[[], T]) -> T:
         async with self._file_system_lock:
-            if self.root.leases_on is not None:
-                return call(*args)
-            return await self._call_in_thread(call, *args)
+            return call() if self.root.leases_on is not None else await self._call_in_thread(call)
 
-    async def _call_in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _call_in_thread(self, call: Callable[[], T]) -> T:
         # In the root's thread, since the call may never return.
-        answer = self._thread.begin(call, *args)
+        answer = self._thread.begin(call)
         # A cancelled caller waits for the call to end, since the call uses descriptors that are
         # closed afterwards.
         with anyio.CancelScope(shield=True):

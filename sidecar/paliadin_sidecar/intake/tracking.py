@@ -279,9 +279,7 @@ class WatchedRoot:
     def describe(self) -> dict[str, object]:
         """What the root is, and what is in it, for the status."""
         return {
-            "backend": self.spec.backend,
-            "persona": self.spec.persona,
-            "path": str(self.spec.path),
+            **self.spec.about,
             "state": self.root.state,
             "why": self.root.why,
             "since": self.root.since,

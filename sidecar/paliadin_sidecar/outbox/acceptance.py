@@ -82,19 +82,18 @@ def record_turn_event(outbox: Outbox, name: str, key: TurnKey, **fields: Any) ->
     record_event(outbox, name, turn["id"], turn_subject(turn) | fields)
 
 
-def is_known_root(outbox: Outbox, backend: str, persona: str, path: str) -> bool:
-    """Whether this root was ever watched by this outbox, or one that it follows."""
+def is_known_root(outbox: Outbox, root: dict[str, str]) -> bool:
+    """Whether this root, by backend, persona and path, was ever watched, as far as is known.
+
+    An outbox that follows a lost one takes each root for one that was.
+    """
     if outbox.execute(sql.service).fetchone()["successor"]:
         return True
-    root = {"backend": backend, "persona": persona, "path": path}
     return outbox.one(sql.root, root) is not None
 
 
-def register_root(
-    outbox: Outbox, backend: str, persona: str, path: str, history: Sequence[Arrival]
-) -> None:
+def register_root(outbox: Outbox, root: dict[str, str], history: Sequence[Arrival]) -> None:
     """Record a root that was never watched, and the last of its old files as history."""
-    root = {"backend": backend, "persona": persona, "path": path}
     if outbox.one(sql.root, root) is None:
         record_history(outbox, history)
         outbox.execute(sql.add_root, root | {"now": outbox.now()})

@@ -129,10 +129,10 @@ def _recorded(tmp_path: Path) -> Iterator[tuple[str, set[str]]]:
         box(acceptance.record_hint, key("s"), "submitted-s", USER)
         box(record_events, [Stalled(key("s"), "unreadable", "EIO")])
         box(acceptance.record_hint, key("h"), "submitted-h", USER)
-        box(acceptance.register_root, *ROOT, [answer("old", key("h"))])
+        box(acceptance.register_root, ROOT, [answer("old", key("h"))])
         box(transitions.pause, "connect")
         box(transitions.resume, 1.0)
-        spec = RootSpec(*ROOT[:2], Path(ROOT[2]))
+        spec = RootSpec(ROOT["backend"], ROOT["persona"], Path(ROOT["path"]))
         box(record_events, [Flooded(spec, {"empty": 2}, 1, 3)])
         for event in box(event_rows.events, 0):
             yield event.name, set(event.fields)

@@ -173,7 +173,7 @@ def test_what_was_replayed_has_no_time_of_ours(box: Box) -> None:
 def test_history(box: Box) -> None:
     """It was never sent, so nothing of a way is known of it."""
     old = replace(answer("old", key("h")))
-    box(acceptance.register_root, *ROOT, [old])
+    box(acceptance.register_root, ROOT, [old])
     (row,) = turns(box)
     assert (row["state"], row["revision"], row["webhook_id"]) == ("history", 0, None)
     assert (row["replays"], row["settle_ms"], row["end_to_end_ms"]) == (0, None, None)

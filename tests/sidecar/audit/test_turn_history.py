@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.outbox_box import KEY, NOW, USER, Box, answer, failure, key
+from support.outbox_box import KEY, NOW, ROOT, USER, Box, answer, failure, key
 
 from paliadin_sidecar.audit import turn_history
 from paliadin_sidecar.audit.turn_history import Outcome, TurnHistory, read_history
@@ -242,7 +242,7 @@ def test_a_superseded_one_that_was_acknowledged_all_the_same_leaves_once(box: Bo
 
 def test_old_files_and_changes_that_are_not_sent_are_no_turns(box: Box) -> None:
     """They are counted apart."""
-    box(acceptance.register_root, "aichat", "paliadin", "/tmp/x", [answer(key=key("old"))])
+    box(acceptance.register_root, ROOT, [answer(key=key("old"))])
     accept(box, "a")
     box(acceptance.accept, answer("\n", key("a"), has_text=False))
     found = history(box)

@@ -381,9 +381,9 @@ def test_an_event_of_a_turn(box: Box) -> None:
 
 def test_a_root_is_registered(box: Box) -> None:
     """Old files of a root that is met for the first time are recorded, and not sent."""
-    assert not box(acceptance.is_known_root, *ROOT)
-    box(acceptance.register_root, *ROOT, [answer(), failure("untrusted", key("b"))])
-    assert box(acceptance.is_known_root, *ROOT)
+    assert not box(acceptance.is_known_root, ROOT)
+    box(acceptance.register_root, ROOT, [answer(), failure("untrusted", key("b"))])
+    assert box(acceptance.is_known_root, ROOT)
     assert box.events() == [
         ("turn.history", {**ABOUT_KEY, "bytes": 4, "sha256": sha256("Yes.")}),
         ("turn.history", {**ABOUT_KEY, "turn_id": "b", "bytes": 7, "sha256": None}),
@@ -395,22 +395,22 @@ def test_a_root_is_registered(box: Box) -> None:
 
 def test_a_root_is_registered_once(box: Box) -> None:
     """A root is registered once: what comes there later is not history."""
-    box(acceptance.register_root, *ROOT, [])
-    box(acceptance.register_root, *ROOT, [answer()])
+    box(acceptance.register_root, ROOT, [])
+    box(acceptance.register_root, ROOT, [answer()])
     assert box.events() == []
-    for other in (("legacy", *ROOT[1:]), ("aichat", "hugo", ROOT[2]), (*ROOT[:2], "/elsewhere")):
-        assert not box(acceptance.is_known_root, *other)
+    for other in ({"backend": "legacy"}, {"persona": "hugo"}, {"path": "/elsewhere"}):
+        assert not box(acceptance.is_known_root, ROOT | other)
 
 
 def test_a_registration_that_was_cut_short(box: Box) -> None:
     """What it recorded is recorded once; what was accepted meanwhile stays what it is."""
     box(acceptance.record_history, [answer(), answer(key=key("b"))])
-    assert not box(acceptance.is_known_root, *ROOT)
+    assert not box(acceptance.is_known_root, ROOT)
     assert len(box.events()) == 2
     assert box(acceptance.accept, answer("new", key("b"), fingerprint="new"))
     box.events()
     again = [answer(fingerprint="other"), answer(key=key("b")), answer(key=key("c"))]
-    box(acceptance.register_root, *ROOT, again)
+    box(acceptance.register_root, ROOT, again)
     (event,) = box.events()
     assert event[1]["turn_id"] == "c"
     found = box(acceptance.present_files, "aichat", "paliadin")
@@ -420,7 +420,7 @@ def test_a_registration_that_was_cut_short(box: Box) -> None:
 
 def test_history_that_moves(box: Box) -> None:
     """A file of history that gets new content is an answer like any other."""
-    box(acceptance.register_root, *ROOT, [answer("old")])
+    box(acceptance.register_root, ROOT, [answer("old")])
     box.events()
     assert not box(acceptance.accept, answer("old", fingerprint="other"))
     assert box.events() == []
@@ -434,7 +434,7 @@ def test_successor(tmp_path: Path) -> None:
     path = tmp_path / FILENAME
     for create, successor in ((True, True), (True, False), (False, False)):
         with Outbox(path, create=create, successor=successor) as outbox:
-            assert acceptance.is_known_root(outbox, *ROOT)
+            assert acceptance.is_known_root(outbox, ROOT)
 
 
 def stored(box: Box) -> int:

@@ -161,7 +161,7 @@ def test_a_turn_whose_file_lies_is_kept(box: Pruned) -> None:
     box.take("lies")
     box.deliver()
     old = replace(answer(key=key("old")), data=None)
-    box(acceptance.register_root, *ROOT, [old])
+    box(acceptance.register_root, ROOT, [old])
     box.later(3 * 365 * DAY_S)
     assert set(box(acceptance.present_files, "aichat", "paliadin")) == {"lies", "old"}
     assert not box(acceptance.accept, answer(key=key("lies")))
@@ -170,7 +170,7 @@ def test_a_turn_whose_file_lies_is_kept(box: Pruned) -> None:
 
 def test_history_goes_like_any_other(box: Pruned) -> None:
     """90 days after its file."""
-    box(acceptance.register_root, *ROOT, [replace(answer(key=key("old")), data=None)])
+    box(acceptance.register_root, ROOT, [replace(answer(key=key("old")), data=None)])
     box.gone("old")
     box.later(TURN_S + 1)
     assert not box.known("old")

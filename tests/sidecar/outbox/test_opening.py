@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from support.outbox_box import ROOT
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.errors import Locked
@@ -57,7 +58,7 @@ async def test_what_follows_a_quarantine_is_a_successor(host: Sidecar) -> None:
     for _ in range(2):
         async with AsyncExitStack() as stack:
             outbox = await open_outbox(stack, settings, lambda _: None)
-            known = acceptance.is_known_root(outbox, "aichat", "paliadin", "/tmp/aichat/paliadin")
+            known = acceptance.is_known_root(outbox, ROOT)
         if not known:
             quarantine_outbox(settings)
     assert known

@@ -277,7 +277,7 @@ def test_replay_of_the_newest(box: Box) -> None:
 
 def test_replay_of_history(box: Box) -> None:
     """What was never sent cannot be sent again."""
-    box(acceptance.register_root, *ROOT, [answer()])
+    box(acceptance.register_root, ROOT, [answer()])
     assert box(transitions.replay, turn_id="t") == (0, 0)
 
 
