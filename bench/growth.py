@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 from bench import measures
 from bench.lab import STATE, running
 from bench.results import Grown
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Outcome, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,10 +23,9 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Outcome, TurnKey
 
 _DAY_S, _HOUR_S = 86_400.0, 3600.0
 _ANSWER_BYTES = 4096

@@ -24,10 +24,10 @@ from chaos.verdict import Arrived, Fault, Written, arrival, expected, in_effect,
 from chaos.virtual import Clock, Daemon, FileEvents
 from chaos.writers import TRAILER
 from paliadin_contract.trailer import has_text
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.intake.completion import HELD_S
 from paliadin_sidecar.outbox import queries, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

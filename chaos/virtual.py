@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from paliadin_sidecar.delivery.sender import Outcome
+    from paliadin_sidecar.outbox.records import Outcome
     from paliadin_sidecar.settings import Settings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paliadin_sidecar.outbox import acceptance, transitions
 from paliadin_sidecar.outbox.database import Outbox
-from paliadin_sidecar.outbox.records import Arrival, Attempt, Delivery, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Delivery, Outcome, TurnKey
 
 _DAY_S, _HOUR_S = 86_400.0, 3600.0
 #: What a night, a morning and an afternoon have of a day's turns, hour by hour.
@@ -135,36 +135,36 @@ class Past:
         away = next((s + n for s, n in self._outages if s <= self.now < s + n), None)
         if away is not None:
             self._fail(
-                delivery, Attempt(error="connect", ms=1.2), away - self.now + dice.random() * 20
+                delivery, Outcome(error="connect", ms=1.2), away - self.now + dice.random() * 20
             )
         elif refused_until:
             self._refuse(delivery, refused_until)
         elif dice.random() < 0.004 and delivery.attempts == 1:  # noqa: PLR2004
             self.now += 10
-            self._fail(delivery, Attempt(error="timeout", ms=10_000.0), 0.2)
+            self._fail(delivery, Outcome(error="timeout", ms=10_000.0), 0.2)
         else:
             self.now += ms / 1000
-            self._do(transitions.record_delivered, delivery, Attempt(status=204, ms=ms))
+            self._do(transitions.record_delivered, delivery, Outcome(status=204, ms=ms))
 
     def _refuse(self, delivery: Delivery, refused_until: float) -> None:
-        attempt = Attempt(status=413, ms=8.0)
+        outcome = Outcome(status=413, ms=8.0)
         delivery.refusals += 1
         delivery.refused_at = delivery.refused_at or self.now
         if self.now >= refused_until:
-            self._do(transitions.record_dead, delivery, attempt, "refused")
+            self._do(transitions.record_dead, delivery, outcome, "refused")
             return
-        self._fail(delivery, attempt, 60.0, refused=True, refused_until=refused_until)
+        self._fail(delivery, outcome, 60.0, refused=True, refused_until=refused_until)
 
     def _fail(
         self,
         delivery: Delivery,
-        attempt: Attempt,
+        outcome: Outcome,
         delay_s: float,
         *,
         refused: bool = False,
         refused_until: float = 0.0,
     ) -> None:
-        self._do(transitions.record_retry, delivery, attempt, delay_s, refused=refused)
+        self._do(transitions.record_retry, delivery, outcome, delay_s, refused=refused)
         delivery.reported_attempt = delivery.attempts
         self._at(self.now + delay_s, partial(self._send, delivery, refused_until))
 

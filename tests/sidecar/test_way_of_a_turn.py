@@ -19,8 +19,8 @@ from support.ways import content
 
 from paliadin_contract.callback import TurnCompleted, decode
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

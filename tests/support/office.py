@@ -11,12 +11,11 @@ import anyio
 
 from paliadin_contract.callback import Ping, TurnCompleted, decode
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked, Full
 from paliadin_sidecar.outbox import acceptance, event_rows, queries
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Outcome, TurnKey
 from support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import event_rows, queries, queue, transitions
 from paliadin_sidecar.outbox.database import Outbox
-from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Delivery, Outcome, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +27,7 @@ LATE_S = 600.0
 KEY = TurnKey("aichat", "paliadin", "t")
 ABOUT_KEY = {"turn_id": "t", "backend": "aichat", "persona": "paliadin"}
 USER = "5f3c0000-aaaa-bbbb-cccc-000000000000"
-ROOT = ("aichat", "paliadin", "/tmp/aichat/paliadin")
+ROOT = {"backend": "aichat", "persona": "paliadin", "path": "/tmp/aichat/paliadin"}
 
 
 class Box:

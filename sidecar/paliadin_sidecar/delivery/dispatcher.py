@@ -14,14 +14,13 @@ import anyio.abc
 from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox import queue
 from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.records import Delivery
+from paliadin_sidecar.outbox.records import Delivery, Outcome
 
 #: A clock can jump, so the database is asked at least this often.
 _MAX_SLEEP_S = 60.0

@@ -18,11 +18,11 @@ from paliadin_sidecar.delivery.breaker import CircuitBreaker
 from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
 from paliadin_sidecar.delivery.rate_limiter import RateLimiter
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox import queries, queue, transitions
 from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.records import Outcome
 
 #: Evidence from which on a "later" is about the turn alone, as where each user has a limit: it
 #: rests, and the others do not. By chance one in a hundred comes so far, and costs a request.

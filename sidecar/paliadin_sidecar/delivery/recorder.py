@@ -7,12 +7,11 @@ from collections.abc import Callable
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox import transitions
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.records import Delivery
+from paliadin_sidecar.outbox.records import Delivery, Outcome
 
 
 class Recorder:

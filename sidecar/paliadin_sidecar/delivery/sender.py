@@ -14,19 +14,11 @@ from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
-from paliadin_sidecar.outbox.records import Attempt
+from paliadin_sidecar.outbox.records import Outcome
 
 #: Threads for the lookup of names: a name that does not resolve can keep one for half a minute.
 _LOOKUPS = 4
 _HEADERS = {"content-type": "application/json", "user-agent": "paliadin-sidecar"}
-
-
-class Outcome(Attempt, frozen=True, kw_only=True):
-    """How an attempt ended, with the headers of the answer as they came."""
-
-    retry_after: str | None = None
-    date: str | None = None
-    location: str | None = None
 
 
 class Sender:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-#: Why there was no HTTP status, by `sender.Outcome.error`.
+#: Why there was no HTTP status, by `records.Outcome.error`.
 _ERRORS = {
     "dns": "its name does not resolve: see PALIADIN_CALLBACK_URL and this host's resolver "
     "(getent hosts NAME)",
@@ -24,7 +24,7 @@ _ERRORS = {
     "reset": "the connection ended without an answer: the receiver or a proxy died or closed it, "
     "or that port speaks TLS where PALIADIN_CALLBACK_URL says http",
 }
-#: Why TLS failed, by `sender.Outcome.detail`.
+#: Why TLS failed, by `records.Outcome.detail`.
 _TLS = {
     "no_tls": "that port does not speak TLS, probably plain HTTP: see the port in "
     "PALIADIN_CALLBACK_URL, and whether what ends TLS listens on it",
@@ -114,8 +114,8 @@ def likely_cause(status: int | None, error: str | None, detail: str | None = Non
 
     Args:
         status: the HTTP status, None where there was none.
-        error: see `sender.Outcome`.
-        detail: see `sender.Outcome`.
+        error: see `records.Outcome`.
+        detail: see `records.Outcome`.
     """
     if status is None:
         if error == "tls" and detail:

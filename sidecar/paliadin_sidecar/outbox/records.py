@@ -88,8 +88,8 @@ class Delivery(AttemptHistory):
     subject: dict[str, Any] = field(default_factory=dict)
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
-    """What came of one request.
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How one attempt ended.
 
     Attributes:
         status: the HTTP status, None where no answer came.
@@ -98,12 +98,16 @@ class Attempt(Struct, frozen=True, kw_only=True):
         detail: why TLS failed: `expired`, `not_yet_valid`, `wrong_name`, `unknown_authority`,
             `no_tls`, or OpenSSL's own word; None where there is no more to say.
         ms: how long the attempt took.
+        retry_after, date, location: headers of the answer, as they came.
     """
 
     status: int | None = None
     error: str | None = None
     detail: str | None = None
     ms: float = 0.0
+    retry_after: str | None = None
+    date: str | None = None
+    location: str | None = None
 
 
 class Event(Struct, frozen=True):

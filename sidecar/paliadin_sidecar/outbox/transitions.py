@@ -6,13 +6,13 @@ from typing import Any
 
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
-from paliadin_sidecar.outbox.records import Attempt, Delivery, State, to_ms, to_ms_or_none
+from paliadin_sidecar.outbox.records import Delivery, Outcome, State, to_ms, to_ms_or_none
 
 
-def record_delivered(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> None:
+def record_delivered(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> None:
     """Record the attempt after which the receiver has it; the delivery counts it already."""
     outbox.execute(sql.record_delivered, _attempted(outbox, delivery))
-    _record_attempt_event(outbox, delivery, attempt)
+    _record_attempt_event(outbox, delivery, outcome)
     since_accepted_ms = max(0, outbox.now() - to_ms(delivery.accepted_at))
     ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
     record_event(outbox, "delivery.delivered", delivery.turn, delivery.subject | ended)
@@ -21,7 +21,7 @@ def record_delivered(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> No
 def record_retry(
     outbox: Outbox,
     delivery: Delivery,
-    attempt: Attempt,
+    outcome: Outcome,
     delay_s: float,
     *,
     refused: bool = False,
@@ -32,7 +32,7 @@ def record_retry(
 
     Args:
         delivery: what was sent, this attempt counted.
-        attempt: what came of it.
+        outcome: of the attempt.
         delay_s: seconds until the next attempt.
         refused: whether the receiver refused it, or it just failed.
         reported: False for an attempt that is counted and gets no event. The next event says how
@@ -45,7 +45,7 @@ def record_retry(
     state = outbox.value(sql.record_retry, values | {"next_attempt_at": next_attempt_at})
     outbox.retries_from = min(outbox.retries_from, next_attempt_at)
     if reported:
-        _record_attempt_event(outbox, delivery, attempt)
+        _record_attempt_event(outbox, delivery, outcome)
     if keep is not None:
         if reported:
             purged = {"turn": delivery.turn, "webhook_id": delivery.webhook_id, "kept": keep}
@@ -54,17 +54,17 @@ def record_retry(
     if state != State.PENDING:
         return  # superseded while it was under way
     if refused:
-        about = {"status": attempt.status, "refusals": delivery.refusals}
+        about = {"status": outcome.status, "refusals": delivery.refusals}
         record_event(outbox, "delivery.refused", delivery.turn, delivery.subject | about)
     planned = {"attempt": delivery.attempts, "delay_ms": round(delay_s * 1000, 1)}
     record_event(outbox, "delivery.retry_scheduled", delivery.turn, delivery.subject | planned)
 
 
-def record_dead(outbox: Outbox, delivery: Delivery, attempt: Attempt, cause: str) -> None:
+def record_dead(outbox: Outbox, delivery: Delivery, outcome: Outcome, cause: str) -> None:
     """Record the attempt after which it is given up, for an operator to see."""
     values = _attempted(outbox, delivery)
     state = outbox.value(sql.record_dead, values | {"cause": cause})
-    _record_attempt_event(outbox, delivery, attempt)
+    _record_attempt_event(outbox, delivery, outcome)
     if state == State.DEAD:  # else it was superseded while it was under way
         ended = {"cause": cause, "attempts": delivery.attempts}
         record_event(outbox, "delivery.dead", delivery.turn, delivery.subject | ended)
@@ -128,15 +128,15 @@ def _attempted(outbox: Outbox, delivery: Delivery, *, reported: bool = True) -> 
     }
 
 
-def _record_attempt_event(outbox: Outbox, delivery: Delivery, attempt: Attempt) -> None:
+def _record_attempt_event(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> None:
     fields = delivery.subject | {"attempt": delivery.attempts}
-    if attempt.error is None:
-        fields["status"] = attempt.status
+    if outcome.error is None:
+        fields["status"] = outcome.status
     else:
-        fields["error"] = attempt.error
+        fields["error"] = outcome.error
     if (untold := delivery.attempts - 1 - delivery.reported_attempt) > 0:
         fields["untold"] = untold
-    if attempt.detail is not None:
-        fields["detail"] = attempt.detail
-    fields["duration_ms"] = round(attempt.ms, 1)
+    if outcome.detail is not None:
+        fields["detail"] = outcome.detail
+    fields["duration_ms"] = round(outcome.ms, 1)
     record_event(outbox, "delivery.attempted", delivery.turn, fields)

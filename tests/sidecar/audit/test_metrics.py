@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from paliadin_sidecar.audit.metrics import Numbers
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import acceptance, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
-from paliadin_sidecar.outbox.records import Arrival, TurnKey
+from paliadin_sidecar.outbox.records import Arrival, Outcome, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,8 +20,9 @@ from support.sidecar import new_secret
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import connections, happy_eyeballs
-from paliadin_sidecar.delivery.sender import Outcome, Sender
+from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host.resources import Threads
+from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -20,9 +20,9 @@ from support.office import (
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import acceptance, queue
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from support.office import LATER, NOT_FOUND, OK, REFUSED, UNREACHABLE, Office, f
 from paliadin_contract.callback import Host, Ping, decode
 from paliadin_sidecar.delivery import breaker, policy
 from paliadin_sidecar.delivery.health import ping_body
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import queries, transitions
 from paliadin_sidecar.outbox.database import Outbox
+from paliadin_sidecar.outbox.records import Outcome
 
 pytestmark = pytest.mark.anyio
 

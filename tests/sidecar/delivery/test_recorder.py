@@ -7,8 +7,8 @@ import pytest
 from support.office import LATER, OK, REFUSED, UNREACHABLE, Office, ids, try_again
 
 from paliadin_sidecar.delivery import breaker, rate_limiter
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

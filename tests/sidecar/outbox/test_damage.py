@@ -16,11 +16,12 @@ from support.slow import slow
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar import daemon
-from paliadin_sidecar.delivery.sender import Outcome, Sender
+from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.intake import service as intake_service
 from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import FILENAME
+from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import pytest
 from support.noise import noise
 from support.users import root_only
 
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.errors import (
     Damaged,
     Full,
@@ -20,6 +19,7 @@ from paliadin_sidecar.errors import (
 )
 from paliadin_sidecar.outbox import acceptance, database, event_rows, queries, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

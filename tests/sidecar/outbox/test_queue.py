@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from support.outbox_box import NOW, Box, answer, key, sha256, webhook_id
 
 import paliadin_sidecar.outbox.database
-from paliadin_sidecar.delivery.sender import Outcome
 from paliadin_sidecar.outbox import acceptance, queue, transitions
 from paliadin_sidecar.outbox.queue import FairShare, Shares
-from paliadin_sidecar.outbox.records import Delivery, TurnKey
+from paliadin_sidecar.outbox.records import Delivery, Outcome, TurnKey
 
 if TYPE_CHECKING:
     from paliadin_sidecar.outbox.database import Outbox

@@ -18,10 +18,11 @@ import anyio
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.health import ping_body
-from paliadin_sidecar.delivery.sender import Outcome, Sender
+from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.operator import diagnosis
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import printable, utc_time
+from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
 #: Not `whsec_<base64>`, which explains one.
