@@ -135,11 +135,11 @@ class Promise(Model):
         file = self.files[root, number]
         if file.fd is not None:
             os.write(file.fd, more)
-            lies, behind = file.is_held(), Path(f"/proc/self/fd/{file.fd}")
+            is_named, behind = file.is_held(), Path(f"/proc/self/fd/{file.fd}")
             content, inode = behind.read_bytes(), behind.stat().st_ino
             os.close(file.fd)
             file.fd = None
-            if lies:
+            if is_named:
                 self.changed(file)
             else:
                 self.account(inode, content)

@@ -44,8 +44,8 @@ class Arrived(Struct, frozen=True):
 
 def arrival(at: float, id_: str, body: bytes, *, stored: bool, fault: bool) -> Arrived:
     """The line of a request."""
-    told = msgspec.json.decode(body)
-    data = {} if told["type"] == "ping" else told["data"]
+    callback = msgspec.json.decode(body)
+    data = {} if callback["type"] == "ping" else callback["data"]
     content_key = data.get("reason") or data.get("sha256", "")
     if "response" in data and not data["lossy"]:
         content_key = hashlib.sha256(data["response"].encode()).hexdigest()

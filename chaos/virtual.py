@@ -142,8 +142,8 @@ class FileEvents:
             if self._broken:
                 self._broken = False
                 raise WatchFailed("broken")
-            told, self._pending = self._pending, set()
-            yield told
+            touched, self._pending = self._pending, set()
+            yield touched
 
 
 def _identity(path: Path) -> tuple[int, int]:

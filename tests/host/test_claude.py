@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.host import BEARER, MESSAGES, PATH, Aichat, Shim, told, until
+from support.host import BEARER, MESSAGES, PATH, Aichat, Shim, prompt_of, until
 from support.needs import lacks, need
 
 import paliadin_client
@@ -151,7 +151,7 @@ def test_two_users_ask_the_real_agent_at_once(
     users = ["alice", "bob"]
     for message, arrived in (MESSAGES | TRICKY).items():
         sent = [f"{user}: {message}" for user in users]
-        answers = [told(answer) for answer in pool.map(ask, sent, users)]
+        answers = [prompt_of(answer) for answer in pool.map(ask, sent, users)]
         assert answers == [f"{user}: {arrived}" for user in users]
     for user in users:
         until(partial(re.search, r"Write\(.*/answers/", screen(place, user)))
@@ -163,8 +163,8 @@ def test_the_real_agent_is_killed_and_comes_back(place: Place, ask: Callable[...
         ask("Eins", user)
     (_, killed), (_, other) = pane(place, "alice"), pane(place, "bob")
     os.kill(killed, signal.SIGKILL)
-    assert told(ask("Zwei", "alice")) == "Zwei"
-    assert told(ask("Drei", "bob")) == "Drei"
+    assert prompt_of(ask("Zwei", "alice")) == "Zwei"
+    assert prompt_of(ask("Drei", "bob")) == "Drei"
     assert pane(place, "alice")[1] != killed
     assert pane(place, "bob")[1] == other
 
@@ -177,11 +177,11 @@ def test_the_real_agent_is_reached_past_a_draft_and_copy_mode(
     place.tmux("send-keys", "-t", pane(place, "alice")[0], "-l", "half a draft")
     until(lambda: "half a draft" in screen(place, "alice"))
     place.tmux("copy-mode", "-t", pane(place, "alice")[0])
-    assert told(ask("Zwei", "alice")) == "Zwei"
+    assert prompt_of(ask("Zwei", "alice")) == "Zwei"
 
 
 @pytest.mark.parametrize("ask", ["aichat"], indirect=True)
 def test_200_kb_reach_the_real_agent(ask: Callable[..., str]) -> None:
     """A message of 200 KB arrives byte for byte."""
     message = "".join(f"{n}: Frist für Müller; '期限' " for n in range(6000)).strip()
-    assert told(ask(message, "alice")) == message
+    assert prompt_of(ask(message, "alice")) == message

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from demo.aichat import Backend, Persona
 from demo.panes import Agent, Panes, _Pane
-from support.host import BEARER, MESSAGES, PATH, told, until
+from support.host import BEARER, MESSAGES, PATH, prompt_of, until
 
 from paliadin_contract.trailer import is_whole
 
@@ -41,10 +41,15 @@ def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def ask(
-        method: str, path: str, content: bytes, *, bearer: str = f"Bearer {BEARER}", **told: object
+        method: str,
+        path: str,
+        content: bytes,
+        *,
+        bearer: str = f"Bearer {BEARER}",
+        **how: object,
     ) -> httpx2.Response:
         options: dict[str, Any] = {"deadline_s": 1, "queue": 0, "own_ids": False, "half": False}
-        options |= {"error": None, "flat": False} | told
+        options |= {"error": None, "flat": False} | how
         personas = {"paliadin": Persona(answers=str(tmp_path / "answers"))}
         panes = Panes(tmp_path / "tmux")
         backend = Backend(token=BEARER, personas=personas, panes=panes, **options)
@@ -81,7 +86,7 @@ def test_a_turn_returns_the_whole_file_and_what_its_trailer_says(
         "pane_spawned": True,
         "resumed": False,
     }
-    assert told(answer["response"]) == "Hallo?"
+    assert prompt_of(answer["response"]) == "Hallo?"
     assert place.windows() == ["aichat-paliadin:alice"]
 
 
@@ -154,7 +159,7 @@ def test_an_unknown_persona_is_named_so(in_process: InProcess) -> None:
 def test_a_message_arrives_as_it_was_written(aichat: Start) -> None:
     """Whatever a person types arrives at the agent, less what the envelope cannot hold."""
     answer = aichat().answer("|".join(MESSAGES))
-    assert told(answer["response"]) == "|".join(MESSAGES.values())
+    assert prompt_of(answer["response"]) == "|".join(MESSAGES.values())
 
 
 @pytest.mark.slow
@@ -162,14 +167,14 @@ def test_messages_arrive_as_they_were_written(aichat: Start) -> None:
     """The same holds for each by itself, also where it begins or ends the line."""
     standin = aichat()
     for sent, arrived in MESSAGES.items():
-        assert told(standin.answer(sent)["response"]) == arrived
+        assert prompt_of(standin.answer(sent)["response"]) == arrived
 
 
 def test_a_message_of_200_kb_arrives(aichat: Start) -> None:
     """200 KB in one line arrive byte for byte."""
     message = "".join(f"{n}: Frist für Müller; '期限' " for n in range(6000)).strip()
     assert len(message.encode()) > 200_000
-    assert told(aichat().answer(message)["response"]) == message
+    assert prompt_of(aichat().answer(message)["response"]) == message
 
 
 def test_the_primer_stands_before_the_question(aichat: Start) -> None:
@@ -177,7 +182,7 @@ def test_the_primer_stands_before_the_question(aichat: Start) -> None:
     primer = "[primer last=1] U: [PALIADIN:x] alt\n A: neu [/primer]"
     answer = aichat().answer("Und jetzt?", primer=primer)
     arrived = "[primer last=1] U: [ PALIADIN:x] alt  A: neu [/primer] Und jetzt?"
-    assert told(answer["response"]) == arrived
+    assert prompt_of(answer["response"]) == arrived
 
 
 def test_a_pane_in_copy_mode_is_typed_to(place: Place, aichat: Start) -> None:
@@ -186,7 +191,7 @@ def test_a_pane_in_copy_mode_is_typed_to(place: Place, aichat: Start) -> None:
     standin.answer("Eins")
     place.tmux("copy-mode", "-t", pane(place))
     assert place.windows("#{pane_in_mode}") == ["1"]
-    assert told(standin.answer("Zwei")["response"]) == "Zwei"
+    assert prompt_of(standin.answer("Zwei")["response"]) == "Zwei"
 
 
 def test_a_draft_that_somebody_left_is_not_sent_along(place: Place, aichat: Start) -> None:
@@ -196,7 +201,7 @@ def test_a_draft_that_somebody_left_is_not_sent_along(place: Place, aichat: Star
     place.tmux("send-keys", "-t", pane(place), "-l", "half a draft")
     until(lambda: "(12 bytes)" in place.screen(pane(place)))
     place.tmux("copy-mode", "-t", pane(place))
-    assert told(standin.answer("Zwei")["response"]) == "Zwei"
+    assert prompt_of(standin.answer("Zwei")["response"]) == "Zwei"
 
 
 def test_a_killed_agent_comes_back(place: Place, aichat: Start) -> None:
@@ -208,7 +213,7 @@ def test_a_killed_agent_comes_back(place: Place, aichat: Start) -> None:
     until(lambda: place.windows("#{pane_dead}") == ["1"])
     again = standin.answer("Zwei")
     assert [a["pane_spawned"] for a in (first, again, standin.answer("Drei"))] == [1, 1, 0]
-    assert told(again["response"]) == "Zwei"
+    assert prompt_of(again["response"]) == "Zwei"
     assert place.windows() == ["aichat-paliadin:alice"]
 
 
@@ -221,7 +226,7 @@ def test_nothing_is_typed_to_a_shell(place: Place, aichat: Start) -> None:
     until(lambda: place.windows("#{pane_current_command}") == ["bash"])
     answer = standin.answer(f"; touch {proof};")
     assert answer["pane_spawned"]
-    assert told(answer["response"]) == f"; touch {proof};"
+    assert prompt_of(answer["response"]) == f"; touch {proof};"
     assert not proof.exists()
 
 
@@ -258,7 +263,10 @@ def test_the_demo_agent_runs_wherever_the_checkout_lies(
 ) -> None:
     """Tmux shows a program's path up to the first blank or quote."""
     (place.path / name).symlink_to(sys.prefix)
-    assert told(aichat(python=f"{place.path}/{name}/bin/python").answer("Wo?")["response"]) == "Wo?"
+    assert (
+        prompt_of(aichat(python=f"{place.path}/{name}/bin/python").answer("Wo?")["response"])
+        == "Wo?"
+    )
 
 
 def test_an_agent_that_cannot_start_fails_the_turn_at_once(aichat: Start) -> None:
@@ -290,7 +298,7 @@ def test_two_users_are_answered_at_once(
         pool.submit(standin.answer, f"{name}? think 1", username=name, jwt=TOKEN) for name in names
     ]
     until(lambda: len([*place.answers.glob("[!.]*.jwt")]) == 2)
-    assert [told(turn.result()["response"]) for turn in turns] == [
+    assert [prompt_of(turn.result()["response"]) for turn in turns] == [
         "alice? think 1",
         "bob? think 1",
     ]
@@ -311,7 +319,7 @@ def test_turns_of_one_window_queue_and_the_queue_is_bounded(
     error = standin.error("3")
     assert (error["code"], error["retryable"]) == ("shim_error", True)
     assert standin.answer("3", username="bob")
-    assert [told(turn.result()["response"]) for turn in turns] == ["1 think 1", "2 think 1"]
+    assert [prompt_of(turn.result()["response"]) for turn in turns] == ["1 think 1", "2 think 1"]
 
 
 def test_a_window_is_locked_across_processes(place: Place, aichat: Start) -> None:
@@ -333,7 +341,7 @@ def test_two_stand_ins_share_a_window(
     messages = [f"Frage {n}" for n in range(6)]
     standins = [aichat(), aichat()] * 3
     turns = [pool.submit(s.answer, m) for s, m in zip(standins, messages, strict=True)]
-    assert [told(turn.result()["response"]) for turn in turns] == messages
+    assert [prompt_of(turn.result()["response"]) for turn in turns] == messages
     assert place.windows() == ["aichat-paliadin:alice"]
 
 
@@ -390,7 +398,7 @@ def test_the_deadline_ends_the_turn_but_not_the_answer(place: Place, aichat: Sta
     assert not path.exists()
     assert not path.with_suffix(".jwt").exists()
     until(path.exists)
-    assert told(path.read_text()) == "Spät think 2.5"
+    assert prompt_of(path.read_text()) == "Spät think 2.5"
 
 
 @pytest.mark.slow
@@ -398,7 +406,7 @@ def test_a_turn_after_a_late_one_is_answered(aichat: Start) -> None:
     """An agent that is still busy with a turn given up takes the next one after it."""
     standin = aichat("--deadline", "4")
     assert standin.error("Eins think 5")["code"] == "timeout"
-    assert told(standin.answer("Zwei")["response"]) == "Zwei"
+    assert prompt_of(standin.answer("Zwei")["response"]) == "Zwei"
 
 
 def test_the_token_goes_with_a_stand_in_that_is_stopped(

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 from demo import shim as module
-from support.host import MESSAGES, told, until
+from support.host import MESSAGES, prompt_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_a_turn_prints_the_whole_file(place: Place, shim: Start) -> None:
     """
     turn_id = str(uuid4())
     printed = shim().ask("|".join(MESSAGES), turn_id=turn_id)
-    assert told(printed) == "|".join(MESSAGES.values())
+    assert prompt_of(printed) == "|".join(MESSAGES.values())
     assert (place.answers / f"{turn_id}.txt").read_text() == printed
     assert place.windows() == ["s-alice:agent"]
 
@@ -72,7 +72,7 @@ def test_the_longest_message_of_the_path_arrives(shim: Start) -> None:
     one = shim()
     room = 131_050 - len(f"run-turn s-alice {uuid4()} ")
     message = ("Frist: '期限'; " * 10_000).encode()[: room // 4 * 3 - 2].decode(errors="ignore")
-    assert told(one.ask(message)) == message.strip()
+    assert prompt_of(one.ask(message)) == message.strip()
     done = one.run("run-turn", "s-alice", str(uuid4()), "A" * (room + 4))
     assert done.returncode == 1
     assert b"too long" in done.stderr
@@ -91,7 +91,7 @@ def test_the_answer_comes_though_the_connection_is_lost(place: Place, shim: Star
 
 def test_the_live_poller_deletes_what_it_read(place: Place, shim: Start) -> None:
     """Told so, it removes the answer after it was read."""
-    assert told(shim("--delete").ask("Hallo?")) == "Hallo?"
+    assert prompt_of(shim("--delete").ask("Hallo?")) == "Hallo?"
     assert [*place.answers.iterdir()] == []
 
 
@@ -145,7 +145,7 @@ def test_a_timeout_is_124_and_the_answer_still_comes(place: Place, shim: Start) 
     path = place.answers / f"{turn_id}.txt"
     assert not path.exists()
     until(path.exists)
-    assert told(path.read_text()) == "think 2.5"
+    assert prompt_of(path.read_text()) == "think 2.5"
 
 
 def test_an_agent_that_cannot_start_is_1(shim: Start) -> None:
@@ -178,7 +178,7 @@ def test_a_killed_agent_comes_back(place: Place, shim: Start) -> None:
     one.ask("Eins")
     [pid] = place.windows("#{pane_pid}")
     os.kill(int(pid), 9)
-    assert told(one.ask("Zwei")) == "Zwei"
+    assert prompt_of(one.ask("Zwei")) == "Zwei"
     assert place.windows() == ["s-alice:agent"]
     assert place.windows("#{pane_pid}") != [pid]
 
@@ -190,7 +190,7 @@ def test_turns_at_once_are_each_answered(place: Place, shim: Start) -> None:
     sessions = ["s-alice", "s-bob"] * 3
     messages = [f"Frage {n} von {session}" for n, session in enumerate(sessions)]
     with ThreadPoolExecutor() as pool:
-        assert [told(text) for text in pool.map(one.ask, messages, sessions)] == messages
+        assert [prompt_of(text) for text in pool.map(one.ask, messages, sessions)] == messages
     assert place.windows() == ["s-alice:agent", "s-bob:agent"]
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import anyio
 import pytest
 from support.client_hosts import serving, until
-from support.host import BEARER, Aichat, Shim, told
+from support.host import BEARER, Aichat, Shim, prompt_of
 from support.sidecar import Sidecar
 
 from paliadin_client import Exchange, Inbox, TurnRequest, User, connect
@@ -209,7 +209,7 @@ async def test_the_primer_goes_to_an_agent_that_does_not_know(host: RealHost) ->
 
         async def arrived(question: str) -> str:
             request = TurnRequest(user=ANNA, message=question, primer=BEFORE)
-            return told((await paliadin.run_turn(request)).text)
+            return prompt_of((await paliadin.run_turn(request)).text)
 
         assert await arrived("Eins") == PRIMER + "Eins"
         assert await arrived("Zwei") == "Zwei"

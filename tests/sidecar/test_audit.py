@@ -26,7 +26,7 @@ from support.outbox_box import USER, Box, answer, failure, key
 from support.sidecar import COMMAND, Sidecar
 
 from paliadin_sidecar.audit.catalogue import EVENTS, FIELDS
-from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.audit.lines import Audit, redacted
 from paliadin_sidecar.audit.pages import TURN_COLUMNS
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.outbox import acceptance, event_rows, transitions
@@ -125,7 +125,7 @@ def told(host: Sidecar) -> Sidecar:
     stream.seek(0, io.SEEK_END)
     audit, outbox_key = Audit(stream), state_directory.journal_key(host.state, create=True)
     for event in (*events, *events[-3:]):
-        fields = {"event_id": event.id, **unconfirmable(event.fields, outbox_key)}
+        fields = {"event_id": event.id, **redacted(event.fields, outbox_key)}
         audit.line(event.name, event.at, fields)
     audit.line("outbox.blocked", yesterday, {"path": "/x", "why": "{"})
     stubs = host.base / "stubs"

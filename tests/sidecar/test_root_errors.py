@@ -50,7 +50,7 @@ def check(host: Sidecar) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    (("fails", "told")),
+    (("fails", "shown")),
     [
         ((Op.GETATTR, errno.ENOTCONN), ("looked at", "umount -l")),
         slow((Op.GETATTR, errno.ESTALE), ("looked at", "umount -l")),
@@ -67,10 +67,10 @@ def test_a_root_that_fails_and_recovers(
     receiver: Receiver,
     mount: FuseMount,
     fails: tuple[Op, int],
-    told: tuple[str, str],
+    shown: tuple[str, str],
 ) -> None:
     """It is told by an event, `status` and `check`, with why and since when; the rest goes on."""
-    (op, error), (why, mend) = fails, told
+    (op, error), (why, mend) = fails, shown
     mount.fail(op, error=error)
     host.start()
     event = host.wait_event("root.unreadable", backend="aichat")

@@ -47,7 +47,7 @@ def _gone(pid: int) -> bool:
         return True
 
 
-def told(text: str) -> str:
+def prompt_of(text: str) -> str:
     """What the demo agent, and the model of the real one, say that they were asked."""
     return split(text)[0].partition("asked:\n\n> ")[2]
 

@@ -204,7 +204,7 @@ CHANGE: dict[str, Callable[[Path], None]] = {
     "truncate": _truncate,
 }
 #: What was there stays, and may now be read or trusted, or is to be looked at again.
-TELL: dict[str, Callable[[Path], None]] = {
+TOUCH: dict[str, Callable[[Path], None]] = {
     "chmod": _chmod,
     "utime": _utime,
     "utime of the content": _utime_of_the_content,

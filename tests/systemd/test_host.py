@@ -781,9 +781,11 @@ def test_a_stop_is_orderly_and_the_journal_tells_all(host: Host) -> None:
     events = host.events()
     assert [event["event"] for event in events[-2:]] == ["service.stopping", "service.stopped"]
     for name in ("turn.accepted", "delivery.delivered"):
-        told = {event["event_id"]: event["turn_id"] for event in events if event["event"] == name}
+        printed = {
+            event["event_id"]: event["turn_id"] for event in events if event["event"] == name
+        }
         # One was accepted again after the way back to an older outbox.
-        assert sorted(set(told.values())) == sorted(host.pushed), name
+        assert sorted(set(printed.values())) == sorted(host.pushed), name
     journal = host.run(f"journalctl --sync; journalctl -u {UNIT} -o export").stdout
     assert "Antwort auf" not in journal
     assert host.run("cat /etc/paliadin/callback-secret").stdout.strip() not in journal

@@ -16,7 +16,7 @@ class EventKind(NamedTuple):
     Attributes:
         level: `warning` and `error` are for an operator to look at.
         fields: which there may be, in the order of an export's columns. The journal has `content`
-            where the outbox has `sha256`, see `lines.unconfirmable`.
+            where the outbox has `sha256`, see `lines.redacted`.
     """
 
     level: Level

@@ -89,7 +89,7 @@ class Audit:
             self.line(name, time.time(), fields)
 
 
-def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+def redacted(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
     """An event's fields, with nothing by which somebody could confirm what an answer says.
 
     Whoever guesses a small answer can compute its SHA-256, of which a webhook id has 16 digits.
@@ -115,8 +115,8 @@ def unconfirmable(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)  # a turn has several events
-def _content(key: bytes, *told: str) -> str:
-    return hmac.digest(key, _to_json(told), "sha256").hex()[:_CONTENT_DIGITS]
+def _content(key: bytes, *parts: str) -> str:
+    return hmac.digest(key, _to_json(parts), "sha256").hex()[:_CONTENT_DIGITS]
 
 
 def _without_digest(webhook_id: str) -> str:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import anyio
 
-from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.audit.lines import Audit, redacted
 from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.state_directory import journal_key
@@ -38,7 +38,7 @@ class EventPrinter:
         group: runs the outbox's functions.
         audit: writes the lines.
         stream: where `audit` writes them, of which this waits until it takes more.
-        state_dir: has the key of what is shown of an answer, see `lines.unconfirmable`.
+        state_dir: has the key of what is shown of an answer, see `lines.redacted`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EventPrinter:
         # As many lines as a pipe that takes something takes at once, with the id of the last event.
         lines, size, last = "", 0, 0
         for event in events:
-            fields = {"event_id": event.id, **unconfirmable(event.fields, self._key)}
+            fields = {"event_id": event.id, **redacted(event.fields, self._key)}
             line = self._audit.render(event.name, event.at, fields)
             length = len(line.encode())
             if lines and size + length > select.PIPE_BUF:

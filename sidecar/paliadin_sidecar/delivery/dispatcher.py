@@ -17,7 +17,7 @@ from paliadin_sidecar.delivery.recorder import Recorder
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox import queue
-from paliadin_sidecar.outbox.bodies import max_beside, take_fitting
+from paliadin_sidecar.outbox.bodies import select_fitting, size_limit
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Delivery, Outcome
@@ -177,7 +177,7 @@ class Dispatcher:
             roots.setdefault(one.root, []).append(one)
         ordered = self._shares.first_attempts.order(roots, slots) if len(free) > 1 else free
         sizes = [len(one.body) for one in ordered]
-        sent = [ordered[n] for n in take_fitting(sizes, self._body_sizes.values())]
+        sent = [ordered[n] for n in select_fitting(sizes, self._body_sizes.values())]
         for one in sent:
             self._start(one, now)
         sent_ids = {one.id for one in sent}
@@ -217,7 +217,7 @@ class Dispatcher:
         # What is offered from here on was not looked at.
         retries = sum(one.attempts > 0 for one in fetched.found)
         sizes = [*self._body_sizes.values(), *(len(one.body) for one in fetched.found)]
-        too_large = max_beside(sizes) is not None
+        too_large = size_limit(sizes) is not None
         if max_retries > 0:
             self._more_retries = False
             fetched.more_retries = too_large or retries == max_retries

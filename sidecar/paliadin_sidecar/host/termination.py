@@ -51,18 +51,18 @@ class Termination:
         signal.setitimer(signal.ITIMER_REAL, _INTERPRETER_S)
 
     def _wait(self) -> None:
-        told = False
+        is_ending = False
         while True:
             number = signal.sigwait(self._signals | {signal.SIGALRM})
             if number == signal.SIGALRM:
                 os._exit(self._code)
-            if told:
+            if is_ending:
                 os._exit(128 + number)
             if self._on_signal is None:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
                 os.kill(os.getpid(), number)
                 signal.pthread_sigmask(signal.SIG_BLOCK, {number})
                 continue
-            told = True
+            is_ending = True
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
             self._on_signal()

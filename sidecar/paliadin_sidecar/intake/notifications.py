@@ -141,11 +141,11 @@ class _Written:
 
     def __init__(self) -> None:
         self.paths: set[str] = set()
-        self._told_at = 0.0
+        self._report_at = 0.0
 
     def add(self, paths: set[str]) -> None:
         if paths and not self.paths:
-            self._told_at = anyio.current_time() + _WRITTEN_S
+            self._report_at = anyio.current_time() + _WRITTEN_S
         self.paths |= paths
 
     def take(self, reported: set[str]) -> set[str]:
@@ -155,7 +155,7 @@ class _Written:
         return due
 
     def rest_s(self) -> float | None:
-        return max(0.0, self._told_at - anyio.current_time()) if self.paths else None
+        return max(0.0, self._report_at - anyio.current_time()) if self.paths else None
 
 
 def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:

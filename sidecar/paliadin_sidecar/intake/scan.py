@@ -107,12 +107,12 @@ def _compare_names(
             continue
         if wanted:
             yield from watched.observe(name)
-    yield from _tell_gone(watched, absent)
+    yield from _report_gone(watched, absent)
     watched.names = listed
     watched.turn_files, watched.foreign_files = turn_files, foreign_files
 
 
-def _tell_gone(watched: WatchedRoot, absent: set[str]) -> Iterator[IntakeEvent | None]:
+def _report_gone(watched: WatchedRoot, absent: set[str]) -> Iterator[IntakeEvent | None]:
     for name in absent:
         yield None
         watched.tokens.seen.pop(name, None)

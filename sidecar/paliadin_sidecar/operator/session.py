@@ -163,7 +163,7 @@ def find_turns(
     return list(dict.fromkeys(ids)), missed
 
 
-def strays(names: Iterable[str]) -> list[str]:
+def foreign_names(names: Iterable[str]) -> list[str]:
     """The names that are no turn's, no token's and no writer's draft: nothing is taken of them."""
     return sorted(
         name

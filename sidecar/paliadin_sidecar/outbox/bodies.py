@@ -68,7 +68,7 @@ def _inflate(data: bytes, max_size: int) -> bytes:
     return inflated
 
 
-def max_beside(held: Collection[int]) -> int | None:
+def size_limit(held: Collection[int]) -> int | None:
     """The size of the largest body that may be in memory beside others of these sizes.
 
     None: it may have any size. One may always be large, so that each is sent in the end.
@@ -78,11 +78,11 @@ def max_beside(held: Collection[int]) -> int | None:
     return max(_LARGE, _MAX_HELD - sum(held))
 
 
-def take_fitting(sizes: Iterable[int], held: Collection[int]) -> list[int]:
+def select_fitting(sizes: Iterable[int], held: Collection[int]) -> list[int]:
     """The indexes of the bodies of these sizes that may come into memory beside those held."""
     beside, taken = list(held), []
     for index, size in enumerate(sizes):
-        limit = max_beside(beside)
+        limit = size_limit(beside)
         if limit is None or size <= limit:
             beside.append(size)
             taken.append(index)

@@ -23,12 +23,12 @@ async def open_outbox(
     Args:
         stack: what closes both.
         settings: where it is, and how large it may get.
-        on_blocked: told why it waits, once for each reason.
+        on_blocked: called with why it waits, once for each reason.
 
     Raises:
         OutboxError, StateDirError, Locked: waiting does not help.
     """
-    told = ""
+    reported = ""
     while True:
         try:
             with ExitStack() as opened:
@@ -38,9 +38,9 @@ async def open_outbox(
         except (Full, Busy, StateDirBlocked) as exc:
             if isinstance(exc, StateDirBlocked) and not exc.no_room:
                 raise
-            if told != str(exc):
-                told = str(exc)
-                on_blocked(told)
+            if reported != str(exc):
+                reported = str(exc)
+                on_blocked(reported)
         await anyio.sleep(BLOCKED_S)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from paliadin_sidecar.errors import BadBody, Damaged
-from paliadin_sidecar.outbox.bodies import max_beside, take_fitting, unpack
+from paliadin_sidecar.outbox.bodies import select_fitting, size_limit, unpack
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject
 from paliadin_sidecar.outbox.records import ANY_TIME, NOT_KNOWN, Delivery, to_ms, to_seconds
@@ -169,7 +169,7 @@ def _fitting(
     # Counts what it finds in `share`, `busy` and `held`.
     found: list[sqlite3.Row] = []
     while (room := limit - len(found)) > 0:
-        max_size = max_beside(held)
+        max_size = size_limit(held)
         queues: dict[str, list[sqlite3.Row]] = {}
         wanted = {
             "now": outbox.now(),
@@ -180,7 +180,7 @@ def _fitting(
         for row in outbox.execute(statement, wanted):
             queues.setdefault(row["root"], []).append(row)
         rows = share.order(queues, room)
-        fit = [rows[place] for place in take_fitting([row["size"] for row in rows], held)]
+        fit = [rows[place] for place in select_fitting([row["size"] for row in rows], held)]
         for row in fit:
             share.started(row["root"])
             busy.append(row["turn"])

@@ -13,7 +13,7 @@ import pytest
 
 from paliadin_contract.ids import webhook_id
 from paliadin_sidecar.audit.catalogue import EVENTS, level_of
-from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.audit.lines import Audit, redacted
 
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400.0
@@ -101,7 +101,7 @@ def shown(content: bytes, turn_id: str = "t", key: bytes = b"k" * 32) -> dict[st
     digest = hashlib.sha256(content).hexdigest()
     id_ = webhook_id("aichat", "paliadin", turn_id, 1, digest)
     about = {"backend": "aichat", "persona": "paliadin", "turn_id": turn_id}
-    return unconfirmable({**about, "sha256": digest, "webhook_id": id_, "superseded": [id_]}, key)
+    return redacted({**about, "sha256": digest, "webhook_id": id_, "superseded": [id_]}, key)
 
 
 def test_a_small_answer_cannot_be_confirmed() -> None:
@@ -127,4 +127,4 @@ def test_two_contents_are_told_apart() -> None:
 def test_what_tells_nothing_stays() -> None:
     """A failure has no content, and its id says the reason."""
     fields = {"sha256": None, "webhook_id": "aichat_paliadin_t_1_empty", "bytes": 3, "n": None}
-    assert unconfirmable(fields, b"k") == {k: fields[k] for k in ("webhook_id", "bytes", "n")}
+    assert redacted(fields, b"k") == {k: fields[k] for k in ("webhook_id", "bytes", "n")}

@@ -148,9 +148,9 @@ async def test_what_an_outage_leaves(office: Office, monkeypatch: pytest.MonkeyP
             await office.until_sent("a/1", n)
             await office.settle()
             office.pass_time(0.6)
-    told = [fields for _, fields in office.events("delivery.attempted")]
-    assert 5 + 9 <= len(told) <= 5 + 11
-    assert sum(1 + fields.get("untold", 0) for fields in told) == told[-1]["attempt"]
+    reported = [fields for _, fields in office.events("delivery.attempted")]
+    assert 5 + 9 <= len(reported) <= 5 + 11
+    assert sum(1 + fields.get("untold", 0) for fields in reported) == reported[-1]["attempt"]
     assert len(office.names("delivery.retry_scheduled")) == 5
 
 

@@ -36,7 +36,7 @@ class IntakeListener:
 
     def __init__(self) -> None:
         self.turns: list[str] = []
-        self.told: list[str] = []
+        self.events: list[str] = []
         self._more = anyio.Event()
         self.record: Callable[..., Awaitable[None]] = self._record
 
@@ -50,7 +50,7 @@ class IntakeListener:
     def commit_unblocked(self) -> None: ...
 
     async def _record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
-        self.told.append(name)
+        self.events.append(name)
         self._more.set()
 
     async def save_root_states(self) -> None: ...
@@ -59,7 +59,7 @@ class IntakeListener:
 
     async def until(self, turn: str) -> None:
         """Wait until this turn, or this event, was told."""
-        while turn not in self.turns + self.told:
+        while turn not in self.turns + self.events:
             self._more = anyio.Event()
             await self._more.wait()
 

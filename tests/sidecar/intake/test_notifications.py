@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import pytest
 from support.waiting import PATIENCE_S
-from support.ways import APPEAR, BEFORE, CHANGE, TELL, content
+from support.ways import APPEAR, BEFORE, CHANGE, TOUCH, content
 
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import notifications as events
@@ -100,7 +100,7 @@ async def test_changes(path: Path, *, inotify: bool) -> None:
         *(pytest.param(way, None, id=f"appears by {name}") for name, way in APPEAR.items()),
         *(
             pytest.param(way, BEFORE, id=f"{name}")
-            for name, way in (CHANGE | TELL).items()
+            for name, way in (CHANGE | TOUCH).items()
             if name != "mmap"
         ),
     ],

@@ -69,12 +69,12 @@ def test_what_the_outbox_knows(place: Place) -> None:
     for name in ("same", "changed"):
         place.publish(f"{name}.txt")
     same = (place / "same.txt").stat()
-    lying = {
+    present_files = {
         "same": str(Fingerprint.of(same)),
         "changed": "1:2:3",
         "gone": "4:5:6",
     }
-    place.files.remember(lying)
+    place.files.remember(present_files)
     gone = Gone(TurnKey("aichat", "paliadin", "gone"))
     assert place.scan() == [gone]
     assert place.files.due_in() is None
@@ -118,8 +118,8 @@ def test_more_names_than_are_no_flood(place: Place, monkeypatch: pytest.MonkeyPa
     (place / "x8.txt").rename(place / "x9.txt")
     gone = [f.key.turn_id for f in place.every_file() if isinstance(f, Gone)]
     assert sorted(gone) == ["x7", "x8"]
-    told = place.files.describe()
-    assert (told["turn_files"], told["foreign_files"]) == (33, 1)
+    described = place.files.describe()
+    assert (described["turn_files"], described["foreign_files"]) == (33, 1)
     assert [f.names for f in place.wait(120) + place.look() if isinstance(f, Flooded)] == [34]
 
 

@@ -17,7 +17,7 @@ from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
 from paliadin_sidecar.errors import NoSuchTurn
-from paliadin_sidecar.operator.session import find_turn, listed, strays
+from paliadin_sidecar.operator.session import find_turn, foreign_names, listed
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import TurnKey
@@ -108,7 +108,7 @@ def test_strays() -> None:
     """Not the drafts of those that write properly, nor tokens."""
     ours = ["t1.txt", "t1.jwt", "t1.txt.tmp.7.ab", "t1.tmp", ".t1.txt.swp", "t1.txt~"]
     theirs = ["mit blank.txt", "t1", "t1.TXT", "ä.txt", "a.b.txt", "x" * 65 + ".txt", "notes.md"]
-    assert strays(ours + theirs) == sorted(theirs)
+    assert foreign_names(ours + theirs) == sorted(theirs)
     assert listed(["mit blank.txt", "t1", "a\x1b\udcff"]) == "'mit blank.txt', t1, 'a??'"
 
 

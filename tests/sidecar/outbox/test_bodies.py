@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.noise import noise
 
 from paliadin_sidecar.errors import BadBody
-from paliadin_sidecar.outbox.bodies import max_beside, pack, take_fitting, unpack
+from paliadin_sidecar.outbox.bodies import pack, select_fitting, size_limit, unpack
 
 MIB = 1024 * 1024
 
@@ -81,27 +81,27 @@ def test_small_ones_are_not_held_up() -> None:
     """Eight of them fit beside whatever is under way."""
     sizes = [4096] * 8
     for held in ([], [24 * MIB], [400 * MIB]):
-        assert take_fitting(sizes, held) == list(range(8))
+        assert select_fitting(sizes, held) == list(range(8))
 
 
 def test_large_ones_share_what_there_is() -> None:
     """32 MiB together; those that do not fit wait, and smaller ones behind them do not."""
-    assert take_fitting([24 * MIB, 24 * MIB, 4 * MIB, 1000], []) == [0, 2, 3]
-    assert take_fitting([12 * MIB] * 8, []) == [0, 1]
-    assert max_beside([24 * MIB]) == 8 * MIB
+    assert select_fitting([24 * MIB, 24 * MIB, 4 * MIB, 1000], []) == [0, 2, 3]
+    assert select_fitting([12 * MIB] * 8, []) == [0, 1]
+    assert size_limit([24 * MIB]) == 8 * MIB
 
 
 @pytest.mark.parametrize("held", [[], [MIB], [4096] * 7])
 def test_one_is_always_taken(held: list[int]) -> None:
     """However large, where no other large one is under way: each is sent in the end."""
-    assert take_fitting([384 * MIB, 384 * MIB], held) == [0]
-    assert max_beside(held) is None
+    assert select_fitting([384 * MIB, 384 * MIB], held) == [0]
+    assert size_limit(held) is None
 
 
 @given(st.lists(st.integers(0, 400 * MIB)), st.lists(st.integers(0, 400 * MIB), max_size=8))
 def test_what_is_held_is_bounded(sizes: list[int], held: list[int]) -> None:
     """At most 32 MiB and the small ones, or one that is larger than that."""
-    taken = [sizes[place] for place in take_fitting(sizes, held)]
+    taken = [sizes[place] for place in select_fitting(sizes, held)]
     large = [size for size in taken if size > MIB]
     if large and max(held, default=0) <= MIB:
         assert len(large) == 1 or sum(large) <= 32 * MIB

@@ -63,13 +63,13 @@ class Commits:
     def count(self) -> int:
         return self.statements.count("COMMIT")
 
-    async def tell(self, n: int) -> None:
+    async def write(self, n: int) -> None:
         """Write one event."""
         await self.group.commit_when_possible(
             event_rows.record_service_event, "service.started", {"n": n}
         )
 
-    def told(self) -> list[int]:
+    def durable(self) -> list[int]:
         """What is durable: read by another connection."""
         with closing(Outbox(self.path)) as other:
             return [event.fields["n"] for event in event_rows.events(other, 0, 1000)]
@@ -92,24 +92,24 @@ async def test_one_transaction(commits: Commits) -> None:
         event_rows.record_service_event(outbox, "service.started", {"n": n})
         return outbox.last_event
 
-    async def tell(n: int) -> None:
+    async def write(n: int) -> None:
         found[n] = await commits.group.commit(last_event, n)
 
     async with anyio.create_task_group() as callers:
         for n in range(200):
-            callers.start_soon(tell, n)
+            callers.start_soon(write, n)
     assert commits.count == 1
     assert commits.threads == {threading.get_ident()}
     assert found == {n: n + 1 for n in range(200)}
-    assert commits.told() == list(range(200))
+    assert commits.durable() == list(range(200))
 
 
 async def test_who_waits_goes_on_after_the_commit(commits: Commits) -> None:
     """When a call returns, and when those who print are woken, the event is durable."""
     seen: list[list[int]] = []
-    commits.group._on_event = lambda: seen.append(commits.told())
-    await commits.tell(0)
-    seen.append(commits.told())
+    commits.group._on_event = lambda: seen.append(commits.durable())
+    await commits.write(0)
+    seen.append(commits.durable())
     assert seen == [[0], [0]]
 
 
@@ -117,8 +117,8 @@ async def test_a_batch_has_a_bound(commits: Commits) -> None:
     """More calls than one transaction may hold go into several, in order."""
     async with anyio.create_task_group() as callers:
         for n in range(600):
-            callers.start_soon(commits.tell, n)
-    assert commits.told() == list(range(600))
+            callers.start_soon(commits.write, n)
+    assert commits.durable() == list(range(600))
     assert commits.count == 3
 
 
@@ -134,17 +134,17 @@ async def test_one_that_fails_costs_no_other(commits: Commits) -> None:
 
     async with anyio.create_task_group() as callers:
         for n in range(5):
-            callers.start_soon(commits.tell, n)
+            callers.start_soon(commits.write, n)
             callers.start_soon(failing)
     assert len(errors) == 5
-    assert commits.told() == [0, 1, 2, 3, 4]
+    assert commits.durable() == [0, 1, 2, 3, 4]
 
 
 async def test_who_is_woken(commits: Commits) -> None:
     """Whoever prints is woken after each transaction with events, and after no other."""
     await commits.group.commit(queries.counts)
     assert commits.woken == 0
-    await commits.tell(0)
+    await commits.write(0)
     assert commits.woken == 1
 
 
@@ -158,9 +158,9 @@ async def test_who_is_woken_after_a_failure(commits: Commits) -> None:
     with pytest.raises(Oops):
         await commits.group.commit(half)
     assert commits.woken == 0
-    await commits.tell(1)
+    await commits.write(1)
     assert commits.woken == 1
-    assert commits.told() == [1]
+    assert commits.durable() == [1]
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outb
     """Who is cancelled while it waits has its call done, once, and takes nobody along."""
     async with anyio.create_task_group() as callers:
         callers.start_soon(commits.group.commit, call)
-        callers.start_soon(commits.tell, 2)
+        callers.start_soon(commits.write, 2)
         await anyio.lowlevel.checkpoint()
         callers.cancel_scope.cancel()
     await commits.group.commit(queries.counts)
-    assert commits.told() == ([2] if call is fail else [1, 2])
+    assert commits.durable() == ([2] if call is fail else [1, 2])
 
 
 async def test_blocked(commits: Commits) -> None:
@@ -183,7 +183,7 @@ async def test_blocked(commits: Commits) -> None:
     other.execute("BEGIN IMMEDIATE")
     async with anyio.create_task_group() as callers:
         for n in range(3):
-            callers.start_soon(commits.tell, n)
+            callers.start_soon(commits.write, n)
         with anyio.fail_after(PATIENCE_S):
             await commits.blocked_nine_times.wait()
         with pytest.raises(Busy):
@@ -192,7 +192,7 @@ async def test_blocked(commits: Commits) -> None:
         other.close()
     assert {type(one) for one in commits.blocked} == {Busy}
     assert commits.unblocked == 3
-    assert sorted(commits.told()) == [0, 1, 2]
+    assert sorted(commits.durable()) == [0, 1, 2]
 
 
 async def test_another_s_lock_does_not_hold_the_event_loop(
@@ -203,14 +203,14 @@ async def test_another_s_lock_does_not_hold_the_event_loop(
     with closing(sqlite3.connect(commits.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as callers:
-            callers.start_soon(commits.tell, 0)
+            callers.start_soon(commits.write, 0)
             for _ in range(100):
                 await anyio.lowlevel.checkpoint()
-            callers.start_soon(commits.tell, 1)
+            callers.start_soon(commits.write, 1)
             await anyio.lowlevel.checkpoint()
             assert commits.count == 0
             other.execute("COMMIT")
-    assert commits.told() == [0, 1]
+    assert commits.durable() == [0, 1]
     assert commits.count == 1
     assert commits.blocked == []
 
@@ -220,10 +220,10 @@ async def test_under_load_what_comes_meanwhile_shares_a_transaction(
 ) -> None:
     """It waits for its time; who is cancelled has it begin at once, and nothing of it is lost."""
     monkeypatch.setattr(group_commit, "_APART_S", 3600.0)
-    await commits.tell(0)
+    await commits.write(0)
     later = commits.group.submit(event_rows.record_service_event, "service.started", {"n": 1})
     with anyio.move_on_after(0):
-        await commits.tell(2)
+        await commits.write(2)
     await later
-    assert commits.told() == [0, 1, 2]
+    assert commits.durable() == [0, 1, 2]
     assert commits.count == 2

@@ -158,13 +158,13 @@ def test_a_turn_goes_90_days_after_its_file(box: Pruned) -> None:
 
 def test_a_turn_whose_file_lies_is_kept(box: Pruned) -> None:
     """Without its row it would be taken for a new one, history too."""
-    box.take("lies")
+    box.take("present")
     box.deliver()
     old = replace(answer(key=key("old")), data=None)
     box(acceptance.register_root, ROOT, [old])
     box.later(3 * 365 * DAY_S)
-    assert set(box(acceptance.present_files, "aichat", "paliadin")) == {"lies", "old"}
-    assert not box(acceptance.accept, answer(key=key("lies")))
+    assert set(box(acceptance.present_files, "aichat", "paliadin")) == {"present", "old"}
+    assert not box(acceptance.accept, answer(key=key("present")))
     assert not box(acceptance.accept, old)
 
 
@@ -311,7 +311,7 @@ def test_upkeep_reads_an_index(box: Pruned, query: str) -> None:
 def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> None:
     """What became old while it was down goes, and what is new is delivered meanwhile."""
     host.start()
-    for turn_id in ("old", "lies"):
+    for turn_id in ("old", "present"):
         host.answer(turn_id)
         host.wait_event("delivery.delivered", turn_id=turn_id)
     (host.aichat / "old.txt").unlink()
@@ -321,7 +321,7 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
         db.execute(f"UPDATE delivery SET settled_at = settled_at - {days_ms}")
         db.execute(f"UPDATE event SET at = at - {days_ms}")
         db.execute(f"UPDATE turn SET gone_at = {int(time.time() * 1000) - days_ms}")
-        db.execute("UPDATE turn SET gone_at = NULL WHERE turn_id = 'lies'")
+        db.execute("UPDATE turn SET gone_at = NULL WHERE turn_id = 'present'")
     host.start()
     host.answer("new")
     receiver.wait("new")
@@ -330,9 +330,9 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
         def turns() -> list[str]:
             return [row[0] for row in db.execute("SELECT turn_id FROM turn ORDER BY turn_id")]
 
-        until("upkeep", lambda: turns() == ["lies", "new"])
+        until("upkeep", lambda: turns() == ["present", "new"])
         until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
-    again = host.typed("replay", "lies")
+    again = host.typed("replay", "present")
     assert "bodies are let go 72 h after" in again.stderr
 
 

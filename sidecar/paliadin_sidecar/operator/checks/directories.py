@@ -19,7 +19,7 @@ from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
-from paliadin_sidecar.operator.session import ID_RULE, listed, strays
+from paliadin_sidecar.operator.session import ID_RULE, foreign_names, listed
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.settings import RootSpec, Settings
@@ -88,7 +88,7 @@ def _root(spec: RootSpec, owner: int, *, owner_named: bool) -> list[Finding]:
             make = f"install -d -m 700 -o {user_name(owner)} {shlex.quote(str(spec.path))}"
             return [note(subject, f"{root.why}; watched as soon as it is there: {make}")]
     found = [_own_directory(subject, spec.path) or ok(subject, "is there and can be trusted")]
-    if others := strays(names):
+    if others := foreign_names(names):
         ignored = f"holds what is no turn's and is ignored: {listed(others)}; {ID_RULE}"
         found.append(note(f"names in {spec.path}", ignored))
     return found

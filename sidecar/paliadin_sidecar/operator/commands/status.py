@@ -109,16 +109,16 @@ def _print_status(found: Mapping[str, Any]) -> None:
             for root in found["roots"]
         ],
     )
-    _print_strays(found["roots"])
+    _print_foreign_names(found["roots"])
 
 
-def _print_strays(roots: Sequence[Mapping[str, Any]]) -> None:
+def _print_foreign_names(roots: Sequence[Mapping[str, Any]]) -> None:
     for root in roots:
         if root["state"] != "armed" or not root["foreign_files"]:
             continue  # one that does not answer is not asked
         try:
             with os.scandir(root["path"]) as names:
-                found = session.strays(entry.name for entry in islice(names, _MAX_LISTED))
+                found = session.foreign_names(entry.name for entry in islice(names, _MAX_LISTED))
         except OSError:
             continue  # its state says so
         if found:

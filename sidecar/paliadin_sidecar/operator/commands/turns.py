@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import click
 
-from paliadin_sidecar.audit.lines import Audit, unconfirmable
+from paliadin_sidecar.audit.lines import Audit, redacted
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.operator import session, terminal
 from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
@@ -153,7 +153,7 @@ def log(env_file: Path | None, turn_ids: Sequence[str], *, follow: bool) -> None
             signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         events = _follow(outbox, ids, sys.stdout) if follow else _past(outbox, ids)
         for event in events:
-            audit.line(event.name, event.at, unconfirmable(event.fields, key))
+            audit.line(event.name, event.at, redacted(event.fields, key))
     sys.exit(1 if missed else 0)
 
 
@@ -190,8 +190,8 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
     while True:
         for event in _after(outbox, after):
             after = event.id
-            told = event.fields
-            if not ids or told.get("turn_id") in ids or told.get("submitted_turn_id") in ids:
+            fields = event.fields
+            if not ids or fields.get("turn_id") in ids or fields.get("submitted_turn_id") in ids:
                 yield event
         if reader.poll(_POLL_MS):
             return
