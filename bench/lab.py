@@ -105,7 +105,7 @@ class Run:
             )
 
     def wait_ready(self, within_s: float) -> None:
-        """Wait until it told the service manager that it is ready.
+        """Wait until it notified the service manager that it is ready.
 
         Raises:
             TimeoutError: it did not.

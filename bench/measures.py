@@ -119,7 +119,7 @@ def idle(candidates: Sequence[Candidate], disk: Path | None, seconds: float) -> 
 
 
 def ready_s(run: Run) -> float:
-    """Start it; seconds from its start until it tells the service manager that it is ready."""
+    """Start it; seconds from its start until it notifies the service manager that it is ready."""
     began = time.monotonic()
     run.start()
     run.wait_ready(60)
@@ -193,5 +193,5 @@ def _pending(path: Path) -> int:
 
 
 def say(what: str) -> None:
-    """Tell whoever waits what is measured now."""
+    """Print what is measured now, for whoever waits."""
     print(what, file=sys.stderr, flush=True)

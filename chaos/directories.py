@@ -132,7 +132,7 @@ def is_quiet(world: World) -> bool:
 
 @scenario()
 def directory_full_of_foreign_files(world: World) -> None:
-    """Directory: foreign files lie there, 100,000 in the long form."""
+    """Directory: foreign files in it, 100,000 in the long form."""
     many = 5_000 if world.quick else 100_000
     for n in range(many):
         (world.host.aichat / f"foreign-{n}.log").touch()

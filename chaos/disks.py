@@ -74,7 +74,7 @@ def disk_full(world: World) -> None:
 
 
 def outbox_is_lost(world: World, lose: Callable[[], object]) -> None:
-    """Turns are undelivered, and their files lie there, when this happens to the outbox."""
+    """Turns are undelivered, and their files are there, when this happens to the outbox."""
     world.behaviour = lambda _: Reply(503)
     world.host.start()
     world.write("--count", str(_COUNT))
@@ -91,14 +91,14 @@ def outbox_is_lost(world: World, lose: Callable[[], object]) -> None:
 
 @scenario(quick=True)
 def outbox_deleted(world: World) -> None:
-    """Disk: the outbox deleted while running; the files still lie there."""
+    """Disk: the outbox deleted while running; the files are still there."""
     path = world.host.state / FILENAME
     outbox_is_lost(world, path.unlink)
 
 
 @scenario()
 def outbox_truncated(world: World) -> None:
-    """Disk: the outbox truncated while running; the files still lie there."""
+    """Disk: the outbox truncated while running; the files are still there."""
     outbox_is_lost(world, lambda: os.truncate(world.host.state / FILENAME, 0))
 
 

@@ -105,7 +105,7 @@ class Promise(Model):
 
     @rule(**_turns, more=st.sampled_from([TRAILER, b"mehr\n"]))
     def append(self, root: str, number: int, more: bytes) -> None:
-        """To what lies there, or to nothing: also after a poller deleted it."""
+        """To what is there, or to nothing: also after a poller deleted it."""
         file = self.files[root, number]
         if self.is_there(root):
             with file.path.open("ab") as there:
@@ -188,7 +188,7 @@ class Promise(Model):
     @precondition(lambda self: self.engine == "scripted")
     @rule()
     def overflow(self) -> None:
-        """What was told and not heard is lost."""
+        """Events that were raised and not read yet are lost."""
         self.fault("overflow")
         self.file_events.overflow()
 

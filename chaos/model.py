@@ -1,7 +1,7 @@
 """A model of the promise: what a daemon on this host owes, whatever happens to it.
 
 The daemon is the real one (`chaos.virtual`), on real files. The model knows what was written and
-whether it lay for long enough to be owed; `chaos.verdict` compares that with what came.
+whether it was there for long enough to be owed; `chaos.verdict` compares that with what came.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_BYTES = 2000
 #: A change is only audited when it comes later than 600 s after the first answer; the model does
 #: not know to the second when that was accepted.
 _LATE_S = 590.0
-#: What a second look at a name may take, when no event tells of a change in place; and a first.
+#: What a second look at a name may take, when no event reports a change in place; and a first.
 _AGAIN_S = _EVERY_FILE_S + _RESCAN_S + _QUIET_S + 1
 _FIRST_S = _RESCAN_S + _QUIET_S + 1
 #: Longer than any retry's pause: who is not there by then is not on the way.
@@ -74,17 +74,17 @@ class File:
 
     path: Path
     key: str
-    line: int | None = None  #: of the account, if what lies there is complete
+    line: int | None = None  #: of the account, if what is there is complete
     since: float = 0.0  #: when it was last touched
     versions: int = 0
     earliest: float = float("inf")  #: time of the first line
     latest: float = 0.0  #: time until which this line stood
     fd: int | None = None  #: of a writer
     held_since: float | None = None  #: when what a writer holds open counted as complete
-    inodes: set[int] = field(default_factory=set)  #: that ever lay there
+    inodes: set[int] = field(default_factory=set)  #: that were ever there
 
     def is_held(self) -> bool:
-        """Whether a writer has open what lies there, and not what once did."""
+        """Whether a writer has open what is there, and not what once was."""
         try:
             return self.fd is not None and os.path.samestat(os.fstat(self.fd), self.path.stat())
         except FileNotFoundError:
@@ -145,7 +145,7 @@ class Model(RuleBasedStateMachine):
         self.daemon = Daemon(settings, self.log, self.attempt, self.file_events, clock=self.clock)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; what lay there for long enough meanwhile is owed."""
+        """Let time pass; what was there for long enough meanwhile is owed."""
         was_up = self.daemon.is_up
         self.daemon.advance(seconds)
         for file in self.files.values():
@@ -174,7 +174,7 @@ class Model(RuleBasedStateMachine):
             self.account(file.path.stat().st_ino, content)
 
     def _record_owed(self, root: str, file: File) -> None:
-        # It lay there, complete, for long enough while we ran.
+        # It was there, complete, for long enough while we ran.
         if file.line is None:
             return
         line = self.written[file.line]

@@ -31,7 +31,7 @@ for _group in (
 
 
 def play(name: str, seed: str, base: Path, *, quick: bool) -> Verdict:
-    """Play it in an empty directory of its own; whatever breaks is told in the verdict."""
+    """Play it in an empty directory of its own; whatever breaks is in the verdict."""
     chosen = SCENARIOS[name]
     where = base / name
     where.mkdir(parents=True)
@@ -43,5 +43,5 @@ def play(name: str, seed: str, base: Path, *, quick: bool) -> Verdict:
             finally:
                 (where / "daemon.log").write_bytes(world.host.output)
             return world.verdict()
-    except Exception:  # noqa: BLE001 - what broke is told, and the others go on
+    except Exception:  # noqa: BLE001 - what broke is reported, and the others go on
         return Verdict(wrong=[traceback.format_exc()])

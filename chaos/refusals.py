@@ -180,7 +180,7 @@ def receiver_503_for_most(world: World) -> None:
     world.delivered()
     world.check(not world.host.events("delivery.dead"), "a turn was given up")
     lines = len(world.host.events("delivery.attempted"))
-    world.check(lines <= 8 * COUNT, f"{lines} lines tell of its attempts")
+    world.check(lines <= 8 * COUNT, f"{lines} lines report its attempts")
 
 
 @scenario()

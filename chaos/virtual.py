@@ -1,7 +1,7 @@
 """The real daemon in this process, where time passes only when nothing else is left to do.
 
-What it cannot decide is passed in: the clocks, the dice, the network, and what the kernel tells
-of files. Files, directories, leases and SQLite are the real ones.
+What it cannot decide is passed in: the clocks, the dice, the network, and file notifications.
+Files, directories, leases and SQLite are the real ones.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Clock:
         self._shift_s = time.time() - now
 
     def monotonic(self) -> float:
-        """As `time.monotonic`: who asks twice is told two times, or could wait for ever."""
+        """As `time.monotonic`: who asks twice gets two times, or could wait for ever."""
         self.now += 1e-6
         return self.now
 
@@ -95,7 +95,7 @@ class _Killed(Exception):
 
 
 class FileEvents:
-    """What is told of changed files: by the kernel, by us, or nothing at all.
+    """Notifications of changed files: the kernel's, ours, or none at all.
 
     Args:
         how: `inotify` is the real engine; a `scripted` change is sent by `notify`, unless
@@ -116,7 +116,7 @@ class FileEvents:
             self._wake.set()
 
     def overflow(self) -> None:
-        """What was told and not heard yet is lost."""
+        """Events that were raised and not read yet are lost."""
         self._pending.clear()
 
     def fail(self) -> None:
@@ -158,10 +158,10 @@ class Daemon:
     """`paliadin-sidecar run`, again and again, in a loop of its own.
 
     Args:
-        settings: what it is told.
+        settings: what it runs with.
         log: where its lines go.
         attempt: the network.
-        file_events: what the kernel tells.
+        file_events: the kernel's notifications.
         clock: moved by its loop.
 
     Attributes:

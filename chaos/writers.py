@@ -89,7 +89,7 @@ def appended(turn: Turn) -> None:
 
 
 def without_trailer(turn: Turn) -> None:
-    """Nothing but quiet tells that it has ended; empty at first."""
+    """Nothing but quiet says that it has ended; empty at first."""
     turn.path.touch()
     turn.completed(turn.text())
     turn.path.write_bytes(turn.text())

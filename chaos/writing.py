@@ -23,7 +23,7 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 @scenario(quick=True)
 def writer_killed(world: World) -> None:
-    """Writers: killed in the middle of a write; what lies there then is all there will be."""
+    """Writers: killed in the middle of a write; what is there then is all there will be."""
     world.host.start()
     for n in range(10):
         turn = world.turn(f"t{n}")
@@ -109,7 +109,7 @@ def writer_goes_back(world: World) -> None:
 
 @scenario(quick=True)
 def writer_at_the_limit(world: World) -> None:
-    """Writers: 4 MiB, and 4 MiB + 1, which is a failure that whoever waits is told of."""
+    """Writers: 4 MiB, and 4 MiB + 1, which is pushed as a failure."""
     world.host.start()
     for n in range(3):
         good = world.turn(f"good{n}", size=_MAX_BYTES - len(TRAILER))

@@ -182,7 +182,7 @@ class Backend:
         if not hmac.compare_digest(offered, f"Bearer {self.token}".encode()):
             raise _Refusal("auth_failed", "the bearer token is missing or wrong")
         if self.error:
-            raise _Refusal(self.error, "as it was told to")
+            raise _Refusal(self.error, "as it was asked to")
 
     async def _read(self, request: Request, shape: type[_Body]) -> tuple[_Body, Persona]:
         self._admit(request)
@@ -222,7 +222,7 @@ class Backend:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

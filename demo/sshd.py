@@ -15,7 +15,7 @@ import asyncssh
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host-key", required=True, metavar="FILE")
     parser.add_argument("--authorized-keys", required=True, metavar="FILE")

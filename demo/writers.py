@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two steps of one turn: long enough for the sidecar to notice the first.
 _MOMENT_S = 0.3
-#: A token lies there for as long as its turn runs: always longer than a scan takes to come round.
+#: A token is there for as long as its turn runs: always longer than a scan takes to come round.
 _TOKEN_S = 3.0
 _ANSWER = b"Morgen laufen drei Fristen ab.\n"
 _LINES = b"\n[paliadin-meta]\nused_tools: search_deadlines\nrows_seen: 3\nclassifier_tag: fristen\n"

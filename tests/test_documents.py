@@ -61,7 +61,7 @@ def test_each_module_of_a_room_of_the_client_has_one_row(room: str) -> None:
     ],
 )
 def test_each_module_outside_the_rooms_has_one_row(heading: str, package: Path) -> None:
-    """The same for the modules that lie beside the rooms, and those of the other packages."""
+    """The same for the modules beside the rooms, and those of the other packages."""
     assert sorted(described(heading)) == sorted(path.stem for path in package.glob("[a-z]*.py"))
 
 

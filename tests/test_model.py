@@ -64,7 +64,7 @@ def test_a_daemon_that_does_not_wait_for_writers_is_found_out(
 
 @contextmanager
 def breach(kind: str) -> Iterator[Promise]:
-    """A history that is told step by step, and at whose end the accounts differ so."""
+    """A history that is played step by step, and at whose end the accounts differ so."""
     promise = Promise()
     try:
         promise.first_start(seed=0)

@@ -51,7 +51,7 @@ class Candidate:
 
     @property
     def is_service(self) -> bool:
-        """Whether a service manager is told how it is."""
+        """Whether a service manager is notified."""
         return self.kind in {"ours", "before"}
 
     @property

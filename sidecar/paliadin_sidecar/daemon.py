@@ -38,7 +38,7 @@ async def run(
     *,
     quarantine: bool = False,
 ) -> None:
-    """Serve until told to end.
+    """Serve until asked to end.
 
     Args:
         settings: what to do.

@@ -46,7 +46,7 @@ _ALIKE = 0.85
 def merged_environment(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
     """The environment, and from the file what the environment does not say.
 
-    What systemd ignores in the file is here under a name that no variable has, to be told of.
+    What systemd ignores in the file is here under a name that no variable has, to be reported.
 
     Args:
         environ: the process's environment.
@@ -223,5 +223,5 @@ def unknown_variables(names: Iterable[str], known: Iterable[str]) -> list[tuple[
 
 
 def unknown_sentence(name: str, nearest: str) -> str:
-    """What an operator is told of one."""
+    """What an operator reads of one."""
     return f"{name} is no variable of the sidecar's and is ignored: is it {nearest}?"

@@ -287,7 +287,7 @@ async def test_a_signal_that_hits_a_task(hears: tuple[str, ...], number: signal.
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_no_key_stays(legacy: LegacyHost, tmp_path: Path, number: signal.Signals) -> None:
-    """However it is told to end, ssh ends with it, and the key is removed."""
+    """However it is ended, ssh ends with it, and the key is removed."""
 
     async def never(_: Seen) -> str:
         await anyio.sleep_forever()

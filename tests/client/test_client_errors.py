@@ -65,7 +65,7 @@ def test_of_http(status: int, code: object, error: type[PaliadinError]) -> None:
     ],
 )
 def test_of_exit(status: int, stage: Stage, error: type[PaliadinError]) -> None:
-    """How far ssh came tells no connection from a lost one; the shim's status tells the rest."""
+    """No connection and a lost one differ by how far ssh came; the shim's status says the rest."""
     found = error_from_exit(status, stage, "words of ssh", "words of the host")
     assert (type(found), str(found)) == (error, f"{error.code}: ssh ended with {status}")
     ours = {Unreachable: "words of ssh", ShimAuthFailed: "words of ssh"}

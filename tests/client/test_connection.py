@@ -34,7 +34,7 @@ async def test_connect_says_what_is_missing() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("host", ["999.1.1.1", "[::::]"])
 async def test_impossible_host(host: str) -> None:
-    """A host that cannot be one is told before anything is asked."""
+    """A host that cannot be one is reported before anything is asked."""
     environ = {**AICHAT, "AICHAT_URL": f"http://{host}:8"}
     with pytest.raises(ConfigError, match=r"AICHAT_URL=.* has no possible host"):
         async with paliadin_client.connect(environ=environ):
@@ -47,7 +47,7 @@ PEM = "-----BEGIN PUBLIC KEY-----\nmarker\n-----END PUBLIC KEY-----"
 @pytest.mark.anyio
 @pytest.mark.parametrize("secret", [PEM, "ssh-ed25519 marker"])
 async def test_key_instead_of_a_secret(secret: str) -> None:
-    """A secret that can sign no token is told before anything is asked."""
+    """A secret that can sign no token is reported before anything is asked."""
     with pytest.raises(ConfigError, match="SUPABASE_JWT_SECRET is a public key") as caught:
         async with paliadin_client.connect(environ={**AICHAT, "SUPABASE_JWT_SECRET": secret}):
             pytest.fail("connected")

@@ -104,7 +104,7 @@ async def test_keys_that_will_do(change: Callable[[str], str]) -> None:
     ids=lambda value: value if value.startswith(("is ", "has ", "holds ", "begins ")) else "",
 )
 async def test_keys_that_will_not(key: str, said: str) -> None:
-    """A key that OpenSSH does not read is told with what it is instead, and never shown."""
+    """A key that OpenSSH does not read is reported with what it is instead, and never shown."""
     [problem] = await problems(environ(key=key))
     assert problem.startswith(f"PALIADIN_SSH_PRIVATE_KEY {said}")
     assert "marker" not in problem
@@ -176,14 +176,14 @@ async def test_known_hosts_that_will_do(
     ],
 )
 async def test_known_hosts_that_will_not(known: str, port: str, said: str) -> None:
-    """A line of another host or port is told, with the name that ssh looks for."""
+    """A line of another host or port is reported, with the name that ssh looks for."""
     [problem] = await problems(environ(known=known.replace("KEY", HOST_KEY), port=port))
     assert problem.startswith("PALIADIN_KNOWN_HOSTS has no whole line <host> <type> <key> for ")
     assert said in problem
 
 
 async def test_known_hosts_of_others(tmp_path: Path) -> None:
-    """A hashed line of another host, a revoked key and Windows line ends are told too."""
+    """A hashed line of another host, a revoked key and Windows line ends are reported too."""
     hidden = hashed(f"o.example.org {HOST_KEY}", tmp_path)
     assert "for [h.example.org]:22022" in (await problems(environ(known=hidden)))[0]
     revoked = f"@revoked h.example.org {HOST_KEY}"

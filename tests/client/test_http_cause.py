@@ -109,7 +109,7 @@ async def test_certificates(ca_file: str, name: str, words: str, *, expired: boo
 
 
 async def test_no_tls() -> None:
-    """A port that speaks plain HTTP is told as that."""
+    """A port that speaks plain HTTP is reported as that."""
     async with serving() as port:
         error = await failure(f"https://127.0.0.1:{port}")
     assert str(error).endswith("does not speak TLS: is AICHAT_URL http?")
@@ -161,7 +161,7 @@ async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_other_causes(cause: Exception, words: str, *, retryable: bool) -> None:
-    """What no test can make for real is told from the innermost cause, also one of a group's."""
+    """What no test can make for real is named by the innermost cause, also one of a group's."""
     outer = OSError("All connection attempts failed")
     outer.__cause__ = ExceptionGroup("each attempt", [cause])
     found = connection_error(outer)
@@ -172,7 +172,7 @@ def test_other_causes(cause: Exception, words: str, *, retryable: bool) -> None:
 
 @pytest.mark.parametrize("there", [False, True])
 async def test_no_such_file(tmp_path: Path, *, there: bool) -> None:
-    """A file without a certificate is told by `connect`."""
+    """A file without a certificate is reported by `connect`."""
     path = tmp_path / "ca.pem"
     if there:
         path.write_text("none\n")

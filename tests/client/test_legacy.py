@@ -275,7 +275,7 @@ def _full(path: Path, contents: str) -> None:
 
 
 async def test_no_ssh(legacy: LegacyHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without an ssh program is told so."""
+    """On a machine without an ssh program the error says so."""
     monkeypatch.setenv("PATH", "/nonexistent")
     async with paliadin_client.connect(environ=legacy.environ) as paliadin:
         with pytest.raises(Unreachable, match="ssh could not be started"):

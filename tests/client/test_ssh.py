@@ -377,7 +377,7 @@ async def test_stock_sshd(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("printed", [b"Welcome!\nok\n", b"ok\nbye\n", b"\x1b[2J\nok\n"])
 async def test_profile_that_prints(legacy: LegacyHost, printed: bytes) -> None:
-    """A host whose profile prints on stdout is told as that: it would print into answers too."""
+    """A host whose profile prints on stdout is reported so: it would print into answers too."""
 
     async def shim(process: Process) -> None:
         process.stdout.write(printed)

@@ -78,7 +78,7 @@ def test_a_circle() -> None:
 
 
 def test_a_long_chain() -> None:
-    """No more is told than a person reads."""
+    """No more is shown than a person reads."""
     exc: BaseException = ValueError()
     for _ in range(100):
         following = ValueError()
@@ -94,6 +94,6 @@ def deep(depth: int) -> None:
 
 
 def test_a_deep_place() -> None:
-    """Of a deep stack the innermost places are told."""
+    """Of a deep stack the innermost places are shown."""
     (line,) = safe_trace(raised(lambda: deep(50)))
     assert [place.rpartition(" ")[2] for place in line.split(" < ")[1:]] == ["fail"] + ["deep"] * 4

@@ -51,7 +51,7 @@ def unclosed(inner: str, before: str = "Yes.\n\n") -> str:
 
 @every_spelling
 def test_split(inner: str) -> None:
-    """Text and trailer are told apart in every spelling, with and without the closing tag."""
+    """Text and trailer are separated in every spelling, with and without the closing tag."""
     assert split(closed(inner)) == ("Yes.", FULL)
     assert split(unclosed(inner)) == ("Yes.", FULL)
 
@@ -303,7 +303,7 @@ def test_text() -> None:
 
 
 def test_tail() -> None:
-    """The end of a file tells whether it has ended, even where the cut splits a character."""
+    """The end of a file shows whether it has ended, even where the cut splits a character."""
     content = ("ä" * TAIL_BYTES + "\n" + closed(LINES)).encode()
     assert is_whole(content[-TAIL_BYTES:])
     assert is_whole(content[-TAIL_BYTES + 1 :])

@@ -177,7 +177,7 @@ def test_unknown(paliad: Paliad) -> None:
     ],
 )
 def test_trailer(paliad: Paliad, response: str) -> None:
-    """What is stored is the text without its trailer, as the contract tells them apart."""
+    """What is stored is the text without its trailer, as the contract separates them."""
     turn = paliad.ask()
     assert paliad.push(turn, response=response) == 204
     assert paliad.answer(turn) == split(response)[0]
@@ -250,7 +250,7 @@ def test_database_down(paliad: Paliad) -> None:
 
 @pytest.mark.slow
 def test_database_that_takes_nothing(paliad: Paliad) -> None:
-    """A standby answers questions and stores nothing: a ping is told so too."""
+    """A standby answers questions and stores nothing: a ping gets the same answer."""
     ping = b'{"type":"ping","timestamp":"2026-11-22T08:00:00Z","data":{"host":"mriver"}}'
     paliad.database.sql("ALTER SYSTEM SET default_transaction_read_only = on")
     paliad.database.sql("SELECT pg_reload_conf()")

@@ -309,7 +309,7 @@ def test_two_users_are_answered_at_once(
 def test_turns_of_one_window_queue_and_the_queue_is_bounded(
     place: Place, aichat: Start, pool: ThreadPoolExecutor
 ) -> None:
-    """One turn is open, one waits and is answered, the next is told that there is no room."""
+    """One turn is open, one waits and is answered, the next learns that there is no room."""
     standin = aichat("--queue", "1")
     turns = []
     for n in (1, 2):
@@ -511,7 +511,7 @@ def test_each_error_on_demand(
     in_process: InProcess, code: str, status: int, *, retryable: bool
 ) -> None:
     """Told so, it answers with any code, under `error` or at the top level."""
-    expected = {"code": code, "message": "as it was told to", "retryable": retryable}
+    expected = {"code": code, "message": "as it was asked to", "retryable": retryable}
     for flat, body in ((False, {"error": expected}), (True, expected)):
         response = in_process("POST", "/chat/turn", b"{}", error=code, flat=flat)
         assert response.status_code == status

@@ -69,7 +69,7 @@ class RealHost:
         }
 
     def answer(self, user: User, question: str) -> str:
-        """What the demo agent answers: only over aichat a token tells it who asks."""
+        """What the demo agent answers: only over aichat a token says who asks."""
         whose = user.user_id if self.backend == "aichat" else "Somebody"
         return f"{whose} asked:\n\n> {question}"
 
@@ -216,7 +216,7 @@ async def test_the_primer_goes_to_an_agent_that_does_not_know(host: RealHost) ->
         await paliadin.reset_session(ANNA)
         assert await arrived("Drei") == PRIMER + "Drei"
         os.kill(host.agents()[host.window(ANNA)], signal.SIGKILL)
-        # Only this turn's response can tell that the agent had to be started.
+        # Only this turn's response can show that the agent had to be started.
         assert await arrived("Vier") == "Vier"
         assert await arrived("Fünf") == (PRIMER if host.backend == "aichat" else "") + "Fünf"
 

@@ -111,7 +111,7 @@ cd /{checkout}
 
 
 def packages() -> list[str]:
-    """What the README tells a newcomer to install."""
+    """What a newcomer is to install by the README."""
     text = (REPOSITORY / "README.md").read_text()
     found = re.search(r"<!-- newcomer -->\n```sh\napt install (.*)\n", text)
     assert found, "README.md has no block that names a newcomer's packages"

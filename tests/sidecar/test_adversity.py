@@ -67,7 +67,7 @@ def test_a_full_disk_is_waited_for_and_said_once(host: Sidecar, receiver: Receiv
 
 @root_only
 def test_a_full_disk_does_not_hold_the_end(host: Sidecar, receiver: Receiver) -> None:
-    """SIGTERM ends it with 0; what it could not keep lies in the root for the next start."""
+    """SIGTERM ends it with 0; what it could not keep is in the root for the next start."""
     with small_disk(host.state):
         host.start()
         fill(host.state / "filler")
@@ -235,7 +235,7 @@ def test_another_s_lock_on_the_outbox_is_waited_for(host: Sidecar, receiver: Rec
 def test_a_log_of_the_database_that_is_removed_stops_the_daemon(
     host: Sidecar, receiver: Receiver
 ) -> None:
-    """What it commits would be found by nobody; nothing that lies in the roots is lost."""
+    """What it commits would be found by nobody; nothing that is in the roots is lost."""
     host.start()
     host.answer("t0")
     host.wait_event("delivery.delivered", turn_id="t0")

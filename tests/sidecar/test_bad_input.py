@@ -28,7 +28,7 @@ def whole(text: str) -> bytes:
     return (text + TRAILER).encode()
 
 
-# --- what may lie in a root -----------------------------------------------------------------
+# --- what may be in a root -------------------------------------------------------------------
 
 
 def test_a_name_that_is_no_turn_id_is_nobody_s_business(host: Sidecar, receiver: Receiver) -> None:

@@ -165,7 +165,7 @@ def test_nothing_in_the_roots_is_changed(host: Sidecar, receiver: Receiver) -> N
 def test_old_files_are_history_once_and_what_came_while_down_is_pushed(
     host: Sidecar, receiver: Receiver
 ) -> None:
-    """History is what lay there for 15 minutes when the root was first met, and no more."""
+    """History is what was there for 15 minutes when the root was first met, and no more."""
     host.answer("old")
     host.answer("young")
     _age(host.aichat / "old.txt", 3600)
@@ -417,7 +417,7 @@ def _age(path: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize("kind", ["owner", "link", "size"])
 def test_a_failure_says_what_was_wanted(host: Sidecar, receiver: Receiver, kind: str) -> None:
-    """`untrusted` alone makes nobody look at the owner; the receiver is told the reason alone."""
+    """`untrusted` alone makes nobody look at the owner; the receiver gets the reason alone."""
     if kind == "owner" and os.geteuid() != 0:
         pytest.skip("needs root, to make another user's file")
     host.environ["PALIADIN_MAX_BYTES"] = "1000"

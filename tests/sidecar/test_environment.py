@@ -73,7 +73,7 @@ def test_env_file(tmp_path: Path) -> None:
         "C": "$HOME ${HOME}",
         "D": "from outside",
         "F": "6",
-        "E without =": "",  # to be told of
+        "E without =": "",  # to be reported
     }
 
 

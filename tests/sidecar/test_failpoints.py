@@ -1,4 +1,4 @@
-"""Failpoints: they end the process where they are told to, and are nothing otherwise."""
+"""Failpoints: they end the process where they are set to, and are nothing otherwise."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_upgrade(live: Sidecar) -> None:
 
 
 def test_a_second_upgrade_and_the_way_back(live: Sidecar) -> None:
-    """The copy is of the last upgrade, and lies in no other copy; the way back brings it back."""
+    """The copy is of the last upgrade, and is in no other copy; the way back brings it back."""
     run(live, "upgrade")
     live.answer("t2")
     live.wait_event("delivery.delivered", turn_id="t2")
@@ -150,7 +150,7 @@ def test_flip(live: Sidecar) -> None:
 
 
 def test_audit(live: Sidecar) -> None:
-    """The outbox and the journal tell the same, whatever else stands in the journal."""
+    """The outbox and the journal say the same, whatever else stands in the journal."""
     need("jq")
     printed = run(live, "audit")
     assert printed.count('"delivery.delivered"') == 2
@@ -211,7 +211,7 @@ def test_tmp(live: Sidecar) -> None:
 
 
 def test_damaged(live: Sidecar, receiver: Receiver) -> None:
-    """Moved by hand it is as by --quarantine: what lies there is sent again, none is history."""
+    """Moved by hand it is as by --quarantine: what is there is sent again, none is history."""
     receiver.behaviour = lambda _: Reply(503)
     live.answer("waits")
     live.wait_event("delivery.retry_scheduled", turn_id="waits")

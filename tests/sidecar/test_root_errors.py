@@ -69,7 +69,7 @@ def test_a_root_that_fails_and_recovers(
     fails: tuple[Op, int],
     shown: tuple[str, str],
 ) -> None:
-    """It is told by an event, `status` and `check`, with why and since when; the rest goes on."""
+    """An event, `status` and `check` report it, with why and since when; the rest goes on."""
     (op, error), (why, mend) = fails, shown
     mount.fail(op, error=error)
     host.start()
@@ -137,7 +137,7 @@ def test_a_root_whose_server_dies(host: Sidecar, receiver: Receiver, mount: Fuse
 def test_a_root_that_hangs(
     host: Sidecar, receiver: Receiver, mount: FuseMount, engine: str
 ) -> None:
-    """It is told, the other root and the commands go on, and what it holds is taken later.
+    """It is reported, the other root and the commands go on, and what it holds is taken later.
 
     Also where it hangs at the start, and with a file that is looked at.
     """
@@ -200,7 +200,7 @@ def test_history_of_a_root_that_could_not_be_listed(
 def test_a_file_that_fails(
     host: Sidecar, receiver: Receiver, mount: FuseMount, op: Op, error: int
 ) -> None:
-    """One that cannot be looked at, opened or read is told, and taken when it can be."""
+    """One that cannot be looked at, opened or read is reported, and accepted when it can be."""
     mount.fail(op, error=error)
     (mount.files / "t1.txt").write_text(ANSWER)
     host.start()

@@ -158,7 +158,7 @@ def test_what_is_kept_is_readable_by_its_owner_alone(host: Sidecar, receiver: Re
 
 
 def test_the_journal_confirms_no_answer(host: Sidecar, receiver: Receiver) -> None:
-    """Not by the SHA-256 that the receiver gets; contents are told apart, also over a restart."""
+    """Not by the receiver's SHA-256; contents are still distinguished, also over a restart."""
     host.start()
     data = [host.answer("t1", "Ja.")]
     host.wait_event("delivery.delivered", turn_id="t1")

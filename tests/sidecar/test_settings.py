@@ -277,7 +277,7 @@ def test_owner() -> None:
 @pytest.mark.parametrize("name", ["PALIADIN_HOST_LABEL", "PALIADIN_STATE_DIR", "PALIADIN_WATCH"])
 @pytest.mark.parametrize("value", ["/srv/\0x", "/srv/\udcff"])
 def test_no_text(name: str, value: str) -> None:
-    """What no path, name or body can hold is told at the start, and not when it is needed."""
+    """What no path, name or body can hold is reported at the start, and not when it is needed."""
     assert problem(name, value) == f"{name} must be UTF-8 without NUL"
 
 
@@ -322,7 +322,7 @@ def test_state_dir(environ: dict[str, str], found: str) -> None:
     ],
 )
 def test_bad_root(part: str) -> None:
-    """A root that is not said in full is told, each one."""
+    """A root that is not said in full is reported, each one."""
     right = (
         "must be <backend>/<persona>=<absolute path>, several joined by ':'; "
         "labels are of a-z, 0-9 and -"
@@ -407,7 +407,7 @@ RIGHT_URL = "must be the https:// address of paliad's callback route"
     ],
 )
 def test_bad_url(url: str) -> None:
-    """What is no address that a request could go to is told at the start."""
+    """What is no address that a request could go to is reported at the start."""
     assert problem("PALIADIN_CALLBACK_URL", url) == f"PALIADIN_CALLBACK_URL={url!r}: {RIGHT_URL}"
 
 
@@ -470,7 +470,7 @@ def test_a_host_that_no_lookup_takes(host: str) -> None:
     ids=["no prefix", "no base64", "short", "empty", "no ASCII", "the second", "a comma"],
 )
 def test_bad_secret(value: str, what: str) -> None:
-    """What is wrong with a secret is told without it, by its place."""
+    """What is wrong with a secret is reported without it, by its place."""
     (found,) = problems(PALIADIN_CALLBACK_SECRET=value)
     assert found == f"PALIADIN_CALLBACK_SECRET: {what}; must be whsec_<base64>, 24 bytes or more"
 
@@ -532,7 +532,7 @@ def test_which_secret(tmp_path: Path) -> None:
     ids=["malformed", "blank", "not UTF-8", "a directory"],
 )
 def test_bad_secret_file(tmp_path: Path, content: bytes | None, what: str | None) -> None:
-    """What is wrong with a file is told with its name, and without what it holds."""
+    """What is wrong with a file is reported with its name, and without what it holds."""
     path = tmp_path / "callback-secret"
     path.mkdir() if content is None else path.write_bytes(content)
     for environ, source in (

@@ -1,7 +1,7 @@
 """The way of a turn through the whole sidecar, in this process, where time is ours.
 
 The clock moves only when the event loop has nothing left to do but to wait for a timer. So a turn
-that needs a timer on its way, since a wake-up came before what it told of, shows by the clock.
+that needs a timer on its way, since a wake-up came before its commit, shows by the clock.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class World:
         self.root.mkdir(mode=0o700)
         self.sent: dict[str, float] = {}
         self._moved = asyncio.Event()
-        self.file_events = FileEvents("told")
+        self.file_events = FileEvents("scripted")
         settings = Settings.from_environment(
             {
                 "PALIADIN_CALLBACK_URL": "http://127.0.0.1:1/",

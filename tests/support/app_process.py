@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def database(folder: Path) -> sqlite3.Connection:
-    """`turn` is what the app has, `stored` how often it was told to store what."""
+    """`turn` is what the app has, `stored` how often it was called to store what."""
     db = sqlite3.connect(folder / "app.sqlite3", timeout=30)
     db.execute("CREATE TABLE IF NOT EXISTS turn (id PRIMARY KEY, response)")
     db.execute("CREATE TABLE IF NOT EXISTS stored (id, pid)")

@@ -1,4 +1,4 @@
-"""Both backends as small real servers: what a test tells them to do, and what they saw."""
+"""Both backends as small real servers: what a test asks them to do, and what they saw."""
 
 from __future__ import annotations
 

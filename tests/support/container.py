@@ -46,7 +46,7 @@ exec systemd-nspawn --quiet --boot --console=pipe --register=no --keep-unit \
 def install_tools() -> None:
     """What the container needs, by apt where it is missing."""
     packages = {package for tool, package in _TOOLS.items() if shutil.which(tool) is None}
-    # The system's own Python: another one may lie where a hardened service cannot see it.
+    # The system's own Python: another one may be where a hardened service cannot see it.
     if subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], check=False).returncode:
         packages.add("python3-venv")
     apt_install(packages)

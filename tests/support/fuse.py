@@ -1,4 +1,4 @@
-"""A FUSE mount whose server is a process of its own: it fails as it is told to, hangs and dies.
+"""A FUSE mount whose server is a process of its own: it fails as it is asked to, hangs and dies.
 
 Run as a program, it is the server. It speaks the kernel's protocol (linux/fuse.h) itself, since
 a library would hide the errors that are asked for.

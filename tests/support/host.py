@@ -32,7 +32,7 @@ PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 
 
 def until(found: Callable[[], _Found], within_s: float = 30.0) -> _Found:
-    """Poll for something true: no event tells of it."""
+    """Poll for something true: no event reports it."""
     end = time.monotonic() + within_s
     while not (result := found()):
         assert time.monotonic() < end, "it did not come"

@@ -161,7 +161,7 @@ class Office:
         await self.until(lambda: len(self.under_way) == count)
 
     async def settle(self) -> None:
-        """Wait until the dispatch has done all that it does without being told more."""
+        """Wait until the dispatch has done all that it does without a further call."""
         # A call that is committed now comes after all that were asked for before.
         for _ in range(5):
             self.dispatcher.wake()

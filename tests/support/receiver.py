@@ -1,4 +1,4 @@
-"""A receiver on loopback that records all and answers as it is told, however badly."""
+"""A receiver on loopback that records all and answers as it is asked to, however badly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens as they lie beside answers; the sidecar reads claims and checks no signature."""
+"""Tokens as they are beside answers; the sidecar reads claims and checks no signature."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _tmpfile(path: Path) -> None:
 
 
 def _tmpfile_read_only(path: Path) -> None:
-    # No close tells of it: whoever links has it open for reading only.
+    # No close reports it: whoever links has it open for reading only.
     fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
     os.write(fd, content(path))
     reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
@@ -111,7 +111,7 @@ def _mapped(path: Path) -> None:
 
 
 def _mapped_in_place(path: Path) -> None:
-    # The content has the same length, so that no call tells of a new one.
+    # The content has the same length, so that no call shows a new one.
     data = content(path)
     fd = os.open(path, os.O_RDWR)
     with mmap.mmap(fd, len(data)) as view:

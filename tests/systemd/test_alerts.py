@@ -28,7 +28,7 @@ pytestmark = [
 
 UP, ROOT = 'up{job="paliadin-sidecar"}', 'paliadin_sidecar_root_armed{path="/tmp/paliadin"}'
 DEAD = 'paliadin_sidecar_deliveries_total{outcome="dead"}'
-#: Each alert, its labels, and what it tells of: samples a minute apart, or that there are none.
+#: Each alert, its labels, and what it is about: samples a minute apart, or that there are none.
 WRONG = [
     ("PaliadinSidecarDown", {"job": "paliadin-sidecar"}, {UP: "0x30"}),
     ("PaliadinSidecarDown", {"job": "paliadin-sidecar"}, {UP: "_x30"}),

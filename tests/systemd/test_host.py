@@ -188,7 +188,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def before(host: Host) -> str:
-    """What of ours lies on this machine before anything was installed."""
+    """What of ours is on this machine before anything was installed."""
     return ours(host)
 
 

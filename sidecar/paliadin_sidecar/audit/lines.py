@@ -93,8 +93,9 @@ def redacted(fields: Mapping[str, Any], key: bytes) -> dict[str, Any]:
     """An event's fields, with nothing by which somebody could confirm what an answer says.
 
     Whoever guesses a small answer can compute its SHA-256, of which a webhook id has 16 digits.
-    So the journal has `content` instead: it tells two contents of one turn apart, and only who has
-    the key can compute it. Of the ids it has all before the digits, by which they are still found.
+    So the journal has `content` instead: it distinguishes two contents of one turn, and only who
+    has the key can compute it. Of the ids it has all before the digits, by which they are still
+    found.
 
     Args:
         fields: as the outbox has them.

@@ -35,7 +35,7 @@ _END_TO_END = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21_6
 
 
 class Numbers(Collector):
-    """What the outbox tells, brought up to date by each scrape.
+    """What the outbox holds, brought up to date by each scrape.
 
     Args:
         path: the outbox.
@@ -101,7 +101,7 @@ class Numbers(Collector):
         yield CounterMetricFamily(f"{_PREFIX}_scans", "Scans of a root.", scans)
         yield CounterMetricFamily(
             f"{_PREFIX}_only_scanned",
-            "Turn files that settled before any event told of them; a few are normal.",
+            "Turn files that settled before any event named them; a few are normal.",
             only_scanned,
         )
         info = GaugeMetricFamily(f"{_PREFIX}_info", "Always 1.", labels=("version",))

@@ -1,4 +1,4 @@
-"""All that the daemon tells of itself and its turns: event lines, its problems, and metrics."""
+"""All that the daemon reports of itself and its turns: event lines, its problems, and metrics."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Verdict(Enum):
     RETRY = "retry"  #: it may well work the next time: this says nothing about the turn
     FAILED = "failed"  #: the receiver's fault, or the turn's where others pass
     REFUSED = "refused"  #: the receiver does not want this turn
-    AMBIGUOUS = "ambiguous"  #: the turn's or the receiver's: only a ping can tell
+    AMBIGUOUS = "ambiguous"  #: the turn's or the receiver's: only a ping can decide
     RECEIVER = "receiver"  #: the receiver's, as a ping showed
 
 

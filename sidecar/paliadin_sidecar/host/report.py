@@ -1,6 +1,6 @@
 """What the running daemon says of itself, in a file beside the outbox.
 
-The outbox cannot tell that it takes nothing more. This file has its full size from the start and
+The outbox cannot say that it takes nothing more. This file has its full size from the start and
 is overwritten in place, which needs no room: so `status` knows of a full disk, and `check` of a
 configuration that was corrected without a restart.
 """
@@ -124,12 +124,12 @@ def read(state_dir: Path) -> Report | None:
         except OSError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError):
-            time.sleep(_TRY_S)  # nothing tells when its writer is done
+            time.sleep(_TRY_S)  # nothing signals that its writer is done
     return None
 
 
 def fingerprints(values: Mapping[str, str], key: str) -> dict[str, str]:
-    """Each value's fingerprint, which tells nothing of it to who has not the key and the value."""
+    """Each value's fingerprint, which says nothing of it to who has not the key and the value."""
     return {
         name: hmac.digest(key.encode(), value.encode(errors="surrogateescape"), "sha256").hex()[:32]
         for name, value in values.items()

@@ -40,7 +40,7 @@ def lock(path: Path) -> Iterator[bool]:
 
     Yields:
         Whether an outbox was ever made here. One that must be made now then follows one that
-        was lost (also one of which only the log was), and what lies in the roots may be
+        was lost (also one of which only the log was), and what is in the roots may be
         undelivered.
 
     Raises:
@@ -59,7 +59,7 @@ def lock(path: Path) -> Iterator[bool]:
             except BlockingIOError:
                 if not left:
                     raise Locked(path) from None
-                time.sleep(_TRY_S)  # nothing tells when a lock gets free without waiting for it
+                time.sleep(_TRY_S)  # nothing signals that a lock is free, short of waiting for it
         yield bool(os.pread(fd, 1, 0))
     finally:
         os.close(fd)

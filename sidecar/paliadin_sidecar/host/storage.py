@@ -1,7 +1,7 @@
 """Why a file cannot be written, by what the system itself says: room, rights or the disk.
 
 SQLite reports most failures of the system as one "disk I/O error". Whether that is a used up
-quota or a failing disk decides what the daemon does and what its operator is told, so this asks.
+quota or a failing disk decides what the daemon does and what its operator reads, so this asks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What systemd is told: ready, alive, what is wrong, about to end (sd_notify(3))."""
+"""What is sent to systemd: ready, alive, what is wrong, about to end (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def feed_watchdog(
     the start holds. Where no watchdog is set, this returns at once.
 
     Args:
-        systemd: is told.
+        systemd: is notified.
         heartbeats: of the loops, each of which must come around in between.
         wake: makes those come around that would rest for longer.
     """

@@ -1,4 +1,4 @@
-"""How the process ends when it is told to, whatever hangs in it."""
+"""How the process ends when it is asked to, whatever hangs in it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ STALLED_S = 120.0
 #: An answer that ends with a whole trailer and was unchanged for this long is complete although
 #: somebody has it open: a child of the agent that inherited the descriptor, say.
 HELD_S = 120.0
-#: No event tells that a writer closed, so its file is looked at again: soon, then less often.
+#: No event says that a writer closed, so its file is looked at again: soon, then less often.
 _MIN_POLL_S, _MAX_POLL_S, _STALLED_POLL_S = 0.004, 0.032, 1.0
 
 

@@ -19,7 +19,7 @@ COARSE_S = 2.0 + TICK_S
 def is_conclusive(stamp_ns: int, now_s: float) -> bool:
     """Whether a change from now on must show in a time stamp that is this one now.
 
-    No system call tells how fine a file system's stamps are, so the stamp itself is asked: one
+    No system call says how fine a file system's stamps are, so the stamp itself is asked: one
     without a fraction of a second is taken for a coarse one. A fine one has no fraction once in a
     thousand million times, and then a file is read once more, which is all that it costs.
 

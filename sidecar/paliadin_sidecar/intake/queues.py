@@ -74,7 +74,7 @@ class InspectionQueue(Generic[T]):
 class DueQueue(Generic[T]):
     """A priority queue of items by the time at which they are due; each is in it once.
 
-    Items are told apart by their identity, so they must be hashable by it.
+    Items are distinguished by their identity, so they must be hashable by it.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Budget:
         if self._at is not None:
             self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
         self._at = now
-        # Sums of fractions are not exact; a caller who waited as long as told must get a token.
+        # Sums of fractions are not exact; a caller that waited for so long must get a token.
         return 0.0 if self._left >= 1.0 - 1e-6 else (1.0 - self._left) / self._per_s
 
     def spend(self, now: float) -> bool:

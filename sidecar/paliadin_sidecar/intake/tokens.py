@@ -1,4 +1,4 @@
-"""Tokens that lie beside answers: who waits for a turn. They are hints, and decide nothing."""
+"""Token files beside the answers: who waits for a turn. They are hints, and decide nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tokens:
     """The tokens of a root, each of which is read once.
 
     Args:
-        root: where they lie.
+        root: where they are.
         rules: whose they must be.
 
     Attributes:

@@ -100,7 +100,7 @@ class WatchedRoot:
         rules: what its files must be like.
 
     Attributes:
-        tokens: those that lie beside the answers.
+        tokens: those beside the answers.
         accepted: by name: the fingerprint of a file that was accepted, with the reason where it
             is no answer; "" where its times are too young to be reliable.
         recent: what was accepted last: when, and as what. It is compared in every scan.

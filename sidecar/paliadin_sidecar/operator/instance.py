@@ -252,7 +252,7 @@ def environment_of_daemon(
 
 
 def _credentials(state_dir: Path, env_file: Path) -> Path | None:
-    # The directory with the service's callback-secret. It lies beside the environment file; where
+    # The directory with the service's callback-secret. It is beside the environment file; where
     # it is kept elsewhere, it is what systemd gave the unit. In this order: a secret that was
     # changed is the daemon's only after a restart, and that is to be seen.
     denied = None

@@ -142,12 +142,12 @@ def find_turn(outbox: Outbox, given: str) -> str:
 def find_turns(
     outbox: Outbox, given: Sequence[str], unknown: str = "", *, may_come: bool = False
 ) -> tuple[list[str], bool]:
-    """The ids that are meant, each once, and whether one means none, or several, which is told.
+    """The ids that are meant, each once, and whether one means none, or several, which is printed.
 
     Args:
         outbox: where they are looked for.
         given: what the operator typed.
-        unknown: what is told of one that no turn has, with `{}` in its place.
+        unknown: what is printed of one that no turn has, with `{}` in its place.
         may_come: one that no turn has is itself, since it may come.
     """
     ids, missed = [], False

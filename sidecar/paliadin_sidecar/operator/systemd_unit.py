@@ -46,7 +46,7 @@ class Unit:
     Attributes:
         name: with its suffix: `paliadin-sidecar.service`.
         properties: as `systemctl show` prints them; one that it does not know is missing.
-        words: the last lines that tell of a failure, the oldest first.
+        words: the last lines about a failure, the oldest first.
     """
 
     name: str
@@ -249,7 +249,7 @@ def _remedy(unit: Unit) -> str:
     if properties.get("Result") == "resources":
         files = ", ".join(unit.environment_files)
         remedy = f"What the unit needs cannot be had, as its EnvironmentFile= ({files}): mend that"
-    # Where systemd gave up after too many starts, it refuses one more until it is told to forget.
+    # Where systemd gave up after too many starts, it refuses one more until it is asked to forget.
     restart = f"systemctl reset-failed {unit.name}; systemctl restart {unit.name}"
     if properties.get("ActiveState") != "failed" or remedy:
         restart = f"systemctl restart {unit.name}"

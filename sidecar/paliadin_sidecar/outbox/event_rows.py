@@ -1,4 +1,4 @@
-"""The audit's rows: each event is written in the transaction of what it tells."""
+"""The audit's rows: each event is written in the transaction of the change that it records."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def event_page(outbox: Outbox, after: int, up_to: int, since: float, until: floa
 
 
 def end_to_end_s(outbox: Outbox, event: int) -> float | None:
-    """From a file's completion to its acknowledgement, which this event tells of.
+    """From a file's completion to its acknowledgement, which this event records.
 
     None where that was a replay: it says when an operator came, not how fast we are.
     """

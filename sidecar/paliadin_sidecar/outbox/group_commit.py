@@ -19,7 +19,7 @@ _BATCH = 256
 _APART_S = 0.002
 #: How long a full disk, or another's lock, is left alone.
 BLOCKED_S = 5.0
-#: Only commands lock the outbox beside the daemon, for milliseconds. Nothing tells when they are
+#: Only commands lock the outbox beside the daemon, for milliseconds. Nothing signals that they are
 #: done, and SQLite would hold the event loop until then: the transaction is tried again this often.
 _LOCK_RETRY_S, _MAX_LOCK_WAIT_S = 0.005, 1.0
 

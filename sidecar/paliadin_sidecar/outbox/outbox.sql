@@ -369,7 +369,7 @@ SELECT (SELECT count(*) FROM delivery WHERE state = 'pending') AS pending,
 -- name: last_event
 SELECT max(id) FROM event;
 
--- How long it took from a file's completion to the acknowledgement that an event tells of; none
+-- How long it took from a file's completion to the acknowledgement that an event records; none
 -- after a replay.
 -- name: end_to_end_ms
 SELECT json_extract(d.fields, '$.since_accepted_ms') + json_extract(a.fields, '$.settle_ms')

@@ -29,7 +29,7 @@ class State(StrEnum):
     DEAD = "dead"  #: given up; an operator may send it again
     FAILED = "failed"  #: a failure, not an answer, that the receiver acknowledged
     SUPERSEDED = "superseded"  #: never acknowledged, since a later revision took its place
-    HISTORY = "history"  #: lay in the root before it was first watched; never sent
+    HISTORY = "history"  #: was in the root before it was first watched; never sent
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Arrival:
     sha256: str | None = None
     has_text: bool = True
     reason: Reason | None = None
-    why: str = ""  #: what an operator is told beyond the reason
+    why: str = ""  #: what an operator reads beyond the reason
 
     @property
     def content_key(self) -> str:
-        """What tells this content from others of the same name."""
+        """What distinguishes this content from others of the same name."""
         return self.sha256 or self.reason or ""
 
 

@@ -112,7 +112,7 @@ def test_outcomes(box: Box) -> None:
 
 
 def test_end_to_end(box: Box) -> None:
-    """From the file's completion to the acknowledgement, over all that lies between."""
+    """From the file's completion to the acknowledgement, over all that is between."""
     box.take("t1")
     box.now += 3
     box.attempt(status=204)

@@ -112,7 +112,7 @@ def test_an_outage(metered: Sidecar, receiver: Receiver) -> None:
 
 
 def test_what_only_a_scan_found(metered: Sidecar, receiver: Receiver) -> None:
-    """A file that lies there at the start is found by a scan; an event's file is not."""
+    """A file that is there at the start is found by a scan; an event's file is not."""
     metered.answer("t1")
     metered.start()
     receiver.wait("t1")

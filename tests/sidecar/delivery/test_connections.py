@@ -232,7 +232,7 @@ async def test_who_answers_twice_gets_one_request_a_connection(
 async def test_bytes_that_the_loop_has_not_read_yet(
     sending: Callable[..., Awaitable[Sender]],
 ) -> None:
-    """They lie in the kernel when the connection is wanted again."""
+    """They are in the kernel when the connection is wanted again."""
     peers: list[Peer] = []
 
     async def keep(peer: Peer) -> None:

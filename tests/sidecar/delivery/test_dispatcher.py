@@ -181,7 +181,7 @@ async def test_half_of_the_places(office: Office) -> None:
 
 
 class Gate:
-    """A receiver that answers one turn, the one that came first, each time that it is told."""
+    """A receiver that answers one turn, the one that came first, each time that it is asked to."""
 
     def __init__(self, office: Office) -> None:
         self._office = office

@@ -18,7 +18,7 @@ def against(faults: FaultEvidence, passed: list[bool], turn: int = 1) -> float:
 
 
 def test_the_first_failure_says_nothing() -> None:
-    """It lies between no two, whatever was acknowledged before."""
+    """It is between no two, whatever was acknowledged before."""
     assert against(FaultEvidence(), [True] * 9) == 0
 
 

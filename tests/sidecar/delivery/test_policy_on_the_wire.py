@@ -156,7 +156,7 @@ def test_five_connection_failures_pause_and_a_pause_outlives_a_restart(host: Sid
 def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Receiver) -> None:
     """No number of refusals is enough while everything is refused; then some between others are.
 
-    Its cause is told, and a replay is advised after the mending, not before.
+    Its cause is shown, and a replay is advised after the mending, not before.
     """
     host.environ["PALIADIN_REFUSED_S"] = "0"
     receiver.behaviour = lambda _: Reply(400)

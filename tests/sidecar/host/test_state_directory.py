@@ -63,7 +63,7 @@ def test_prepare_over_a_file(tmp_path: Path) -> None:
 
 
 def test_prepare_where_we_may_not(open_to_all: Path) -> None:
-    """What may not be made, and what may not be written, is told with the user who may not."""
+    """What may not be made, and what may not be written, is reported with the user who may not."""
     folder = open_to_all / "theirs"
     folder.mkdir(mode=0o755)
     folder.chmod(0o555)

@@ -55,7 +55,7 @@ def test_a_full_output(delivered: Sidecar, unbuffered: str) -> None:
 
 @pytest.mark.slow
 def test_a_closed_output(delivered: Sidecar) -> None:
-    """The exit code tells, as with --quiet, and nothing else is written to the outbox's file."""
+    """The exit code says it, as with --quiet, and nothing else is written to the outbox's file."""
     # Where the coverage is measured, its file would be opened in the place of the output.
     unwatched = "unset COVERAGE_PROCESS_CONFIG COVERAGE_PROCESS_START"
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""What systemd is told, over a real datagram socket, by the module and by the daemon."""
+"""What is sent to systemd, over a real datagram socket, by the module and by the daemon."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def watched(host: Sidecar, tmp_path: Path) -> Iterator[Manager]:
 def test_ready_is_said_after_the_first_scan_and_stopping_at_the_end(
     host: Sidecar, watched: Manager, receiver: Receiver
 ) -> None:
-    """What lay there is accepted before it is ready; each is said once."""
+    """What was there is accepted before it is ready; each is said once."""
     host.answer("t1")
     host.start(wait=False)
     watched.wait("READY=1")

@@ -1,4 +1,4 @@
-"""How a process that is told to end does so, in processes of their own."""
+"""How a process that is asked to end does so, in processes of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if "nohup" in sys.argv:
 from paliadin_sidecar.host.termination import Termination
 termination = Termination(float(sys.argv[1]))
 if "early" not in sys.argv:
-    termination.on_signal(lambda: print("told", flush=True))
+    termination.on_signal(lambda: print("signalled", flush=True))
 if "done" in sys.argv:
     termination.done(3)
 print("waits", flush=True)
@@ -46,7 +46,7 @@ def test_a_main_thread_that_hangs_does_not_hold_the_end(number: signal.Signals) 
     """The signal is heard all the same; when the time is up, it ends as if nothing was wrong."""
     process = start("0.05")
     process.send_signal(number)
-    assert end(process) == ("told\n", 0)
+    assert end(process) == ("signalled\n", 0)
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     process = start("600")
     assert process.stdout is not None
     process.terminate()
-    assert process.stdout.readline() == "told\n"
+    assert process.stdout.readline() == "signalled\n"
     process.send_signal(signal.SIGINT)
     assert end(process) == ("", 128 + signal.SIGINT)
 
@@ -79,4 +79,4 @@ def test_a_hangup_that_was_to_be_ignored_is() -> None:
     process = start("0.05", "nohup")
     process.send_signal(signal.SIGHUP)
     process.terminate()
-    assert end(process) == ("told\n", 0)
+    assert end(process) == ("signalled\n", 0)

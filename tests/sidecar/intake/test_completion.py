@@ -316,7 +316,7 @@ def test_monotone(history: list[tuple[float, FileSnapshot]], gap: float) -> None
 
 @given(histories)
 def test_every_wait_ends(history: list[tuple[float, FileSnapshot]]) -> None:
-    """A file that rests and is closed gets its verdict after the seconds that it was told."""
+    """A file that rests and is closed gets its verdict after the seconds of the one before."""
     progress, now, verdict = after(history)
     seen = history[-1][1]
     if isinstance(verdict, Waiting):

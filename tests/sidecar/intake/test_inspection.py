@@ -338,7 +338,7 @@ def test_unlinked_after_it_was_opened(heard: Place) -> None:
 
 
 def test_vanished(heard: Place) -> None:
-    """A name that goes before it is opened is told, and forgotten."""
+    """A name that goes before it is opened is reported, and forgotten."""
     heard.publish()
     heard.notice("t.txt")
     (heard / "t.txt").unlink()
@@ -347,7 +347,7 @@ def test_vanished(heard: Place) -> None:
 
 
 def test_gone(heard: Place) -> None:
-    """A file that was taken and goes is told once; one that comes back is looked at."""
+    """A file that was accepted and goes is reported once; one that comes back is inspected."""
     heard.publish()
     heard.notice("t.txt")
     heard.look()
@@ -359,7 +359,7 @@ def test_gone(heard: Place) -> None:
 
 
 def test_a_trailer_after_a_poller(heard: Place) -> None:
-    """Text that was deleted before its trailer was appended is pushed before that is told."""
+    """Text that was deleted before its trailer was appended is pushed before that is reported."""
     (heard / "t.txt").write_text(TEXT)
     heard.notice("t.txt")
     assert heard.wait(1) == []
@@ -487,7 +487,7 @@ def test_untrusted(heard: Place) -> None:
 
 
 def test_too_large(heard: Place) -> None:
-    """A file over the limit fails without being read; its size is told."""
+    """A file over the limit fails without being read; its size is in the event."""
     heard.publish(content=b"x" * (MAX_BYTES - len(TRAILER) + 1) + TRAILER.encode())
     heard.notice("t.txt")
     (found,) = heard.look()

@@ -15,6 +15,7 @@ from support.watched import TEXT, WHOLE
 
 from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake.loop import RootIntake
+from paliadin_sidecar.intake.scan import find_history
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 class IntakeListener:
-    """Whoever runs the root: it remembers what it was told."""
+    """Whoever runs the root: it remembers what it was called with."""
 
     def __init__(self) -> None:
         self.turns: list[str] = []
@@ -58,7 +59,7 @@ class IntakeListener:
     def report_missing_events(self) -> None: ...
 
     async def until(self, turn: str) -> None:
-        """Wait until this turn, or this event, was told."""
+        """Wait until this turn, or this event, was reported."""
         while turn not in self.turns + self.events:
             self._more = anyio.Event()
             await self._more.wait()
@@ -66,7 +67,7 @@ class IntakeListener:
 
 @asynccontextmanager
 async def running(
-    root: Path, state: Path, listener: IntakeListener | None = None, **variables: str
+    root: Path, state: Path, listener: IntakeListener | None = None, /, **variables: str
 ) -> AsyncIterator[IntakeListener]:
     """A root's loops, which have begun."""
     await anyio.Path(root).mkdir(mode=0o700, exist_ok=True)
@@ -156,7 +157,7 @@ async def test_a_turn_while_a_root_is_registered(
     monkeypatch.setattr(intake_loop, "find_history", endless)
     monkeypatch.setattr(intake_loop, "_HISTORY_BATCH", 2)
     monkeypatch.setattr(intake_loop, "_SLICE_S", 0.0)
-    async with running(root, tmp_path, listener=listener):
+    async with running(root, tmp_path, listener):
         assert listener.turns == ["new"]
     assert max(recorded) == 2
 
@@ -180,16 +181,15 @@ async def test_an_old_file_that_is_touched_while_its_root_is_registered(
             yield None
         yield from find_history(watched)
 
-    find_history = intake_loop.find_history
     monkeypatch.setattr(intake_loop, "find_history", slow)
-    async with running(root, tmp_path, listener=listener):
+    async with running(root, tmp_path, listener):
         publish(root, "t2")
         await listener.until("t2")
         assert sorted(listener.turns) == ["older", "t1", "t2"]
 
 
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:
-    """It is armed by the next scan, and what lies in it is accepted."""
+    """It is armed by the next scan, and what is in it is accepted."""
     root = tmp_path / "root"
     async with running(root, tmp_path, PALIADIN_RESCAN_S="0.1") as listener:
         root.rename(tmp_path / "away")
@@ -209,7 +209,7 @@ async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(intake_loop, "changes", silence)
     root = tmp_path / "root"
     variables = {"PALIADIN_RESCAN_S": "0.1", "PALIADIN_QUIET_S": "0.2"}
-    async with running(root, tmp_path, **variables) as listener:
+    async with running(root, tmp_path, None, **variables) as listener:
         publish(root, "t1")
         publish(root, "t2", TEXT)
         await listener.until("t1")

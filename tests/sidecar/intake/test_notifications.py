@@ -80,7 +80,7 @@ async def touched(found: AsyncGenerator[set[str], None], waiting: set[str]) -> s
 
 
 async def test_changes(path: Path, *, inotify: bool) -> None:
-    """The name is told of what is made, written, touched, renamed to it and removed."""
+    """The name is reported of what is made, written, touched, renamed to it and removed."""
     async with Watch(path, inotify=inotify) as watch:
         (path / "a.txt").touch()
         await watch.see("a.txt")
@@ -108,7 +108,7 @@ async def test_changes(path: Path, *, inotify: bool) -> None:
 async def test_each_way(
     path: Path, make: Callable[[Path], None], was: bytes | None, *, inotify: bool
 ) -> None:
-    """A file that becomes complete, or changes, is told whichever way it does so."""
+    """A file that becomes complete, or changes, is reported whichever way it does so."""
     turn = path / "t.txt"
     if was is not None:
         turn.write_bytes(was)
@@ -135,8 +135,8 @@ async def test_each_way_through_a_bind_mount(path: Path, *, inotify: bool) -> No
         await anyio.run_process(["umount", "-l", str(other)])
 
 
-async def test_inotify_tells_of_a_change_by_mmap(path: Path) -> None:
-    """Only the close tells of it, which watchfiles does not report: there a scan finds it."""
+async def test_inotify_reports_a_change_by_mmap(path: Path) -> None:
+    """Only the close reports it, which watchfiles does not report: there a scan finds it."""
     turn = path / "t.txt"
     turn.write_bytes(content(turn)[::-1])
     async with Watch(path, inotify=True) as watch:
@@ -145,7 +145,7 @@ async def test_inotify_tells_of_a_change_by_mmap(path: Path) -> None:
 
 
 async def test_inotify_gathers_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that does not rest is told of now and then, and its close at once."""
+    """A writer that does not rest is reported now and then, and its close at once."""
     monkeypatch.setattr(events, "_WRITTEN_S", 0.0)
     async with Watch(path, inotify=True) as watch:
         with (path / "a.txt").open("wb", buffering=0) as file:
@@ -170,7 +170,7 @@ async def test_any_name(path: Path, *, inotify: bool) -> None:
 
 
 async def test_below(path: Path, *, inotify: bool) -> None:
-    """What lies in directories below, or behind links, is not looked at."""
+    """What is in directories below, or behind links, is not looked at."""
     (path / "below").mkdir()
     elsewhere = path.with_name("elsewhere")
     elsewhere.mkdir()

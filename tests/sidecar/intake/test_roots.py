@@ -52,7 +52,7 @@ def listed(root: Root, *, always: bool) -> list[str] | None:
 
 
 def test_armed(root: Root, path: Path) -> None:
-    """A directory that is there and ours is opened, and told once."""
+    """A directory that is there and ours is opened, and reported once."""
     assert root.check() == "armed"
     assert (root.state, root.why) == ("armed", "")
     assert root.fd is not None
@@ -62,7 +62,7 @@ def test_armed(root: Root, path: Path) -> None:
 
 
 def test_missing(root: Root, path: Path) -> None:
-    """A directory that is not there is told once, and armed as soon as it is."""
+    """A directory that is not there is reported once, and armed as soon as it is."""
     path.rmdir()
     assert root.check() == "missing"
     assert (root.state, root.why, root.fd) == ("missing", f"{path} does not exist", None)
@@ -83,7 +83,7 @@ def test_missing_above(root: Root, path: Path) -> None:
 
 
 def test_replaced(root: Root, path: Path) -> None:
-    """A directory that was deleted and made again is told, and the new one is opened."""
+    """A directory that was deleted and made again is reported, and the new one is opened."""
     root.check()
     path.rename(path.with_name("old"))
     path.mkdir(mode=0o700)
@@ -254,7 +254,7 @@ BY_GROUP = (
     ids=["link", "file", "writable", "sticky", "foreign", "group"],
 )
 def test_untrusted(root: Root, path: Path, harm: Callable[[Path], None], why: str) -> None:
-    """What others may change is not opened, and told once with what mends it."""
+    """What others may change is not opened, and reported once with what mends it."""
     harm(path)
     assert root.check() == "untrusted"
     assert (root.state, root.why, root.fd) == ("untrusted", why.format(path), None)
@@ -313,7 +313,7 @@ def test_unseen_without_privilege(closed: str, why: str) -> None:
 
 
 def test_trust_that_comes_and_goes(root: Root, path: Path) -> None:
-    """Each change of what is wrong is told, and the directory is open only while it is trusted."""
+    """Each change of what is wrong is reported; the directory is open only while it is trusted."""
     assert root.check() == "armed"
     path.chmod(0o777)
     assert root.check() == "untrusted"

@@ -1,4 +1,4 @@
-"""What is found by listing, where no notification told of it."""
+"""What is found by listing, where no notification named it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_root_that_is_not_open_yet(tmp_path: Path) -> None:
 
 
 def test_more_names_than_are_no_flood(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are listed, what is gone of them is found, and their number is told."""
+    """All are listed, what is gone of them is found, and they are counted."""
     monkeypatch.setattr(tracking, "MAX_NAMES", 10)
     for n in range(35):
         place.publish(f"x{n}.txt")
@@ -217,7 +217,7 @@ def test_a_change_without_an_event_of_what_is_not_recent(
 
 
 def test_a_second_name_that_goes_elsewhere(place: Place) -> None:
-    """The directory's time does not tell that a name in another one went."""
+    """The directory's time does not show that a name in another one went."""
     (place / "t.txt").write_text(WHOLE)
     other = place.path.with_name("other")
     other.hardlink_to(place / "t.txt")

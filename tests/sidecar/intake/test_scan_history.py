@@ -28,7 +28,7 @@ def old(place: Place, name: str, age_s: float = 901) -> None:
 
 
 def test_history(place: Place) -> None:
-    """Old files are told with their size and digest, and neither kept nor taken up later."""
+    """Old files are recorded with their size and digest, and neither kept nor taken up later."""
     place.publish()
     old(place, "t.txt")
     info = (place / "t.txt").stat()

@@ -32,7 +32,7 @@ ME = os.geteuid()
 
 
 def claims(directory: Path, content: bytes | None = None) -> tuple[str, str] | None:
-    """What the token tells that lies there, once this is written into it."""
+    """What the token there says, once this is written into it."""
     if content is not None:
         (directory / "t.jwt").write_bytes(content)
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -85,7 +85,7 @@ def test_a_token_after_the_answer(heard: Place) -> None:
 
 
 def test_half_a_token(heard: Place) -> None:
-    """A token that is half written tells nothing, and is read again when it is whole."""
+    """A token that is half written says nothing, and is read again when it is whole."""
     with Writer(heard / "t.jwt") as writer:
         assert heard.notice("t.jwt") == []
         writer.write(TOKEN)
@@ -130,7 +130,7 @@ def test_a_bad_token_is_read_once(place: Place, looks: list[float]) -> None:
 
 
 def test_claims(tmp_path: Path) -> None:
-    """A token tells who waits and for whom, with white space around it or not."""
+    """A token says who waits and for whom, with white space around it or not."""
     token = unsigned_token(jti="turn-1", sub="user-1", role="authenticated", exp=1).encode()
     assert claims(tmp_path, token) == ("turn-1", "user-1")
     assert claims(tmp_path, b" " + token + b"\n") == ("turn-1", "user-1")
@@ -181,7 +181,7 @@ def encoded(raw: bytes) -> bytes:
     ids=lambda content: ascii(content)[:30],
 )
 def test_no_claims(tmp_path: Path, content: bytes) -> None:
-    """What is no token, or one of no ids, or a huge one, tells nothing."""
+    """What is no token, or one of no ids, or a huge one, says nothing."""
     assert claims(tmp_path, content) is None
 
 
@@ -193,7 +193,7 @@ def test_a_token_of_8_kib(tmp_path: Path) -> None:
 
 
 def test_a_token_that_cannot_be_had(tmp_path: Path) -> None:
-    """A token that is not there, has a second name or is being written tells nothing."""
+    """A token that is not there, has a second name or is being written says nothing."""
     with pytest.raises(FileNotFoundError):
         claims(tmp_path)
     assert claims(tmp_path, unsigned_token(jti="t", sub="u").encode()) == ("t", "u")
@@ -219,6 +219,6 @@ contents = st.one_of(
 @given(contents)
 @example(b"e30." + b"A" * 5 + b".c2ln")
 def test_claims_of_anything(scratch: Path, content: bytes) -> None:
-    """Whatever a token file holds, it tells two ids or nothing."""
+    """Whatever a token file holds, it says two ids or nothing."""
     found = claims(scratch, content)
     assert found is None or all(map(is_turn_id, found))

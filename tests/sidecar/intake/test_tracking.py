@@ -1,4 +1,4 @@
-"""What is observed, how much of it, and what is told of a flood."""
+"""What is observed, how much of it, and how a flood is reported."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_flood_holds_no_answer(place: Place, kind: str) -> None:
 
 
 def test_a_flood_is_told_by_its_number(place: Place) -> None:
-    """Most of a flood is not told one by one; each is in the end, if it lies there that long."""
+    """Most of a flood is not reported one by one; each is in the end, if it stays for that long."""
     for n in range(1000):
         (place / f"x{n}.txt").symlink_to("nowhere")
     place.scan(every_file=True)
@@ -84,7 +84,7 @@ def test_a_flood_is_told_by_its_number(place: Place) -> None:
 
 
 def test_names_that_come_and_go(place: Place) -> None:
-    """A flood of files that vanish is told by its number too, and leaves nothing behind."""
+    """A flood of files that vanish is reported by its number too, and leaves nothing behind."""
     for n in range(500):
         place.notice(f"x{n}.txt")
     found = place.wait(1)

@@ -84,7 +84,7 @@ def descriptors() -> int:
 
 
 def test_look(root: Folder) -> None:
-    """A look tells all that the completion rule asks for."""
+    """An inspection finds all that the completion rule asks for."""
     path = root / "t.txt"
     path.write_bytes(WHOLE)
     info = path.stat()
@@ -117,7 +117,7 @@ def test_look(root: Folder) -> None:
     ],
 )
 def test_end_and_text(root: Folder, content: bytes, *, ended: bool, has_text: bool) -> None:
-    """The end of a file tells whether it has ended; a long one counts as having text."""
+    """The end of a file shows whether it has ended; a long one counts as having text."""
     (root / "t.txt").write_bytes(content)
     look = root.look()
     assert (look.ended, look.has_text, look.size) == (ended, has_text, len(content))
@@ -138,7 +138,7 @@ def test_fingerprint_at(root: Folder) -> None:
 
 
 def test_nothing_there(root: Folder) -> None:
-    """A name that is not there (any more) is told apart from one that cannot be opened."""
+    """A name that is not there (any more) is another error than one that cannot be opened."""
     with pytest.raises(FileNotFoundError):
         TurnFile(root.fd, "t.txt", ME)
     with pytest.raises(Unreadable) as caught:

@@ -80,7 +80,7 @@ def test_a_root_of_another_owner(host: Sidecar) -> None:
 
 
 def test_a_root_that_is_no_directory(host: Sidecar) -> None:
-    """What lies in its place is moved away, not removed."""
+    """What is in its place is moved away, not removed."""
     host.aichat.rmdir()
     host.aichat.write_text("somebody's")
     level, message = findings(host)["root aichat/paliadin"]
@@ -92,7 +92,7 @@ def test_a_root_that_is_no_directory(host: Sidecar) -> None:
 
 @root_only
 def test_a_root_that_may_not_be_opened(host: Sidecar) -> None:
-    """Whoever lacks the capability is told which."""
+    """Whoever lacks the capability reads which."""
     os.chown(host.aichat, NOBODY, NOBODY)
     drop = "-dac_read_search,-dac_override"
     before = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
@@ -156,7 +156,7 @@ def test_a_file_of_the_outbox_that_is_another_user_s(host: Sidecar) -> None:
 
 
 def test_a_state_directory_that_is_none(host: Sidecar) -> None:
-    """Each command says so, and what lies in its place is kept."""
+    """Each command says so, and what is in its place is kept."""
     host.state.write_text("somebody's")
     for command in ("status", "turns"):
         done = host.typed(command)
@@ -192,7 +192,7 @@ def test_a_way_that_others_may_change(host: Sidecar) -> None:
 
 @root_only
 def test_a_way_that_is_root_s_and_open(host: Sidecar) -> None:
-    """The state directory's own owner is no excuse for what lies above it."""
+    """The state directory's own owner is no excuse for what is above it."""
     (host.base / "open").mkdir()
     (host.base / "open").chmod(0o777)
     state = host.base / "open" / "state"
@@ -205,7 +205,7 @@ def test_a_way_that_is_root_s_and_open(host: Sidecar) -> None:
 
 @root_only
 def test_of_another_user(host: Sidecar) -> None:
-    """An operator who is not the daemon's user is told whose view is missing.
+    """An operator who is not the daemon's user reads whose view is missing.
 
     Not to take it, since without the unit's capabilities it shows what is not so.
     """
@@ -228,7 +228,7 @@ def test_not_writable(host: Sidecar) -> None:
 
 @root_only
 def test_of_another_user_and_closed(host: Sidecar) -> None:
-    """Whoever may not even look is told who may, and is not told to take it away first."""
+    """Whoever may not even look reads who may, and is not advised to take it away first."""
     host.start()
     host.stop()
     for path in (host.state, *host.state.iterdir()):
@@ -243,7 +243,7 @@ def test_of_another_user_and_closed(host: Sidecar) -> None:
 
 @root_only
 def test_a_full_disk(host: Sidecar) -> None:
-    """Before it is full it is told, with what shows where the room went."""
+    """Before it is full it is reported, with what shows where the room went."""
     shell = f"mkdir {host.state}; mount -t tmpfs -o size=1m,mode=700 none {host.state}"
     level, message = findings(host, "unshare", "-m", shell=shell)["disk"]
     assert level == "wrong"
@@ -274,7 +274,7 @@ def test_an_outbox_that_is_none(host: Sidecar) -> None:
 
 
 def test_pages_are_read_for_so_long_and_no_longer(tmp_path: Path) -> None:
-    """A large outbox does not keep an operator waiting; a damaged one is told by its error."""
+    """A large outbox does not keep an operator waiting; a damaged one is reported by its error."""
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
         outbox.transaction(
             [lambda: event_rows.record_service_event(outbox, "x", {}) for _ in range(5000)]
@@ -303,7 +303,7 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_environment_that_is_not_the_daemon_s(host: Sidecar) -> None:
-    """Whoever looks with other variables is told, since nothing else said is of the daemon."""
+    """Whoever looks with other variables is warned, since nothing else said is of the daemon."""
     host.start()
     host.stop()
     other = f"aichat/paliadin={host.base}/other"

@@ -131,7 +131,7 @@ def test_one_turn_or_several(answered: Sidecar) -> None:
 
 
 def test_without_a_daemon(answered: Sidecar) -> None:
-    """What happened is told also where nothing happens any more."""
+    """What happened is printed also where nothing happens any more."""
     answered.stop()
     assert "service.stopped" in answered.typed("log").stdout
 

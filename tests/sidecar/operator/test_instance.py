@@ -53,7 +53,7 @@ def test_the_service_s_credential_is_found(host: Sidecar) -> None:
 
 
 def test_each_instance_has_its_own_secret(tmp_path: Path) -> None:
-    """It lies beside the instance's environment file: a ping is never signed with another's."""
+    """It is beside the instance's environment file: a ping is never signed with another's."""
     with Receiver() as receiver, Receiver() as hugo_s:
         for name, end in (("paliadin", receiver), ("hugo", hugo_s)):
             folder = tmp_path / name
@@ -116,7 +116,7 @@ def test_an_ordinary_user_is_told_the_command_at_once(host: Sidecar) -> None:
 
 @root_only
 def test_the_owner_is_not_named(host: Sidecar) -> None:
-    """Nobody is told to give answers to root, nor where root is named by mistake."""
+    """Nobody is advised to give answers to root, nor where root is named by mistake."""
     os.chown(host.aichat, NOBODY, NOBODY)
     level, message = findings(host)["root aichat/paliadin"]
     name = user_name(NOBODY)

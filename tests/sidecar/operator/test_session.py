@@ -104,7 +104,7 @@ def test_what_can_be_no_id_is_told_the_rule(outbox: Outbox, given: str) -> None:
         find_turn(outbox, given)
 
 
-def test_strays() -> None:
+def test_foreign_names() -> None:
     """Not the drafts of those that write properly, nor tokens."""
     ours = ["t1.txt", "t1.jwt", "t1.txt.tmp.7.ab", "t1.tmp", ".t1.txt.swp", "t1.txt~"]
     theirs = ["mit blank.txt", "t1", "t1.TXT", "ä.txt", "a.b.txt", "x" * 65 + ".txt", "notes.md"]

@@ -164,7 +164,7 @@ def test_the_last_words_are_the_last_run_s() -> None:
 
 
 def test_a_unit_that_systemd_gave_up() -> None:
-    """The reason of the last start is told, and what makes systemd forget the others."""
+    """The reason of the last start is shown, and what makes systemd forget the others."""
     words = last_words(
         NAME,
         [

@@ -340,7 +340,7 @@ def test_a_token_that_was_found_too_late_tells_no_time(box: Box) -> None:
 
 
 def test_present_files(box: Box) -> None:
-    """It is known which files lie where, until they are gone, and again when they are back."""
+    """It is known which files are where, until they are gone, and again when they are back."""
     for name in "ab":
         box(acceptance.accept, answer(key=key(name), fingerprint=f"of {name}"))
     box(acceptance.accept, answer(key=replace(KEY, backend="legacy")))
@@ -366,7 +366,7 @@ def test_vanished(box: Box) -> None:
 
 
 def test_an_event_of_a_turn(box: Box) -> None:
-    """An event may tell of a turn without changing it."""
+    """A turn may get an event that changes no state of it."""
     box(acceptance.record_hint, KEY, "submitted", USER)
     box(
         lambda outbox: acceptance.record_turn_event(

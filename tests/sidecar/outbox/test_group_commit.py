@@ -178,7 +178,7 @@ async def test_a_caller_that_is_cancelled(commits: Commits, call: Callable[[Outb
 
 
 async def test_blocked(commits: Commits) -> None:
-    """While another holds the lock each call waits, is told, and is done as soon as it may."""
+    """While another holds the lock each call waits, and says so; it is done as soon as it may."""
     other = sqlite3.connect(commits.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     async with anyio.create_task_group() as callers:
@@ -198,7 +198,7 @@ async def test_blocked(commits: Commits) -> None:
 async def test_another_s_lock_does_not_hold_the_event_loop(
     commits: Commits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a command writes, all else goes on; then the call is done, and nobody is told."""
+    """While a command writes, all else goes on; then the call is done, and nothing is reported."""
     monkeypatch.setattr(group_commit, "_MAX_LOCK_WAIT_S", PATIENCE_S)
     with closing(sqlite3.connect(commits.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -240,7 +240,7 @@ def test_what_was_not_printed_yet_is_kept(box: Pruned) -> None:
 
 
 def test_ids_of_events_are_not_used_again(box: Pruned) -> None:
-    """A line's event_id tells it from all others, also after the newest went."""
+    """A line's event_id distinguishes it from all others, also after the newest went."""
     box(event_rows.record_service_event, "service.started", {})
     before = box(event_rows.newest_event)
     box.later(TURN_S + 1)
@@ -330,7 +330,7 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
         def turns() -> list[str]:
             return [row[0] for row in db.execute("SELECT turn_id FROM turn ORDER BY turn_id")]
 
-        until("upkeep", lambda: turns() == ["present", "new"])
+        until("upkeep", lambda: turns() == ["new", "present"])
         until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
     again = host.typed("replay", "present")
     assert "bodies are let go 72 h after" in again.stderr

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_lock_is_waited_for(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process holds it, the reason is told once; then the outbox opens."""
+    """While another process holds it, the reason is reported once; then the outbox opens."""
     monkeypatch.setattr(opening, "BLOCKED_S", 0.01)
     monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.0)
     settings = Settings.from_environment(host.environ)

@@ -156,7 +156,7 @@ def _shared_file_system(path: Path) -> str | None:
         kind = type_of(fd)
     finally:
         os.close(fd)
-    return None if kind in LOCAL else kind or "unknown: /proc tells nothing of it"
+    return None if kind in LOCAL else kind or "unknown: /proc says nothing of it"
 
 
 def _lease_granted(settings: Settings) -> bool | None:

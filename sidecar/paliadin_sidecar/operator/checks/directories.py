@@ -135,7 +135,7 @@ def _if_unreadable(root: Root, owner: int) -> str:
 
 def _own_directory(subject: str, path: Path) -> Finding | None:
     # Whether this very process sees another directory than the host has there, as within a unit or
-    # a container. Process 1 sees the host as it is; who may not ask it is told nothing.
+    # a container. Process 1 sees the host as it is; who may not ask it gets no finding.
     try:
         seen, real = path.stat(), Path(f"{_OF_PROCESS_1}{path}").stat()
     except FileNotFoundError:

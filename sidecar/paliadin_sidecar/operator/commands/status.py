@@ -48,7 +48,7 @@ _DEAD_S = 86_400.0
 @click.command()
 @session.env_file_option
 @session.json_option
-@click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
+@click.option("--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Say how the daemon does; exit 1 when something is wrong."""
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):

@@ -94,7 +94,7 @@ def _last_answer(row: Mapping[str, Any]) -> tuple[int | None, str | None, str | 
 @click.argument("turn_ids", metavar="TURN_ID...", nargs=-1, required=True)
 @session.json_option
 def show(env_file: Path | None, turn_ids: Sequence[str], *, as_json: bool) -> None:
-    """Tell all that happened to turns, by their own ids or those they were submitted under.
+    """Print all that happened to turns, by their own ids or those they were submitted under.
 
     The beginning of an id is enough where no other id begins so.
     """
@@ -181,7 +181,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
         Replaced: the outbox was moved aside.
     """
     reader = select.poll()
-    reader.register(output, 0)  # that nobody reads any more is told in any case
+    reader.register(output, 0)  # that nobody reads any more is reported in any case
     after = event_rows.newest_event(outbox)
     if ids:
         yield from (event for event in _past(outbox, ids) if event.id <= after)
