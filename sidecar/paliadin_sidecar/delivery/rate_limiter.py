@@ -36,7 +36,7 @@ class RateLimiter:
 
     def __init__(self, resting_until: float = 0.0) -> None:
         self.resting_until = resting_until  #: before, nothing goes out
-        self._rate = math.inf
+        self.rate = math.inf  #: turns per second that may go out; infinite where no limit is known
         self._limit = math.inf  # the rate at which "later" was said
         self._next_at = 0.0
         self._slowed_at = -math.inf
@@ -45,14 +45,9 @@ class RateLimiter:
         self._passed: deque[float] = deque(maxlen=int(_MEASURED_S * _MAX_RATE))
 
     @property
-    def rate(self) -> float:
-        """Turns per second that may go out; infinite where no limit is known."""
-        return self._rate
-
-    @property
     def is_limited(self) -> bool:
         """Whether turns go out one by one."""
-        return self._rate < math.inf
+        return self.rate < math.inf
 
     def rest_s(self, now: float) -> float:
         """Seconds for which the receiver wants nothing, pings neither."""
@@ -61,13 +56,13 @@ class RateLimiter:
     def wait_s(self, now: float) -> float:
         """Seconds until a turn may go out; 0 for at once."""
         if now - max(self._slowed_at, self.resting_until) > _FORGOTTEN_S:
-            self._rate = math.inf
+            self.rate = math.inf
         paced_at = self._next_at if self.is_limited else 0.0
         return max(self.rest_s(now), paced_at - now)
 
     def record_started(self, now: float) -> None:
         """Note that a turn goes out."""
-        self._next_at = now + 1 / self._rate
+        self._next_at = now + 1 / self.rate
 
     def record_acknowledged(self, now: float) -> None:
         """Note that a turn got through."""
@@ -77,10 +72,10 @@ class RateLimiter:
         self._postponed = 0
         self._passed.append(now)
         self._throttled = 0
-        near = self._rate <= self._limit * _PROBE_MARGIN
-        self._rate *= _INCREASE if near else _FAST_INCREASE
-        if self._rate > _MAX_RATE:
-            self._rate = math.inf
+        near = self.rate <= self._limit * _PROBE_MARGIN
+        self.rate *= _INCREASE if near else _FAST_INCREASE
+        if self.rate > _MAX_RATE:
+            self.rate = math.inf
 
     def record_postponed(self) -> None:
         """Note that a turn was put off by an answer that names no limit, as in an outage."""
@@ -110,7 +105,7 @@ class RateLimiter:
         self._slowed_at = now
         if passed:
             # What passed in a burst is what passes in the rest that it led to.
-            self._limit = min(self._rate, len(passed) / max(now - passed[0], rest_s))
+            self._limit = min(self.rate, len(passed) / max(now - passed[0], rest_s))
         else:
-            self._limit = min(self._rate, _MIN_RATE / _DECREASE)
-        self._rate = max(_MIN_RATE, _DECREASE * self._limit)
+            self._limit = min(self.rate, _MIN_RATE / _DECREASE)
+        self.rate = max(_MIN_RATE, _DECREASE * self._limit)
