@@ -40,21 +40,21 @@ def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
         Changed: it is not as it was.
         Unreadable: the disk would not answer.
     """
-    now = rules.wall()
-    at = completed_at(snapshot.mtime_s, datetime.fromtimestamp(now, UTC))
+    now, seen = rules.wall(), snapshot.fingerprint
+    at = completed_at(seen.modified_ns, datetime.fromtimestamp(now, UTC))
     # One whose times are too young to be reliable has no fingerprint, so that a restart reads it
     # again. Where others may write unseen, their clock may make the stamps: there it must have
     # rested.
     rested_s = 0.0 if progress is None else rules.monotonic() - progress.unchanged_since
-    conclusive = snapshot.fingerprint.is_conclusive(now) and (
+    conclusive = seen.is_conclusive(now) and (
         snapshot.being_written is not None or rested_s >= COARSE_S
     )
-    fingerprint = str(snapshot.fingerprint) if conclusive else ""
+    fingerprint = str(seen) if conclusive else ""
     if isinstance(verdict, Failed):
         if fingerprint and progress is not None:
-            fingerprint = failed_fingerprint(snapshot.fingerprint, verdict.reason)
+            fingerprint = failed_fingerprint(seen, verdict.reason)
         why = _why_failed(verdict.reason, snapshot, rules.max_bytes)
-        return Arrival(key, fingerprint, at, snapshot.size, reason=verdict.reason, why=why)
+        return Arrival(key, fingerprint, at, seen.size, reason=verdict.reason, why=why)
     data = file.read(snapshot, allow_open_writer=snapshot.being_written is True)
     return Arrival(
         key,
@@ -70,8 +70,12 @@ def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
 def _why_failed(reason: Reason, snapshot: FileSnapshot, max_bytes: int) -> str:
     match reason:
         case "untrusted":
-            return snapshot.why or f"{snapshot.links} names lead to it, and only one may"
+            return (
+                snapshot.why or f"{snapshot.fingerprint.names} names lead to it, and only one may"
+            )
         case "too_large":
-            return f"{snapshot.size} bytes, and at most {max_bytes} by PALIADIN_MAX_BYTES"
+            return (
+                f"{snapshot.fingerprint.size} bytes, and at most {max_bytes} by PALIADIN_MAX_BYTES"
+            )
         case _:
             return ""

@@ -77,7 +77,7 @@ def decide(
     before = progress or Progress(seen.fingerprint, now, now)
     changed = seen.fingerprint.content_may_differ(before.fingerprint)
     linked_since = None
-    if seen.links > 1:
+    if seen.fingerprint.names > 1:
         linked_since = now if before.linked_since is None else before.linked_since
     progress = Progress(
         seen.fingerprint,
@@ -107,7 +107,7 @@ def _judge(  # noqa: PLR0911 - one return for each step of the rule
     known = seen.ended and seen.being_written is not None
     if unchanged_s < quiet_s and not known:
         return Waiting(quiet_s - unchanged_s)
-    if seen.size > max_bytes:
+    if seen.fingerprint.size > max_bytes:
         return Failed("too_large")
     if progress.linked_since is not None:
         linked_s = now - progress.linked_since

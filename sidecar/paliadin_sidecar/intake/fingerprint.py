@@ -36,7 +36,8 @@ class Fingerprint(NamedTuple):
 
     The mtime alone would not do: `cp -p`, `rsync` and `touch -r` put it back. The ctime can be
     set by nobody; it moves with content, owner, mode and number of names, which stand here for
-    themselves too, since it may be coarse.
+    themselves too, since it may be coarse. A file that was removed after it was opened has no
+    names.
     """
 
     inode: int
@@ -94,9 +95,6 @@ class FileSnapshot(Struct, frozen=True):
             say.
         ended: its last lines are a whole trailer.
         has_text: something stands before the trailer.
-        size: in bytes.
-        links: names that the file has; 0 is allowed: it was removed after it was opened.
-        mtime_s: its modification time, in epoch seconds.
         why: why it is not trusted.
     """
 
@@ -105,7 +103,4 @@ class FileSnapshot(Struct, frozen=True):
     being_written: bool | None = False
     ended: bool = False
     has_text: bool = False
-    size: int = 0
-    links: int = 1
-    mtime_s: float = 0.0
     why: str = ""

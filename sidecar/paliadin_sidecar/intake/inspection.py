@@ -136,7 +136,7 @@ def _evaluate(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEven
         yield Stalled(key, "open_for_writing", "pushed")
     yield Arrived(arrival)
     watched.only_scanned += not tracked.noticed
-    linked = arrival.reason == "untrusted" and snapshot.links > 1
+    linked = arrival.reason == "untrusted" and snapshot.fingerprint.names > 1
     watched.accept(name, arrival.fingerprint, snapshot.fingerprint, linked=linked)
     watched.drop(tracked)
 
@@ -177,7 +177,7 @@ def _evaluate_previous(
     if isinstance(verdict, Waiting) and (verdict.polls or not last_chance):
         return verdict
     rules = watched.rules
-    if snapshot.trusted and snapshot.has_text and snapshot.size <= rules.max_bytes:
+    if snapshot.trusted and snapshot.has_text and snapshot.fingerprint.size <= rules.max_bytes:
         key = watched.key(tracked.name)
         yield Arrived(read_arrival(rules, key, previous, snapshot, Settled(), progress))
     tracked.close_previous()

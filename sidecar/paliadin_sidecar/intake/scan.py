@@ -7,7 +7,6 @@ may be inspected between two of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.arrivals import read_arrival
 from paliadin_sidecar.intake.completion import Failed, Settled
 from paliadin_sidecar.intake.events import Gone, IntakeEvent
+from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import Arrival
@@ -66,7 +66,7 @@ def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | No
     if names is not None:
         yield from _compare_names(watched, names, every_file=every_file)
     if not every_file and watched.root.fd is not None:
-        yield from _compare_recent(watched, watched.root.fd)
+        yield from _compare_recent(watched)
 
 
 def _compare_names(
@@ -130,16 +130,16 @@ def _is_there(watched: WatchedRoot, name: str) -> bool:
         return True
 
 
-def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEvent | None]:
+def _compare_recent(watched: WatchedRoot) -> Iterator[IntakeEvent | None]:
     # Files whose next change may move no name, and raise no event.
     watched.expire_recent()
     changed = {name for name in watched.multiply_linked if watched.has_moved(name)}
     for n, (name, (_, fingerprint)) in enumerate(list(watched.recently_accepted.items()), 1):
         if n % _STEP == 0:
             yield None
-        with suppress(Unreadable):  # when each file is compared, that is reported
-            if fingerprint_at(directory, name) not in (None, fingerprint):
-                changed.add(name)
+        # One that cannot be seen is reported when each file is compared.
+        if watched.fingerprint_of(name) not in (None, fingerprint):
+            changed.add(name)
     for name in changed - watched.tracked.keys():
         yield from watched.observe(name)
 
@@ -150,8 +150,11 @@ def _compare_recent(watched: WatchedRoot, directory: int) -> Iterator[IntakeEven
 def is_old(watched: WatchedRoot, name: str) -> bool:
     """Whether what is under this name would be history."""
     found = watched.fingerprint_of(name)
-    age_s = 0.0 if found is None else watched.rules.wall() - found.modified_ns / 1e9
-    return age_s >= _HISTORY_S
+    return found is not None and _is_old(watched, found)
+
+
+def _is_old(watched: WatchedRoot, found: Fingerprint) -> bool:
+    return watched.rules.wall() - found.modified_ns / 1e9 >= _HISTORY_S
 
 
 def find_history(watched: WatchedRoot) -> Iterator[Arrival | None]:
@@ -178,12 +181,12 @@ def _read_old(watched: WatchedRoot, directory: int, name: str) -> Arrival | None
         return None
     try:
         snapshot = file.inspect()
-        if rules.wall() - snapshot.mtime_s < _HISTORY_S or snapshot.being_written:
+        if not _is_old(watched, snapshot.fingerprint) or snapshot.being_written:
             return None
         verdict: Settled | Failed = Settled()
         if not snapshot.trusted:
             verdict = Failed("untrusted")
-        elif snapshot.size > rules.max_bytes:
+        elif snapshot.fingerprint.size > rules.max_bytes:
             verdict = Failed("too_large")
         # What is not sent is not kept.
         return replace(read_arrival(rules, watched.key(name), file, snapshot, verdict), data=None)

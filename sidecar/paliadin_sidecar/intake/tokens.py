@@ -77,7 +77,8 @@ def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None
     file = TurnFile(directory, name, owner)
     try:
         snapshot = file.inspect()
-        if not snapshot.trusted or snapshot.size > _MAX_TOKEN_BYTES or snapshot.links > 1:
+        seen = snapshot.fingerprint
+        if not snapshot.trusted or seen.size > _MAX_TOKEN_BYTES or seen.names > 1:
             return None
         return _claims(file.read(snapshot))
     finally:

@@ -108,13 +108,8 @@ class TurnFile:
         try:
             info = self._stat()
             if self._fd is None or not self._is_acceptable(info):
-                return FileSnapshot(
-                    Fingerprint.of(info),
-                    trusted=False,
-                    mtime_s=info.st_mtime,
-                    size=info.st_size,
-                    why=_why_not_ours(info, self._owner),
-                )
+                why = _why_not_ours(info, self._owner)
+                return FileSnapshot(Fingerprint.of(info), trusted=False, why=why)
             being_written = _being_written(self._fd)
             if info.st_dev != self._leases_on:
                 being_written = being_written or None
@@ -130,9 +125,6 @@ class TurnFile:
             # A file that is longer than its tail has text, unless it is a bare trailer that
             # no agent writes; then it is an answer like any other.
             has_text=info.st_size > TAIL_BYTES or has_text,
-            size=info.st_size,
-            links=info.st_nlink,
-            mtime_s=info.st_mtime,
         )
 
     def read(self, snapshot: FileSnapshot, *, allow_open_writer: bool = False) -> bytes:
@@ -149,14 +141,14 @@ class TurnFile:
         if self._fd is None:
             raise Changed
         try:
-            chunks, at = [], 0
-            while chunk := os.pread(self._fd, snapshot.size + 1 - at, at):
+            chunks, at, size = [], 0, snapshot.fingerprint.size
+            while chunk := os.pread(self._fd, size + 1 - at, at):
                 chunks.append(chunk)
                 at += len(chunk)
             now = Fingerprint.of(os.fstat(self._fd))
             changed = now.content_may_differ(snapshot.fingerprint)
             opened = not allow_open_writer and _being_written(self._fd)
-            if at != snapshot.size or changed or opened:
+            if at != size or changed or opened:
                 raise Changed
         except OSError as exc:
             raise Unreadable("", exc) from None
@@ -200,10 +192,10 @@ def _being_written(fd: int) -> bool | None:
     return False
 
 
-def completed_at(mtime_s: float, now: datetime) -> datetime:
+def completed_at(modified_ns: int, now: datetime) -> datetime:
     """A file's modification time, or `now` where that is in the future or no date at all."""
     try:
-        found = datetime.fromtimestamp(mtime_s, UTC)
+        found = datetime.fromtimestamp(modified_ns / 1e9, UTC)
     except (ValueError, OverflowError, OSError):
         return now
     return min(found, now)
