@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from paliadin_sidecar.intake.completion import IntakeRules
 from paliadin_sidecar.intake.events import (
-    Arrived,
     IntakeEvent,
 )
 from paliadin_sidecar.intake.inspection import inspect_due
@@ -127,19 +126,14 @@ def texts(findings: list[IntakeEvent]) -> list[str]:
     """The contents that settled, or why they are none; nothing else may be among them."""
     found = []
     for finding in findings:
-        assert isinstance(finding, Arrived), finding
-        arrival = finding.arrival
-        found.append(arrival.reason or (arrival.data or b"").decode())
+        assert isinstance(finding, Arrival), finding
+        found.append(finding.reason or (finding.data or b"").decode())
     return found
 
 
 def settled(findings: list[IntakeEvent]) -> list[str]:
     """The turns that became answers."""
-    return [
-        f.arrival.key.turn_id
-        for f in findings
-        if isinstance(f, Arrived) and f.arrival.reason is None
-    ]
+    return [f.key.turn_id for f in findings if isinstance(f, Arrival) and f.reason is None]
 
 
 def descriptors() -> int:

@@ -12,12 +12,6 @@ from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey
 from paliadin_sidecar.settings import RootSpec
 
 
-class Arrived(Struct, frozen=True):
-    """A file is complete, or cannot become an answer."""
-
-    arrival: Arrival
-
-
 class Hint(Struct, frozen=True):
     """A turn's token says who waits."""
 
@@ -62,7 +56,7 @@ class Flooded(Struct, frozen=True):
     names: int
 
 
-IntakeEvent = Arrived | Hint | Stalled | Vanished | Gone | Flooded
+IntakeEvent = Arrival | Hint | Stalled | Vanished | Gone | Flooded
 
 
 def record_events(outbox: Outbox, events: list[IntakeEvent]) -> list[Delivery]:
@@ -72,8 +66,8 @@ def record_events(outbox: Outbox, events: list[IntakeEvent]) -> list[Delivery]:
 
 def _record(outbox: Outbox, event: IntakeEvent) -> Delivery | None:
     match event:
-        case Arrived(arrival):
-            return acceptance.accept(outbox, arrival)
+        case Arrival():
+            return acceptance.accept(outbox, event)
         case Hint(key, submitted_turn_id, user_id):
             acceptance.record_hint(outbox, key, submitted_turn_id, user_id)
         case Stalled(key, why, detail):

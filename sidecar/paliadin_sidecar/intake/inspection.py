@@ -8,10 +8,11 @@ from collections.abc import Generator, Iterator
 from paliadin_sidecar.errors import Changed, Unreadable
 from paliadin_sidecar.intake.arrivals import read_arrival
 from paliadin_sidecar.intake.completion import Failed, Progress, Settled, Verdict, Waiting, decide
-from paliadin_sidecar.intake.events import Arrived, Gone, IntakeEvent, Stalled, Vanished
+from paliadin_sidecar.intake.events import Gone, IntakeEvent, Stalled, Vanished
 from paliadin_sidecar.intake.fingerprint import FileSnapshot
 from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile
+from paliadin_sidecar.outbox.records import Arrival
 
 #: What one batch may hold in memory, so that a backlog never is; and how many files it inspects
 #: before deliveries have their turn.
@@ -40,8 +41,8 @@ def inspect_due(watched: WatchedRoot) -> list[IntakeEvent]:
             break
         for event in _inspect(watched, tracked):
             events.append(event)
-            if isinstance(event, Arrived):
-                size += event.arrival.size
+            if isinstance(event, Arrival):
+                size += event.size
     events.extend(watched.report_flood())
     return events
 
@@ -134,7 +135,7 @@ def _evaluate(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEven
         yield hint
     if snapshot.being_written:
         yield Stalled(key, "open_for_writing", "pushed")
-    yield Arrived(arrival)
+    yield arrival
     watched.only_scanned += not tracked.noticed
     linked = arrival.reason == "untrusted" and snapshot.fingerprint.names > 1
     watched.accept(name, arrival.fingerprint, snapshot.fingerprint, linked=linked)
@@ -179,7 +180,7 @@ def _evaluate_previous(
     rules = watched.rules
     if snapshot.trusted and snapshot.has_text and snapshot.fingerprint.size <= rules.max_bytes:
         key = watched.key(tracked.name)
-        yield Arrived(read_arrival(rules, key, previous, snapshot, Settled(), progress))
+        yield read_arrival(rules, key, previous, snapshot, Settled(), progress)
     tracked.close_previous()
     return None
 

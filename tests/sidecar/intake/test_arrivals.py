@@ -13,10 +13,8 @@ from support.watched import (
     texts,
 )
 
-from paliadin_sidecar.intake.events import (
-    Arrived,
-)
 from paliadin_sidecar.intake.fingerprint import COARSE_S, Fingerprint
+from paliadin_sidecar.outbox.records import Arrival
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,11 +42,11 @@ def test_a_young_file_is_looked_at_by_the_next_start(tmp_path: Path) -> None:
     killed.wall = at.st_mtime + 0.01
     killed.notice("t.txt")
     (taken,) = killed.look()
-    assert isinstance(taken, Arrived)
+    assert isinstance(taken, Arrival)
     path.write_text("No!!" + TRAILER)  # of the same file, size and time
     os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
     place = Place(killed.path)
-    place.files.remember({"t": taken.arrival.fingerprint})
+    place.files.remember({"t": taken.fingerprint})
     assert texts(place.every_file()) == ["No!!" + TRAILER]
 
 

@@ -13,9 +13,7 @@ from support.watched import (
     texts,
 )
 
-from paliadin_sidecar.intake.events import (
-    Arrived,
-)
+from paliadin_sidecar.outbox.records import Arrival
 
 
 @pytest.mark.parametrize("again", ["meanwhile", "at the next start"])
@@ -26,12 +24,12 @@ def test_a_second_name_that_goes_late(place: Place, again: str) -> None:
     place.notice("t.txt")
     (failed,) = place.wait(60)
     assert texts([failed]) == ["untrusted"]
-    assert isinstance(failed, Arrived)
+    assert isinstance(failed, Arrival)
     assert place.every_file() == []
     (place / "second.tmp").unlink()
     if again == "at the next start":
         place = Place(place.path)
-        place.files.remember({"t": failed.arrival.fingerprint})
+        place.files.remember({"t": failed.fingerprint})
         assert texts(place.every_file()) == [WHOLE]
         place.files.close()
     else:
@@ -49,11 +47,7 @@ def test_other_limits_at_the_next_start(place: Place) -> None:
     foreign = place.look()
     place.rules(owner=os.geteuid())
     place.notice("large.txt")
-    taken = {
-        f.arrival.key.turn_id: f.arrival
-        for f in [*foreign, *place.look()]
-        if isinstance(f, Arrived)
-    }
+    taken = {f.key.turn_id: f for f in [*foreign, *place.look()] if isinstance(f, Arrival)}
     assert {name: arrival.reason for name, arrival in taken.items()} == {
         "foreign": "untrusted",
         "large": "too_large",

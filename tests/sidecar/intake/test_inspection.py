@@ -29,7 +29,6 @@ from support.writer import Writer
 from paliadin_sidecar.errors import Unreadable
 from paliadin_sidecar.intake.completion import EMPTY_S, HELD_S, LINKS_S, STALLED_S
 from paliadin_sidecar.intake.events import (
-    Arrived,
     Gone,
     Stalled,
     Vanished,
@@ -48,15 +47,13 @@ def test_renamed(heard: Place) -> None:
     info = (heard / "t.txt").stat()
     assert heard.notice("a.tmp", "t.txt") == []
     assert heard.look() == [
-        Arrived(
-            Arrival(
-                KEY,
-                str(Fingerprint.of(info)),
-                datetime.fromtimestamp(info.st_mtime, UTC),
-                len(WHOLE),
-                data=WHOLE.encode(),
-                sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),
-            )
+        Arrival(
+            KEY,
+            str(Fingerprint.of(info)),
+            datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC),
+            len(WHOLE),
+            data=WHOLE.encode(),
+            sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),
         )
     ]
     assert heard.files.due_in() is None
@@ -111,7 +108,7 @@ def test_a_whole_answer_that_stays_open(heard: Place) -> None:
         writer.write("Never ended.")
         heard.notice("t.txt")
         assert [
-            f for f in [*heard.every_file(), *heard.wait(HELD_S)] if isinstance(f, Arrived)
+            f for f in [*heard.every_file(), *heard.wait(HELD_S)] if isinstance(f, Arrival)
         ] == []
     assert len(texts(heard.wait(QUIET_S + 1))) == 1
 
@@ -368,7 +365,7 @@ def test_a_trailer_after_a_poller(heard: Place) -> None:
     heard.notice("t.txt")
     found = heard.wait(1)
     assert texts(found) == [TEXT, TRAILER]
-    assert [f.arrival.has_text for f in found if isinstance(f, Arrived)] == [True, False]
+    assert [f.has_text for f in found if isinstance(f, Arrival)] == [True, False]
     assert heard.every_file() == []
 
 
@@ -491,9 +488,9 @@ def test_too_large(heard: Place) -> None:
     heard.publish(content=b"x" * (MAX_BYTES - len(TRAILER) + 1) + TRAILER.encode())
     heard.notice("t.txt")
     (found,) = heard.look()
-    assert isinstance(found, Arrived)
-    assert (found.arrival.reason, found.arrival.size) == ("too_large", MAX_BYTES + 1)
-    assert (found.arrival.data, found.arrival.sha256) == (None, None)
+    assert isinstance(found, Arrival)
+    assert (found.reason, found.size) == ("too_large", MAX_BYTES + 1)
+    assert (found.data, found.sha256) == (None, None)
 
 
 def test_unreadable(ordinary: Place) -> None:

@@ -22,7 +22,6 @@ from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake import tracking
 from paliadin_sidecar.intake.completion import LINKS_S
 from paliadin_sidecar.intake.events import (
-    Arrived,
     Flooded,
     Gone,
     IntakeEvent,
@@ -30,7 +29,7 @@ from paliadin_sidecar.intake.events import (
 )
 from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.scan import run_slice, scan
-from paliadin_sidecar.outbox.records import TurnKey
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,8 +78,8 @@ def test_what_the_outbox_knows(place: Place) -> None:
     assert place.scan() == [gone]
     assert place.files.due_in() is None
     (changed,) = place.every_file()
-    assert isinstance(changed, Arrived)
-    assert changed.arrival.key.turn_id == "changed"
+    assert isinstance(changed, Arrival)
+    assert changed.key.turn_id == "changed"
 
 
 def test_a_content_whose_time_was_put_back(heard: Place) -> None:
@@ -170,7 +169,7 @@ def test_more_than_are_remembered(place: Place, monkeypatch: pytest.MonkeyPatch)
     reasons = set()
     for _ in range(5):
         found = [*place.scan(every_file=True), *place.wait(60)]
-        reasons |= {f.arrival.reason for f in found if isinstance(f, Arrived)}
+        reasons |= {f.reason for f in found if isinstance(f, Arrival)}
     assert reasons == {"untrusted"}
     assert len(place.files.accepted) == 201
 

@@ -22,13 +22,12 @@ from support.writer import Writer
 from paliadin_sidecar.intake import tokens, tracking
 from paliadin_sidecar.intake.completion import STALLED_S
 from paliadin_sidecar.intake.events import (
-    Arrived,
     Flooded,
     Hint,
     IntakeEvent,
     Vanished,
 )
-from paliadin_sidecar.outbox.records import TurnKey
+from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,10 +74,10 @@ def test_a_flood_is_told_by_its_number(place: Place) -> None:
     found = place.wait(59)
     flooded = [f for f in found if isinstance(f, Flooded)]
     assert [f.kinds["untrusted"] for f in flooded] == [900]
-    failed = [f for f in found if isinstance(f, Arrived)]
+    failed = [f for f in found if isinstance(f, Arrival)]
     assert 100 + 59 * 10 - 10 <= len(failed) <= 100 + 59 * 10
     found = place.wait(60)
-    assert len(failed) + len([f for f in found if isinstance(f, Arrived)]) == 1000
+    assert len(failed) + len([f for f in found if isinstance(f, Arrival)]) == 1000
     assert place.every_file() == []  # what was judged is not judged again
     assert place.files.due_in() is None
 
@@ -130,7 +129,7 @@ def test_more_files_than_may_be_held(tmp_path: Path) -> None:
     (place / "t9.txt").unlink()
     found = place.wait(QUIET_S)
     assert Vanished(TurnKey("aichat", "paliadin", "t9")) in found
-    settled = {f.arrival.key.turn_id for f in found if isinstance(f, Arrived)}
+    settled = {f.key.turn_id for f in found if isinstance(f, Arrival)}
     assert settled == set(names) - {"t9"}
     place.files.close()
 
@@ -148,7 +147,7 @@ def test_a_root_that_goes(place: Place) -> None:
     place.path.with_name("away").rename(place.path)
     assert place.root.check() == "armed"
     place.scan(every_file=True)
-    assert [f.arrival.key.turn_id for f in place.wait(60) if isinstance(f, Arrived)] == ["t"]
+    assert [f.key.turn_id for f in place.wait(60) if isinstance(f, Arrival)] == ["t"]
 
 
 def test_a_root_that_is_replaced(place: Place) -> None:
