@@ -36,7 +36,7 @@ def test_history(place: Place) -> None:
         Arrival(
             KEY,
             str(Fingerprint.of(info)),
-            datetime.fromtimestamp(info.st_mtime, UTC),
+            datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC),
             len(WHOLE),
             sha256=hashlib.sha256(WHOLE.encode()).hexdigest(),
         )
