@@ -60,12 +60,30 @@ class Recorder:
             random=self._random,
             floor_s=policy.retry_after_s(outcome.retry_after, now),
         )
+        # The first attempts of a delivery get an event each, later ones now and then.
+        in_full = delivery.attempts <= policy.REPORTED_IN_FULL
+
+        def write(outbox: Outbox) -> None:
+            match decision:
+                case policy.Delivered():
+                    transitions.record_delivered(outbox, delivery, outcome)
+                case policy.Dead(cause):
+                    transitions.record_dead(outbox, delivery, outcome, cause)
+                case policy.Retry(seconds):
+                    transitions.record_retry(
+                        outbox,
+                        delivery,
+                        outcome,
+                        seconds,
+                        refused=verdict is Verdict.REFUSED,
+                        reported=in_full or policy.is_reported(delivery.reported_at, now),
+                        keep=None if in_full else policy.REPORTED_IN_FULL,
+                    )
+
         is_delivered = isinstance(decision, policy.Delivered)
         if is_delivered:
             failpoint("before an acknowledgement is recorded")
-        await self._group.commit_when_possible(
-            _record, delivery, outcome, decision, now, is_refused=verdict is Verdict.REFUSED
-        )
+        await self._group.commit_when_possible(write)
         if is_delivered:
             failpoint("after an acknowledgement was recorded")
         return decision
@@ -84,30 +102,3 @@ class Recorder:
             delivery.evidence += self._evidence.failed(delivery.turn)
         else:
             self._evidence.not_acknowledged(delivery.turn)
-
-
-def _record(
-    outbox: Outbox,
-    delivery: Delivery,
-    outcome: Outcome,
-    decision: policy.Decision,
-    now: float,
-    *,
-    is_refused: bool,
-) -> None:
-    match decision:
-        case policy.Delivered():
-            transitions.record_delivered(outbox, delivery, outcome)
-        case policy.Dead(cause):
-            transitions.record_dead(outbox, delivery, outcome, cause)
-        case policy.Retry(seconds):
-            in_full = delivery.attempts <= policy.REPORTED_IN_FULL
-            transitions.record_retry(
-                outbox,
-                delivery,
-                outcome,
-                seconds,
-                refused=is_refused,
-                reported=in_full or policy.is_reported(delivery.reported_at, now),
-                keep=None if in_full else policy.REPORTED_IN_FULL,
-            )
