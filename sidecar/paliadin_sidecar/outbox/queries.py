@@ -142,10 +142,7 @@ def _timeline(outbox: Outbox, turn: sqlite3.Row) -> dict[str, Any]:
         "submitted_turn_id": turn["submitted_turn_id"],
         "user": user8(turn["user_id"]),
         "deliveries": [_delivery(row) for row in outbox.execute(sql.deliveries_of_turn, of_turn)],
-        "events": [
-            {"id": e.id, "at": e.at, "event": e.name, **e.fields}
-            for e in map(event_of, outbox.execute(sql.events_of_turn, of_turn))
-        ],
+        "events": list(map(event_of, outbox.execute(sql.events_of_turn, of_turn))),
     }
 
 

@@ -104,5 +104,5 @@ def test_timeline(box: Box) -> None:
     assert timeline == {
         **{name: row[name] for name in names},
         "deliveries": [{"id": 2} | {k: v for k, v in row.items() if k not in names}],
-        "events": [{"id": 2, "at": NOW, "event": "turn.accepted", **event.fields}],
+        "events": [event],
     }

@@ -21,8 +21,7 @@ from paliadin_sidecar.outbox.records import Event
 
 #: What the line above a turn's table says already, or nobody needs to see.
 _HIDDEN = {
-    "turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "id", "at", "event",
-    "webhook_id",
+    "turn_id", "backend", "persona", "submitted_turn_id", "user", "sha256", "webhook_id",
 }  # fmt: skip
 #: Who follows all sees so many lines first, as with `tail -f`.
 _FIRST_LINES = 10
@@ -112,7 +111,10 @@ def _timeline_json(turn: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **turn,
         "deliveries": [terminal.with_utc_times(row) for row in turn["deliveries"]],
-        "events": [{**event, "at": terminal.utc_time(event["at"])} for event in turn["events"]],
+        "events": [
+            {"id": event.id, "at": terminal.utc_time(event.at), "event": event.name, **event.fields}
+            for event in turn["events"]
+        ],
     }
 
 
@@ -125,9 +127,9 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
         ("when", "event", "what"),
         [
             (
-                terminal.local_time(event["at"]),
-                event["event"],
-                " ".join(f"{k}={v}" for k, v in event.items() if k not in _HIDDEN),
+                terminal.local_time(event.at),
+                event.name,
+                " ".join(f"{k}={v}" for k, v in event.fields.items() if k not in _HIDDEN),
             )
             for event in turn["events"]
         ],
@@ -162,16 +164,10 @@ def _past(outbox: Outbox, ids: Collection[str]) -> Iterator[Event]:
     if not ids:
         yield from _after(outbox, 0)
         return
-    found = {
-        event["id"]: event
-        for id_ in ids
-        for turn in queries.timelines(outbox, id_)
-        for event in turn["events"]
-    }
+    timelines = [turn for id_ in ids for turn in queries.timelines(outbox, id_)]
+    found = {event.id: event for turn in timelines for event in turn["events"]}
     for number in sorted(found):
-        fields = dict(found[number])
-        del fields["id"]
-        yield Event(number, fields.pop("at"), fields.pop("event"), fields)
+        yield found[number]
 
 
 def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Event]:
