@@ -238,6 +238,7 @@ class RootIntake:
             try:
                 async for found in self._slices(find_history(self.files)):
                     history += found
+                    self._wake.set()
                     if len(history) >= _HISTORY_BATCH:
                         await self._group.commit_when_possible(acceptance.record_history, history)
                         history = []

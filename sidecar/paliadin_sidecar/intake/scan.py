@@ -158,7 +158,9 @@ def _is_old(watched: WatchedRoot, found: Fingerprint) -> bool:
 
 
 def find_history(watched: WatchedRoot) -> Iterator[Arrival | None]:
-    """Read the old files, which are not taken up any more. Yields None after each step.
+    """Read the old files, which are not taken up any more, and observe the others.
+
+    Yields None after each step.
 
     Raises:
         OSError: the directory cannot be read.
@@ -167,9 +169,11 @@ def find_history(watched: WatchedRoot) -> Iterator[Arrival | None]:
         yield None
         if turn_id_of(name) is not None and watched.root.fd is not None:
             arrival = _read_old(watched, watched.root.fd, name)
-            if arrival is not None:
-                watched.accepted[name] = arrival.fingerprint
-                yield arrival
+            if arrival is None:
+                watched.track(name)
+                continue
+            watched.accepted[name] = arrival.fingerprint
+            yield arrival
 
 
 def _read_old(watched: WatchedRoot, directory: int, name: str) -> Arrival | None:

@@ -150,20 +150,24 @@ class WatchedRoot:
     def observe(self, name: str) -> Iterator[IntakeEvent]:
         """Observe this name from now on, if it is a turn file's; read it, if it is a token's."""
         if turn_id_of(name) is not None:
-            seen = self.fingerprint_of(name)
-            defect = self.rules.defect_of(seen)
-            tracked = self.tracked.get(name)
-            if tracked is None:
-                full = defect and self.has_too_many_defective
-                if full or len(self.tracked) >= _MAX_TRACKED:
-                    return  # a later scan finds it
-                tracked = self.tracked[name] = TrackedFile(name, self.rules.wall())
-            tracked.seen, tracked.defect = seen, defect
-            self.schedule(tracked, 0.0)
+            self.track(name)
         elif (turn_id := turn_id_of(name, ".jwt")) is not None:
             hint = self.tokens.read(TurnKey(self.spec.backend, self.spec.persona, turn_id))
             if hint is not None:
                 yield hint
+
+    def track(self, name: str) -> None:
+        """Inspect this turn's file as soon as possible, and for as long as it has not settled."""
+        seen = self.fingerprint_of(name)
+        defect = self.rules.defect_of(seen)
+        tracked = self.tracked.get(name)
+        if tracked is None:
+            full = defect and self.has_too_many_defective
+            if full or len(self.tracked) >= _MAX_TRACKED:
+                return  # a later scan finds it
+            tracked = self.tracked[name] = TrackedFile(name, self.rules.wall())
+        tracked.seen, tracked.defect = seen, defect
+        self.schedule(tracked, 0.0)
 
     @property
     def has_too_many_defective(self) -> bool:

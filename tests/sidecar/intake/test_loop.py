@@ -143,6 +143,7 @@ async def test_a_turn_while_a_root_is_registered(
     def endless(_: object) -> Iterator[Arrival | None]:
         publish(root, "new")
         for n in itertools.count():
+            os.utime(root / "new.txt")  # again and again: the root may not be watched yet
             if "new" in listener.turns and len(recorded) > 1:
                 return
             yield answer(f"old {n}", key=TurnKey("aichat", "paliadin", f"old-{n}"))
@@ -174,10 +175,10 @@ async def test_an_old_file_that_is_touched_while_its_root_is_registered(
 
     def slow(watched: WatchedRoot) -> Iterator[Arrival | None]:
         while watched.root.state == "armed" and "t1" not in listener.turns:
-            if not (root / "t1.txt").exists():
-                (root / "old.txt").chmod(0o600)
-                publish(root, "older", TEXT + WHOLE)
-                publish(root, "t1")
+            # Again and again: the root may not be watched yet.
+            (root / "old.txt").chmod(0o600)
+            publish(root, "older", TEXT + WHOLE)
+            publish(root, "t1")
             yield None
         yield from find_history(watched)
 
