@@ -92,6 +92,8 @@ def _plain_call(node: ast.AST, variables: dict[str, ast.expr]) -> tuple[str, set
 
 
 def _keys(node: ast.expr) -> set[str]:
+    if isinstance(node, ast.Attribute) and node.attr == "about":
+        return {*RootSpec("", "", Path()).about}
     return {
         key.value
         for one in ast.walk(node)

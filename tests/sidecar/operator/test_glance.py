@@ -49,7 +49,7 @@ def test_what_is_under_way(box: Box, watched: Watched) -> None:
         box(acceptance.record_hint, key(turn_id), f"of-{turn_id}", USER)
     box.now = NOW
     box(acceptance.accept, answer(key=key("answered"), at=NOW - 1))
-    box(acceptance.register_root, *ROOT, [answer("x", key("history"))])
+    box(acceptance.register_root, ROOT, [answer("x", key("history"))])
     glance = watched.look()
     assert [one["turn_id"] for one in glance.asked] == ["asked"]  # nobody waits for an old one
     assert [one["turn_id"] for one in glance.undelivered] == ["answered"]

@@ -332,7 +332,7 @@ def test_a_token_that_was_found_too_late_tells_no_time(box: Box) -> None:
     """After its answer, as by the scan of a start; or when another file of the turn was known."""
     box(acceptance.record_hint, KEY, "submitted", USER)
     box(acceptance.accept, answer(at=NOW - 1))
-    box(acceptance.register_root, *ROOT, [answer("old", key("h"))])
+    box(acceptance.register_root, ROOT, [answer("old", key("h"))])
     box(acceptance.record_hint, key("h"), "submitted-h", USER)
     box.now += 60
     box(acceptance.accept, answer("new", key("h"), at=box.now))
