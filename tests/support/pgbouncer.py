@@ -27,14 +27,14 @@ def pgbouncer(server: PostgreSQL, database: str, mode: str) -> Iterator[str]:
     account = ordinary_account()
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as directory:
         home = Path(directory)
-        home.chmod(0o755)
         settings = home / "pgbouncer.ini"
         settings.write_text(
             f"[databases]\n* = user=postgres host={server.home}\n[pgbouncer]\nlisten_addr =\n"
             f"unix_socket_dir = {home}\nauth_type = any\npool_mode = {mode}\n"
             "default_pool_size = 10\nignore_startup_parameters = extra_float_digits\n"
         )
-        os.chown(home, account.pw_uid, account.pw_gid)
+        for path in (home, settings):
+            os.chown(path, account.pw_uid, account.pw_gid)
         process = subprocess.Popen(
             ["pgbouncer", "--quiet", str(settings)],
             user=account.pw_uid,

