@@ -78,6 +78,17 @@ def test_unknown_backend(value: str | None, warned: int, caplog: pytest.LogCaptu
             ["AICHAT_URL is not an http or https URL without user and query"],
         ),
         (
+            {
+                **AICHAT,
+                "AICHAT_URL": "http://a.example.org https://b.example.org http://a.example.org/",
+            },
+            ["AICHAT_URL names a host twice"],
+        ),
+        (
+            {**AICHAT, "AICHAT_URL": "http://a,http://b"},
+            ["AICHAT_URL='http://a,http://b' is not an http or https URL without user and query"],
+        ),
+        (
             {**AICHAT, "AICHAT_URL": "ftp://127.0.0.1"},
             ["AICHAT_URL='ftp://127.0.0.1' is not an http or https URL without user and query"],
         ),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -15,14 +17,19 @@ import paliadin_client
 from paliadin_client import (
     ConnectionLost,
     Exchange,
+    Paliadin,
     PaliadinError,
     ShimError,
     TurnRequest,
     TurnTimeout,
     Unreachable,
     User,
+    aichat,
 )
+from paliadin_client.connection import open_hosts
 from paliadin_client.hosts import rendezvous
+from paliadin_client.settings import AichatSettings, Settings
+from paliadin_client.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,6 +138,31 @@ async def test_back_again(two: Two) -> None:
     assert (len(two.near.turns), len(two.far.turns)) == (1, 2)
     assert [bool(seen.primer) for seen in (*two.near.turns, *two.far.turns)] == [True, True, False]
     assert (two.near.resets, len(two.far.resets)) == ([], 1)
+
+
+@pytest.mark.anyio
+async def test_a_host_that_hangs(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes connections and does not answer its health check is left, too."""
+    monkeypatch.setattr(aichat, "_HEALTH_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        urls = f"http://127.0.0.1:{silent.getsockname()[1]}", two.urls[1]
+        user = next(user for user in USERS if rendezvous(user.user_id, urls)[0] == urls[0])
+        environ = {**two.environ, "AICHAT_URL": " ".join(urls)}
+        async with paliadin_client.connect(environ=environ) as paliadin:
+            result = await paliadin.run_turn(TurnRequest(user=user, message="?"))
+    assert result.host == two.urls[1]
+
+
+@pytest.mark.anyio
+async def test_a_host_that_is_not_named_any_more(two: Two) -> None:
+    """A user whose host was taken out of the settings is at another one, and stays there."""
+    store = MemoryStore()
+    backend = Settings.from_environ(two.environ).backend
+    assert isinstance(backend, AichatSettings)
+    for urls in (two.environ["AICHAT_URL"], two.urls[1], two.environ["AICHAT_URL"]):
+        async with open_hosts(replace(backend, url=urls)) as hosts:
+            await Paliadin(hosts, store=store, deadline_s=20).run_turn(two.ask())
+    assert (len(two.near.turns), len(two.far.turns)) == (1, 2)
 
 
 @pytest.mark.anyio
