@@ -61,7 +61,7 @@ async def _insist(make: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _try(make: Callable[[], Awaitable[None]]) -> str | None:
-    with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE_S):
+    with anyio.move_on_after(_PATIENCE_S, shield=True):
         try:
             await make()
         except StoreFailed as exc:
