@@ -20,6 +20,10 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 demo: $(VENV)/.ready
 	$(BIN)/python -m demo
 
+# What pytest makes of a test's assertions is kept, whatever the shell says of bytecode: to make it
+# anew costs each of its processes as much as a tenth of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What takes long is left out, and of a property fewer examples are tried: `make test-all` has all.
 test: $(VENV)/.ready
 	@$(BIN)/python -m pytest
