@@ -36,8 +36,6 @@ from paliadin_client.text import one_line
 from paliadin_contract.ids import is_turn_id
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
-__all__ = ["Aichat", "open_aichat", "open_aichats", "sign_turn_token"]
-
 _log = logging.getLogger(__name__)
 
 _TEXT = ("response", "answer", "text")

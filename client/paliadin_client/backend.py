@@ -14,11 +14,6 @@ from paliadin_client.errors import BadRequest, Unreachable
 from paliadin_client.text import one_line
 from paliadin_contract.trailer import Trailer
 
-__all__ = [
-    "MAX_ANSWER_BYTES", "Backend", "Exchange", "Reply", "TurnRequest", "User", "answers_within",
-    "parse_uuid", "primer_block", "userid8",
-]  # fmt: skip
-
 #: More than this is no answer, whoever sends it; it bounds what we keep in memory.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _PRIMER_EXCHANGES = 5

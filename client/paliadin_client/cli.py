@@ -35,8 +35,6 @@ from paliadin_client.store.postgresql.opening import require_driver
 from paliadin_client.store.postgresql.schema import create_sql
 from paliadin_client.text import strip_controls
 
-__all__ = ["main"]
-
 _T = TypeVar("_T")
 
 #: Signals that end a command as Ctrl-C does, unless whoever started it ignores them.

@@ -16,8 +16,6 @@ from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.turn import Paliadin
 from paliadin_client.watching import StoreWatcher
 
-__all__ = ["connect", "open_backend", "open_hosts", "open_paliadin"]
-
 
 @asynccontextmanager
 async def connect(

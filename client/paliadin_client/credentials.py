@@ -13,8 +13,6 @@ import anyio
 from paliadin_client.settings import LegacySettings
 from paliadin_client.text import excerpt
 
-__all__ = ["credential_problems", "unescaped"]
-
 _KEY = "PALIADIN_SSH_PRIVATE_KEY"
 _KNOWN_HOSTS = "PALIADIN_KNOWN_HOSTS"
 _WINDOWS = "holds the characters \\r: write each line's end as \\n alone"

@@ -26,14 +26,6 @@ from collections.abc import Sequence
 from paliadin_client.sshlog import Stage
 from paliadin_client.text import excerpt, last_lines
 
-__all__ = [
-    "AnswerUnusable", "AuthFailed", "BackendTimeout", "BadRequest", "BootstrapFailed",
-    "ConfigError", "ConnectionLost", "MessageTooLong", "NotConfigured", "PaliadinError",
-    "PersonaUnknown", "ShimAuthFailed", "ShimError", "StoreFailed", "SubmitLost", "TurnTimeout",
-    "Unreachable", "error_from_exit", "error_from_http",
-]  # fmt: skip
-
-
 _IS_IT_UP = "Is the host up? `paliadin health` tells when it is again."
 _AGENT_IS_BUSY = "The agent may still be at it. `paliadin reset` ends its session."
 

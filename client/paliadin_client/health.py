@@ -8,8 +8,6 @@ from collections.abc import Callable
 from paliadin_client.backend import User
 from paliadin_client.hosts import Host
 
-__all__ = ["HEALTH_TRUST_S", "Health"]
-
 #: How long, in seconds, a health check that succeeded is trusted. A failure is not.
 HEALTH_TRUST_S = 10.0
 

@@ -8,8 +8,6 @@ from datetime import datetime
 from paliadin_contract.errors import BadSignature
 from paliadin_contract.signature import Keys, Verification
 
-__all__ = ["HostSecrets"]
-
 _BINDS = "=whsec_"
 
 

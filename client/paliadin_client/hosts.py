@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from paliadin_client.backend import Backend, User
 
-__all__ = ["Host", "Hosts", "rendezvous"]
-
 
 @dataclass(frozen=True, slots=True)
 class Host:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 from paliadin_client.errors import Unreachable
 
-__all__ = ["connection_error", "system_message"]
-
 _UNKNOWN_AUTHORITY = (
     "its certificate is of an authority that is not known here: AICHAT_CA_FILE adds one"
 )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from paliadin_client.errors import ConfigError
+from paliadin_client.errors import ConfigError, StoreFailed
 from paliadin_client.host_secrets import HostSecrets
-from paliadin_client.store.protocol import Push, Receipt, Store, StoreFailed, Verdict
+from paliadin_client.store.protocol import Push, Receipt, Store, Verdict
 from paliadin_client.store.pruning import Pruner
 from paliadin_client.store.selection import open_store, store_from
 from paliadin_client.waiting import TurnCallback, Waiters
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["MAX_BODY_BYTES", "Inbox"]
 
 _log = logging.getLogger(__name__)
 

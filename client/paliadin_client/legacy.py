@@ -15,8 +15,6 @@ from paliadin_client.ssh import Ssh, open_ssh
 from paliadin_client.text import one_line
 from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
-__all__ = ["Legacy", "open_legacy"]
-
 #: The kernel's limit for one string of argv or environ, less its final NUL.
 _ARGUMENT_BYTES = 131_071
 #: sshd hands the whole command to the shim in one such string.

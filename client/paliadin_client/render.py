@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["Answer"]
 
 #: Rules of Markdown that hide what was written: an HTML tag, an address behind its text, …
 _HIDING = ("html_block", "html_inline", "link", "image", "autolink", "reference", "entity")

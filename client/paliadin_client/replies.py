@@ -14,8 +14,6 @@ from paliadin_client import errors
 from paliadin_client.backend import Reply
 from paliadin_contract.trailer import Trailer
 
-__all__ = ["Response", "decode", "encode"]
-
 
 @dataclass(frozen=True, slots=True)
 class Response:

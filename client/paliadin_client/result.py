@@ -12,8 +12,6 @@ from paliadin_client.waiting import TurnCallback
 from paliadin_contract.callback import TurnFailed
 from paliadin_contract.trailer import Trailer, split
 
-__all__ = ["Timings", "TurnResult", "conclude"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:

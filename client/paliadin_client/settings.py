@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from paliadin_client.errors import ConfigError
 
-__all__ = ["AichatSettings", "LegacySettings", "Settings"]
-
 _log = logging.getLogger(__name__)
 
 _ANY = re.compile(r".+", re.DOTALL)

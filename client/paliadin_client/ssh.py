@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from paliadin_client.settings import LegacySettings
 
-__all__ = ["Ssh", "open_ssh"]
 
 #: What is asked of ssh, and why.
 _CONFIG = Path(__file__).with_name("ssh_config")

@@ -12,8 +12,6 @@ import enum
 import re
 from collections import deque
 
-__all__ = ["SshLog", "Stage"]
-
 
 class Stage(enum.Enum):
     """How far ssh came."""

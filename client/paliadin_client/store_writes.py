@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from paliadin_client.store.protocol import StoreFailed
-
-__all__ = ["StoreWrites"]
+from paliadin_client.errors import StoreFailed
 
 if TYPE_CHECKING:
     import asyncio

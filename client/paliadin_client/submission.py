@@ -21,8 +21,6 @@ from paliadin_client.waiting import Waiter, Waiters
 from paliadin_client.windows import Windows
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 
-__all__ = ["Submission", "Submitter", "another_users", "none_well"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["excerpt", "last_lines", "one_line", "strip_controls"]
-
 _BREAK = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 #: C0, DEL and C1: among them ESC, and CSI as a single character.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")

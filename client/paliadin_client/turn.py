@@ -17,7 +17,7 @@ from paliadin_client.health import Health
 from paliadin_client.hosts import Host, Hosts
 from paliadin_client.inbox import Inbox
 from paliadin_client.replies import Response
-from paliadin_client.result import Timings, TurnResult, conclude
+from paliadin_client.result import TurnResult, conclude
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Found, Store, Window
 from paliadin_client.store_writes import StoreWrites
@@ -30,7 +30,6 @@ from paliadin_contract.ids import is_turn_id
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Paliadin", "Timings", "TurnResult"]
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from paliadin_client.store.protocol import Found
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 from paliadin_contract.rank import outranks, rank_of
 
-__all__ = ["TurnCallback", "Waiter", "Waiters"]
-
 TurnCallback = TurnCompleted | TurnFailed
 
 #: Pushes that came before somebody waited. They are few, and are soon asked for or never.

@@ -13,12 +13,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from paliadin_client.store.protocol import Store, StoreFailed
+from paliadin_client.errors import StoreFailed
+from paliadin_client.store.protocol import Store
 from paliadin_client.store.pruning import Pruner
 from paliadin_client.waiting import Waiters
 from paliadin_contract.trace import safe_trace
-
-__all__ = ["LOOK_S", "StoreWatcher"]
 
 _log = logging.getLogger(__name__)
 

@@ -14,12 +14,11 @@ from functools import partial
 
 import anyio
 
-from paliadin_client.store.protocol import Store, StoreFailed, Window
+from paliadin_client.errors import StoreFailed
+from paliadin_client.store.protocol import Store, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.waiting import Waiters
 from paliadin_contract.trace import safe_trace
-
-__all__ = ["LEASE_S", "LOOK_S", "RENEW_S", "Windows"]
 
 _log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from support.postgresql import PostgreSQL, postgresql
 from support.pushes import push
 from support.stalling_proxy import stalling_proxy
 
-from paliadin_client.errors import ConfigError
+from paliadin_client.errors import ConfigError, StoreFailed
 from paliadin_client.store.postgresql import database, listening, migration, schema
 from paliadin_client.store.postgresql import store as statements
 from paliadin_client.store.postgresql.migration import migrate
 from paliadin_client.store.postgresql.store import PostgreSQLStore
-from paliadin_client.store.protocol import Found, StoreFailed, Verdict, Window
+from paliadin_client.store.protocol import Found, Verdict, Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

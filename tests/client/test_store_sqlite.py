@@ -20,9 +20,9 @@ import pytest
 from support.pushes import push
 from support.waiting import PATIENCE_S
 
-from paliadin_client.errors import ConfigError
+from paliadin_client.errors import ConfigError, StoreFailed
 from paliadin_client.store.claims import Claims
-from paliadin_client.store.protocol import KEEP_IDS_S, StoreFailed, Verdict, Window
+from paliadin_client.store.protocol import KEEP_IDS_S, Verdict, Window
 from paliadin_client.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ from paliadin_client import (
     windows,
 )
 from paliadin_client.connection import open_hosts
+from paliadin_client.result import TurnResult
 from paliadin_client.settings import Settings
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.watching import StoreWatcher
@@ -203,7 +204,7 @@ async def test_reloaded_page(apps: Apps) -> None:
         gate.open(request)
         for each in waiting:
             result = await each
-            assert isinstance(result, turn.TurnResult)
+            assert isinstance(result, TurnResult)
             assert result.text == TEXT
     assert len(apps.host.turns) == 1
 
@@ -217,7 +218,7 @@ async def test_push_for_another_process(apps: Apps) -> None:
         await apps.push(request)
         for each in waiting:
             result = await each
-            assert isinstance(result, turn.TurnResult)
+            assert isinstance(result, TurnResult)
             assert (result.text, result.via, result.host) == (TEXT, "push", "mriver")
     assert (await other.result(request.turn_id, 0)).timings.completed_at is not None
 
@@ -292,7 +293,7 @@ async def test_half_a_response(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> N
         await anyio.sleep(0.05)
         await apps.push(pushed)
         result = await waiting
-    assert isinstance(result, turn.TurnResult)
+    assert isinstance(result, TurnResult)
     assert (result.text, result.via) == (TEXT, "push")
 
 
@@ -378,7 +379,7 @@ async def test_pushed_while_queued(apps: Apps) -> None:
             await gate.has(first)
             await apps.push(second)
             result = await queued
-            assert isinstance(result, turn.TurnResult)
+            assert isinstance(result, TurnResult)
             assert result.via == "push"
         first = ask()
     assert second.turn_id not in gate.order

@@ -18,8 +18,6 @@ import weakref
 from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["Claims"]
-
 _BUSY = {errno.EAGAIN, errno.EACCES}
 _PRIVATE = 0o600
 #: How long, in seconds, it may go unnoticed that the file was removed.

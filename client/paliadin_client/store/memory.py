@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from paliadin_client.store.protocol import KEEP_BODIES_S, Found, Push, Receipt, Verdict, Window
 from paliadin_contract.rank import Rank, outranks, rank_of
 
-__all__ = ["MemoryStore"]
-
 _MAX_TURNS = 10_000
 #: Of pushes' bodies and replies, as they came. One of the largest that the inbox takes has room.
 _MAX_KEPT_BYTES = 32 * 1024 * 1024

@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from paliadin_client.errors import StoreFailed
 from paliadin_contract.callback import TurnCompleted, TurnFailed
-
-__all__ = [
-    "KEEP_BODIES_S", "KEEP_IDS_S", "Found", "Push", "Receipt", "Store", "StoreFailed", "Verdict",
-    "Window",
-]  # fmt: skip
 
 #: How long, in seconds, a push is known: its id and its rank. A sidecar sends until it is
 #: acknowledged, keeps a body for 72 h after that for `replay`, and a row for 90 days after its file

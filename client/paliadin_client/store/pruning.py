@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from paliadin_client.store.protocol import Store, StoreFailed
-
-__all__ = ["Pruner"]
+from paliadin_client.errors import StoreFailed
+from paliadin_client.store.protocol import Store
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.postgresql.opening import open_postgresql
 from paliadin_client.store.protocol import Store
 
-__all__ = ["open_store", "store_from"]
-
 _POSTGRESQL = re.compile(r"postgres(ql)?://")
 #: Another URL, or libpq's other form of a connection string: as a path it would become the name of
 #: a file, with the password in it.

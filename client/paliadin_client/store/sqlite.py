@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from paliadin_client.errors import ConfigError
+from paliadin_client.errors import ConfigError, StoreFailed
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.protocol import (
     KEEP_BODIES_S,
@@ -19,7 +19,6 @@ from paliadin_client.store.protocol import (
     Found,
     Push,
     Receipt,
-    StoreFailed,
     Verdict,
     Window,
 )
@@ -27,8 +26,6 @@ from paliadin_client.store.sqlite_changes import Changes
 from paliadin_client.store.sqlite_thread import SqliteThread
 from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
 from paliadin_contract.rank import Rank, outranks, rank_of
-
-__all__ = ["SqliteStore"]
 
 #: The first two tables are those of layout 0, which had no others: what they know stays known.
 _SCHEMA = """

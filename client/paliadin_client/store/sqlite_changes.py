@@ -17,8 +17,6 @@ from contextlib import asynccontextmanager, suppress
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.sqlite_thread import SqliteThread
 
-__all__ = ["Changes"]
-
 #: Closed by who only read it; and removed, among other things.
 _IN_CLOSE_NOWRITE, _IN_ATTRIB = 0x10, 0x4
 _EVENT_BYTES = 4096

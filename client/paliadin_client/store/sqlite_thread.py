@@ -28,9 +28,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import anyio
 from anyio import to_thread
 
-from paliadin_client.store.protocol import StoreFailed
-
-__all__ = ["SqliteThread"]
+from paliadin_client.errors import StoreFailed
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

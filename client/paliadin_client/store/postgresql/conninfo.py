@@ -11,8 +11,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from paliadin_client.errors import ConfigError
 
-__all__ = ["Conninfo"]
-
 #: A user and a password hold none of these as they are, so that no part of a password that was
 #: not encoded can be taken for a host, a port or a database, which errors name.
 _URL = re.compile(

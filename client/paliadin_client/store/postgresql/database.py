@@ -23,11 +23,9 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from paliadin_client.errors import StoreFailed
 from paliadin_client.store.postgresql.conninfo import Conninfo
 from paliadin_client.store.postgresql.schema import VERSION
-from paliadin_client.store.protocol import StoreFailed
-
-__all__ = ["ANSWER_S", "CHANNEL", "Connection", "Database", "run", "time_limit"]
 
 Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 

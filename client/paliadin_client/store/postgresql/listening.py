@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 import anyio
 import psycopg
 
+from paliadin_client.errors import StoreFailed
 from paliadin_client.store.postgresql.database import (
     ANSWER_S,
     CHANNEL,
@@ -23,10 +24,7 @@ from paliadin_client.store.postgresql.database import (
     run,
     time_limit,
 )
-from paliadin_client.store.protocol import StoreFailed
 from paliadin_contract.trace import safe_trace
-
-__all__ = ["Teller", "hints"]
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,6 @@ from paliadin_client.store.postgresql.conninfo import Conninfo
 from paliadin_client.store.postgresql.database import Database, run
 from paliadin_client.store.postgresql.schema import MIGRATIONS, VERSION, create_sql
 
-__all__ = ["migrate"]
-
 # Two that make it at the same time come one after the other.
 _ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('paliadin schema', 0))"
 _IS_THERE = "SELECT to_regclass('paliadin.version') IS NOT NULL"

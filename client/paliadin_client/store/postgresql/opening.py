@@ -5,8 +5,6 @@ from __future__ import annotations
 from paliadin_client.errors import ConfigError
 from paliadin_client.store.protocol import Store
 
-__all__ = ["open_postgresql", "require_driver"]
-
 
 def open_postgresql(url: str) -> Store:
     """The store that this `postgresql://` URL names. It connects when it is used.

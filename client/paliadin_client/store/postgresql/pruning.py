@@ -11,8 +11,6 @@ from typing import LiteralString
 from paliadin_client.store.postgresql.database import Database
 from paliadin_client.store.protocol import KEEP_BODIES_S, KEEP_IDS_S
 
-__all__ = ["prune"]
-
 #: How long a step may take: a large body is thousands of rows.
 _STEP_S = 60.0
 

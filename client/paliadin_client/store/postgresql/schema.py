@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["MIGRATIONS", "VERSION", "create_sql"]
-
 #: The version that `schema.sql` makes. A later one has a step for each one before it.
 VERSION = 1
 #: The SQL that makes a version of the one before it, `paliadin.version` included.

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from psycopg.pq import TransactionStatus
 
+from paliadin_client.errors import StoreFailed
 from paliadin_client.store.postgresql.conninfo import Conninfo
 from paliadin_client.store.postgresql.database import (
     ANSWER_S,
@@ -17,12 +18,10 @@ from paliadin_client.store.postgresql.database import (
 )
 from paliadin_client.store.postgresql.listening import Teller, hints
 from paliadin_client.store.postgresql.pruning import prune
-from paliadin_client.store.protocol import Found, Push, Receipt, StoreFailed, Verdict, Window
+from paliadin_client.store.protocol import Found, Push, Receipt, Verdict, Window
 from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
 from paliadin_contract.errors import MalformedCallback
 from paliadin_contract.rank import Rank, outranks, rank_of
-
-__all__ = ["PostgreSQLStore"]
 
 #: How long a push may take to be stored, the app's own part included: as long as a sidecar's
 #: longest attempt. After that the connection is broken off here, and the server gives up what it
