@@ -95,9 +95,12 @@ class Waiters:
                     del self._waiters[alias]
 
     def add_alias(self, waiter: Waiter, turn_id: str | None) -> None:
-        """Let `waiter` wait for `turn_id` too, unless another does who does not share it."""
-        if turn_id is None or turn_id in waiter.aliases or self._is_taken(turn_id):
+        """Let `waiter` wait for `turn_id` too, unless it is another turn's that is not shared."""
+        if turn_id is None or turn_id in waiter.aliases:
             return
+        for other in self._waiters.get(turn_id, ()):
+            if not other.shared and set(other.aliases).isdisjoint(waiter.aliases):
+                return
         self._add(waiter, turn_id)
 
     def offer(self, callback: TurnCallback) -> None:

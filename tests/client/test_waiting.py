@@ -51,6 +51,21 @@ async def test_alias_of_another() -> None:
         assert (theirs.push, ours.push) == (callback, None)
 
 
+async def test_alias_of_one_turn() -> None:
+    """Who shares a turn has the push that names its second id as well, and nobody else has."""
+    waiters, callback = Waiters(), push(OTHER).callback
+    with (
+        waiters.expect(TURN) as alone,
+        waiters.expect(TURN, shared=True) as sharing,
+        waiters.expect("third", shared=True) as third,
+    ):
+        for waiter in (alone, sharing, third):
+            waiters.add_alias(waiter, OTHER)
+        waiters.offer(callback)
+        assert [each.push for each in (alone, sharing, third)] == [callback, callback, None]
+    assert not waiters.anybody
+
+
 async def test_found() -> None:
     """Whoever is woken by a push that was found has the reply, too."""
     waiters, callback = Waiters(), push(TURN).callback

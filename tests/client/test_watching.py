@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.client_hosts import until
 from support.pushes import push
@@ -73,8 +74,11 @@ def waiters() -> Waiters:
 async def test_hint(store: Shared, waiters: Waiters) -> None:
     """What another process stored is there at the hint: neither sooner nor two seconds later."""
     async with StoreWatcher(store, waiters).running():
+        await until(lambda: bool(store._listeners))
         with waiters.expect(TURN) as waiter:
             await store.store("another-turn")
+            await anyio.lowlevel.checkpoint()
+            assert store.finds == []
             await store.store()
             with anyio.fail_after(module.LOOK_S / 2):
                 await waiter.arrived.wait()
