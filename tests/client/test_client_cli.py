@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from support.client_hosts import ANSWER, Fails, aichat_host, until
+from support.slow import slow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +172,7 @@ async def test_hostile_answer(aichat: AichatHost) -> None:
         assert "\x9b".encode() not in text
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", slow("latin-1")])
 async def test_an_encoding_that_lacks_a_character(host: Host, encoding: str) -> None:
     """A character that the output's encoding lacks gets a stand-in; the answer is not lost."""
 

@@ -206,6 +206,7 @@ def test_a_root_that_cannot_be_trusted_is_not_read_until_it_is_mended(
         receiver.wait(f"t{n}")
 
 
+@pytest.mark.slow  # `intake/test_roots.py` tries it without a daemon
 def test_an_ancestor_exchanged_for_a_link_all_the_time_leads_nowhere(
     host: Sidecar, receiver: Receiver
 ) -> None:

@@ -118,6 +118,7 @@ def test_upgrade(live: Sidecar) -> None:
         assert queries.timelines(copy, TURN)
 
 
+@pytest.mark.slow
 def test_a_second_upgrade_and_the_way_back(live: Sidecar) -> None:
     """The copy is of the last upgrade, and is in no other copy; the way back brings it back."""
     run(live, "upgrade")

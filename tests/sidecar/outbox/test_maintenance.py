@@ -267,6 +267,7 @@ def test_a_step_is_small(box: Pruned) -> None:
     assert box.bodies == 2
 
 
+@pytest.mark.slow
 def test_what_a_backlog_took_is_given_back(box: Pruned) -> None:
     """The file shrinks again, in small steps, to what is used and some room."""
     large = noise(2 * 1024 * 1024)
