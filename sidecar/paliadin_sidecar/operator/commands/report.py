@@ -17,6 +17,7 @@ import click
 
 from paliadin_sidecar.audit.turn_history import read_history
 from paliadin_sidecar.environment import Reader, merged_environment
+from paliadin_sidecar.host.priority import at_low_priority
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.outbox import event_rows, queries
@@ -101,8 +102,9 @@ def _html(
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
         oldest = event_rows.oldest_event_at(outbox)
         since = max(asked_since, min(until - _DAY_S if oldest is None else oldest, until - 1))
+        history = at_low_priority(lambda: read_history(outbox, since=since, until=until))
         known = facts.Facts(
-            history=read_history(outbox, since=since, until=until),
+            history=history,
             language=Language(language),
             made_at=to_ms(now),
             anonymous=anonymous,
@@ -110,14 +112,18 @@ def _html(
             command=instances.inspect(state_dir, env_file).hosting.commands_of_this_host,
         )
         environ = Reader(merged_environment(os.environ, env_file))
-    told = contents.page(
-        known,
-        host=environ.text("PALIADIN_HOST_LABEL", socket.gethostname()),
-        version=version("paliadin"),
-        oldest=to_ms_or_none(oldest),
-        asked_since=to_ms(asked_since) if 0 < asked_since < since else None,
-    )
-    return page.render(told, known.language).encode()
+
+    def told() -> str:
+        all_of_it = contents.page(
+            known,
+            host=environ.text("PALIADIN_HOST_LABEL", socket.gethostname()),
+            version=version("paliadin"),
+            oldest=to_ms_or_none(oldest),
+            asked_since=to_ms(asked_since) if 0 < asked_since < since else None,
+        )
+        return page.render(all_of_it, known.language)
+
+    return at_low_priority(told).encode()
 
 
 def _missing(module: str) -> str:
