@@ -46,7 +46,7 @@ given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 assert sys.argv[1:6] == ["-u", "paliadin-sidecar", "-o", "cat", "--no-pager"], sys.argv
 given = dict(zip(sys.argv[6::2], sys.argv[7::2]))
 assert given.keys() <= {{"--since", "--until"}}, sys.argv
-now = datetime.now().astimezone()
+now = datetime.fromtimestamp({now!r}).astimezone()
 midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
 
 def at(text):
@@ -116,7 +116,8 @@ def told(host: Sidecar) -> Sidecar:
     need("jq")
     host.state.mkdir(mode=0o700)
     box = Box(host.state / FILENAME, create=True)
-    noon = datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
+    now = datetime.now().astimezone()
+    noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
     yesterday = (noon - timedelta(days=1)).timestamp()
     with box.outbox:
         happen(box, yesterday)
@@ -133,8 +134,12 @@ def told(host: Sidecar) -> Sidecar:
     journal = host.base / "journal"
     journal.write_text(stream.getvalue() + "Stopped paliadin-sidecar.service.\n")
     (stubs / "journalctl").write_text(
-        JOURNALCTL.format(python=sys.executable, journal=str(journal))
+        JOURNALCTL.format(python=sys.executable, journal=str(journal), now=now.timestamp())
     )
+    # At midnight, what is yesterday would be another day in the middle of the test.
+    days = f"'-d yesterday +%F') echo {now - timedelta(days=1):%F};; +%F) echo {now:%F}"
+    (stubs / "date").write_text(f'#!/bin/sh\ncase "$*" in\n{days};;\n*) exit 1\nesac\n')
+    (stubs / "date").chmod(0o755)
     (stubs / "journalctl").chmod(0o755)
     host.environ["PATH"] = f"{stubs}:{Path(COMMAND).parent}:{os.environ['PATH']}"
     return host

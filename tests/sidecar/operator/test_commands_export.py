@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.outbox_box import Box
+from support.outbox_box import USER, Box
+from support.receiver import Receiver, Reply
 from support.sidecar import COMMAND, Sidecar
+from support.tokens import unsigned_token
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.audit.pages import TURN_COLUMNS
@@ -181,6 +183,27 @@ def test_nothing_is_written(box: Box, host: Sidecar) -> None:
     assert len(lines(host)) == 3
     assert box.path.read_bytes() == before
     assert not Path(f"{box.path}-wal").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["--events", "--turns"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_no_answer_no_token_and_no_whole_user(
+    host: Sidecar, receiver: Receiver, what: str, form: str
+) -> None:
+    """Neither of what was delivered nor of what was refused."""
+    receiver.behaviour = lambda request: Reply(400 if b'"t2"' in request.body else 204)
+    host.start()
+    token = unsigned_token(jti="asked-t1", sub=USER)
+    (host.aichat / "t1.jwt").write_text(token)
+    for turn_id in ("t1", "t2"):
+        host.answer(turn_id, "PLANTED")
+    host.wait_event("delivery.delivered", turn_id="t1")
+    host.wait_event("delivery.refused", turn_id="t2")
+    done = host.typed("export", what, "--format", form)
+    assert "asked-t1" in done.stdout
+    assert USER[:8] in done.stdout
+    for secret in ("PLANTED", token, token.split(".")[1], USER, host.secret):
+        assert secret not in done.stdout
 
 
 # --- as a process ---------------------------------------------------------------------------
