@@ -254,7 +254,8 @@ class TurnHistory:
         self._paused = None
 
     def _came(self, at: int, webhook_id: str) -> None:
-        self._known.add(webhook_id)
+        if webhook_id not in self.deliveries:
+            self._known.add(webhook_id)
         if webhook_id not in self._waiting:
             self._waiting.add(webhook_id)
             self._change(at, 1)
@@ -263,7 +264,8 @@ class TurnHistory:
         if webhook_id in self._waiting:
             self._waiting.remove(webhook_id)
             self._change(at, -1)
-        elif webhook_id not in self._known:  # it has waited since before the first event
+        elif webhook_id not in self.deliveries and webhook_id not in self._known:
+            # It has waited since before the first event that is read.
             self._known.add(webhook_id)
             self._change(at, -1)
 

@@ -388,3 +388,19 @@ def test_a_hundred_thousand_turns(host: Sidecar, box: Box, days: int, unit: str)
     rows = found[f"Turns by {unit} and outcome"]
     assert sum(int(row[-1].replace(",", "")) for row in rows) == 100_000
     assert page.text.count("of 1,000 are shown; paliadin-sidecar export has all of them") >= 2
+
+
+def test_many_outages_are_few_bands(host: Sidecar, box: Box) -> None:
+    """Where nobody would see a gap between them; the table has each."""
+    for _ in range(300):
+        box(transitions.pause, "connect")
+        box.now += 1
+        box(transitions.resume, 1.0)
+        box.now += 1
+    page = parsed(written(host))
+    assert (
+        len(tables(page)["Outages of the receiver that touch this period, with their whole length"])
+        == 200
+    )
+    bands = [one for one in page.all("rect") if one.attributes.get("class") == "band"]
+    assert 2 <= len(bands) <= 4  # in the legend, and in each of the two pictures

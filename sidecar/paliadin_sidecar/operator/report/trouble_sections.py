@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from paliadin_sidecar.audit import statistics
 from paliadin_sidecar.audit.turn_history import Delivery, Outcome
@@ -56,7 +56,9 @@ def receiver(facts: Facts) -> Section:
     ]
     title = say("backlog_chart")
     entries = [Entry("backlog", say("backlog_legend")), Entry("band", say("outage_legend"))]
-    drawn = charts.line(Words("backlog_chart", title, description), waited.highest, ticks, bands)
+    drawn = charts.line(
+        Words("backlog_chart", title, description), waited.highest, ticks, _joined(bands)
+    )
     rows = [
         [
             facts.time(pause.start),
@@ -77,6 +79,17 @@ def receiver(facts: Facts) -> Section:
         tables=[table],
         empty="" if pauses else say("no_outages"),
     )
+
+
+def _joined(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    # Those between which nobody would see a gap are one: a receiver may fall over every minute.
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(bands):
+        if joined and start - joined[-1][1] < 1 / _PARTS:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _pause_cell(facts: Facts, why: str) -> Cell:
