@@ -69,8 +69,6 @@ class Paliadin:
         self.store = store or (inbox.store if inbox else MemoryStore())
         self._deadline_s = deadline_s
         self._clock = clock
-        #: The user of each window: two users in one would read each other's conversation.
-        self._owners: dict[str, str] = {}
         self._writes = StoreWrites()
         self._windows = Windows(self.store, self._writes, self.waiters)
         self._submitter = Submitter(
@@ -192,7 +190,8 @@ class Paliadin:
 
         Args:
             turn_id: the request's. Whose turn it is only the app can say.
-            timeout: how long to wait, in seconds; 0 only looks, None is `PALIADIN_DEADLINE_S`.
+            timeout: how long to wait, in seconds; 0 only looks, None is `PALIADIN_DEADLINE_S`. A
+                response that may be half a file is returned 2 s later, unless the push comes.
 
         Raises:
             TurnTimeout: there is neither an answer nor a failure in time.
@@ -207,7 +206,11 @@ class Paliadin:
             failed = await self._look(turn_id, waiter)
             with anyio.move_on_after(limit_s):
                 await self._wait_for_outcome(waiter)
-        outcome = replies.decode(waiter.reply)
+            outcome = replies.decode(waiter.reply)
+            if isinstance(outcome, Response) and self._submitter.may_be_half(outcome):
+                self.waiters.add_alias(waiter, outcome.reply.turn_id)
+                with anyio.move_on_after(_PUSH_GRACE_S):
+                    await waiter.arrived.wait()
         if waiter.push is None and outcome is None:
             raise errors.TurnTimeout(turn_id, limit_s) from failed
         if waiter.push is None and isinstance(outcome, errors.PaliadinError):
@@ -279,12 +282,8 @@ class Paliadin:
         return self._window(request.user, request.turn_id)
 
     def _window(self, user: User, turn_id: str) -> Window:
-        backend, user_id = self._backend, user.user_id.lower()
-        pane = backend.pane(user)
-        if self._owners.setdefault(pane, user_id) != user_id:
-            raise another_users(pane)
-        host = self._hosts.in_order(user)[0].name
-        return Window(f"{backend.name}:{pane}", user_id, turn_id, host)
+        name = f"{self._backend.name}:{self._backend.pane(user)}"
+        return Window(name, user.user_id.lower(), turn_id, self._hosts.in_order(user)[0].name)
 
     async def _timeout(self, turn: Submission) -> errors.TurnTimeout:
         error = errors.TurnTimeout(
@@ -313,15 +312,7 @@ class Paliadin:
         return None
 
     async def _wait_for_outcome(self, waiter: Waiter) -> None:
-        while waiter.push is None:
-            outcome = replies.decode(waiter.reply)
-            if isinstance(outcome, Response) and self._submitter.may_be_half(outcome):
-                self.waiters.add_alias(waiter, outcome.reply.turn_id)
-                with anyio.move_on_after(_PUSH_GRACE_S):
-                    await waiter.arrived.wait()
-                return
-            if outcome is not None:
-                return
+        while waiter.push is None and replies.decode(waiter.reply) is None:
             waiter.replied = anyio.Event()
             await _first(waiter.arrived, waiter.replied)
 

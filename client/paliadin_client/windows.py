@@ -43,7 +43,7 @@ class Windows:
         self._writes = writes
         self._waiters = waiters
         self._queues: dict[str, _Queue] = {}
-        #: What this process has leased, by the turn's id.
+        #: What this process has leased, by the window's name.
         self._leased: dict[str, Window] = {}
 
     async def hold(self, window: Window, on_wait: Callable[[StoreFailed | None], None]) -> Window:
@@ -61,6 +61,9 @@ class Windows:
             user's, as its `user_id` then says.
         """
         assert window.turn_id is not None
+        leased = self._leased.get(window.name)
+        if leased is not None and leased.user_id != window.user_id:
+            return leased
         queue = self._queues.setdefault(window.name, _Queue())
         if queue.turns:
             on_wait(None)
@@ -71,7 +74,7 @@ class Windows:
             self._leave(window)
             raise
         if standing.user_id == window.user_id:
-            self._leased[window.turn_id] = standing
+            self._leased[window.name] = standing
         else:
             self._leave(window)
         return standing
@@ -79,7 +82,8 @@ class Windows:
     async def release(self, window: Window) -> None:
         """Free the window, if `window.turn_id` has it or waits for it; the next one is told."""
         assert window.turn_id is not None
-        self._leased.pop(window.turn_id, None)
+        if self._has(window):
+            del self._leased[window.name]
         try:
             await self._writes.write(partial(self._store.release, window), "release")
         finally:
@@ -89,9 +93,7 @@ class Windows:
         """Free a window of the turn that has it in the store, and of the one that has it here."""
         if window.turn_id is not None:
             await self.release(window)
-        for turn_id, leased in list(self._leased.items()):
-            if leased.name == window.name:
-                self._lose(turn_id)
+        self._lose(window.name)
 
     async def look(self, window: Window) -> Window:
         """How the window stands; `window.turn_id` is of nobody's turn, and has it for a moment.
@@ -108,8 +110,8 @@ class Windows:
     async def move(self, window: Window, host: str) -> Window:
         """Let the user's turns go to `host` from now on; returns the window as it then stands."""
         moved = replace(window, host=host)
-        if window.turn_id in self._leased:
-            self._leased[window.turn_id] = moved
+        if self._has(window):
+            self._leased[window.name] = moved
         await self._writes.write(partial(self._store.move, moved), "move")
         return moved
 
@@ -125,24 +127,30 @@ class Windows:
                 _log.error("window.not_renewed error=%s", " | ".join(safe_trace(exc)))
 
     async def _renew_all(self) -> None:
-        for turn_id, found in (await self._store.find(list(self._leased))).items():
+        turns = {window.turn_id: name for name, window in self._leased.items() if window.turn_id}
+        for turn_id, found in (await self._store.find(turns)).items():
             if found.reply:  # it was ended elsewhere: its session was reset
-                self._lose(turn_id)
-        for turn_id, window in list(self._leased.items()):
-            if turn_id not in self._leased:
+                self._lose(turns[turn_id], turn_id)
+        for window in list(self._leased.values()):
+            if not self._has(window):
                 continue  # it was released meanwhile
             standing = await self._store.hold(window, LEASE_S)
-            if turn_id not in self._leased:
+            if not self._has(window):
                 # It was released while it was being renewed.
                 await self._writes.write(partial(self._store.release, window), "release")
-            elif standing.turn_id != turn_id:
+            elif standing.turn_id != window.turn_id:
                 # Its answer was seen there before it was here, or its lease had run out.
-                _log.info("window.lost turn_id=%s: another turn has it", turn_id)
-                self._lose(turn_id)
+                _log.info("window.lost turn_id=%s: another turn has it", window.turn_id)
+                self._lose(window.name, window.turn_id)
 
-    def _lose(self, turn_id: str) -> None:
-        window = self._leased.pop(turn_id, None)
-        if window is not None:
+    def _has(self, window: Window) -> bool:
+        leased = self._leased.get(window.name)
+        return leased is not None and leased.turn_id == window.turn_id
+
+    def _lose(self, name: str, turn_id: str | None = None) -> None:
+        window = self._leased.get(name)
+        if window is not None and turn_id in (None, window.turn_id):
+            del self._leased[name]
             self._leave(window)
 
     async def _lease(self, window: Window, on_wait: Callable[[StoreFailed | None], None]) -> Window:

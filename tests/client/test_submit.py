@@ -287,9 +287,10 @@ async def test_half_a_response(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> N
     alone, pushed = ask(), ask()
     await one.submit(alone)
     assert (await other.result(alone.turn_id)).text == HALF
+    assert (await other.result(alone.turn_id, 0)).text == HALF
     monkeypatch.setattr(turn, "_PUSH_GRACE_S", 20)
     await one.submit(pushed)
-    async with running(other.result(pushed.turn_id)) as [waiting]:
+    async with running(other.result(pushed.turn_id, 0)) as [waiting]:
         await anyio.sleep(0.05)
         await apps.push(pushed)
         result = await waiting
@@ -576,6 +577,15 @@ async def test_another_users_window(apps: Apps) -> None:
         with pytest.raises(BadRequest, match="another user's"):
             await other.reset_session(alike)
     assert (len(apps.host.turns), apps.host.resets) == (1, [])
+    # Who was refused there first has not made the window his in that process.
+    await other.run_turn(ask())
+    gate, held = Gate(apps.host), ask()
+    async with running(other.run_turn(held)) as [waiting]:
+        await gate.has(held)
+        with pytest.raises(BadRequest, match="another user's"):
+            await other.run_turn(ask(alike))
+        gate.open(held)
+        await waiting
 
 
 async def test_a_lost_turn_knows_the_primer(apps: Apps) -> None:
