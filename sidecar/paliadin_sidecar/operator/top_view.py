@@ -135,9 +135,9 @@ class _View:
         ]
 
     def table_of_under_way(self, rows: Sequence[Mapping[str, Any]]) -> Table:
-        # As wide as an id by its form; below, an id's beginning is enough for `show`.
+        # An id by its form, and its revision. Below, an id's beginning is enough for `show`.
         columns = ("turn", "backend", "state", "age", "tries")
-        table = self._table(columns, ("user", "next"), first_width=36)
+        table = self._table(columns, ("user", "next"), first_width=40)
         for row in rows:
             tries = row.get("attempts", "")
             due = _clock(row["next_attempt_at"]) if tries else ""

@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 from contextlib import closing, suppress
 from typing import Any
 
@@ -63,6 +65,16 @@ def test_level(level: str, shown: set[str]) -> None:
         line = printed(name, {}, level=level)
         assert bool(line) == (its_level in shown)
         assert not line or json.loads(line)["level"] == its_level
+
+
+def test_rich_is_not_loaded() -> None:
+    """A daemon on a terminal, and `log`, have no use for it; what has imports it all the same."""
+    script = (
+        "import io, sys; from paliadin_sidecar.audit.lines import Audit\n"
+        "Audit(io.StringIO(), readable=True).line('x', 0, {}); assert 'rich' not in sys.modules\n"
+        "import rich; Audit(io.StringIO(), readable=True); assert sys.modules['rich'] is rich"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_terminal() -> None:

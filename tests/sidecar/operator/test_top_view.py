@@ -56,7 +56,7 @@ def test_narrow() -> None:
     rows = [row.split() for row in text.splitlines() if row.startswith(ID[:8])]
     assert rows == [
         [ID, "aichat", "asked", "42", "s"],
-        [f"{ID[:35]}…", "aichat", "pending", "10", "min", "3"],
+        [ID, "(2)", "aichat", "pending", "10", "min", "3"],
         [f"{ID[:17]}…", "aichat", "delivered", when, "61", "s", "750", "ms"],
     ]
 

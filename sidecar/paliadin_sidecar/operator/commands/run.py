@@ -30,8 +30,6 @@ _EXPECTED = (BadSettings, StateDirError, OutboxError, KeyboardInterrupt, SystemE
 @click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
 def run(env_file: Path | None, *, quarantine: bool) -> None:
     """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
-    # structlog loads it where it is installed: 6 MB that a daemon has no use for.
-    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
     import anyio  # noqa: PLC0415 - the help loads this module too
 
     from paliadin_sidecar import daemon  # noqa: PLC0415 - the help loads this module too
