@@ -255,7 +255,7 @@ async def test_stalled_proxy(
             assert await receive(store, push(TURN)) is Verdict.NEW
             with proxy.stalled(), anyio.fail_after(30):  # a driver alone waits for ever
                 for operation in (receive(store, push(OTHER)), store.find([TURN])):
-                    with pytest.raises(StoreFailed, match=r"no answer within 0\.3 s|free within"):
+                    with pytest.raises(StoreFailed, match=r"no answer within|free within"):
                         await operation
                 await comes_through(other, push(OTHER))
             await comes_through(store, push(OTHER))
