@@ -10,8 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Of 0, which is usual, to 19: a daemon beside it gets ten times as much.
-_LOW = 10
+#: Of 0, which is usual, to 19: a daemon beside it gets three times as much.
+_LOW = 5
 
 
 def at_low_priority(work: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ def priority() -> int:
 def test_only_the_work_has_a_low_priority() -> None:
     """What comes after it has its own again."""
     before = priority()
-    assert at_low_priority(priority) == 10
+    assert at_low_priority(priority) == 5
     assert priority() == before
 
 
