@@ -19,7 +19,7 @@ from paliadin_sidecar.operator.cli import main
 
 _FOLDER = Path(__file__).parents[1] / "docs/pictures"
 #: A week of the firm's time, of which the report is.
-_ZONE, _SINCE, _UNTIL = "Europe/Berlin", "2026-03-02", "2026-03-09"
+_ZONE, _SINCE, _UNTIL = "CET-1CEST,M3.5.0,M10.5.0/3", "2026-03-02", "2026-03-09"
 #: Each picture: the width of its screen, whether that is dark, and the part of the page, by what
 #: stands at its top and at its end.
 PICTURES = {
