@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint coverage check chaos chaos-quick bench bench-quick pictures check-host check-image check-newcomer lock clean
+.PHONY: demo demo-many test test-all lint coverage check chaos chaos-quick bench bench-quick pictures check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -19,6 +19,9 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m demo
+
+demo-many: $(VENV)/.ready
+	$(BIN)/python -m demo.many
 
 # What pytest makes of a test's assertions is kept, whatever the shell says of bytecode: to make it
 # anew costs each of its processes as much as a tenth of the tests.

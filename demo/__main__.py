@@ -20,7 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from demo import round_trip
-from demo.host import Host, HostError
+from demo.host import Host
+from demo.processes import HostError
 from demo.session import Session, duration
 from demo.writers import MANNERS
 

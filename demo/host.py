@@ -9,36 +9,29 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
 import uuid
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncssh
 
+from demo.processes import (
+    HostError,
+    are_listening,
+    directory,
+    end_tmux,
+    kill_group,
+    module,
+    remove_all_but,
+    start,
+    tmux,
+)
 from demo.receiver import Receiver, reserve
 from demo.turns import Written
 from demo.writers import MANNERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-_PROJECT = Path(__file__).parents[1]
-#: Seconds in which agents must end when their terminals have ended.
-_END_S = 10.0
-#: Bytes of the base's path: the kernel takes 107 for a socket, which has a name and a lock there.
-_MAX_PATH = 80
-_OURS = ("PALIADIN_", "AICHAT_", "SUPABASE_")
-
-
-class HostError(Exception):
-    """Something did not work, or not in time. The text says what."""
 
 
 class Host:
@@ -53,7 +46,7 @@ class Host:
     """
 
     def __init__(self) -> None:
-        self.base = _directory()
+        self.base = directory()
         self.logs = self.base / "logs"
         self.roots = {name: self.base / name for name in ("aichat", "legacy")}
         for folder in (self.logs, self.base / "drafts", *self.roots.values()):
@@ -73,7 +66,7 @@ class Host:
         self._daemons["sidecar"] = self._start(
             "sidecar",
             # Without a file, since that of a sidecar that serves this very host is not the demo's.
-            [*_module("paliadin_sidecar.operator.cli"), "run", "--env-file", os.devnull],
+            [*module("paliadin_sidecar.operator.cli"), "run", "--env-file", os.devnull],
             PALIADIN_CALLBACK_URL=self.receiver.url,
             PALIADIN_CALLBACK_SECRET=self._secret,
             PALIADIN_WATCH=":".join(f"{n}/paliadin={path}" for n, path in self.roots.items()),
@@ -89,7 +82,7 @@ class Host:
         options = ("--port", port, "--deadline", str(deadline_s), "--own-ids")
         self._daemons["aichat"] = self._start(
             "aichat",
-            [*_module("demo.aichat"), str(personas), "--tmux", str(self.base / "tmux"), *options],
+            [*module("demo.aichat"), str(personas), "--tmux", str(self.base / "tmux"), *options],
             AICHAT_TOKEN=self.environ["aichat"]["AICHAT_TOKEN"],
         )
 
@@ -97,10 +90,10 @@ class Host:
         """Start the server whose only command is the shim."""
         keys = ("--host-key", str(self.base / "host"), "--authorized-keys", str(self.base / "key"))
         port = str(self._ports["sshd"].getsockname()[1])
-        shim = shlex.join([*_module("demo.shim"), "--tmux", str(self.base / "tmux")])
+        shim = shlex.join([*module("demo.shim"), "--tmux", str(self.base / "tmux")])
         self._daemons["sshd"] = self._start(
             "sshd",
-            [*_module("demo.sshd"), *keys, "--port", port, shim],
+            [*module("demo.sshd"), *keys, "--port", port, shim],
             PALIADIN_REMOTE_CWD=str(self.base),
             PALIADIN_RESPONSE_DIR=str(self.roots["legacy"]),
         )
@@ -116,7 +109,7 @@ class Host:
         turn_id = str(uuid.uuid4())
         root = tuple(self.roots.values())[len(self._started) % len(self.roots)]
         log = self.logs / f"writer-{turn_id}.jsonl"
-        command = [*_module("demo.writers"), manner, str(root / f"{turn_id}.txt"), str(log)]
+        command = [*module("demo.writers"), manner, str(root / f"{turn_id}.txt"), str(log)]
         return Written(
             id=turn_id,
             row=row,
@@ -129,16 +122,11 @@ class Host:
 
     def are_listening(self, *names: str) -> bool:
         """Whether these daemons take connections."""
-        for name in names:
-            with socket.socket() as probe:
-                if probe.connect_ex(self._ports[name].getsockname()):
-                    return False
-        return True
+        return are_listening(*(self._ports[name].getsockname()[1] for name in names))
 
     def tmux(self, *arguments: str) -> str:
         """What tmux prints; nothing where it refuses."""
-        command = ["tmux", "-u", "-S", str(self.base / "tmux"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return tmux(self.base / "tmux", *arguments)
 
     def check(self) -> None:
         """Take in what the sidecar said, and see whether everything runs that should.
@@ -164,21 +152,13 @@ class Host:
         for process in self._started:
             # A daemon that ended by itself may have left its children.
             if process.poll() is None or process in self._daemons.values():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        panes = self.tmux("list-panes", "-a", "-F", "#{pid} #{pane_pid}")
-        self.tmux("kill-server")
-        end = time.monotonic() + _END_S
-        while (left := set(filter(_runs, panes.split()))) and time.monotonic() < end:
-            time.sleep(0.05)
+                kill_group(process)
+        left = end_tmux(self.base / "tmux")
         self._said.close()
-        for path in self.base.iterdir():
-            if path != self.logs:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_all_but(self.logs, self.base)
         if not keep_logs:
             shutil.rmtree(self.base)
-        return [f"process {pid} of tmux does not end" for pid in left]
+        return left
 
     def _aichat_environ(self) -> Mapping[str, str]:
         return {
@@ -203,40 +183,6 @@ class Host:
         }
 
     def _start(self, name: str, command: list[str], **environ: str) -> subprocess.Popen[bytes]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
-        with (
-            (self.logs / f"{name}.out").open("ab") as out,
-            (self.logs / f"{name}.err").open("ab") as err,
-        ):
-            process = subprocess.Popen(
-                command,
-                cwd=_PROJECT,
-                env=kept | environ,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                # A terminal's Ctrl-C is for the demo alone, which then ends them all.
-                process_group=0,
-            )
+        process = start(self.logs, name, command, **environ)
         self._started.append(process)
         return process
-
-
-def _directory() -> Path:
-    # In TMPDIR, unless its path is too long for a socket or has a colon, which separates roots.
-    base = Path(tempfile.mkdtemp(prefix="paliadin-demo-")).resolve()
-    if len(os.fsencode(base)) > _MAX_PATH or ":" in str(base):
-        base.rmdir()
-        base = Path(tempfile.mkdtemp(prefix="paliadin-demo-", dir="/tmp")).resolve()
-    return base
-
-
-def _module(name: str) -> list[str]:
-    return [sys.executable, "-m", name]
-
-
-def _runs(pid: str) -> bool:
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie has none
-    except OSError:
-        return False

@@ -8,7 +8,7 @@ import anyio
 from rich.cells import cell_len
 from rich.markup import escape
 
-from demo.host import HostError
+from demo.processes import HostError
 from paliadin_client import connect
 
 if TYPE_CHECKING:

@@ -59,13 +59,13 @@ export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONOPTIMIZE= PYTHONHASHSE
 export SSH_AUTH_SOCK=/nowhere TMUX=/nowhere,1,0 TMUX_PANE=%1 EDITOR=false
 """
 VISITS = {
-    # Everything, in the strictest surroundings: README's two commands, and what those leave out.
+    # Everything, in the strictest surroundings: README's commands, and what those leave out.
     "full": Visit(
         "bookworm",
         "3.11",
         "077",
         "C",
-        ("make demo", "make test", ".venv/bin/python -m pytest -m slow"),
+        ("make demo", "make demo-many", "make test", ".venv/bin/python -m pytest -m slow"),
         _ODDITIES,
     ),
     # The usual ones, on the next release: what depends on the system most.

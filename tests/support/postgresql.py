@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count
@@ -16,11 +17,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from support.needs import lacks
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _databases = count()
+
+
+class NotInstalled(Exception):
+    """There is no PostgreSQL server on this machine."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,16 @@ class PostgreSQL:
         """Stop it as a crash would, and wait until it is gone."""
         self._run(self.programs.pg_ctl, "-D", self._data, "-m", "immediate", "-w", "stop")
 
+    def kill(self) -> None:
+        """SIGKILL each of its processes; they are gone when this returns."""
+        first = self._first_process()
+        # The first one is gone before it can start others.
+        killed = [first, *_children(first)]
+        for process in killed:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        until("the server's end", lambda: not any(Path(f"/proc/{p}/exe").exists() for p in killed))
+
     @contextmanager
     def down(self) -> Iterator[None]:
         """It is stopped until the block ends."""
@@ -91,6 +107,16 @@ class PostgreSQL:
             yield
         finally:
             self.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its first process is there."""
+        with suppress(FileNotFoundError):
+            return Path(f"/proc/{self._first_process()}/exe").exists()
+        return False
+
+    def _first_process(self) -> int:
+        return int((self.home / "data/postmaster.pid").read_text().split()[0])
 
     @property
     def _data(self) -> str:
@@ -108,6 +134,15 @@ class PostgreSQL:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         ).stdout
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(status.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(status.parent.name))
+    return found
 
 
 def _find_programs(*places: str | Path) -> Programs | None:
@@ -144,11 +179,26 @@ def ordinary_account() -> pwd.struct_passwd:
 
 @contextmanager
 def postgresql(*, system: bool = True, settings: str = "") -> Iterator[PostgreSQL]:
-    """A PostgreSQL that is running, until the block ends.
+    """A PostgreSQL that is running, until the block ends; where there is none the test is skipped.
 
     Args:
         system: whether the system's own is taken where it is there.
         settings: further arguments of the server.
+    """
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running(system=system, settings=settings))
+        except NotInstalled:
+            lacks("no PostgreSQL server installed", "apt install postgresql")
+        yield server
+
+
+@contextmanager
+def running(*, system: bool = True, settings: str = "") -> Iterator[PostgreSQL]:
+    """The same for who is no test.
+
+    Raises:
+        NotInstalled: there is no server on this machine.
     """
     account = ordinary_account()
     # Not below pytest's directories, which are root's alone.
@@ -157,11 +207,12 @@ def postgresql(*, system: bool = True, settings: str = "") -> Iterator[PostgreSQ
         os.chown(home, account.pw_uid, account.pw_gid)
         programs = (_system_programs() if system else None) or _embedded_programs(home, account)
         if programs is None:
-            lacks("no PostgreSQL server installed", "apt install postgresql")
+            raise NotInstalled
         server = PostgreSQL(home, account, programs, settings)
         server.create()
         server.start()
         try:
             yield server
         finally:
-            server.stop()
+            if server.is_running:  # else it was killed
+                server.stop()
