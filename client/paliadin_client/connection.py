@@ -80,7 +80,8 @@ async def open_hosts(settings: AichatSettings | LegacySettings) -> AsyncIterator
         from paliadin_client.aichat import open_aichats  # noqa: PLC0415 - see above
 
         async with open_aichats(settings) as backends:
-            yield Hosts(backends)
+            # Each persona has windows of its own for the same users.
+            yield Hosts(backends, scope=f"aichat/{settings.persona}")
     else:
         from paliadin_client.legacy import open_legacy  # noqa: PLC0415 - see above
 

@@ -26,16 +26,22 @@ class Hosts:
 
     Args:
         backends: the way to each host, by the host's name; at least one.
+        scope: the windows' names are unique within it; None is the backend's own name.
     """
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], *, scope: str | None = None) -> None:
         self._hosts = {name: Host(name, backend) for name, backend in backends.items()}
         #: Any host's backend: what all of them say alike is asked of this one.
         self.backend = next(iter(backends.values()))
+        self._scope = scope or self.backend.name
 
     def all(self) -> tuple[Host, ...]:
         """The hosts, as the settings name them."""
         return tuple(self._hosts.values())
+
+    def window(self, user: User) -> str:
+        """Name of the user's window in a store, which apps may share that ask other agents."""
+        return f"{self._scope}:{self.backend.pane(user)}"
 
     def in_order(self, user: User, first: str | None = None) -> list[Host]:
         """The hosts in the order in which this user's turn tries them.

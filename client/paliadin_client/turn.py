@@ -282,8 +282,12 @@ class Paliadin:
         return self._window(request.user, request.turn_id)
 
     def _window(self, user: User, turn_id: str) -> Window:
-        name = f"{self._backend.name}:{self._backend.pane(user)}"
-        return Window(name, user.user_id.lower(), turn_id, self._hosts.in_order(user)[0].name)
+        return Window(
+            self._hosts.window(user),
+            user.user_id.lower(),
+            turn_id,
+            self._hosts.in_order(user)[0].name,
+        )
 
     async def _timeout(self, turn: Submission) -> errors.TurnTimeout:
         error = errors.TurnTimeout(

@@ -33,6 +33,7 @@ from paliadin_client.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from support.client_hosts import AichatHost, Seen, Sidecar
 
@@ -284,4 +285,27 @@ async def test_one_window_at_each_host(two: Two) -> None:
         for user in users:
             tasks.start_soon(paliadin.run_turn, TurnRequest(user=user, message=str(uuid4())))
         await until(lambda: (len(two.near.turns), len(two.far.turns)) == (1, 1))
+        release.set()
+
+
+@pytest.mark.anyio
+async def test_each_persona_has_windows(two: Two, tmp_path: Path) -> None:
+    """A user's turns for two personas do not wait for each other, also with one store."""
+    release = anyio.Event()
+
+    async def waits(_: Seen) -> str:
+        await release.wait()
+        return ANSWER
+
+    two.near.script = waits
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        for persona in ("paliadin", "other"):
+            environ = {
+                **two.near.environ,
+                "AICHAT_PERSONA": persona,
+                "PALIADIN_STORE": str(tmp_path / "store.sqlite3"),
+            }
+            paliadin = await stack.enter_async_context(paliadin_client.connect(environ=environ))
+            tasks.start_soon(paliadin.run_turn, two.ask(persona))
+        await until(lambda: len(two.near.turns) == 2)
         release.set()
