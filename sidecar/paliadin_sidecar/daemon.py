@@ -116,7 +116,7 @@ async def run(
                 work.start_soon(
                     follow_commands, group, settings.rescan_s, on_external_write, name="commands"
                 )
-                work.start_soon(prune_regularly, group, name="upkeep")
+                work.start_soon(prune_regularly, group, outbox.retention, name="upkeep")
                 await stopping.wait()
                 await systemd("STOPPING=1")
                 # What intake has not committed is found by the next start.

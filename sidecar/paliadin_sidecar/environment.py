@@ -20,6 +20,7 @@ DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
 #: The byte order mark that editors leave.
 BOM = "\ufeff"
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 #: In a file: a comment, or all up to the "=" or to the end of a line that has none.
 _NAME = re.compile(r"[ \t\r\n]*(?:[#;][^\r\n]*|([^\r\n][^=\r\n]*)?)(=|[\r\n]|\Z)")
 #: A value is quoted parts, and at its end one without quotes, in which a quote is any character.
@@ -189,6 +190,22 @@ class Reader:
             return default
         return number
 
+    def duration(self, name: str, default: str, *, most: str) -> float:
+        """Seconds, of a text such as `72h`; 0 may stand alone.
+
+        Args:
+            name: the variable's.
+            default: such a text.
+            most: the longest, as such a text.
+        """
+        value = self.text(name, default)
+        found, longest = _seconds(value), _seconds(most)
+        if found is None or longest is None or found > longest:
+            right = f"must be 0 or a duration such as 90s, 10m, 72h or 90d, at most {most}"
+            self.wrong(name, value, right)
+            return _seconds(default) or 0.0
+        return found
+
     def state_dir(self) -> Path:
         """The daemon's state directory."""
         name = "PALIADIN_STATE_DIR"
@@ -199,6 +216,13 @@ class Reader:
         if not path.is_absolute():
             self.wrong(name, value, "must be an absolute path")
         return path
+
+
+def _seconds(text: str) -> float | None:
+    if text == "0":
+        return 0.0
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
+    return float(match[1]) * _UNITS_S[match[2]] if match else None
 
 
 def unknown_variables(names: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:

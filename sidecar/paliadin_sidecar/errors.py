@@ -8,7 +8,7 @@ SidecarError
 ├── OutboxError            the outbox cannot be used
 │   ├── Blocked            not now: try again
 │   │   ├── Full           no room: on the disk, in the quota, or below the limit of a file's size
-│   │   ├── OverBudget     its own budget is used up by what is undelivered
+│   │   ├── OverBudget     its own budget is used up by what may not go
 │   │   ├── Busy           another process holds its lock
 │   │   └── Unavailable    the system lacks something else: memory, descriptors, a disk to write on
 │   ├── Damaged            proven: not a database, cut, replaced or unlinked
@@ -154,9 +154,12 @@ class Full(Blocked):
 
 
 class OverBudget(Blocked):
-    """What is undelivered takes all that the outbox may take: nothing new is accepted."""
+    """What may not go takes all that the outbox may take: nothing new is accepted."""
 
-    remedy = "it goes on as the receiver acknowledges; or raise PALIADIN_MAX_OUTBOX"
+    remedy = (
+        "it goes on as the receiver acknowledges and old files go from the directories; or raise "
+        "PALIADIN_MAX_OUTBOX"
+    )
 
 
 class Busy(Blocked):

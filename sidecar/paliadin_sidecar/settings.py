@@ -29,6 +29,10 @@ _DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin="
 #: Where the legacy shim writes, unless its PALIADIN_RESPONSE_DIR says otherwise.
 _DEFAULT_RESPONSES = "/tmp/paliadin"  # noqa: S108 - a place, not a file
 _MIB = 1024 * 1024
+#: What is kept may be kept for a century.
+_LONGEST = "36500d"
+#: For so long a change of an answer is sent as a revision: `outbox.database.LATE_S`.
+_CHANGES_S = 600.0
 #: The user id that is none: -1 in the kernel's 32 bits.
 _NO_USER = 2**32 - 1
 
@@ -59,6 +63,8 @@ class Settings:
     secrets: tuple[str, ...] = field(repr=False)
     max_bytes: int = 4 * _MIB
     max_outbox: int = 1024 * _MIB
+    keep_answers: float = 72 * 3600.0  #: seconds
+    keep_turns: float = 90 * 86_400.0  #: seconds
     quiet_s: float = 5.0
     rescan_s: float = 2.0
     refused_s: float = 900.0
@@ -89,6 +95,10 @@ class Settings:
             secrets=_secrets(read),
             max_bytes=int(read.number("PALIADIN_MAX_BYTES", 4 * _MIB, least=1, most=64 * _MIB)),
             max_outbox=int(read.number("PALIADIN_MAX_OUTBOX", 1024 * _MIB, least=_MIB, most=2**50)),
+            keep_answers=(
+                keep_answers := read.duration("PALIADIN_KEEP_ANSWERS", "72h", most=_LONGEST)
+            ),
+            keep_turns=_keep_turns(read, keep_answers),
             quiet_s=read.number("PALIADIN_QUIET_S", 5.0, least=0, most=600),
             rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
             refused_s=read.number("PALIADIN_REFUSED_S", 900.0, least=0, most=7 * 86_400),
@@ -148,6 +158,20 @@ def _authority(read: Reader) -> Path | None:
         why = exc.strerror or type(exc).__name__
         read.wrong(name, value, f"must be a readable file of PEM certificates ({why})")
     return Path(value)
+
+
+def _keep_turns(read: Reader, keep_answers: float) -> float:
+    name = "PALIADIN_KEEP_TURNS"
+    seconds = read.duration(name, "90d", most=_LONGEST)
+    value = read.text(name, "90d")
+    if seconds < _CHANGES_S:
+        why = "until then an answer that changes is sent as a revision of its turn, and without "
+        read.wrong(name, value, f"must be 10m or longer: {why}the turn as a new one")
+    elif seconds < keep_answers:
+        answers = read.text("PALIADIN_KEEP_ANSWERS", "72h")
+        why = "an answer goes with its turn, and could not be sent again for as long as that says"
+        read.wrong(name, value, f"must not be shorter than PALIADIN_KEEP_ANSWERS={answers}: {why}")
+    return seconds
 
 
 def _address(read: Reader) -> tuple[str, int] | None:

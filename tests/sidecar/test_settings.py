@@ -18,6 +18,7 @@ from support.users import without_privilege
 from paliadin_contract.ids import is_label
 from paliadin_sidecar.environment import find_state_dir, merged_environment
 from paliadin_sidecar.errors import BadSettings
+from paliadin_sidecar.outbox.database import LATE_S
 from paliadin_sidecar.settings import RootSpec, Settings
 
 SECRET, OLD_SECRET = new_secret(), new_secret()
@@ -61,6 +62,8 @@ def test_defaults() -> None:
         "secrets": (SECRET,),
         "max_bytes": 4 * 1024 * 1024,
         "max_outbox": 1024**3,
+        "keep_answers": 72 * 3600.0,
+        "keep_turns": 90 * 86_400.0,
         "quiet_s": 5.0,
         "rescan_s": 2.0,
         "refused_s": 900.0,
@@ -87,6 +90,8 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         PALIADIN_CALLBACK_SECRET=f" {SECRET}  {OLD_SECRET} ",
         PALIADIN_MAX_BYTES="1",
         PALIADIN_MAX_OUTBOX="1e9",
+        PALIADIN_KEEP_ANSWERS="30d",
+        PALIADIN_KEEP_TURNS="3650d",
         PALIADIN_QUIET_S="0",
         PALIADIN_RESCAN_S="0.05",
         PALIADIN_REFUSED_S="604800",
@@ -106,6 +111,8 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         secrets=(SECRET, OLD_SECRET),
         max_bytes=1,
         max_outbox=1_000_000_000,
+        keep_answers=30 * 86_400,
+        keep_turns=3650 * 86_400,
         quiet_s=0,
         rescan_s=0.05,
         refused_s=604800,
@@ -169,6 +176,64 @@ NUMBERS = {
     "PALIADIN_REFUSED_S": ("refused_s", 0, 604_800),
     "PALIADIN_CALLBACK_TIMEOUT_S": ("callback_timeout_s", 0.1, 60),
 }
+
+
+@pytest.mark.parametrize("name", ["PALIADIN_KEEP_ANSWERS", "PALIADIN_KEEP_TURNS"])
+def test_durations(name: str) -> None:
+    """A number and its unit, up to a century."""
+    field = name.removeprefix("PALIADIN_").lower()
+    others = {"PALIADIN_KEEP_ANSWERS": "0", "PALIADIN_KEEP_TURNS": "36500d"}
+    for value, seconds in (
+        ("600s", 600),
+        ("90m", 5400),
+        (" 72h ", 259_200),
+        ("36500d", 36_500 * 86_400),
+    ):
+        assert getattr(settings(**others | {name: value}), field) == seconds
+    for value in (
+        "72",
+        "1y",
+        "-1h",
+        "1.5h",
+        "1 h",
+        "90D",
+        "36501d",
+        "\u0661h",
+        "9" * 400 + "s",
+        "00",
+    ):
+        right = "must be 0 or a duration such as 90s, 10m, 72h or 90d, at most 36500d"
+        assert problems(**others | {name: value}) == [f"{name}={value!r}: {right}"]
+
+
+def test_answers_need_not_be_kept() -> None:
+    """0 is a duration."""
+    assert settings(PALIADIN_KEEP_ANSWERS="0", PALIADIN_KEEP_TURNS="10m").keep_answers == 0
+
+
+@pytest.mark.parametrize("value", ["0", "0s", "9m", "599s"])
+def test_turns_are_kept_while_they_may_change(value: str) -> None:
+    """What is forgotten earlier would come as a new turn."""
+    name = "PALIADIN_KEEP_TURNS"
+    (found,) = problems(PALIADIN_KEEP_ANSWERS="0", **{name: value})
+    assert found == (
+        f"{name}={value!r}: must be 10m or longer: until then an answer that changes is sent as a "
+        "revision of its turn, and without the turn as a new one"
+    )
+    assert settings(PALIADIN_KEEP_ANSWERS="0", **{name: "600s"}).keep_turns == LATE_S
+
+
+def test_turns_are_kept_as_long_as_their_answers() -> None:
+    """An answer goes with its turn, whatever was promised for it; also where one is the default."""
+    for answers, turns in (("72h", "71h"), ("", "2d"), ("91d", "")):
+        said = {"PALIADIN_KEEP_ANSWERS": answers, "PALIADIN_KEEP_TURNS": turns}
+        (found,) = problems(**said)
+        assert found == (
+            f"PALIADIN_KEEP_TURNS='{turns or '90d'}': must not be shorter than "
+            f"PALIADIN_KEEP_ANSWERS={answers or '72h'}: an answer goes with its turn, and could "
+            "not be sent again for as long as that says"
+        )
+    assert settings(PALIADIN_KEEP_ANSWERS="1d", PALIADIN_KEEP_TURNS="24h").keep_turns == 86_400
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -589,6 +654,8 @@ VARIABLES = (
     "PALIADIN_STATE_DIR",
     "PALIADIN_HOST_LABEL",
     "PALIADIN_MAX_BYTES",
+    "PALIADIN_KEEP_ANSWERS",
+    "PALIADIN_KEEP_TURNS",
     "PALIADIN_QUIET_S",
     "PALIADIN_RESCAN_S",
     "PALIADIN_REFUSED_S",

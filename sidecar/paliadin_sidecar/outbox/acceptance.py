@@ -12,8 +12,8 @@ from paliadin_sidecar.errors import OverBudget
 from paliadin_sidecar.outbox.bodies import pack
 from paliadin_sidecar.outbox.database import LATE_S, Outbox, sql
 from paliadin_sidecar.outbox.event_rows import record_event, turn_subject
-from paliadin_sidecar.outbox.maintenance import purge_bodies
-from paliadin_sidecar.outbox.records import ANY_TIME, Arrival, Delivery, TurnKey, to_ms
+from paliadin_sidecar.outbox.maintenance import drop_bodies, make_room
+from paliadin_sidecar.outbox.records import Arrival, Delivery, TurnKey, to_ms
 
 _Turn = Mapping[str, Any] | sqlite3.Row
 
@@ -147,11 +147,14 @@ def _why_not_sent(outbox: Outbox, arrival: Arrival, turn: _Turn) -> str | None:
 
 
 def _make_room(outbox: Outbox) -> None:
-    if not outbox.is_over_budget() or purge_bodies(outbox, ANY_TIME):
+    if not outbox.is_over_budget() or make_room(outbox):
         return
+    # The same words as long as the reason is the same one: it is printed when it is new.
+    kept = "the audit of turns whose files still lie there, or did ten minutes ago, takes"
+    if outbox.value(sql.has_undelivered):
+        kept = f"what is undelivered and {kept.removesuffix('s')}"
     budget = f"PALIADIN_MAX_OUTBOX={outbox.max_bytes}"
-    detail = f"what is undelivered takes all of {budget}, so new answers wait"
-    raise OverBudget(outbox.path, detail)
+    raise OverBudget(outbox.path, f"{kept} all of {budget}, so new answers wait")
 
 
 def _add_revision(outbox: Outbox, arrival: Arrival, turn: _Turn) -> Delivery:
@@ -219,7 +222,9 @@ def _advance(outbox: Outbox, arrival: Arrival, turn: _Turn) -> tuple[int, list[s
     outbox.execute(sql.update_revision, values | {"turn": row, "revision": turn["revision"] + 1})
     if turn["revision"] == 0:
         return row, []
-    found = outbox.execute(sql.supersede, {"turn": row, "now": now})
+    found = outbox.execute(sql.supersede, {"turn": row, "now": now}).fetchall()
+    if not outbox.retention.answers_s:
+        drop_bodies(outbox, [one["id"] for one in found])
     return row, [one["webhook_id"] for one in found]
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 
 from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError, Replaced
 from paliadin_sidecar.failpoints import failpoint
-from paliadin_sidecar.outbox.records import NOT_KNOWN, to_ms
+from paliadin_sidecar.outbox.records import NOT_KNOWN, Retention, to_ms
 from paliadin_sidecar.outbox.sqlite_errors import translated
 
 FILENAME = "outbox.db"
@@ -64,6 +64,7 @@ class Outbox:
         read_only: for who only looks: nothing can be written by it.
         successor: one that is made now follows one that was lost: nothing becomes history.
         max_bytes: what it may take; see `accept`. None: as much as there is.
+        retention: how long it keeps what is settled.
 
     Raises:
         OutboxError: it cannot be used.
@@ -82,9 +83,11 @@ class Outbox:
         read_only: bool = False,
         successor: bool = False,
         max_bytes: int | None = None,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         self.path = path
         self.max_bytes = max_bytes
+        self.retention = retention
         self.last_event = 0  #: id of the last event that was written here
         self.host = host
         self.wall = wall

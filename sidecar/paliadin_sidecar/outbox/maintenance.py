@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
 
 from paliadin_sidecar.host.resources import next_tick
-from paliadin_sidecar.outbox.database import Outbox, sql
+from paliadin_sidecar.outbox.database import LATE_S, Outbox, sql
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.records import ANY_TIME, to_ms
+from paliadin_sidecar.outbox.records import ANY_TIME, Retention, to_ms
 
-#: An acknowledged body is kept this long for a replay, and a turn this long after its file has
-#: gone and nothing touched it any more.
-BODY_S, TURN_S = 72 * 3600.0, 90 * 86_400.0
-#: Pruning comes this often, and rests this long between two of its steps: delivery has the disk.
-_PRUNE_EVERY_S, _REST_S = 3600.0, 0.05
+#: A turn that a token announced is waited for this long at least: its answer needs what that said.
+AWAITED_S = 86_400.0
+#: Pruning comes this often, or as often as this where something is kept for less than some hours,
+#: and rests this long between two of its steps: delivery has the disk.
+_PRUNE_EVERY_S, _MIN_PRUNE_EVERY_S, _REST_S = 3600.0, 60.0, 0.05
 #: One step of pruning: some 10 ms that a delivery may have to wait, and the disk's time.
 _STEP_ROWS, _STEP_BYTES, _STEP_PAGES = 100, 4 * 1024 * 1024, 256
 #: Free pages are used again; only what a backlog left, beyond this and a quarter, is given back.
@@ -26,16 +26,32 @@ _KEPT_PAGES = 4096
 def prune(outbox: Outbox) -> bool:
     """One small step of pruning; True where there may be more to do.
 
-    Bodies go `BODY_S` after their acknowledgement, or as soon as the outbox takes more than it
-    may. A turn goes, with its deliveries and events, `TURN_S` after its file has gone (or never
-    came) and nothing touched it any more; an event of the service as late. What is pending or
-    dead never goes, nor a turn whose file is still there: it would be taken for a new one.
+    Bodies go `answers_s` of the outbox's retention after their acknowledgement. A turn goes, with
+    its deliveries and events, `turns_s` after its file has gone (or never came) and nothing touched
+    it any more; an event of the service as late. Where the outbox takes more than it may, what is
+    old goes earlier, see `make_room`. What is pending or dead never goes, nor a turn whose file is
+    still there: it would be taken for a new one.
     """
-    now = outbox.now() - outbox.set_forward_ms  # a wrong date is no reason to forget
-    before = ANY_TIME if outbox.is_over_budget() else now - to_ms(BODY_S)
+    now = _now(outbox)
     return (
-        purge_bodies(outbox, before) or _purge_turns(outbox, now - to_ms(TURN_S)) or _shrink(outbox)
+        purge_bodies(outbox, now - to_ms(outbox.retention.answers_s))
+        or _purge_turns(outbox, turns_before := now - to_ms(outbox.retention.turns_s))
+        or _purge_events(outbox, turns_before)
+        or (outbox.is_over_budget() and make_room(outbox))
+        or _shrink(outbox)
     )
+
+
+def make_room(outbox: Outbox) -> bool:
+    """Drop before its time some of what the receiver has; False where nothing of it may go.
+
+    Bodies go first. Then turns, the oldest first, whose files have gone and that nothing touched
+    for as long as a change of them would be sent: a new answer is worth more than an old row.
+    """
+    if purge_bodies(outbox, ANY_TIME):
+        return True
+    before = _now(outbox) - to_ms(min(LATE_S, outbox.retention.turns_s))
+    return _purge_turns(outbox, before)
 
 
 def purge_bodies(outbox: Outbox, before: int) -> bool:
@@ -46,16 +62,27 @@ def purge_bodies(outbox: Outbox, before: int) -> bool:
         size += row["bytes"]
         if size >= _STEP_BYTES:
             break
-    values = {"deliveries": msgspec.json.encode(expired).decode(), "now": outbox.now()}
+    return drop_bodies(outbox, expired) > 0
+
+
+def drop_bodies(outbox: Outbox, deliveries: Sequence[int]) -> int:
+    """Drop the bodies of these deliveries; how many there were."""
+    values = {"deliveries": msgspec.json.encode(deliveries).decode(), "now": outbox.now()}
     outbox.execute(sql.delete_bodies, values)
-    return outbox.execute(sql.mark_bodies_purged, values).rowcount > 0
+    return outbox.execute(sql.mark_bodies_purged, values).rowcount
 
 
-async def prune_regularly(group: GroupCommit) -> None:
-    """Prune what is old, in small steps, until cancelled."""
+async def prune_regularly(group: GroupCommit, retention: Retention) -> None:
+    """Prune what is older than this, in small steps, until cancelled."""
     while True:
         more = await group.commit_when_possible(prune)
-        await anyio.sleep(_REST_S if more else _PRUNE_EVERY_S)
+        await anyio.sleep(_REST_S if more else prune_every_s(retention))
+
+
+def prune_every_s(retention: Retention) -> float:
+    """How often pruning comes: no later than a tenth of the time for which something is kept."""
+    shortest = min(retention.answers_s or retention.turns_s, retention.turns_s)
+    return min(_PRUNE_EVERY_S, max(_MIN_PRUNE_EVERY_S, shortest / 10))
 
 
 async def follow_commands(
@@ -79,9 +106,18 @@ async def follow_commands(
 
 
 def _purge_turns(outbox: Outbox, before: int) -> bool:
+    awaited = min(before, _now(outbox) - to_ms(AWAITED_S))
+    values = {"before": before, "awaited_before": awaited, "limit": _STEP_ROWS}
+    return outbox.execute(sql.purge_turns, values).rowcount > 0
+
+
+def _purge_events(outbox: Outbox, before: int) -> bool:
     values = {"before": before, "limit": _STEP_ROWS}
-    turns = outbox.execute(sql.purge_turns, values).rowcount
-    return outbox.execute(sql.purge_events, values).rowcount + turns > 0
+    return outbox.execute(sql.purge_events, values).rowcount > 0
+
+
+def _now(outbox: Outbox) -> int:
+    return outbox.now() - outbox.set_forward_ms  # a wrong date is no reason to forget
 
 
 def _shrink(outbox: Outbox) -> bool:

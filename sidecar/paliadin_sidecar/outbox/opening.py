@@ -12,6 +12,7 @@ from paliadin_sidecar.errors import Busy, Full, StateDirBlocked
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
+from paliadin_sidecar.outbox.records import Retention
 from paliadin_sidecar.settings import Settings
 
 
@@ -68,6 +69,7 @@ def _open(stack: ExitStack, settings: Settings) -> Outbox:
             create=True,
             successor=held_one,
             max_bytes=settings.max_outbox,
+            retention=Retention(settings.keep_answers, settings.keep_turns),
         )
     )
     state_directory.remember_outbox(settings.state_dir)

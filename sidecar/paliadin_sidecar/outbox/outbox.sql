@@ -148,7 +148,7 @@ WHERE backend = :backend AND persona = :persona AND fingerprint IS NOT NULL AND 
 -- Ends what is undelivered of a turn, since a later revision takes its place.
 -- name: supersede
 UPDATE delivery INDEXED BY delivery_of_turn SET state = 'superseded', settled_at = :now
-WHERE turn = :turn AND state = 'pending' RETURNING webhook_id;
+WHERE turn = :turn AND state = 'pending' RETURNING id, webhook_id;
 
 -- Adds a delivery that is due at once.
 -- name: add_delivery
@@ -394,6 +394,10 @@ SELECT * FROM service;
 -- name: set_roots
 UPDATE service SET roots = :roots WHERE roots <> :roots;
 
+-- Whether anything is undelivered.
+-- name: has_undelivered
+SELECT EXISTS (SELECT 1 FROM delivery WHERE state IN ('pending', 'dead'));
+
 -- How many deliveries are in each state.
 -- name: counts
 SELECT state, count(*) AS n FROM delivery GROUP BY state;
@@ -553,18 +557,20 @@ UPDATE delivery SET body_purged_at = :now WHERE id IN (SELECT value FROM json_ea
 -- name: delete_bodies
 DELETE FROM body WHERE delivery IN (SELECT value FROM json_each(:deliveries));
 
--- Drops turns whose file is gone, or never came; whatever else touched a turn left an event.
+-- Drops turns whose file is gone, or never came, the oldest first; whatever else touched a turn left
+-- an event.
 -- name: purge_turns
 DELETE FROM turn WHERE id IN (
     SELECT t.id FROM turn t
     WHERE (t.gone_at IS NOT NULL OR t.fingerprint IS NULL)
       AND coalesce(t.gone_at, t.seen_at) < :before
+      AND (t.gone_at IS NOT NULL OR t.seen_at < :awaited_before)
       AND NOT EXISTS (
         SELECT 1 FROM delivery d WHERE d.turn = t.id AND d.state IN ('pending', 'dead'))
       AND NOT EXISTS (
         SELECT 1 FROM event e WHERE e.turn = t.id
           AND (e.at >= :before OR e.id > (SELECT printed FROM service)))
-    LIMIT :limit);
+    ORDER BY coalesce(t.gone_at, t.seen_at) LIMIT :limit);
 
 -- Drops events of the service that are old and were printed.
 -- name: purge_events

@@ -33,6 +33,20 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Retention:
+    """How long what is settled is kept, in seconds.
+
+    Attributes:
+        answers_s: a body, after its acknowledgement, for a replay; 0: it goes with that.
+        turns_s: a turn with its deliveries and events, after its file has gone and nothing touched
+            it any more; and an event of the service.
+    """
+
+    answers_s: float = 72 * 3600.0
+    turns_s: float = 90 * 86_400.0
+
+
+@dataclass(frozen=True)
 class TurnKey:
     """A turn as its file names it."""
 

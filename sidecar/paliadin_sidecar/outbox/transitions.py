@@ -6,6 +6,7 @@ from typing import Any
 
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
+from paliadin_sidecar.outbox.maintenance import drop_bodies
 from paliadin_sidecar.outbox.records import Delivery, Outcome, State, to_ms, to_ms_or_none
 
 
@@ -16,6 +17,8 @@ def record_delivered(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> No
     since_accepted_ms = max(0, outbox.now() - to_ms(delivery.accepted_at))
     ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
     record_event(outbox, "delivery.delivered", delivery.turn, delivery.subject | ended)
+    if not outbox.retention.answers_s:
+        drop_bodies(outbox, [delivery.id])
 
 
 def record_retry(

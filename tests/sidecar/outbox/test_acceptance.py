@@ -14,9 +14,9 @@ from paliadin_sidecar.errors import (
     Damaged,
     OverBudget,
 )
-from paliadin_sidecar.outbox import acceptance, maintenance, queries, transitions
+from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queries, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
-from paliadin_sidecar.outbox.records import Delivery
+from paliadin_sidecar.outbox.records import Delivery, Retention
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -511,6 +511,41 @@ def test_beyond_its_budget_new_ones_wait_and_undelivered_ones_stay(box: Box) -> 
     box.acknowledge(box.due()[0])
     assert box(acceptance.accept, answer("one more", key("late")))
     assert len(box.due()) == 3
+
+
+def test_beyond_its_budget_the_oldest_turns_go_after_the_bodies(box: Box) -> None:
+    """Those whose files have gone, once a change of them is late; a new answer is accepted."""
+    box.outbox.retention = Retention(0)
+    for n in range(300):
+        box(acceptance.accept, answer("Yes.", key(f"t{n}")))
+        box.deliver()
+    box.now += LATE_S + 1
+    for n in range(299):
+        box(acceptance.mark_gone, key(f"t{n}"))
+    box(event_rows.set_printed, box(event_rows.newest_event))
+    limit = budget(box, -1)
+    with pytest.raises(OverBudget) as blocked:
+        box(acceptance.accept, answer("one more", key("late")))
+    assert blocked.value.detail == (
+        "the audit of turns whose files still lie there, or did ten minutes ago, takes all of "
+        f"PALIADIN_MAX_OUTBOX={limit}, so new answers wait"
+    )
+    box.now += LATE_S + 1
+    assert box(acceptance.accept, answer("one more", key("late")))
+    assert not box(queries.timelines, "t0")
+    assert box(queries.timelines, "t200")
+    while box(maintenance.make_room):
+        pass
+    assert box(queries.timelines, "t299")
+    assert not box(acceptance.accept, answer("Yes.", key("t299"), fingerprint="2:4:0"))
+
+
+def test_what_is_undelivered_is_named_only_where_something_is(box: Box) -> None:
+    """Who reads it looks for the right thing: the receiver, or the directories."""
+    box(acceptance.accept, answer())
+    budget(box, -1)
+    with pytest.raises(OverBudget, match="what is undelivered and the audit of turns"):
+        box(acceptance.accept, answer("one more", key("late")))
 
 
 def test_what_is_known_costs_no_budget(box: Box) -> None:

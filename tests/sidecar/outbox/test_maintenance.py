@@ -17,7 +17,8 @@ import paliadin_sidecar.outbox.database
 from paliadin_sidecar.outbox import acceptance, event_rows, maintenance, queries, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.maintenance import BODY_S, TURN_S, follow_commands
+from paliadin_sidecar.outbox.maintenance import AWAITED_S, follow_commands
+from paliadin_sidecar.outbox.records import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from support.receiver import Receiver, Request
     from support.sidecar import Sidecar
 
-MINUTE_S, DAY_S = 60.0, 86_400.0
+MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
+BODY_S, TURN_S = Retention().answers_s, Retention().turns_s
 
 
 class Pruned(Box):
@@ -248,6 +250,89 @@ def test_ids_of_events_are_not_used_again(box: Pruned) -> None:
     assert box(event_rows.newest_event) > before
 
 
+# --- as long as the owner says ------------------------------------------------------------
+
+
+def test_bodies_and_turns_go_when_the_owner_says(box: Pruned) -> None:
+    """Neither later nor earlier, for an hour or for years."""
+    for answers_s, turns_s in ((HOUR_S, 2 * HOUR_S), (400 * DAY_S, 4000 * DAY_S)):
+        box.outbox.retention = Retention(answers_s, turns_s)
+        box.take("t")
+        box.deliver()
+        box.gone("t")
+        box.later(answers_s)
+        assert box.bodies == 1
+        box.later(1)
+        assert (box.bodies, box.known("t")) == (0, True)
+        box.later(turns_s - answers_s - 1)
+        assert box.known("t")
+        box.later(1)
+        assert not box.known("t")
+
+
+def test_answers_that_are_not_kept_go_with_their_acknowledgement(box: Pruned) -> None:
+    """In its transaction; a superseded one with its successor, and what waits stays."""
+    box.outbox.retention = Retention(0, TURN_S)
+    box.take("t", "eins")
+    box.take("t", "zwei")
+    assert box.bodies == 1
+    box.take("waits")
+    box.acknowledge(box.due()[0])
+    assert box.bodies == 1
+    assert box(transitions.replay, turn_id="t") == (0, 1)
+    box.give_up(box.due()[0], "refused")
+    assert box(transitions.replay, dead=True) == (1, 0)
+
+
+def test_a_value_that_was_made_much_smaller_is_reached_in_small_steps(box: Pruned) -> None:
+    """A hundred rows at a time, as ever."""
+    for n in range(250):
+        box.take(f"t{n}")
+        box.deliver()
+        box.gone(f"t{n}")
+    box.printed()
+    box.now += DAY_S
+    box.outbox.retention = Retention(0, 10 * MINUTE_S)
+    assert box.prune() == 3 + 3 + 1
+    assert box(queries.counts) == {}
+
+
+def test_a_turn_that_is_announced_is_waited_for(box: Pruned) -> None:
+    """Its answer may take longer than turns are kept, and needs what its token said."""
+    box.outbox.retention = Retention(0, 10 * MINUTE_S)
+    box(acceptance.record_hint, key("t"), "asked", "user")
+    box.later(AWAITED_S)
+    box.take("t")
+    (due,) = box.due()
+    assert due.subject["submitted_turn_id"] == "asked"
+    box(acceptance.record_hint, key("never"), "never", "user")
+    box.later(AWAITED_S + 1)
+    assert not box.known("never")
+
+
+def test_a_file_that_lies_there_is_never_sent_again(box: Pruned) -> None:
+    """Not even where turns are kept as short as can be."""
+    box.outbox.retention = Retention(0, 10 * MINUTE_S)
+    box.take("t")
+    box.deliver()
+    box.later(365 * DAY_S)
+    box.take("t")
+    assert box.due() == []
+
+
+def test_pruning_keeps_up_with_what_is_kept_for_less_than_hours() -> None:
+    """What is to go after ten minutes goes a minute later at most."""
+    minutes = {
+        Retention(): 60,
+        Retention(0): 60,
+        Retention(0, 10 * MINUTE_S): 1,
+        Retention(HOUR_S): 6,
+        Retention(1, 10 * MINUTE_S): 1,
+    }
+    for retention, often in minutes.items():
+        assert maintenance.prune_every_s(retention) == often * MINUTE_S
+
+
 # --- the disk -----------------------------------------------------------------------------
 
 
@@ -300,7 +385,7 @@ def test_upkeep_reads_an_index(box: Pruned, query: str) -> None:
     """What is to be done is found without reading what is not."""
     statement = getattr(paliadin_sidecar.outbox.database.sql, query)
     with closing(sqlite3.connect(box.path)) as db:
-        values = {"before": 0, "limit": 1}
+        values = {"before": 0, "awaited_before": 0, "limit": 1}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     # `service` has one row.
     assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN service"], plan
@@ -334,7 +419,7 @@ def test_the_daemon_tidies_at_its_start(host: Sidecar, receiver: Receiver) -> No
         until("upkeep", lambda: turns() == ["new", "present"])
         until("bodies", lambda: db.execute("SELECT count(*) FROM body").fetchone()[0] == 1)
     again = host.typed("replay", "present")
-    assert "bodies are let go 72 h after" in again.stderr
+    assert "bodies are let go PALIADIN_KEEP_ANSWERS (72h unless it is set) after" in again.stderr
 
 
 @pytest.mark.slow

@@ -241,8 +241,9 @@ def replay(
             missed = True
     if without_body:
         click.echo(
-            f"{without_body} cannot be: bodies are let go 72 h after their acknowledgement, or "
-            "earlier where the outbox takes more than PALIADIN_MAX_OUTBOX",
+            f"{without_body} cannot be: bodies are let go PALIADIN_KEEP_ANSWERS (72h unless it is "
+            "set) after their acknowledgement, or earlier where the outbox takes more than "
+            "PALIADIN_MAX_OUTBOX",
             err=True,
         )
     sys.exit(1 if missed or without_body else 0)
