@@ -371,23 +371,22 @@ def fill(box: Box, days: int, turns: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("days", "unit"), [(2, "hour"), (399, "day"), (1200, "month")])
-def test_a_hundred_thousand_turns(host: Sidecar, box: Box, days: int, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("days", "unit", "turns"), [(2, "hour", 20_000), (399, "day", 100_000), (1200, "month", 20_000)]
+)
+def test_very_many_turns(host: Sidecar, box: Box, days: int, unit: str, turns: int) -> None:
     """Each is counted, and the file is small whatever happened to them."""
-    fill(box, days, 100_000)
+    fill(box, days, turns)
     text = written(host, "--since", "0")
     assert len(text.encode()) <= 2_000_000
     page = parsed(text)
-    assert cards(page)["Turns"] == "100,000"
+    assert cards(page)["Turns"] == f"{turns:,}"
     assert cards(page)["Answered"] == "99.0 %"
-    assert cards(page)["Given up or no answer"] == "1,000"
+    assert cards(page)["Given up or no answer"] == f"{turns // 100:,}"
     found = tables(page)
-    unit = next(
-        name for name in ("hour", "day", "month") if f"Turns by {name} and outcome" in found
-    )
     rows = found[f"Turns by {unit} and outcome"]
-    assert sum(int(row[-1].replace(",", "")) for row in rows) == 100_000
-    assert page.text.count("of 1,000 are shown; paliadin-sidecar export has all of them") >= 2
+    assert sum(int(row[-1].replace(",", "")) for row in rows) == turns
+    assert page.text.count("are shown; paliadin-sidecar export has all of them") >= 2
 
 
 def test_many_outages_are_few_bands(host: Sidecar, box: Box) -> None:

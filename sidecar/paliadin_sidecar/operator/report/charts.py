@@ -171,7 +171,7 @@ def line(
 
 def _frames(highest: int) -> tuple[_Frame, _Frame]:
     ticks = _ticks(highest)
-    left = len(str(ticks[-1])) * _LETTER + 8
+    left = len(_number(ticks[-1])) * _LETTER + 8
     large = _Frame("large", 760, 230, left, ticks, has_hints=True)
     return large, _Frame("small", 340, 210, left, ticks, has_hints=False)
 
@@ -196,6 +196,11 @@ def _below(frame: _Frame, labels: Sequence[tuple[float, str]]) -> list[svg.Eleme
     return drawn
 
 
+def _number(number: int) -> str:
+    # A blank between thousands is read the same in each language.
+    return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
 def _safe(text: str) -> str:
     return escape(visible(text))
 
@@ -211,7 +216,7 @@ def _described(words: Words, frame: _Frame, drawn: list[svg.Element]) -> Markup:
         y = frame.y(tick)
         ruled = [svg.MoveTo(frame.left, y), svg.HorizontalLineTo(frame.width - 4)]
         lines.append(svg.Path(d=ruled, class_=["axis" if tick == 0 else "grid"]))
-        lines.append(_text(frame.left - 6, y + 4, str(tick), "end"))
+        lines.append(_text(frame.left - 6, y + 4, _number(tick), "end"))
     picture = svg.SVG(
         viewBox=svg.ViewBoxSpec(0, 0, frame.width, frame.height),
         class_=["chart", frame.kind],
