@@ -17,15 +17,20 @@ import sys
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ROOT_NODE = 1
 _IN = struct.Struct("<IIQQIIII")  # fuse_in_header
 _OUT = struct.Struct("<IiQ")  # fuse_out_header
-_ATTR = struct.Struct("<6Q10I")  # fuse_attr
+ATTR = struct.Struct("<6Q10I")  # fuse_attr
 _MAX_WRITE = 128 * 1024
+#: Version 7.31, no flags, and sizes.
+INIT_REPLY = struct.pack("<4I2H2I36x", 7, 31, 2**17, 0, 12, 10, _MAX_WRITE, 1)
 
 
 class Op(IntEnum):
@@ -34,16 +39,29 @@ class Op(IntEnum):
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
+    SETATTR = 4
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
     OPEN = 14
     READ = 15
+    WRITE = 16
+    STATFS = 17
     RELEASE = 18
+    FSYNC = 20
     FLUSH = 25
     INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
+    FSYNCDIR = 30
+    CREATE = 35
     INTERRUPT = 36
+    DESTROY = 38
     BATCH_FORGET = 42
+    RENAME2 = 45
 
 
 class FuseMount:
@@ -136,8 +154,7 @@ class _Server:
     ) -> bytes | int:
         match op:
             case Op.INIT:
-                # Version 7.31, no flags, and sizes.
-                return struct.pack("<4I4H4I24x", 7, 31, 2**17, 0, 12, 10, 0, 0, _MAX_WRITE, 1, 0, 0)
+                return INIT_REPLY
             case Op.LOOKUP:
                 name = os.fsdecode(args.rstrip(b"\0"))
                 (self._files / name).lstat()
@@ -167,39 +184,54 @@ class _Server:
     def _attr(self, node: int) -> bytes:
         info = self._path(node).lstat()
         times = [info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns]
-        return _ATTR.pack(
+        return ATTR.pack(
             node, info.st_size, info.st_blocks,
             *(t // 10**9 for t in times), *(t % 10**9 for t in times),
             info.st_mode, info.st_nlink, info.st_uid, info.st_gid, 0, 4096, 0,
         )  # fmt: skip
 
     def _entries(self, offset: int, size: int) -> bytes:
-        found = b""
         names = sorted(path.name for path in self._files.iterdir())
-        for at, name in enumerate(names[offset:], offset + 1):
-            raw = os.fsencode(name)
-            kind = stat.S_IFREG >> 12
-            entry = struct.pack("<2Q2I", self._node(name), at, len(raw), kind) + raw
-            entry += bytes(-len(entry) % 8)
-            if len(found) + len(entry) > size:
-                break
-            found += entry
-        return found
+        nodes = [(name, self._node(name), stat.S_IFREG) for name in names]
+        return directory_entries(nodes, offset, size)
 
 
-def _main(path: str, files: str, fails: str, user: str) -> None:
+def directory_entries(entries: list[tuple[str, int, int]], offset: int, size: int) -> bytes:
+    """What READDIR is answered: as many of these names, nodes and modes as have room."""
+    found = b""
+    for at, (name, node, mode) in enumerate(entries[offset:], offset + 1):
+        raw = os.fsencode(name)
+        entry = struct.pack("<2Q2I", node, at, len(raw), stat.S_IFMT(mode) >> 12) + raw
+        entry += bytes(-len(entry) % 8)
+        if len(found) + len(entry) > size:
+            break
+        found += entry
+    return found
+
+
+def mount_device(path: Path, user: int = 0) -> int:
+    """Mount at this path what `answer_requests` answers for; returns the device's descriptor.
+
+    Raises:
+        OSError: this machine refuses it.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR)
-    except OSError as exc:
-        print(exc.strerror)
-        return
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id={user},group_id={user},allow_other".encode()
     if libc.mount(b"paliadin-test", os.fsencode(path), b"fuse", 0, options):
-        print(os.strerror(ctypes.get_errno()))
-        return
-    print("mounted", flush=True)
-    server = _Server(Path(files), Path(fails))
+        os.close(device)
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return device
+
+
+def answer_requests(device: int, reply: Callable[[int, int, bytes], bytes | int | None]) -> None:
+    """Answer what the kernel asks for, until it is unmounted.
+
+    Args:
+        device: of `mount_device`.
+        reply: takes the request's `Op`, its node and its arguments; returns the answer's body, or
+            an error number, or None where none is expected.
+    """
     while True:
         try:
             request = os.read(device, _MAX_WRITE + 4096)
@@ -208,12 +240,22 @@ def _main(path: str, files: str, fails: str, user: str) -> None:
                 return
             continue  # one that was interrupted
         _, op, unique, node, *_ = _IN.unpack_from(request)
-        reply = server.reply(op, node, request[_IN.size :])
-        if reply is None:
+        answer = reply(op, node, request[_IN.size :])
+        if answer is None:
             continue
-        body, error = (b"", -reply) if isinstance(reply, int) else (reply, 0)
+        body, error = (b"", -answer) if isinstance(answer, int) else (answer, 0)
         with suppress(FileNotFoundError):  # whoever asked has gone
             os.write(device, _OUT.pack(_OUT.size + len(body), error, unique) + body)
+
+
+def _main(path: str, files: str, fails: str, user: str) -> None:
+    try:
+        device = mount_device(Path(path), int(user))
+    except OSError as exc:
+        print(exc.strerror)
+        return
+    print("mounted", flush=True)
+    answer_requests(device, _Server(Path(files), Path(fails)).reply)
 
 
 if __name__ == "__main__":
