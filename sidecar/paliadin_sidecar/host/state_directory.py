@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -18,6 +19,8 @@ _LOCK = "sidecar.lock"
 _TRIES, _TRY_S = 20, 0.05
 _JOURNAL_KEY, _JOURNAL_KEY_BYTES = "journal.key", 32
 _HELD_AN_OUTBOX = b"an outbox was made here\n"
+#: What a flush of names fails with; whatever else there is, its file system cannot do it.
+_FLUSH_FAILED = storage.NO_ROOM | {errno.EIO}
 
 
 def prepare(path: Path) -> None:
@@ -68,14 +71,20 @@ def lock(path: Path) -> Iterator[bool]:
 def remember_outbox(path: Path) -> None:
     """Note that an outbox was made here. Call it once the outbox is there, under the lock.
 
+    From here on the directory itself survives a loss of power, and what has its name in it now.
+
     Raises:
         StateDirError: it cannot be written down.
     """
     try:
         with (path / _LOCK).open("r+b", buffering=0) as file:
             if not file.read(1):
+                # SQLite flushes what it writes, but not where its directory has its own name.
+                for directory in (path, *path.absolute().parents):
+                    _flush_names(directory)
                 file.write(_HELD_AN_OUTBOX)
-                os.fsync(file.fileno())
+            # Also what a process wrote that was killed before this.
+            os.fsync(file.fileno())
     except OSError as exc:
         raise _error(path / _LOCK, "written", exc) from None
 
@@ -99,10 +108,15 @@ def journal_key(path: Path, *, create: bool = False) -> bytes:
     key = os.urandom(_JOURNAL_KEY_BYTES)
     if create:
         with suppress(OSError):
-            file.unlink(missing_ok=True)  # half of one, from when the disk was full
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            part = path / f"{_JOURNAL_KEY}.new"
+            part.unlink(missing_ok=True)  # half of one, from when the disk was full
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(fd, "wb") as new:
                 new.write(key)
+                new.flush()
+                os.fsync(fd)  # else a loss of power may leave zeros, a key that everybody has
+            part.replace(file)
+            _flush_names(path)
     return key
 
 
@@ -136,14 +150,42 @@ def quarantine(path: Path, outbox: str) -> Path | None:
     # To the microsecond: a second one must never take the place of the first.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path / f"{outbox}.aside-{stamp}"
-    for suffix in ("-wal", "-shm", ""):
-        part = path / f"{outbox}{suffix}"
-        if part.exists():
-            try:
-                part.rename(path / f"{aside.name}{suffix}")
-            except OSError as exc:
-                raise _error(part, "moved aside", exc) from None
+    log = path / f"{outbox}-wal"
+    try:
+        # What was committed last is in the log alone. It has both names for a while, so that it
+        # is beside its outbox wherever a loss of power leaves that.
+        if log.exists():
+            _link(log, path / f"{aside.name}-wal")
+            _flush_names(path)
+        (path / outbox).rename(aside)
+        _flush_names(path)
+        for part in (log, path / f"{outbox}-shm"):
+            part.unlink(missing_ok=True)
+    except OSError as exc:
+        raise _error(path / outbox, "moved aside", exc) from None
     return aside
+
+
+def _link(file: Path, to: Path) -> None:
+    try:
+        to.hardlink_to(file)
+    except OSError:  # FAT has none
+        file.rename(to)
+
+
+def _flush_names(directory: Path) -> None:
+    # A directory that may not be read was not made by us.
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno in _FLUSH_FAILED:
+            raise
+    finally:
+        os.close(fd)
 
 
 def _error(path: Path, done: str, exc: OSError) -> StateDirError:

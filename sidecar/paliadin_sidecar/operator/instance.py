@@ -69,7 +69,9 @@ class Hosting:
             return "paliadin-sidecar run --quarantine"
         folder = shlex.quote(str(state_dir))
         # A directory of its own: a second damaged one does not take the place of the first.
-        aside = f'd=$(mktemp -d {folder}/aside.XXXXXX) && mv {folder}/outbox.db* "$d"'
+        aside = (
+            f'd=$(mktemp -d {folder}/aside.XXXXXX) && mv {folder}/outbox.db* "$d" && sync -f "$d"'
+        )
         if self.unit:
             return f"systemctl stop {self.unit}; {aside}; systemctl start {self.unit}"
         return (
