@@ -14,6 +14,8 @@ from chaos.world import scenario
 from chaos.writers import rename, replaced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaos.world import World
 
 #: The names that `failpoint` is called with, over the daemon's code.
@@ -39,8 +41,8 @@ def killed_at_random(world: World) -> None:
     killed(world, 25 if world.quick else 500)
 
 
-def killed(world: World, times: int) -> None:
-    """Kill it so many times while two writers are at work."""
+def stumble(world: World) -> None:
+    """Let the receiver fail, or break off, now and then."""
 
     def stumbles(_: Request) -> Reply:
         x = world.rng.random()
@@ -51,6 +53,11 @@ def killed(world: World, times: int) -> None:
         return Reply()
 
     world.behaviour = stumbles
+
+
+def killed(world: World, times: int) -> None:
+    """Kill it so many times while two writers are at work."""
+    stumble(world)
     world.host.start()
     writers = [
         world.start_writer("--rate", "15", root=root)
@@ -69,6 +76,19 @@ def killed(world: World, times: int) -> None:
 @scenario(quick=True)
 def crash_points(world: World) -> None:
     """SIGKILL at crash point 1, 2, 3 … until none fires any more, then at each by its name."""
+    at_crash_points(world, 13 if world.quick else 1)
+
+
+def at_crash_points(
+    world: World, step: int, after_death: Callable[[], None] = lambda: None
+) -> None:
+    """Kill it at every so manyth crash point, and at each by its name.
+
+    Args:
+        world: whose daemon.
+        step: from one number to the next.
+        after_death: called before another one mends what it left.
+    """
     # Each fires in a process that takes in a turn, a replaced one, and two that are refused at
     # first; a ping asks about one of them. Another has to mend what it left; then comes the next.
     refused: set[str] = set()
@@ -82,17 +102,17 @@ def crash_points(world: World) -> None:
     world.behaviour = refuses_once
     number, passed = 1, 0
     while passed < _PASSED:
-        passed = 0 if fired(world, str(number)) else passed + 1
-        number += 13 if world.quick else 1
+        passed = 0 if fired(world, str(number), after_death) else passed + 1
+        number += step
     for name in _NAMES:  # how far a process comes is never the same, so none may be left to chance
-        world.check(fired(world, name), f"{name}: it did not die there")
+        world.check(fired(world, name, after_death), f"{name}: it did not die there")
     world.host.start()
     world.delivered()
     numbers = sorted({line["event_id"] for line in world.host.lines if "event_id" in line})
     world.check(numbers == list(range(1, len(numbers) + 1)), "an event's line is missing")
 
 
-def fired(world: World, point: str) -> bool:
+def fired(world: World, point: str, after_death: Callable[[], None]) -> bool:
     """Whether a process died at this crash point; if so, another has mended what it left."""
     word = point.replace(" ", "-")
     mine = {f"legacy/a{word}", f"aichat/b{word}", f"aichat/c404{word}", f"aichat/c500{word}"}
@@ -105,6 +125,7 @@ def fired(world: World, point: str) -> bool:
     died = crashed(world, point, mine)
     del world.host.environ["PALIADIN_CRASH_AT"]
     if died:
+        after_death()
         world.host.start()
         world.until("what it left", partial(came, world, mine))
         world.host.stop()

@@ -24,6 +24,7 @@ for _group in (
     "writing",
     "disks",
     "flushes",
+    "power",
     "clocks",
     "machine",
 ):
