@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from paliadin_contract.callback import REHEARSAL_HOST
 from paliadin_contract.errors import BadSignature
 from paliadin_contract.signature import Keys, Verification
 
@@ -38,6 +39,7 @@ class HostSecrets:
         Raises:
             BadSignature: another host's secret signed it.
         """
+        host = host.removeprefix(REHEARSAL_HOST)
         good_for = host if host in self._hosts else None
         if good_for not in {self._hosts[place] for place in verification.matched}:
             raise BadSignature(f"the host {host!r:.40} signs with another secret than this one")

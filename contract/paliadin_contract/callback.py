@@ -100,6 +100,9 @@ class Unknown(Struct, frozen=True):
     type: str
 
 
+#: What `host` begins with in a rehearsal, whose turns nobody asked; the sender's own name follows.
+REHEARSAL_HOST = "rehearsal of "
+
 Callback = TurnCompleted | TurnFailed | Ping
 
 _decoder = msgspec.json.Decoder(Callback)

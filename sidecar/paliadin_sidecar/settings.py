@@ -253,7 +253,7 @@ def _url(read: Reader, *, insecure: bool) -> str:
     elif url.username is not None or set(value) & set("?#"):
         # They would end in logs here and in access logs there; an empty one would not be sent.
         read.wrong(name, _without_secrets(value), "must hold no user, password or query")
-    elif url.scheme == "http" and not insecure and not _is_loopback(host):
+    elif url.scheme == "http" and not insecure and not is_loopback(host):
         read.wrong(
             name, value, "must be https, or http to this host, or PALIADIN_CALLBACK_INSECURE=1"
         )
@@ -307,7 +307,8 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and Path(path) == Path(os.path.normpath(path))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address of a URL is surely of this very host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

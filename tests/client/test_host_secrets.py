@@ -90,3 +90,10 @@ def test_not_shown() -> None:
     """Neither a secret nor a key stands in what a log may show."""
     assert "masked" in repr(Keys([A]))
     assert A not in repr(HostSecrets([f"one={A}"]))
+
+
+def test_a_rehearsal_is_its_hosts() -> None:
+    """What a host's rehearsal calls itself is proven by that host's secret, and by no other."""
+    assert accepts([f"one={A}", B], "rehearsal of one", A)
+    assert not accepts([f"one={A}", B], "rehearsal of one", B)
+    assert accepts([f"one={A}", B], "rehearsal of two", B)

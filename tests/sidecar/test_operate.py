@@ -38,7 +38,7 @@ RUN = {
 }  # fmt: skip
 RUN_ELSEWHERE = {
     "rotate: both", "rotate: drop", "second: upgrade", "second: remove",
-    "watch", "watch: mail", "watch: hook", "watch: drop-in", "watch: remove",
+    "rehearse", "watch", "watch: mail", "watch: hook", "watch: drop-in", "watch: remove",
 }  # fmt: skip
 
 

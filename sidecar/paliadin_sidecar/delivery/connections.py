@@ -40,6 +40,9 @@ class Connections:
         tls: how a receiver is verified; None for plain HTTP.
         unsent_s: a peer that takes nothing for so long has lost the connection.
         lookups: threads that resolve names.
+
+    Attributes:
+        opened: how many were opened so far.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Connections:
         self._tls = tls
         self._unsent_s = unsent_s
         self._lookups = lookups
+        self.opened = 0
         self._idle: list[_Connection] = []
         self._reuse_enabled = True
 
@@ -137,6 +141,7 @@ class Connections:
         except BaseException:
             connected.close()
             raise
+        self.opened += 1
         return connection
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -59,13 +59,22 @@ class Sender:
         self._connections.close()
         self._lookups.close()
 
+    @property
+    def opened(self) -> int:
+        """How many connections were opened so far."""
+        return self._connections.opened
+
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        return await self.post(self._keys.sign(webhook_id, body, now), body)
+
+    async def post(self, signed: Mapping[str, str], body: bytes) -> Outcome:
+        """Push once, under these headers. Raises nothing but cancellation."""
         started = time.monotonic()
-        signed = self._keys.sign(webhook_id, body, datetime.fromtimestamp(self._wall(), UTC))
         try:
             response = await self._connections.post(
-                _HEADERS | signed, body, timeout_s=self._timeout_s
+                {**_HEADERS, **signed}, body, timeout_s=self._timeout_s
             )
         except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
             return Outcome(error=_error(exc), detail=_tls_detail(exc), ms=_ms_since(started))

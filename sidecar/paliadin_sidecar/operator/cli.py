@@ -19,6 +19,7 @@ _COMMANDS = {
     "check": "check",
     "export": "export",
     "log": "turns",
+    "rehearse": "rehearse",
     "replay": "turns",
     "report": "report",
     "run": "run",

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from paliadin_sidecar.operator.terminal import printable
+from paliadin_sidecar.outbox.records import Outcome
 
 #: Why there was no HTTP status, by `records.Outcome.error`.
 _ERRORS = {
@@ -131,6 +135,25 @@ def likely_cause(status: int | None, error: str | None, detail: str | None = Non
             "only where it was configured to: PALIADIN_CALLBACK_URL must be the last address"
         )
     return "see the receiver's own log at that time"
+
+
+def cause_of(outcome: Outcome, url: str) -> str:
+    """The likely cause of a failed attempt, and where a redirect points to.
+
+    Args:
+        outcome: of the attempt.
+        url: where it went.
+    """
+    cause = likely_cause(outcome.status, outcome.error, outcome.detail)
+    if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004 - HTTP's own classes
+        return cause
+    try:
+        # What stands behind the path, or before the host, may be a secret.
+        to = urlsplit(urljoin(url, outcome.location))
+        shown = f"{to.scheme}://{to.hostname}{f':{to.port}' if to.port else ''}{to.path}"
+    except ValueError:
+        return cause
+    return f"{cause}. It points to {printable(shown)}"
 
 
 def _without_cure(sentence: str) -> str:

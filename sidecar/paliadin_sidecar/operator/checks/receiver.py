@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 
@@ -21,7 +21,7 @@ from paliadin_sidecar.delivery.health import ping_body
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.operator import diagnosis
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
-from paliadin_sidecar.operator.terminal import printable, utc_time
+from paliadin_sidecar.operator.terminal import utc_time
 from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
@@ -72,21 +72,21 @@ def callback_url(settings: Settings) -> Finding:
 async def ping(settings: Settings) -> list[Finding]:
     """Ask the receiver whether it is well and verifies signatures, and how its clock stands."""
     outcome = await _attempt(settings, settings.secrets)
-    clock = _clock(outcome, time.time())
+    of_clocks = clock(outcome, time.time())
     if _is_acknowledged(outcome):
         answer = ok("ping", f"{outcome.status} after {outcome.ms:.0f} ms")
         unknown = base64.b64encode(secrets.token_bytes(32)).decode()
         forged = await _attempt(settings, (f"whsec_{unknown}",))
-        return [answer, _verification(forged), *clock]
+        return [answer, _verification(forged), *of_clocks]
     cause = await _other_protocol(settings.callback_url, outcome)
-    cause = cause or _cause(settings.callback_url, outcome)
+    cause = cause or diagnosis.cause_of(outcome, settings.callback_url)
     what = diagnosis.answer_name(outcome.status, outcome.error, outcome.detail)
     sentence = f"turns wait for {diagnosis.receiver_cause(what, cause)}"
     what = f"status {what}" if outcome.status is not None else what
     answer = wrong("ping", f"{what}, so answers wait here; {cause}", sentence)
-    if outcome.status == _REFUSES_SIGNATURE and any(each.level == "wrong" for each in clock):
-        return [*clock, answer]  # which comes from it
-    return [answer, *clock]
+    if outcome.status == _REFUSES_SIGNATURE and any(each.level == "wrong" for each in of_clocks):
+        return [*of_clocks, answer]  # which comes from it
+    return [answer, *of_clocks]
 
 
 async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:
@@ -121,19 +121,6 @@ def _verification(forged: Outcome) -> Finding:
     return wrong("signature check", text, cause)
 
 
-def _cause(url: str, outcome: Outcome) -> str:
-    cause = diagnosis.likely_cause(outcome.status, outcome.error, outcome.detail)
-    if outcome.location is None or outcome.status is None or outcome.status // 100 != 3:  # noqa: PLR2004 - HTTP's own classes
-        return cause
-    try:
-        # What stands behind the path, or before the host, may be a secret.
-        to = urlsplit(urljoin(url, outcome.location))
-        shown = f"{to.scheme}://{to.hostname}{f':{to.port}' if to.port else ''}{to.path}"
-    except ValueError:
-        return cause
-    return f"{cause}. It points to {printable(shown)}"
-
-
 async def _other_protocol(url: str, outcome: Outcome) -> str | None:
     # What the port really speaks, where the answer may mean that it is not what the URL says.
     if not {outcome.error, outcome.status} & _MAYBE_PROTOCOL:
@@ -164,7 +151,13 @@ async def _speaks_tls(url: SplitResult) -> bool:
     return True
 
 
-def _clock(outcome: Outcome, now: float) -> list[Finding]:
+def clock(outcome: Outcome, now: float) -> list[Finding]:
+    """How the clock of who answered stands, by the answer's `Date`.
+
+    Args:
+        outcome: of an attempt just made.
+        now: this host's clock, in epoch seconds.
+    """
     try:
         skew_s = now - parsedate_to_datetime(outcome.date or "").timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,0 +1,1 @@
+"""The protocol, played against a receiver with turns that nobody has."""

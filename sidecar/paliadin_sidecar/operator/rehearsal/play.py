@@ -1,0 +1,293 @@
+"""Plays the rules against a receiver, one after the other."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import anyio
+
+from paliadin_contract.signature import Keys
+from paliadin_sidecar.delivery.policy import Verdict, classify, retry_after_s
+from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.operator.checks.receiver import clock
+from paliadin_sidecar.operator.rehearsal import rules
+from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
+from paliadin_sidecar.operator.rehearsal.rules import Judgement, Level
+from paliadin_sidecar.outbox.records import Outcome
+from paliadin_sidecar.settings import Settings
+
+_MIB = 1024 * 1024
+#: As many turns as a sender has under way at once.
+_AT_ONCE = 8
+#: A file of the usual limit, each of whose bytes JSON writes as six, makes a body of 24 MiB.
+_LARGE = "\x01" * (4 * _MIB)
+_TOO_LARGE_BYTES = 33 * _MIB
+#: What is tried where the large one does not pass, downwards: limits are usually powers of two.
+_SMALLER_BYTES = tuple(round(size * _MIB) for size in (15, 7.5, 3.5, 1.5, 0.75, 0.3))
+#: Seconds by which a clock may be off, and by which it may not; the protocol's limit is 300.
+_NEAR_S, _FAR_S = 240, 400
+#: A receiver that limits the rate is waited for: so often, and no longer at a time.
+_MAX_RESTS, _MAX_REST_S = 5, 10.0
+_TOO_MANY = 429
+
+Headers = Mapping[str, str]
+
+
+async def rehearse(settings: Settings) -> list[Judgement]:
+    """All that is to be said of the receiver, in the order in which it was played."""
+    async with Sender(
+        settings.callback_url,
+        settings.secrets,
+        timeout_s=settings.callback_timeout_s,
+        ca_file=settings.callback_ca_file,
+    ) as sender:
+        play = Play(settings, sender)
+        found = [judgement async for judgement in play.judgements()]
+    if play.rests:
+        text = f"it asked for fewer requests {play.rests} times, and was waited for"
+        found.append(Judgement("note", rules.RATE, text))
+    # It may be why signatures are refused, so it comes early.
+    return [found[0], *_clock(play.heard), *found[1:]]
+
+
+def _clock(heard: Outcome) -> list[Judgement]:
+    levels: dict[str, Level] = {"ok": "keeps", "wrong": "breaks"}
+    return [
+        Judgement(levels.get(each.level, "note"), rules.CLOCK, each.message)
+        for each in clock(heard, time.time())
+    ]
+
+
+class Play:
+    """One rehearsal.
+
+    Args:
+        settings: the daemon's: where the receiver is, and what proves a callback.
+        sender: open, to that receiver.
+        wall: the clock, in epoch seconds.
+
+    Attributes:
+        heard: the first answer of all, which may have the receiver's clock.
+        rests: how often the receiver asked for fewer requests, and was waited for.
+    """
+
+    def __init__(
+        self, settings: Settings, sender: Sender, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._url = settings.callback_url
+        self._timeout_s = settings.callback_timeout_s
+        self._secrets = settings.secrets
+        self._keys = Keys(settings.secrets)
+        self._unknown = new_secret()
+        self._sender = sender
+        self._wall = wall
+        self._author = Author(settings.host_label, self._now())
+        self._longest_ms = 0.0
+        self.heard = Outcome()
+        self.rests = 0
+
+    async def judgements(self) -> AsyncIterator[Judgement]:
+        """Each rule as it is played. Where no turn is taken, those that need one are `untried`."""
+        ping = await self._send(self._author.ping())
+        self.heard = ping
+        yield rules.taken(rules.PING, [ping], self._url)
+        good = self._author.answer()
+        first = await self._send(good)
+        yield rules.taken(rules.GOOD, [first], self._url)
+        if ping.status is None and first.status is None:
+            return  # nobody answers there, and nothing more can be said
+        for play in (self._wrong_signatures, self._wrong_headers, self._no_callback):
+            async for judgement in play():
+                yield judgement
+        if not _is_taken(first):
+            text = "needs a receiver that takes a turn: mend that first, and rehearse again"
+            for rule in _NEED_A_TURN:
+                yield Judgement("untried", rule, text)
+            return
+        yield rules.taken(rules.AGAIN, [await self._send(good)], self._url)
+        for play in (self._twice, self._others, self._secrets_of_both, self._eight, self._sizes):
+            async for judgement in play():
+                yield judgement
+        yield rules.prompt(self._longest_ms, self._timeout_s)
+
+    # --- what is not proven ---------------------------------------------------------------
+
+    async def _wrong_signatures(self) -> AsyncIterator[Judgement]:
+        unknown, author = Keys([self._unknown]), self._author
+        outcomes = [
+            await self._send(author.ping(), unknown),
+            await self._send(author.answer(), unknown),
+        ]
+        # Signed well, and changed on the way.
+        signed, other = author.answer(), author.answer()
+        outcomes.append(await self._post(self._signed(signed), other.body))
+        yield rules.refused(rules.WRONG, outcomes, wanted=401)
+        outcomes = [await self._send(author.answer(), shift_s=shift) for shift in (-_FAR_S, _FAR_S)]
+        yield rules.either_way(rules.refused(rules.STALE, outcomes, wanted=401), outcomes)
+
+    async def _wrong_headers(self) -> AsyncIterator[Judgement]:
+        outcomes = []
+        for missing in ("webhook-signature", "webhook-timestamp", "webhook-id"):
+            message = self._author.answer()
+            headers = self._signed(message)
+            del headers[missing]
+            outcomes.append(await self._post(headers, message.body))
+        yield rules.refused(rules.MISSING, outcomes, wanted=401)
+        outcomes = []
+        for name, value in (
+            ("webhook-signature", "v1,"),
+            ("webhook-signature", "rehearsal"),
+            ("webhook-signature", ""),
+            ("webhook-timestamp", "now"),
+            ("webhook-timestamp", "9" * 400),
+        ):
+            message = self._author.answer()
+            outcomes.append(await self._post(self._signed(message) | {name: value}, message.body))
+        yield rules.refused(rules.MALFORMED_HEADER, outcomes, wanted=401)
+        message = self._author.answer()
+        wrong = self._signed(message, Keys([self._unknown]))
+        twice = wrong | {"Webhook-Signature": wrong["webhook-signature"]}
+        outcome = await self._post(twice, message.body)
+        # A server, or a proxy, may take such a request for none at all.
+        yield rules.refused(rules.DOUBLED, [outcome], wanted=401, also=(400,))
+
+    async def _no_callback(self) -> AsyncIterator[Judgement]:
+        author = self._author
+        messages = (
+            author.no_json(),
+            author.wrong_shape(turn_id="../rehearsal"),
+            author.wrong_shape(response=7),
+        )
+        outcomes = [await self._send(message) for message in messages]
+        yield rules.refused(rules.NO_CALLBACK, outcomes, wanted=400)
+
+    # --- what is taken --------------------------------------------------------------------
+
+    async def _twice(self) -> AsyncIterator[Judgement]:
+        message = self._author.answer()
+        outcomes = await self._at_once([message, message])
+        again = await self._send(message)
+        yield rules.taken_at_once(outcomes, again, self._url)
+
+    async def _others(self) -> AsyncIterator[Judgement]:
+        author, turn_id = self._author, str(uuid4())
+        for rule, messages in (
+            (
+                rules.ORDER,
+                (
+                    author.answer(turn_id, revision=2),
+                    author.answer(turn_id),
+                    author.failure(turn_id),
+                ),
+            ),
+            (rules.FAILURE, (author.failure(), author.failure(reason="rehearsal"))),
+            (rules.NO_UUID, (author.answer(f"Rehearsal_{secrets.token_hex(8)}-"),)),
+            (rules.LATER_TYPE, (author.later_type(),)),
+            (rules.LATER_FIELDS, (author.later_fields(),)),
+        ):
+            yield rules.taken(rule, [await self._send(each) for each in messages], self._url)
+        outcomes = [
+            await self._send(author.answer(), shift_s=shift) for shift in (-_NEAR_S, _NEAR_S)
+        ]
+        yield rules.either_way(rules.taken(rules.IN_TIME, outcomes, self._url), outcomes)
+
+    async def _secrets_of_both(self) -> AsyncIterator[Judgement]:
+        outcomes = [
+            await self._send(self._author.answer(), Keys(both))
+            for both in ((self._unknown, *self._secrets), (*self._secrets, self._unknown))
+        ]
+        yield rules.taken(rules.TWO_SECRETS, outcomes, self._url)
+        if len(self._secrets) > 1:
+            outcomes = [
+                await self._send(self._author.answer(), Keys([each])) for each in self._secrets
+            ]
+            yield rules.taken(rules.EACH_SECRET, outcomes, self._url)
+
+    async def _eight(self) -> AsyncIterator[Judgement]:
+        outcomes = await self._at_once([self._author.answer() for _ in range(_AT_ONCE)])
+        before = self._sender.opened
+        outcomes += await self._at_once([self._author.answer() for _ in range(_AT_ONCE)])
+        yield rules.taken(rules.EIGHT, outcomes, self._url)
+        yield rules.kept(self._sender.opened - before, _AT_ONCE)
+
+    async def _sizes(self) -> AsyncIterator[Judgement]:
+        outcome = await self._send_large(self._author.answer(text=_LARGE))
+        passes, fails = None, len(_LARGE) * 6
+        for size in () if _is_taken(outcome) else _SMALLER_BYTES:
+            smaller = await self._send_large(self._author.answer(text="x" * size))
+            if _is_taken(smaller):
+                passes = size
+                break
+            fails = size
+        yield rules.large(outcome, passes, fails, self._url)
+        outcome = await self._send_large(self._author.answer(text="x" * _TOO_LARGE_BYTES))
+        yield rules.refused(rules.TOO_LARGE, [outcome], wanted=413)
+
+    # --- attempts -------------------------------------------------------------------------
+
+    def _now(self, shift_s: float = 0) -> datetime:
+        return datetime.fromtimestamp(self._wall(), UTC) + timedelta(seconds=shift_s)
+
+    def _signed(
+        self, message: Message, keys: Keys | None = None, shift_s: float = 0
+    ) -> dict[str, str]:
+        return (keys or self._keys).sign(message.id, message.body, self._now(shift_s))
+
+    async def _send(
+        self, message: Message, keys: Keys | None = None, shift_s: float = 0
+    ) -> Outcome:
+        return await self._post(self._signed(message, keys, shift_s), message.body)
+
+    async def _post(self, headers: Headers, body: bytes) -> Outcome:
+        outcome = await self._sender.post(headers, body)
+        for _ in range(_MAX_RESTS):
+            if outcome.status != _TOO_MANY:
+                break
+            # A limit is no fault. The signature is still good, and what is stale stays so.
+            self.rests += 1
+            asked_s = retry_after_s(outcome.retry_after, self._wall()) or 1.0
+            await anyio.sleep(min(asked_s, _MAX_REST_S))
+            outcome = await self._sender.post(headers, body)
+        if outcome.status is not None:
+            self._longest_ms = max(self._longest_ms, outcome.ms)
+        return outcome
+
+    async def _send_large(self, message: Message) -> Outcome:
+        # How long these take says more of the line than of the receiver.
+        longest = self._longest_ms
+        outcome = await self._send(message)
+        self._longest_ms = longest
+        return outcome
+
+    async def _at_once(self, messages: list[Message]) -> list[Outcome]:
+        outcomes = [Outcome()] * len(messages)
+
+        async def send(place: int, message: Message) -> None:
+            outcomes[place] = await self._send(message)
+
+        async with anyio.create_task_group() as tasks:
+            for place, message in enumerate(messages):
+                tasks.start_soon(send, place, message)
+        return outcomes
+
+
+#: What follows only where a turn is taken.
+_NEED_A_TURN = (
+    rules.AGAIN, rules.TWICE, rules.ORDER, rules.FAILURE, rules.NO_UUID, rules.LATER_TYPE,
+    rules.LATER_FIELDS, rules.IN_TIME, rules.TWO_SECRETS, rules.EIGHT, rules.KEPT, rules.LARGE,
+    rules.TOO_LARGE, rules.PROMPT,
+)  # fmt: skip
+
+
+def new_secret() -> str:
+    """A secret that no receiver has."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def _is_taken(outcome: Outcome) -> bool:
+    return classify(outcome.status) is Verdict.ACKNOWLEDGED
