@@ -106,7 +106,7 @@ def is_malformed(request: Request) -> bool:
     """Whether a header is there and cannot be right."""
     signature = request.headers.get("webhook-signature", "v1,x")
     stamp = request.headers.get("webhook-timestamp", "1")
-    return not re.match("v1,.", signature) or not re.fullmatch("[0-9]{1,11}", stamp)
+    return not re.search("(^| )v1,.", signature) or not re.fullmatch("[0-9]{1,11}", stamp)
 
 
 def is_missing(request: Request) -> bool:

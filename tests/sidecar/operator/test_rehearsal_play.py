@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
+from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import anyio
@@ -31,9 +34,10 @@ from support.keeping import (
     slow,
     unproven_pings,
 )
-from support.receiver import Receiver, Reply
+from support.receiver import Receiver, Reply, Request
 from support.sidecar import new_secret
 
+from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.operator.rehearsal import play, rules
 from paliadin_sidecar.settings import Settings
 
@@ -262,6 +266,40 @@ def test_a_login_before_the_route() -> None:
     assert message.endswith(f"It points to {login}")
     assert "secret-token" not in str(found)
     assert at(found, "untried") >= names(rules.AGAIN, rules.LARGE, rules.PROMPT)
+
+
+def test_every_answer_takes_long() -> None:
+    """That is said at once, and not after minutes."""
+
+    def behaviour(request: Request) -> Reply:
+        return replace(good(request), delay_s=0.8)
+
+    good = Keeping(SECRET, max_body=LIMIT)
+    with Receiver(behaviour) as receiver:
+        found = rehearsed(receiver.url, PALIADIN_CALLBACK_TIMEOUT_S="1.5")
+        assert len(receiver.requests) == 3
+    assert at(found, "breaks") == names(rules.PROMPT)
+    assert at(found, "keeps") == names(rules.PING, rules.GOOD, rules.CLOCK)
+    assert len(at(found, "untried")) > 15
+
+
+def test_the_clock_is_compared_when_it_was_told() -> None:
+    """And not when all has been played, which may be minutes later."""
+    begin = time.time()
+    ticks = count(begin, 0.1)
+
+    async def played(url: str) -> play.Play:
+        variables = {"PALIADIN_CALLBACK_URL": url, "PALIADIN_CALLBACK_SECRET": SECRET}
+        settings = Settings.from_environment(variables)
+        async with Sender(url, [SECRET], timeout_s=10) as sender:
+            one = play.Play(settings, sender, wall=lambda: next(ticks))
+            assert [each async for each in one.judgements()]
+        return one
+
+    with Receiver(Keeping(SECRET, max_body=LIMIT)) as receiver:
+        one = anyio.run(played, receiver.url)
+    assert next(ticks) - begin > 3
+    assert one.heard_at - begin < 1
 
 
 def test_clocks_apart() -> None:

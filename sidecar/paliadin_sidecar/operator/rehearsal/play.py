@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from uuid import uuid4
 
 import anyio
@@ -17,7 +18,7 @@ from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.operator.checks.receiver import clock
 from paliadin_sidecar.operator.rehearsal import rules
 from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
-from paliadin_sidecar.operator.rehearsal.rules import Judgement, Level
+from paliadin_sidecar.operator.rehearsal.rules import Judgement, Level, Rule
 from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
@@ -52,14 +53,14 @@ async def rehearse(settings: Settings) -> list[Judgement]:
         text = f"it asked for fewer requests {play.rests} times, and was waited for"
         found.append(Judgement("note", rules.RATE, text))
     # It may be why signatures are refused, so it comes early.
-    return [found[0], *_clock(play.heard), *found[1:]]
+    return [found[0], *_clock(play.heard, play.heard_at), *found[1:]]
 
 
-def _clock(heard: Outcome) -> list[Judgement]:
+def _clock(heard: Outcome, heard_at: float) -> list[Judgement]:
     levels: dict[str, Level] = {"ok": "keeps", "wrong": "breaks"}
     return [
         Judgement(levels.get(each.level, "note"), rules.CLOCK, each.message)
-        for each in clock(heard, time.time())
+        for each in clock(heard, heard_at)
     ]
 
 
@@ -73,6 +74,7 @@ class Play:
 
     Attributes:
         heard: the first answer of all, which may have the receiver's clock.
+        heard_at: when it came, in epoch seconds.
         rests: how often the receiver asked for fewer requests, and was waited for.
     """
 
@@ -83,31 +85,37 @@ class Play:
         self._timeout_s = settings.callback_timeout_s
         self._secrets = settings.secrets
         self._keys = Keys(settings.secrets)
-        self._unknown = new_secret()
+        self._unknown = _new_secret()
         self._sender = sender
         self._wall = wall
         self._author = Author(settings.host_label, self._now())
         self._longest_ms = 0.0
         self.heard = Outcome()
+        self.heard_at = 0.0
         self.rests = 0
 
     async def judgements(self) -> AsyncIterator[Judgement]:
         """Each rule as it is played. Where no turn is taken, those that need one are `untried`."""
         ping = await self._send(self._author.ping())
-        self.heard = ping
+        self.heard, self.heard_at = ping, self._wall()
         yield rules.taken(rules.PING, [ping], self._url)
         good = self._author.answer()
         first = await self._send(good)
         yield rules.taken(rules.GOOD, [first], self._url)
         if ping.status is None and first.status is None:
             return  # nobody answers there, and nothing more can be said
+        if self._is_late(first) and self._is_late(await self._send(self._author.answer())):
+            # Not just a receiver that wakes up: all of it would take minutes.
+            yield rules.prompt(self._longest_ms, self._timeout_s)
+            for judgement in _untried("answers in good time", _NEED_AN_ANSWER, _NEED_A_TURN):
+                yield judgement
+            return
         for play in (self._wrong_signatures, self._wrong_headers, self._no_callback):
             async for judgement in play():
                 yield judgement
         if not _is_taken(first):
-            text = "needs a receiver that takes a turn: mend that first, and rehearse again"
-            for rule in _NEED_A_TURN:
-                yield Judgement("untried", rule, text)
+            for judgement in _untried("takes a turn", _NEED_A_TURN, (rules.PROMPT,)):
+                yield judgement
             return
         yield rules.taken(rules.AGAIN, [await self._send(good)], self._url)
         for play in (self._twice, self._others, self._secrets_of_both, self._eight, self._sizes):
@@ -201,6 +209,13 @@ class Play:
             await self._send(self._author.answer(), Keys(both))
             for both in ((self._unknown, *self._secrets), (*self._secrets, self._unknown))
         ]
+        # One that is there twice, and one behind another version's.
+        for others in ("{0} {0}", "v2,{0} v1a,{0} {0}"):
+            message = self._author.answer()
+            headers = self._signed(message)
+            several = others.format(headers["webhook-signature"])
+            headers |= {"webhook-signature": several}
+            outcomes.append(await self._post(headers, message.body))
         yield rules.taken(rules.TWO_SECRETS, outcomes, self._url)
         if len(self._secrets) > 1:
             outcomes = [
@@ -257,6 +272,9 @@ class Play:
             self._longest_ms = max(self._longest_ms, outcome.ms)
         return outcome
 
+    def _is_late(self, outcome: Outcome) -> bool:
+        return _is_taken(outcome) and rules.prompt(outcome.ms, self._timeout_s).level == "breaks"
+
     async def _send_large(self, message: Message) -> Outcome:
         # How long these take says more of the line than of the receiver.
         longest = self._longest_ms
@@ -276,15 +294,25 @@ class Play:
         return outcomes
 
 
+#: What follows only where answers come in good time.
+_NEED_AN_ANSWER = (
+    rules.WRONG, rules.STALE, rules.MISSING, rules.MALFORMED_HEADER, rules.DOUBLED,
+    rules.NO_CALLBACK,
+)  # fmt: skip
 #: What follows only where a turn is taken.
 _NEED_A_TURN = (
     rules.AGAIN, rules.TWICE, rules.ORDER, rules.FAILURE, rules.NO_UUID, rules.LATER_TYPE,
     rules.LATER_FIELDS, rules.IN_TIME, rules.TWO_SECRETS, rules.EIGHT, rules.KEPT, rules.LARGE,
-    rules.TOO_LARGE, rules.PROMPT,
+    rules.TOO_LARGE,
 )  # fmt: skip
 
 
-def new_secret() -> str:
+def _untried(needs: str, *of: tuple[Rule, ...]) -> list[Judgement]:
+    text = f"needs a receiver that {needs}: mend that first, and rehearse again"
+    return [Judgement("untried", rule, text) for rule in chain(*of)]
+
+
+def _new_secret() -> str:
     """A secret that no receiver has."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 

@@ -100,7 +100,7 @@ LATER_FIELDS = Rule(
     "after the sender's upgrade every answer would be given up",
 )
 TWO_SECRETS = Rule(
-    "two signatures, as in a rotation",
+    "several signatures, as in a rotation",
     "changing-the-secret",
     "while the secret is replaced nothing would get through",
 )
