@@ -19,6 +19,7 @@ from support.needs import need
 from support.operate import block, blocks
 from support.receiver import Receiver, Reply, verifying
 from support.sidecar import COMMAND, Sidecar
+from support.tokens import unsigned_token
 
 from paliadin_sidecar.audit.metrics import Numbers
 from paliadin_sidecar.outbox import queries
@@ -32,8 +33,8 @@ TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
 #: Blocks that are run by the tests here; those of the rotation are run under load, and nearly all
 #: of them on a real systemd, by `make check-host`.
 RUN = {
-    "first", "upgrade", "back", "copies", "flip", "audit", "day", "replay", "second", "tmp",
-    "damaged",
+    "first", "upgrade", "back", "copies", "flip", "audit", "day", "replay", "erase", "second",
+    "tmp", "damaged",
     "complete: bash", "complete: zsh", "complete: fish",
 }  # fmt: skip
 RUN_ELSEWHERE = {
@@ -169,6 +170,15 @@ def test_day(live: Sidecar) -> None:
 def test_replay(live: Sidecar) -> None:
     """With nothing given up there is nothing to send."""
     assert run(live, "replay").endswith("0 will be sent again\n")
+
+
+def test_erase(live: Sidecar) -> None:
+    """A turn, and what a person asked."""
+    token = unsigned_token(jti="asked", sub="5f3c0a7e-0000-4000-8000-000000000000")
+    (live.aichat / "t1.jwt").write_text(token)
+    live.answer("t1")
+    live.wait_event("delivery.delivered", turn_id="t1", user="5f3c0a7e")
+    assert run(live, "erase").count("1 turn erased\n") == 2
 
 
 def test_second(live: Sidecar) -> None:

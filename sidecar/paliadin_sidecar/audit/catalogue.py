@@ -36,6 +36,7 @@ EVENTS: dict[str, EventKind] = {
     "turn.vanished": EventKind("info", (*_TURN, "bytes", "sha256", "pushed", "why")),
     "turn.stalled": EventKind("warning", (*_TURN, "why", "detail")),
     "turn.history": EventKind("info", (*_TURN, "bytes", "sha256")),
+    "turn.erased": EventKind("info", (*_TURN[:3], "by", "undelivered")),
     "delivery.attempted": EventKind(
         "info", (*_DELIVERY, "attempt", "status", "error", "detail", "untold", "duration_ms")
     ),

@@ -17,6 +17,7 @@ from paliadin_sidecar.host import streams
 #: Each command, and its module in `commands`.
 _COMMANDS = {
     "check": "check",
+    "erase": "erase",
     "export": "export",
     "log": "turns",
     "rehearse": "rehearse",

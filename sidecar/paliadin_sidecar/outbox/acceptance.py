@@ -19,16 +19,19 @@ _Turn = Mapping[str, Any] | sqlite3.Row
 
 #: A turn of which nothing was seen yet.
 _NEW = {"revision": 0} | dict.fromkeys(
-    ("id", "submitted_turn_id", "user_id", "answered_at", "seen_content_key", "sent_content_key")
-)
+    (
+        "id", "submitted_turn_id", "user_id", "answered_at", "seen_content_key", "sent_content_key",
+        "erased_at",
+    )
+)  # fmt: skip
 
 
 def accept(outbox: Outbox, arrival: Arrival) -> Delivery | None:
     """Take a file that is complete: freeze its body and id, or only its event.
 
-    The same content as before is nothing new. A later revision supersedes what is still
-    undelivered of the turn. Only audited are: a change that has no text, one that comes
-    late, and a failure after an answer.
+    The same content as before is nothing new, and of a turn that was erased nothing is. A later
+    revision supersedes what is still undelivered of the turn. Only audited are: a change that has
+    no text, one that comes late, and a failure after an answer.
 
     Where the outbox takes more than it may, some of what the receiver has goes before its
     time; what is undelivered never goes.
@@ -41,14 +44,17 @@ def accept(outbox: Outbox, arrival: Arrival) -> Delivery | None:
     """
     named = _named(arrival.key)
     turn: _Turn = outbox.one(sql.turn, named) or named | _NEW
+    if turn["erased_at"] is not None:
+        _update_seen(outbox, turn["id"], arrival.fingerprint, None)
+        return None
     # Nothing new, or it came back to what the receiver has.
     if arrival.content_key in (turn["seen_content_key"], turn["sent_content_key"]):
-        _update_seen(outbox, turn["id"], arrival)
+        _update_seen(outbox, turn["id"], arrival.fingerprint, arrival.content_key)
         return None
     why_not = _why_not_sent(outbox, arrival, turn)
     if why_not is not None:
         turn = _find_or_add_turn(outbox, arrival.key)
-        _update_seen(outbox, turn["id"], arrival)
+        _update_seen(outbox, turn["id"], arrival.fingerprint, arrival.content_key)
         name = "turn.revised" if turn["answered_at"] is not None else "turn.vanished"
         about = {"bytes": arrival.size, "sha256": arrival.sha256, "pushed": False, "why": why_not}
         record_event(outbox, name, turn["id"], turn_subject(turn) | about)
@@ -71,7 +77,7 @@ def mark_gone(outbox: Outbox, key: TurnKey) -> None:
 def mark_vanished(outbox: Outbox, key: TurnKey) -> None:
     """Record that a file went before it could be opened; no event if the turn was taken."""
     turn = _find_or_add_turn(outbox, key)
-    if turn["seen_content_key"] is None:
+    if turn["seen_content_key"] is None and turn["erased_at"] is None:
         record_event(outbox, "turn.vanished", turn["id"], turn_subject(turn))
     mark_gone(outbox, key)
 
@@ -106,9 +112,11 @@ def record_history(outbox: Outbox, history: Sequence[Arrival]) -> None:
     """
     for arrival in history:
         turn = _find_or_add_turn(outbox, arrival.key)
+        if turn["erased_at"] is not None:
+            continue
         if turn["revision"] and turn["sent_content_key"] != arrival.content_key:
             continue  # it was changed since it was read, and accepted
-        _update_seen(outbox, turn["id"], arrival)
+        _update_seen(outbox, turn["id"], arrival.fingerprint, arrival.content_key)
         about = {"bytes": arrival.size, "sha256": arrival.sha256}
         added = about | {"turn": turn["id"], "now": outbox.now()}
         if outbox.execute(sql.add_history, added).rowcount:
@@ -131,8 +139,8 @@ def _find_or_add_turn(outbox: Outbox, key: TurnKey) -> sqlite3.Row:
     return cast("sqlite3.Row", turn)
 
 
-def _update_seen(outbox: Outbox, turn: int, arrival: Arrival) -> None:
-    seen = {"fingerprint": arrival.fingerprint, "content_key": arrival.content_key}
+def _update_seen(outbox: Outbox, turn: int, fingerprint: str, content_key: str | None) -> None:
+    seen = {"fingerprint": fingerprint, "content_key": content_key}
     outbox.execute(sql.update_seen, seen | {"turn": turn})
 
 

@@ -139,6 +139,8 @@ class Outbox:
         self.execute("PRAGMA journal_mode = WAL")
         self.execute("PRAGMA synchronous = FULL")
         self.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is overwritten: nothing of an answer is left in free pages.
+        self.execute("PRAGMA secure_delete = ON")
         # A hardened service can write no directory for temporary files.
         self.execute("PRAGMA temp_store = MEMORY")
         self.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")

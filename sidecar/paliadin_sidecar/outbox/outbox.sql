@@ -17,6 +17,7 @@ CREATE TABLE turn (
     fingerprint TEXT,                 -- of the file when it was last read
     gone_at INTEGER,                  -- when the file was seen to be gone
     seen_at INTEGER NOT NULL,
+    erased_at INTEGER,                -- when all that it held was erased: it is never sent again
     UNIQUE (turn_id, backend, persona)    -- in this order, so that ids are found by it too
 );
 CREATE INDEX turn_present ON turn (backend, persona)
@@ -25,8 +26,9 @@ CREATE INDEX turn_by_submitted ON turn (submitted_turn_id) WHERE submitted_turn_
 CREATE INDEX turn_finished ON turn (coalesce(gone_at, seen_at))
     WHERE gone_at IS NOT NULL OR fingerprint IS NULL;
 
+-- No id is given twice: one that was erased may be under way.
 CREATE TABLE delivery (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     turn INTEGER NOT NULL REFERENCES turn (id) ON DELETE CASCADE,
     revision INTEGER NOT NULL,
     webhook_id TEXT,                  -- none for history; made of what the row's keys are
@@ -121,7 +123,7 @@ INSERT INTO turn (backend, persona, turn_id, seen_at, submitted_turn_id, user_id
 VALUES (:backend, :persona, :turn_id, :now, :submitted_turn_id, :user_id)
 ON CONFLICT DO UPDATE SET submitted_turn_id = excluded.submitted_turn_id,
     user_id = excluded.user_id
-WHERE submitted_turn_id IS NULL;
+WHERE submitted_turn_id IS NULL AND erased_at IS NULL;
 
 -- Keeps what was seen in a turn's file, where nothing is sent.
 -- name: update_seen
@@ -537,6 +539,43 @@ LEFT JOIN event a ON a.id = (
       AND json_extract(e.fields, '$.webhook_id') = d.webhook_id)
 WHERE d.state IN ('delivered', 'failed', 'dead')
 ORDER BY d.accepted_at DESC, d.id DESC LIMIT :limit;
+
+-- ---- Erasing ------------------------------------------------------------------------------
+
+-- The ids of users that begin so.
+-- name: users_beginning
+SELECT DISTINCT user_id FROM turn
+WHERE substr(user_id, 1, length(:prefix)) = :prefix ORDER BY 1 LIMIT :limit;
+
+-- The turns of a user.
+-- name: turns_of_user
+SELECT id FROM turn WHERE user_id = :user ORDER BY id;
+
+-- What there is to know of a turn before it is erased; none where it was.
+-- name: erasable
+SELECT t.id, t.turn_id, t.backend, t.persona,
+       (SELECT count(*) FROM delivery d
+        WHERE d.turn = t.id AND d.state IN ('pending', 'dead')) AS undelivered,
+       t.seen_content_key IS NULL AND t.gone_at IS NULL AS is_awaited,
+       t.fingerprint IS NOT NULL AND t.gone_at IS NULL AS has_file,
+       (SELECT coalesce(sum(length(b.bytes)), 0) FROM delivery d JOIN body b ON b.delivery = d.id
+        WHERE d.turn = t.id) AS size
+FROM turn t WHERE t.id = :turn AND t.erased_at IS NULL;
+
+-- Erases the deliveries of a turn, and their bodies.
+-- name: erase_deliveries
+DELETE FROM delivery WHERE turn = :turn;
+
+-- Erases the events of a turn.
+-- name: erase_events
+DELETE FROM event WHERE turn = :turn;
+
+-- Erases what a turn's row tells of a person or of a content. What its file looks like stays, so that
+-- it is known where it still lies there.
+-- name: erase_turn
+UPDATE turn SET submitted_turn_id = NULL, user_id = NULL, answered_at = NULL,
+    seen_content_key = NULL, sent_content_key = NULL, erased_at = :now
+WHERE id = :turn;
 
 -- ---- Pruning ------------------------------------------------------------------------------
 

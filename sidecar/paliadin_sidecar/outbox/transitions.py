@@ -12,7 +12,8 @@ from paliadin_sidecar.outbox.records import Delivery, Outcome, State, to_ms, to_
 
 def record_delivered(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> None:
     """Record the attempt after which the receiver has it; the delivery counts it already."""
-    outbox.execute(sql.record_delivered, _attempted(outbox, delivery))
+    if not outbox.execute(sql.record_delivered, _attempted(outbox, delivery)).rowcount:
+        return  # erased while it was under way
     _record_attempt_event(outbox, delivery, outcome)
     since_accepted_ms = max(0, outbox.now() - to_ms(delivery.accepted_at))
     ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
@@ -45,7 +46,9 @@ def record_retry(
     """
     values = _attempted(outbox, delivery, reported=reported)
     next_attempt_at = outbox.now() + to_ms(delay_s)
-    state = outbox.value(sql.record_retry, values | {"next_attempt_at": next_attempt_at})
+    row = outbox.one(sql.record_retry, values | {"next_attempt_at": next_attempt_at})
+    if row is None:
+        return  # erased while it was under way
     outbox.retries_from = min(outbox.retries_from, next_attempt_at)
     if reported:
         _record_attempt_event(outbox, delivery, outcome)
@@ -54,7 +57,7 @@ def record_retry(
             purged = {"turn": delivery.turn, "webhook_id": delivery.webhook_id, "kept": keep}
             outbox.execute(sql.purge_attempt_events, purged | {"now": outbox.now()})
         return
-    if state != State.PENDING:
+    if row["state"] != State.PENDING:
         return  # superseded while it was under way
     if refused:
         about = {"status": outcome.status, "refusals": delivery.refusals}
@@ -66,9 +69,11 @@ def record_retry(
 def record_dead(outbox: Outbox, delivery: Delivery, outcome: Outcome, cause: str) -> None:
     """Record the attempt after which it is given up, for an operator to see."""
     values = _attempted(outbox, delivery)
-    state = outbox.value(sql.record_dead, values | {"cause": cause})
+    row = outbox.one(sql.record_dead, values | {"cause": cause})
+    if row is None:
+        return  # erased while it was under way
     _record_attempt_event(outbox, delivery, outcome)
-    if state == State.DEAD:  # else it was superseded while it was under way
+    if row["state"] == State.DEAD:  # else it was superseded while it was under way
         ended = {"cause": cause, "attempts": delivery.attempts}
         record_event(outbox, "delivery.dead", delivery.turn, delivery.subject | ended)
 

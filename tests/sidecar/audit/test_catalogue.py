@@ -12,7 +12,7 @@ from support.outbox_box import KEY, NOW, ROOT, USER, Box, answer, failure, key
 import paliadin_sidecar
 from paliadin_sidecar.audit.catalogue import EVENTS, FIELDS, level_of
 from paliadin_sidecar.intake.events import Flooded, Stalled, record_events
-from paliadin_sidecar.outbox import acceptance, event_rows, transitions
+from paliadin_sidecar.outbox import acceptance, erasure, event_rows, transitions
 from paliadin_sidecar.outbox.records import RootState
 from paliadin_sidecar.settings import RootSpec
 
@@ -136,7 +136,11 @@ def _recorded(tmp_path: Path) -> Iterator[tuple[str, set[str]]]:
         box(transitions.resume, 1.0)
         spec = RootSpec(ROOT["backend"], ROOT["persona"], Path(ROOT["path"]))
         box(record_events, [Flooded(spec, {"empty": 2}, 1, 3)])
-        for event in box(event_rows.events, 0):
+        box(acceptance.accept, answer("mine", key("e")))
+        before = box(event_rows.events, 0)
+        (turn,) = box(erasure.turns_named, "e")
+        box(erasure.erase, turn.id, "root", undelivered=True)
+        for event in (*before, *box(event_rows.events, before[-1].id)):
             yield event.name, set(event.fields)
 
 

@@ -237,7 +237,7 @@ def replay(
     click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
     for turn_id, result in zip(ids, results, strict=False):
         if result == (0, 0):
-            click.echo(f"{turn_id}: not settled yet: nothing to replay", err=True)
+            click.echo(f"{turn_id}: not settled yet, or erased: nothing to replay", err=True)
             missed = True
     if without_body:
         click.echo(
