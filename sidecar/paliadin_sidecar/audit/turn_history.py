@@ -72,6 +72,7 @@ class Delivery:
     status: int | None = None  #: of the last attempt, as are the next two
     error: str | None = None
     detail: str | None = None
+    said: str | None = None  #: by the receiver, when it refused what was given up
 
     @property
     def requests(self) -> int:
@@ -293,6 +294,9 @@ def read_history(outbox: Outbox, *, since: float, until: float) -> TurnHistory:
         pending, newest = queries.pending_as_of(outbox)
         if newest <= last:
             break
+    for webhook_id, said in queries.said_of_dead(outbox).items():
+        if webhook_id in history.deliveries:
+            history.deliveries[webhook_id].said = said
     service = queries.service(outbox)
     paused_at = service["paused_at"]
     history.finish(pending, None if paused_at is None else to_ms(paused_at), service["paused_for"])

@@ -161,6 +161,7 @@ class _Connection(asyncio.Protocol):
         self._is_sent = self._is_early = self._is_over = False
         self._is_awaited = False  # somebody in `exchange` decides what becomes of it
         self._lost: Exception | None = None
+        self._rest: asyncio.Future[None] | None = None  # of what a refusal says
         self._due_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None  # at that time, or before
 
@@ -208,6 +209,10 @@ class _Connection(asyncio.Protocol):
             self._idle.append(self)
         elif response.is_partial and self._is_sent:
             self._set_timer(self._loop.time() + _BODY_TIMEOUT_S)
+        elif response.has_more_to_say and not self._is_over:
+            if self._rest is None:
+                response.rest = self._rest = self._loop.create_future()
+                self._set_timer(self._loop.time() + _BODY_TIMEOUT_S)
         else:
             self.abort()
 
@@ -231,6 +236,8 @@ class _Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._is_over = True
+        if self._rest is not None and not self._rest.done():
+            self._rest.set_result(None)
         self._set_timer(None)
         self._cancel_timer()
         if self in self._idle:

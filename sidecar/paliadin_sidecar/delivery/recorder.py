@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import FaultEvidence
 from paliadin_sidecar.delivery.policy import Verdict
+from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox import transitions
 from paliadin_sidecar.outbox.database import Outbox
@@ -87,6 +89,15 @@ class Recorder:
         if is_delivered:
             failpoint("after an acknowledgement was recorded")
         return decision
+
+    async def record_said(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Keep what the receiver said when it refused, once that is known.
+
+        While the outbox is blocked it is not kept.
+        """
+        if outcome.said is not None and (said := await outcome.said) is not None:
+            with suppress(Blocked):
+                await self._group.commit(transitions.record_said, delivery.id, said)
 
     def _count(self, delivery: Delivery, verdict: Verdict, started_at: float) -> None:
         delivery.attempts += 1

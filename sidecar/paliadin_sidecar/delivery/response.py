@@ -8,15 +8,19 @@ RFC 9112.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 
 #: A proxy's policies and cookies can be long; a longer head costs the connection.
 _MAX_HEAD = 64 * 1024
 #: A body up to this length is read, so that the connection can be used again.
 _MAX_BODY = 4096
+#: Of the body of a refusal so much is read: what an operator is shown of it is shorter.
+_MAX_SAID = 4096
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: [^\n]*)?\r?\n")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*\r?")
 _MIN_STATUS_LINE = len("HTTP/1.1 204\n")
+_END_OF_CHUNKS = re.compile(rb"(?:\A|\n)0+\r?\n")
 _NO_CONTENT = 204
 _SWITCHING = 101
 
@@ -31,6 +35,9 @@ class Response:
         has_ended: nothing that still comes is of any interest, but to the connection.
         is_clean: the answer was read to its very end, and another may follow on the connection.
         is_partial: some of its body is still to come, and then it will be clean.
+        said: the body of a refusal (4xx), as far as it was read.
+        has_more_to_say: some of that may still come.
+        rest: done when no more of it comes; None where nobody waits for it. Set by who feeds this.
     """
 
     def __init__(self) -> None:
@@ -38,6 +45,9 @@ class Response:
         self.headers: dict[str, str] = {}
         self.has_ended = False
         self.is_clean = False
+        self.said = bytearray()
+        self.rest: Awaitable[None] | None = None
+        self._said_left = 0
         self._buffer = bytearray()
         self._seen = 0  # bytes of heads
         self._left: int | None = None  # of the body, where that is worth reading
@@ -46,10 +56,16 @@ class Response:
     def is_partial(self) -> bool:  # noqa: D102 - see above
         return (self._left or 0) > 0
 
+    @property
+    def has_more_to_say(self) -> bool:  # noqa: D102 - see above
+        return self._said_left > 0
+
     def feed(self, data: bytes) -> None:
         """Take what came next."""
         if self._left is not None:
             self._skip(len(data))
+        elif self._said_left > 0:
+            self._hear(data)
         elif not self.has_ended:
             self._buffer += data
             self._seen += len(data)
@@ -96,12 +112,29 @@ class Response:
             self._left = _body_length(status, fields)
         if self._left is not None:
             self._skip(len(self._buffer))
+        elif status // 100 == 4:  # noqa: PLR2004 - HTTP's own classes
+            self._said_left = _said_length(self.headers)
+            self._hear(bytes(self._buffer))
+
+    def _hear(self, data: bytes) -> None:
+        self.said += data[: self._said_left]
+        self._said_left = max(0, self._said_left - len(data))
+        if "transfer-encoding" in self.headers and _END_OF_CHUNKS.search(self.said):
+            self._said_left = 0
 
     def _skip(self, count: int) -> None:
         # More than the body's length is an answer that nobody asked for.
         assert self._left is not None
         self._left -= count
         self.is_clean = self._left == 0
+
+
+def _said_length(headers: dict[str, str]) -> int:
+    # Without a length that can be read, it ends with the connection.
+    length = headers.get("content-length", "")
+    if "transfer-encoding" not in headers and re.fullmatch("[0-9]{1,9}", length, re.ASCII):
+        return min(int(length), _MAX_SAID)
+    return _MAX_SAID
 
 
 def _is_start_of_status_line(head: bytes) -> bool:

@@ -49,6 +49,7 @@ CREATE TABLE delivery (
     evidence REAL NOT NULL DEFAULT 0, -- how much its failures say against it
     reported_at INTEGER,              -- when an attempt last got an event
     reported_attempt INTEGER NOT NULL DEFAULT 0,  -- which one that was
+    said TEXT,                        -- what the receiver said when it last refused it
     root TEXT NOT NULL DEFAULT ''     -- backend and persona of its turn
 );
 CREATE UNIQUE INDEX delivery_of_turn ON delivery (turn, revision);
@@ -305,6 +306,10 @@ UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
     state = CASE WHEN state = 'pending' THEN 'dead' ELSE state END
 WHERE id = :delivery RETURNING state;
 
+-- Keeps what the receiver said when it refused it.
+-- name: record_said
+UPDATE delivery SET said = :said WHERE id = :delivery AND said IS NOT :said;
+
 -- An attempt that was reported after the first few takes the place of those before it: what an
 -- outage leaves does not grow. Whoever counts attempts has had five minutes to see the older ones.
 -- name: purge_attempt_events
@@ -453,8 +458,12 @@ WHERE accepted_at >= :since AND (:state IS NULL OR state = :state);
 -- The deliveries of a turn.
 -- name: deliveries_of_turn
 SELECT id, revision, state, reason, bytes, sha256, webhook_id, attempts,
-       accepted_at, next_attempt_at, settled_at
+       accepted_at, next_attempt_at, settled_at, said
 FROM delivery WHERE turn = :turn ORDER BY id;
+
+-- What the receiver said of those that were given up, by their ids.
+-- name: said_of_dead
+SELECT webhook_id, said FROM delivery WHERE state = 'dead' AND said IS NOT NULL;
 
 -- The turns of an id, their own or that under which they were submitted.
 -- name: turns_named

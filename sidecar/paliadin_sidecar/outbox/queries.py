@@ -128,6 +128,11 @@ def find_ids(outbox: Outbox, beginning: str, limit: int) -> list[str]:
     return sorted(set({row["turn"]: row["id"] for row in rows}.values()))[:limit]
 
 
+def said_of_dead(outbox: Outbox) -> dict[str, str]:
+    """What the receiver said when it refused those that were given up, by their webhook ids."""
+    return dict(map(tuple, outbox.execute(sql.said_of_dead)))
+
+
 def timelines(outbox: Outbox, id_: str) -> list[dict[str, Any]]:
     """Each turn of this id, or submitted under it: its deliveries and events."""
     return [_timeline(outbox, turn) for turn in outbox.execute(sql.turns_named, {"id": id_})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -113,6 +114,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
             `no_tls`, or OpenSSL's own word; None where there is no more to say.
         ms: how long the attempt took.
         retry_after, date, location: headers of the answer, as they came.
+        said: what the receiver said when it refused (4xx), which comes within a second or so; None
+            where it said nothing.
     """
 
     status: int | None = None
@@ -122,6 +125,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     retry_after: str | None = None
     date: str | None = None
     location: str | None = None
+    said: Awaitable[str | None] | None = None
 
 
 class Event(Struct, frozen=True):

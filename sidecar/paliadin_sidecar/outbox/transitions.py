@@ -78,6 +78,11 @@ def record_dead(outbox: Outbox, delivery: Delivery, outcome: Outcome, cause: str
         record_event(outbox, "delivery.dead", delivery.turn, delivery.subject | ended)
 
 
+def record_said(outbox: Outbox, delivery: int, said: str) -> None:
+    """Keep what the receiver said when it refused a delivery; no write where that is the same."""
+    outbox.execute(sql.record_said, {"delivery": delivery, "said": said})
+
+
 def pause(outbox: Outbox, why: str) -> None:
     """Record that the receiver is not well."""
     outbox.execute(sql.set_paused, {"at": outbox.now(), "why": why})

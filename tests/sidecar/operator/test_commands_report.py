@@ -195,6 +195,19 @@ def test_nobody_is_named_where_that_is_asked(host: Sidecar, box: Box) -> None:
         assert USER not in text
 
 
+def test_what_was_given_up_has_what_the_receiver_said(host: Sidecar, box: Box) -> None:
+    """As text, and without who asked where nobody is to be named."""
+    box(acceptance.record_hint, TurnKey("aichat", "paliadin", "t1"), "s1", USER)
+    given_up = accept(box, "t1")
+    box.give_up(given_up, "refused")
+    box(transitions.record_said, given_up.id, f"no window for {USER[:8]}… {{x}} {MARKUP}")
+    page = written(host)
+    assert f"The receiver said: no window for {USER[:8]}… {{x}} &lt;script&gt;" in page
+    page = written(host, "--anonymous", "--language", "de")
+    assert "Der Empfänger sagte: no window for …… {x} &lt;script&gt;" in page
+    assert USER[:8] not in page
+
+
 def test_no_answer_and_no_secret_is_in_it(host: Sidecar, box: Box) -> None:
     """Nor its digest, by which a guess could be confirmed."""
     due = accept(box, "t1", ANSWER)

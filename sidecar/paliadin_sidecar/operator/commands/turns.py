@@ -134,6 +134,9 @@ def _print_timeline(turn: Mapping[str, Any]) -> None:
             for event in turn["events"]
         ],
     )
+    for delivery in turn["deliveries"]:
+        if delivery["said"] is not None:
+            click.echo(f"Revision {delivery['revision']} was refused with: {delivery['said']}")
 
 
 @click.command()

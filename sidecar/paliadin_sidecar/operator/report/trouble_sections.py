@@ -117,9 +117,7 @@ def attention(facts: Facts) -> Section:
             _reason(facts, each),
             Cell(
                 answer_name(each.status, each.error, each.detail),
-                more=facts.cause(each.status, each.error, each.detail)
-                if each.turn.outcome is Outcome.DEAD
-                else "",
+                more=_why_given_up(facts, each) if each.turn.outcome is Outcome.DEAD else "",
             ),
             Cell(facts.command(f"paliadin-sidecar replay {each.turn.turn_id}"), code=True),
         ]
@@ -144,6 +142,16 @@ def attention(facts: Facts) -> Section:
         empty="" if found else say("nothing"),
         command=command,
     )
+
+
+def _why_given_up(facts: Facts, delivery: Delivery) -> str:
+    cause = facts.cause(delivery.status, delivery.error, delivery.detail)
+    said = delivery.said
+    if said is None:
+        return cause
+    if facts.anonymous and delivery.turn.user:
+        said = said.replace(delivery.turn.user, "…")
+    return f"{cause} {facts.language.text('receiver_said', said=said)}"
 
 
 def _reason(facts: Facts, delivery: Delivery) -> Cell:
