@@ -37,6 +37,8 @@ _MAX_RESTS, _MAX_REST_S = 5, 10.0
 _TOO_MANY = 429
 
 Headers = Mapping[str, str]
+Part = Callable[[], AsyncIterator[Judgement]]
+Untried = list[Judgement]
 
 
 async def rehearse(settings: Settings) -> list[Judgement]:
@@ -89,39 +91,40 @@ class Play:
         self._sender = sender
         self._wall = wall
         self._author = Author(settings.host_label, self._now())
+        self._good = self._author.answer()
         self._longest_ms = 0.0
         self.heard = Outcome()
         self.heard_at = 0.0
         self.rests = 0
 
     async def judgements(self) -> AsyncIterator[Judgement]:
-        """Each rule as it is played. Where no turn is taken, those that need one are `untried`."""
+        """Each rule as it is played, and then those that could not be, as `untried`."""
         ping = await self._send(self._author.ping())
         self.heard, self.heard_at = ping, self._wall()
         yield rules.taken(rules.PING, [ping], self._url)
-        good = self._author.answer()
-        first = await self._send(good)
+        first = await self._send(self._good)
         yield rules.taken(rules.GOOD, [first], self._url)
-        if ping.status is None and first.status is None:
-            return  # nobody answers there, and nothing more can be said
+        parts, untried = await self._parts(ping, first)
+        for part in parts:
+            async for judgement in part():
+                yield judgement
+        for judgement in untried:
+            yield judgement
+
+    async def _parts(self, ping: Outcome, first: Outcome) -> tuple[tuple[Part, ...], Untried]:
+        # What can be played after these answers, and what cannot.
+        if not (_is_taken(ping) or _is_taken(first)):
+            # A secret, a clock, a login, nobody there: whatever else is seen comes from that.
+            return (), _untried("takes a ping and a turn", _NEED_AN_ANSWER, _NEED_A_TURN, _LAST)
         if self._is_late(first) and self._is_late(await self._send(self._author.answer())):
             # Not just a receiver that wakes up: all of it would take minutes.
-            yield rules.prompt(self._longest_ms, self._timeout_s)
-            for judgement in _untried("answers in good time", _NEED_AN_ANSWER, _NEED_A_TURN):
-                yield judgement
-            return
-        for play in (self._wrong_signatures, self._wrong_headers, self._no_callback):
-            async for judgement in play():
-                yield judgement
+            untried = _untried("answers in good time", _NEED_AN_ANSWER, _NEED_A_TURN)
+            return (self._in_good_time,), untried
+        refusals = (self._wrong_signatures, self._wrong_headers, self._no_callback)
         if not _is_taken(first):
-            for judgement in _untried("takes a turn", _NEED_A_TURN, (rules.PROMPT,)):
-                yield judgement
-            return
-        yield rules.taken(rules.AGAIN, [await self._send(good)], self._url)
-        for play in (self._twice, self._others, self._secrets_of_both, self._eight, self._sizes):
-            async for judgement in play():
-                yield judgement
-        yield rules.prompt(self._longest_ms, self._timeout_s)
+            return refusals, _untried("takes a turn", _NEED_A_TURN, _LAST)
+        taken = (self._again, self._twice, self._others, self._secrets_of_both, self._eight)
+        return (*refusals, *taken, self._sizes, self._in_good_time), []
 
     # --- what is not proven ---------------------------------------------------------------
 
@@ -175,6 +178,9 @@ class Play:
         yield rules.refused(rules.NO_CALLBACK, outcomes, wanted=400)
 
     # --- what is taken --------------------------------------------------------------------
+
+    async def _again(self) -> AsyncIterator[Judgement]:
+        yield rules.taken(rules.AGAIN, [await self._send(self._good)], self._url)
 
     async def _twice(self) -> AsyncIterator[Judgement]:
         message = self._author.answer()
@@ -243,6 +249,9 @@ class Play:
         outcome = await self._send_large(self._author.answer(text="x" * _TOO_LARGE_BYTES))
         yield rules.refused(rules.TOO_LARGE, [outcome], wanted=413)
 
+    async def _in_good_time(self) -> AsyncIterator[Judgement]:
+        yield rules.prompt(self._longest_ms, self._timeout_s)
+
     # --- attempts -------------------------------------------------------------------------
 
     def _now(self, shift_s: float = 0) -> datetime:
@@ -294,7 +303,7 @@ class Play:
         return outcomes
 
 
-#: What follows only where answers come in good time.
+#: What follows only where something is taken, and answers come in good time.
 _NEED_AN_ANSWER = (
     rules.WRONG, rules.STALE, rules.MISSING, rules.MALFORMED_HEADER, rules.DOUBLED,
     rules.NO_CALLBACK,
@@ -305,6 +314,7 @@ _NEED_A_TURN = (
     rules.LATER_FIELDS, rules.IN_TIME, rules.TWO_SECRETS, rules.EIGHT, rules.KEPT, rules.LARGE,
     rules.TOO_LARGE,
 )  # fmt: skip
+_LAST = (rules.PROMPT,)
 
 
 def _untried(needs: str, *of: tuple[Rule, ...]) -> list[Judgement]:

@@ -61,8 +61,8 @@ PING = Rule(
 GOOD = Rule(
     "a turn that nobody has",
     "rule-unknown-turn",
-    "what another app or a test asked, or what a lost record was about, is answered too, and "
-    "would not get through",
+    "no answer gets through, or none that it has no record of, such as of what another app or a "
+    "test asked",
 )
 AGAIN = Rule(
     "the same again",
