@@ -20,7 +20,7 @@ MAX_SAID = 1000
 #: case nor white space counts.
 _SHARED = 40
 #: What was sent is compared in pieces, so that nobody waits for the largest turn.
-_PIECE = 64 * 1024
+_PIECE = 32 * 1024
 #: A piece begins within the one before: what is shared may lie between two. In JSON a character may
 #: be twelve.
 _OVERLAP = 12 * _SHARED

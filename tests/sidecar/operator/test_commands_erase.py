@@ -6,6 +6,7 @@ import os
 import pwd
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from support.tokens import unsigned_token
 from support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
-    from support.receiver import Receiver
+    from support.receiver import Receiver, Request
 
 ANSWER, USER, ASKED = "geheime Antwort", "5f3c0a7e-planted-user", "asked-planted"
 
@@ -137,6 +138,32 @@ def test_what_is_undelivered_is_refused(asked: Sidecar, receiver: Receiver) -> N
     assert asked.typed("status").returncode == 0
     assert not receiver.of("late")[-1].is_ping
     until("nothing is left", lambda: not traces(asked) and not holds(asked, f"{ANSWER} late"))
+
+
+def test_what_is_on_its_way_leaves_no_trace_either(asked: Sidecar, receiver: Receiver) -> None:
+    """Its answer is awaited, and nothing of it is written down."""
+    came, release = threading.Event(), threading.Event()
+
+    def hold(_: Request) -> Reply:
+        came.set()
+        release.wait(PATIENCE_S)
+        return Reply(400, {}, b"planted reason")
+
+    receiver.behaviour = hold
+    ask(asked, "t5")
+    assert came.wait(PATIENCE_S)
+    done = asked.typed("erase", "--user", USER, "--yes", "--undelivered")
+    assert (done.returncode, done.stdout[:15]) == (0, "3 turns erased\n")
+    receiver.behaviour = lambda _: Reply()
+    release.set()
+    ask(asked, "next", "another")
+    asked.wait_event("delivery.delivered", turn_id="next")
+    assert asked.stop() == 0
+    assert traces(asked) == []
+    assert not holds(asked, "planted reason")
+    told = [each["event"] for each in asked.lines if each.get("turn_id") == "t5"]
+    assert told[-1] == "turn.erased"
+    assert not [name for name in told if name.startswith("delivery.")]
 
 
 @pytest.mark.parametrize("name", ["before a commit", "after a commit", "before the log is emptied"])
