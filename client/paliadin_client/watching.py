@@ -43,6 +43,7 @@ class StoreWatcher:
         self._hinted: set[str] = set()
         self._all_hinted = False
         self._wake = anyio.Event()
+        self._looked = anyio.Event()
         self._is_away = False
 
     @asynccontextmanager
@@ -56,7 +57,7 @@ class StoreWatcher:
         # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
         tasks = [
             asyncio.create_task(_for_ever(run), name=f"paliadin {run.__name__}")
-            for run in (self._listen, self._look)
+            for run in (self._listen, self._look, self._prune)
         ]
         self._waiters.on_wait.append(self._wake_up)
         try:
@@ -105,10 +106,17 @@ class StoreWatcher:
                 next_look = min(next_look, now + LOOK_S)
             if wanted:
                 await self._try_to_look_for(wanted)
-                await self._pruner.prune_if_due()
+                self._looked.set()
                 # Hints of any turn may come by the hundred in a second. However many people wait,
                 # looking takes no more than half of the time.
                 await anyio.sleep(min(anyio.current_time() - now, LOOK_S))
+
+    async def _prune(self) -> None:
+        # Beside the looks: a step that removes large bodies takes seconds, and people wait.
+        while True:
+            await self._looked.wait()
+            self._looked = anyio.Event()
+            await self._pruner.prune_if_due()
 
     async def _try_to_look_for(self, turn_ids: Collection[str]) -> None:
         try:

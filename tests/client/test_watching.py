@@ -85,6 +85,29 @@ async def test_hint(store: Shared, waiters: Waiters) -> None:
     assert store.finds == [1]
 
 
+async def test_hint_while_it_prunes(
+    store: Shared, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits until old rows are removed, which may take a while."""
+    prunes = anyio.Event()
+
+    async def prune() -> None:
+        prunes.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(store, "prune", prune)
+    watcher = StoreWatcher(store, waiters)
+    monkeypatch.setattr(watcher._pruner, "_due", 0)
+    async with watcher.running():
+        await until(lambda: bool(store._listeners))
+        with waiters.expect(TURN) as waiter, anyio.fail_after(module.LOOK_S / 2):
+            with waiters.expect("other"):
+                await store.store("other")
+                await prunes.wait()
+            await store.store()
+            await waiter.arrived.wait()
+
+
 async def test_reply(store: Shared, waiters: Waiters) -> None:
     """A reply that another process left is there as well."""
     async with StoreWatcher(store, waiters).running():
