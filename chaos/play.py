@@ -27,6 +27,7 @@ for _group in (
     "power",
     "clocks",
     "machine",
+    "many",
 ):
     importlib.import_module(f"chaos.{_group}")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 from support.receiver import Receiver, Reply, Request
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+
+T = TypeVar("T")
 
 #: A command that works where a scenario may mount.
 MOUNTS = "unshare --mount true"
@@ -212,9 +214,9 @@ class World:
 
     # --- waiting --------------------------------------------------------------------------
 
-    def until(self, what: str, condition: Callable[[], object]) -> None:
+    def until(self, what: str, condition: Callable[[], T]) -> T:
         """Wait until a condition holds; if it never does, the scenario is over and failed."""
-        until(what, condition, _PATIENCE_S)
+        return until(what, condition, _PATIENCE_S)
 
     def accepted(self, count: int) -> None:
         """Wait until the outbox holds so many answers."""

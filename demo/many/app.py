@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Without a key: a turn that is stored twice is there twice.
 TABLE = "CREATE TABLE answers (turn text, text text, host text)"
-#: How long a page waits before it asks again, in seconds.
-_PAGE_S = 25.0
 
 
 async def on_turn(turn: TurnCallback, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -46,8 +44,13 @@ async def on_turn(turn: TurnCallback, connection: psycopg.AsyncConnection[Any]) 
     )
 
 
-def make_app(name: str) -> Starlette:
-    """The app, whose answers say which of its processes gave them."""
+def make_app(name: str, page_s: float = 25.0) -> Starlette:
+    """The app.
+
+    Args:
+        name: of this process, which its answers say.
+        page_s: how long a page is kept waiting, in seconds.
+    """
     inbox = Inbox(os.environ["PALIADIN_CALLBACK_SECRET"].split(), on_turn=on_turn)
     asking: set[asyncio.Task[None]] = set()
 
@@ -67,7 +70,7 @@ def make_app(name: str) -> Starlette:
     async def look(request: Request) -> JSONResponse:
         turn_id = request.path_params["turn_id"]
         try:
-            result = await request.app.state.paliadin.result(turn_id, timeout=_PAGE_S)
+            result = await request.app.state.paliadin.result(turn_id, timeout=page_s)
         except PaliadinError as exc:
             error = {"error": exc.code, "reason": str(exc)}
             return JSONResponse(error, 503 if exc.retryable else 502)

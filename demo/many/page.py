@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -30,6 +31,8 @@ class Page:
         shown: what the page shows in the end; empty while it shows nothing.
         took_s: from the question to the answer, in seconds.
         reloads: how often the page was loaded again, since its process was gone or had no answer.
+        asks_again: whether the same question is sent again when there is no answer for a while:
+            the process that took it may have been killed before it submitted it.
     """
 
     row: str
@@ -42,10 +45,15 @@ class Page:
     shown: dict[str, Any] = field(default_factory=dict)
     took_s: float = 0.0
     reloads: int = 0
+    asks_again: bool = False
 
     async def ask(self, port: int) -> None:
-        """Ask at this port of loopback."""
-        self.asked_at = time.monotonic()
+        """Ask at this port of loopback.
+
+        Raises:
+            OSError, ValueError, EOFError: it is not known whether the question was taken.
+        """
+        self.asked_at = self.asked_at or time.monotonic()
         form = {
             "turn_id": self.turn_id,
             "user_id": self.user_id,
@@ -69,6 +77,9 @@ class Page:
                 return
             self.reloads += 1
             await anyio.sleep(_AGAIN_S)
+            if shown and self.asks_again:
+                with suppress(OSError, ValueError, EOFError):
+                    await self.ask(port)
 
     @property
     def is_elsewhere(self) -> bool:

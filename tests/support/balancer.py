@@ -57,15 +57,20 @@ class _Link:
             thread.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
+        try:
             while data := source.recv(65536):
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
+        except OSError:  # one was killed: the other must not wait for it
+            self._break_off()
 
-    def close(self) -> None:
+    def _break_off(self) -> None:
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._break_off()
         for thread in self._threads:
             thread.join()
         for each in self._sockets:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -92,12 +92,41 @@ class PostgreSQL:
     def kill(self) -> None:
         """SIGKILL each of its processes; they are gone when this returns."""
         first = self._first_process()
-        # The first one is gone before it can start others.
+        os.kill(first, signal.SIGSTOP)  # it starts no other one meanwhile
         killed = [first, *_children(first)]
         for process in killed:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         until("the server's end", lambda: not any(Path(f"/proc/{p}/exe").exists() for p in killed))
+        # Who has not been reaped yet looks to the next one as if it were running.
+        for lock in ("data/postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self.home / lock).unlink()
+
+    @contextmanager
+    def standby(self) -> Iterator[PostgreSQL]:
+        """A synchronous standby until the block ends: from now on each commit is on both."""
+        with tempfile.TemporaryDirectory(prefix="pg-") as directory:
+            other = replace(self, home=Path(directory))
+            os.chown(other.home, self.account.pw_uid, self.account.pw_gid)
+            beside = Path(self.programs.pg_ctl).resolve().parent
+            backup = shutil.which("pg_basebackup", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
+            assert backup is not None, "there is no pg_basebackup beside the server"
+            where = ("-h", str(self.home), "-U", "postgres", "-D", other._data)
+            self._run(backup, *where, "-R", "--no-sync", "--checkpoint=fast")
+            other.start()
+            try:
+                # After the backup, so that the standby waits for nobody when it is promoted.
+                self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                self.sql("SELECT pg_reload_conf()")
+                state = "SELECT sync_state FROM pg_stat_replication"
+                until("the standby", lambda: "sync" in self.sql(state).split())
+                yield other
+            finally:
+                other.stop()
+
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it takes writes."""
+        self._run(self.programs.pg_ctl, "-D", self._data, "-w", "promote")
 
     @contextmanager
     def down(self) -> Iterator[None]:
