@@ -364,14 +364,20 @@ def test_over_tls() -> None:
     assert message.startswith("gets tls (unknown_authority): ")
 
 
-def test_nothing_of_a_secret_or_a_body_is_said() -> None:
-    """Whatever the receiver puts into its answers."""
-    echo = {"x-echo": SECRET}
+@pytest.mark.parametrize("takes", [True, False])
+def test_nothing_of_a_secret_or_a_body_is_said(*, takes: bool) -> None:
+    """Whatever the receiver puts into its answers, and wherever in the rehearsal."""
+    good = Keeping(SECRET, max_body=LIMIT)
 
-    def behaviour(request: object) -> Reply:
-        return Reply(500, {**echo, "retry-after": SECRET}, SECRET.encode(), phrase=SECRET)
+    def behaviour(request: Request) -> Reply:
+        status = good(request).status
+        if takes and status == 204:
+            return Reply()
+        said = SECRET.encode() + request.body[:500]
+        return Reply(418, {"x-echo": SECRET, "retry-after": SECRET}, said, phrase=SECRET)
 
     with Receiver(behaviour) as receiver:
         found = rehearsed(receiver.url)
+    assert at(found, "breaks")
     assert SECRET.removeprefix("whsec_")[:16] not in str(found)
     assert "This is a rehearsal" not in str(found)
