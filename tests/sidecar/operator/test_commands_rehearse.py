@@ -111,6 +111,7 @@ def test_nobody_answers(host: Sidecar) -> None:
     assert done.stdout.startswith("BREAKS: a ping; a turn that nobody has\n")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documents(host: Sidecar, tmp_path: Path) -> None:
     """As they stand there, against the example receiver, which keeps all of it at its full size."""
     store = tmp_path / "store"
