@@ -16,7 +16,8 @@ from paliadin_contract.callback import TurnCompleted, TurnFailed
 
 #: How long, in seconds, a push is known: its id and its rank. A sidecar sends until it is
 #: acknowledged, keeps a body for 72 h after that for `replay`, and a row for 90 days after its file
-#: has gone. An older turn comes again only where an outbox was lost and the file is still there.
+#: has gone, unless its owner says otherwise. An older turn comes again only where an outbox was
+#: lost and the file is still there, or where it keeps bodies for longer than this.
 KEEP_IDS_S = 90 * 86_400.0
 #: How long, in seconds, an answer is found by who asks for it. No deadline is longer than 27.8 h;
 #: the app has it in its own records then, and here it would only be one more copy.

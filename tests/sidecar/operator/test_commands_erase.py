@@ -168,13 +168,14 @@ def test_what_is_on_its_way_leaves_no_trace_either(asked: Sidecar, receiver: Rec
 
 @pytest.mark.parametrize("name", ["before a commit", "after a commit", "before the log is emptied"])
 def test_killed_in_the_middle_it_is_typed_again(asked: Sidecar, name: str) -> None:
-    """Each turn is whole or erased, and the same command does the rest."""
-    asked.stop()
+    """Each turn is whole or erased, the same command does the rest, and the daemon goes on."""
     typed = ("erase", "--user", USER, "--yes")
     done = asked.command(*typed, PALIADIN_CRASH_AT=name)
     assert done.returncode == -signal.SIGKILL
     asked.typed(*typed)
     assert traces(asked) == []
-    asked.start()
+    asked.wait_event("turn.erased", 2)
+    ask(asked, "next", "another")
+    asked.wait_event("delivery.delivered", turn_id="next")
     assert len(asked.events("turn.erased")) == 2
     assert holds(asked, f"{ASKED}-t3")
