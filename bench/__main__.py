@@ -117,27 +117,32 @@ def full(disk: Path | None, sizes: _Sizes) -> Results:
         idle=measures.idle(present, disk, sizes.idle_s),
     )  # fmt: skip
     _bursts(results, present, disk, sizes)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as made:
-        hosts = growth.Hosts(
-            _SERVICE, disk, Path(made), turns=sizes.delivered, answers=sizes.answers
-        )
-        results.outbox_mb = hosts.outbox_mb
-        results.ready = {
-            "empty": _ready_s(disk, None),
-            f"{sizes.delivered:,} delivered": _ready_s(disk, hosts.old),
-        }
-        for _ in range(sizes.growth_rounds):
-            for what in hosts:
-                grown = hosts.measure(
-                    what, turns=sizes.growth_turns, pause_ms=_PAUSE_MS, burst=sizes.growth_burst
-                )
-                results.growth.setdefault(what, []).append(grown)
+    results.ready["empty"] = _ready_s(disk, None)
+    try:
+        _growth(results, disk, sizes)
+    except RuntimeError as exc:  # what was measured until then is written all the same
+        measures.say(str(exc))
     results.drain_s = _drain_s(disk, sizes.burst)
     results.inbox = callbacks_per_s(disk, rounds=sizes.inbox_rounds, callbacks=sizes.callbacks)
     results.import_ms = measures.import_ms("paliadin_client")
     results.run_turn_us = measures.run_turn_us()
     results.took_s = time.monotonic() - began
     return results
+
+
+def _growth(results: Results, disk: Path | None, sizes: _Sizes) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as made:
+        hosts = growth.Hosts(
+            _SERVICE, disk, Path(made), turns=sizes.delivered, answers=sizes.answers
+        )
+        results.outbox_mb = hosts.outbox_mb
+        results.ready[f"{sizes.delivered:,} delivered"] = _ready_s(disk, hosts.old)
+        for _ in range(sizes.growth_rounds):
+            for what in hosts:
+                grown = hosts.measure(
+                    what, turns=sizes.growth_turns, pause_ms=_PAUSE_MS, burst=sizes.growth_burst
+                )
+                results.growth.setdefault(what, []).append(grown)
 
 
 def _bursts(results: Results, present: list[Candidate], disk: Path | None, sizes: _Sizes) -> None:

@@ -105,7 +105,10 @@ def idle(candidates: Sequence[Candidate], disk: Path | None, seconds: float) -> 
         runs = [stack.enter_context(running(one, disk, start=False)) for one in candidates]
         for run in runs:
             run.start()
-        time.sleep(8)  # until all have started
+        for run in runs:
+            if run.candidate.is_service:  # it says so, and the others start as fast
+                run.wait_ready(120)
+        time.sleep(8)  # until what follows a start is over
         before = [run.cost() for run in runs]
         time.sleep(seconds)
         for run, was in zip(runs, before, strict=True):

@@ -81,6 +81,8 @@ def _service(*argv: str, **more: str) -> Callable[[Path, int, Path], _Command]:
             "PALIADIN_STATE_DIR": str(own / "state"),
             "PALIADIN_WATCH": f"aichat/paliadin={root}",
             "PALIADIN_CALLBACK_URL": f"http://127.0.0.1:{port}/",
+            # A million delivered turns beside 100,000 answers take more than the default.
+            "PALIADIN_MAX_OUTBOX": str(8 << 30),
             "PALIADIN_CALLBACK_SECRET": "whsec_" + base64.b64encode(os.urandom(32)).decode(),
             **more,
         }
