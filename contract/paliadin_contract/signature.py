@@ -98,8 +98,9 @@ class Keys:
             raise BadSignature(f"the header {exc.args[0]} is missing") from None
         if not _TIMESTAMP.match(timestamp):
             raise BadSignature("webhook-timestamp is no whole number of seconds")
-        if abs(now.timestamp() - int(timestamp)) > TOLERANCE_S:
-            raise BadSignature(f"webhook-timestamp is more than {TOLERANCE_S} s from this clock")
+        if abs(off_s := int(timestamp) - now.timestamp()) > TOLERANCE_S:
+            off = f"{off_s:+.0f} s from this clock, more than {TOLERANCE_S} s"
+            raise BadSignature(f"webhook-timestamp is {off}")
         try:
             candidates = [part.encode() for part in offered.split(" ")]
             return Verification(webhook_id, candidates, self._macs(webhook_id, int(timestamp)))

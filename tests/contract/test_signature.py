@@ -96,6 +96,17 @@ def test_a_fraction_of_a_second_counts() -> None:
         keys.verify(signed, b"{}", NOW + timedelta(seconds=TOLERANCE_S + 0.5))
 
 
+@pytest.mark.parametrize(
+    ("off_s", "said"), [(-600, r"\+600 s from this"), (600, "-600 s from this")]
+)
+def test_a_clock_that_is_off(off_s: int, said: str) -> None:
+    """By how much is said: the sender's is ahead of ours, or behind it."""
+    keys = Keys([SECRET])
+    signed = keys.sign("id", b"{}", NOW)
+    with pytest.raises(BadSignature, match=said):
+        keys.verify(signed, b"{}", NOW + timedelta(seconds=off_s))
+
+
 @pytest.mark.parametrize("body", [b"\xff", b"\xed\xa0\x80"])
 def test_a_body_that_is_not_utf8(body: bytes) -> None:
     """A body that is not UTF-8 is refused, also where its signature would be right."""
