@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sqlite3
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,3 +49,34 @@ def test_answers_failures_and_revisions_are_stored(language: str, tmp_path: Path
     assert found["t1"].submitted_turn_id == "asked-1"
     assert (found["t2"].revision, found["t2"].response) == (2, "zwei" + TRAILER)
     assert (found["t3"].response, found["t3"].reason) == (None, "untrusted")
+
+
+def test_a_receiver_that_is_restored_from_a_backup(tmp_path: Path) -> None:
+    """It has all again after a replay, also what had waited since before the backup, once each."""
+    start = command("python", tmp_path)
+    store, backup, secret = tmp_path / "store", tmp_path / "backup", new_secret()
+    with ExitStack() as stack:
+        with running(start, store, secret) as receiver:
+            host = Sidecar(tmp_path, receiver.url, PALIADIN_CALLBACK_SECRET=secret)
+            stack.callback(host.close)
+            host.make_roots()
+            host.start()
+            host.answer("before")
+            host.wait_event("delivery.delivered", turn_id="before")
+        host.answer("waits")
+        host.wait_event("delivery.attempted", turn_id="waits", error="connect")
+        with closing(sqlite3.connect(store)) as there, closing(sqlite3.connect(backup)) as copy:
+            there.backup(copy)
+        made_at = datetime.now(UTC).isoformat()
+        with running(start, store, secret, receiver.port):
+            host.answer("after")
+            for turn in ("waits", "after"):
+                host.wait_event("delivery.delivered", turn_id=turn)
+            before = stored(store)
+        for path in tmp_path.glob("store*"):
+            path.unlink()
+        backup.rename(store)
+        with running(start, store, secret, receiver.port):
+            assert set(stored(store)) == {"before"}
+            assert host.command("replay", "--since", made_at).stdout == "2 will be sent again\n"
+            until("what was lost", lambda: stored(store) == before)

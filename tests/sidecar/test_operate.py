@@ -33,8 +33,8 @@ TURN = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
 #: Blocks that are run by the tests here; those of the rotation are run under load, and nearly all
 #: of them on a real systemd, by `make check-host`.
 RUN = {
-    "first", "upgrade", "back", "copies", "flip", "audit", "day", "replay", "erase", "second",
-    "tmp", "damaged",
+    "first", "upgrade", "back", "copies", "flip", "audit", "day", "replay", "erase", "restored",
+    "second", "tmp", "damaged",
     "complete: bash", "complete: zsh", "complete: fish",
 }  # fmt: skip
 RUN_ELSEWHERE = {
@@ -179,6 +179,12 @@ def test_erase(live: Sidecar) -> None:
     live.answer("t1")
     live.wait_event("delivery.delivered", turn_id="t1", user="5f3c0a7e")
     assert run(live, "erase").count("1 turn erased\n") == 2
+
+
+def test_restored(live: Sidecar) -> None:
+    """What was acknowledged since then goes out again."""
+    assert "1 will be sent again\n" in run(live, "restored")
+    live.wait_event("delivery.delivered", count=2, turn_id=TURN)
 
 
 def test_second(live: Sidecar) -> None:

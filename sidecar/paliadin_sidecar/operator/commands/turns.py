@@ -209,7 +209,9 @@ def _after(outbox: Outbox, event: int) -> Iterator[Event]:
 @click.argument("turn_ids", metavar="[TURN_ID]...", nargs=-1)
 @click.option("--dead", is_flag=True, help="All that were given up.")
 @click.option(
-    "--since", "since_text", help="All accepted since: 30m, 12h, 7d, or 2026-11-22T08:00."
+    "--since",
+    "since_text",
+    help="All accepted or acknowledged since: 30m, 12h, 7d, or 2026-11-22T08:00.",
 )
 def replay(
     env_file: Path | None, turn_ids: Sequence[str], *, dead: bool, since_text: str | None
