@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-many test test-all lint coverage check chaos chaos-quick bench bench-quick pictures check-host check-image check-newcomer lock clean
+.PHONY: demo demo-many test test-all lint coverage check chaos chaos-quick soak bench bench-quick pictures check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -41,6 +41,10 @@ chaos: $(VENV)/.ready
 
 chaos-quick: $(VENV)/.ready
 	$(BIN)/python -m chaos --quick $(if $(SEED),--seed $(SEED))
+
+# For as long as it is told: make soak SECONDS=86400
+soak: $(VENV)/.ready
+	$(BIN)/python -m chaos.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
 # In an environment of its own: what a host installs, and what it is measured beside. Other
 # programs come by apt, where root; those that are not to be had are reported as missing.

@@ -8,6 +8,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.receiver import Reply
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from chaos.world import World
 
 _COUNT = 20
+_STRACE = "strace -o /dev/null true"
+_CC = "echo 'int one;' | cc -shared -fPIC -x c - -o /dev/null"
+_LOOP = "command -v mkfs.ext4 && unshare --mount true && losetup --find"
+
+
+def said(world: World, words: str) -> None:
+    """See that `status`, `check` and the journal say this, within a minute."""
+    for command in ("status", "check"):
+        say = partial(world.host.command, command)
+        world.until(f"{command} to say {words!r}", lambda: words in say().stdout)  # noqa: B023 - called at once
+    world.until(f"the journal to say {words!r}", lambda: words.encode() in world.host.output)
 
 
 @contextmanager
@@ -71,6 +83,94 @@ def disk_full(world: World) -> None:
         world.until_settled()
         world.check(world.host.stop() == 0, "it did not end well")
     world.host.process = None
+
+
+@scenario(quick=True, needs=_CC)
+def quota(world: World) -> None:
+    """Disk: the quota of the daemon's user is used up, over a restart too, then raised."""
+    library, used_up = world.base / "quota.so", world.base / "used-up"
+    build = ["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-x", "c", "-"]
+    source = Path(__file__).with_name("quota.c").read_bytes()
+    subprocess.run([*build, "-o", str(library)], input=source, check=True)
+    world.host.prefix = ["env", f"LD_PRELOAD={library}", f"QUOTA={used_up}"]
+    world.behaviour = lambda _: Reply(503)
+    world.host.start()
+    world.write("--name", "before", "--count", str(_COUNT), "--manner", "rename")
+    world.accepted(_COUNT)
+    with world.fault("quota", 2):
+        used_up.touch()
+        world.behaviour = lambda _: Reply()
+        world.write("--bytes", "30000", "--count", str(_COUNT), "--manner", "rename")
+        said(world, "quota")
+        world.host.kill()
+        world.host.start(wait=False)
+        world.host.wait_event("outbox.blocked", count=2)
+        used_up.unlink()
+    world.delivered()
+
+
+@scenario(quick=True, needs=_LOOP)
+def disk_turns_read_only(world: World) -> None:
+    """Disk: ext4 turns read-only under the daemon, as after an error; then it is mounted again."""
+    image, state = world.base / "disk", world.host.state
+    state.mkdir(mode=0o700)
+    with image.open("wb") as file:
+        file.truncate(64 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    mount = ["mount", "-o", "loop", str(image), str(state)]
+    subprocess.run(mount, check=True)
+    state.chmod(0o700)
+    try:
+        world.host.start()
+        world.write("--name", "before", "--count", str(_COUNT), "--manner", "rename")
+        world.delivered()
+        world.until_settled()
+        with world.fault("read-only"):
+            subprocess.run(["mount", "-o", "remount,abort", str(state)], check=True)
+            world.write("--count", str(_COUNT), "--manner", "rename")
+            said(world, "read-only")
+            world.host.kill()
+            subprocess.run(["umount", str(state)], check=True)
+            subprocess.run(["fsck.ext4", "-p", str(image)], check=False)
+            subprocess.run(mount, check=True)
+            world.host.start()
+        world.delivered()
+        world.until_settled()
+        world.check(world.host.stop() == 0, "it did not end well")
+        world.host.process = None
+    finally:
+        world.host.close()
+        subprocess.run(["umount", "--lazy", str(state)], check=False)
+
+
+@scenario(quick=True, needs=MOUNTS)
+def state_on_overlay(world: World) -> None:
+    """Disk: the state directory on an overlay, and SIGKILL again and again."""
+    disk = world.base / "layers"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], check=True)
+    layers = [disk / name for name in ("lower", "upper", "work")]
+    for layer in layers:
+        layer.mkdir()
+    state = world.host.state
+    state.mkdir(mode=0o700)
+    options = "lowerdir={},upperdir={},workdir={}".format(*layers)
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "none", str(state)], check=True)
+    try:
+        state.chmod(0o700)
+        for n in range(3 if world.quick else 20):
+            world.host.start()
+            world.write("--name", f"o{n}-", "--count", str(_COUNT), "--manner", "rename")
+            world.kill()
+        world.host.start()
+        world.delivered()
+        world.until_settled()
+        world.check(world.host.stop() == 0, "it did not end well")
+        world.host.process = None
+    finally:
+        world.host.close()
+        subprocess.run(["umount", "--lazy", str(state)], check=False)
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
 def outbox_is_lost(world: World, lose: Callable[[], object]) -> None:
@@ -141,14 +241,33 @@ def state_directory_read_only(world: World) -> None:
         world.host.start()
 
 
-@scenario(needs="strace -o /dev/null true")
+@scenario(needs=_STRACE)
 def fsync_fails(world: World) -> None:
     """Disk: a thread's Nth fsync fails (injected by strace), N = 1, 2, 3 … until none is left."""
+    nth_call_fails(world, "fsync,fdatasync")
+    world.check(b"SQLITE_IOERR_FSYNC" in world.host.output, "no flush failed")
+
+
+@scenario(needs=_STRACE)
+def read_fails(world: World) -> None:
+    """Disk: a thread's Nth read of the outbox fails (injected), N = 1, 2 … until all are well."""
+    world.host.start()
+    world.write("--name", "before", "--count", str(_COUNT), "--manner", "rename")
+    world.delivered()
+    world.kill()
+    of_the_outbox = [f"--trace-path={world.host.state / FILENAME}{part}" for part in ("", "-wal")]
+    nth_call_fails(world, "pread64", *of_the_outbox)
+    world.check(b"its disk fails" in world.host.output, "no read failed")
+    world.check(b"is damaged" not in world.host.output, "it was called damaged")
+
+
+def nth_call_fails(world: World, calls: str, *only: str) -> None:
+    """Start it again and again, each Nth call failing, until five starts in a row are well."""
     number, passed = 1, 0
     while passed < 5:
         world.host.prefix = [
             "strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null",
-            "-e", "trace=fsync,fdatasync", "-e", f"inject=fsync,fdatasync:error=EIO:when={number}",
+            *only, "-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO:when={number}",
         ]  # fmt: skip
         began, starts = time.monotonic(), len(world.host.events("service.started"))
         world.host.start(wait=False)
@@ -158,10 +277,9 @@ def fsync_fails(world: World) -> None:
         code = ending(world, f"n{number}-9")
         world.check(code in {0, 1, -signal.SIGTERM}, f"it ended with {code}")
         if code == 1:
-            append(world.faults, Fault("fsync", began, time.monotonic()))
+            append(world.faults, Fault(calls, began, time.monotonic()))
         passed = 0 if code == 1 else passed + 1
         number += 5 if world.quick else 1
-    world.check(b"SQLITE_IOERR_FSYNC" in world.host.output, "no flush failed")
     world.host.prefix = []
     world.host.start()
 

@@ -70,6 +70,13 @@ class Promise(Model):
         self.set_forward_s += max(0.0, hours * 3600.0)
         self.advance(0.0)
 
+    @rule(slept_s=st.sampled_from([0.0, 30.0]))
+    def interrupted(self, slept_s: float) -> None:
+        """The machine slept, or came to another network."""
+        self.fault("interrupted")
+        self.daemon.interrupt(slept_s)
+        self.advance(0.0)
+
     # --- the receiver -------------------------------------------------------------------------
 
     @rule(mode=st.sampled_from(sorted(ANSWERS)), ping_is_well=st.booleans())

@@ -26,6 +26,7 @@ for _group in (
     "flushes",
     "power",
     "clocks",
+    "laptops",
     "machine",
     "many",
 ):

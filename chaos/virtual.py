@@ -30,7 +30,15 @@ from paliadin_sidecar.outbox import opening
 from paliadin_sidecar.outbox.database import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from pathlib import Path
     from typing import TextIO
 
@@ -182,6 +190,7 @@ class Daemon:
         self._loop = _Loop(clock)
         self._task: asyncio.Task[None] | None = None
         self._terminate: Callable[[], object] = lambda: None
+        self._listeners: Sequence[Callable[[float], None]] = ()
         self._points: Iterator[int] = iter(())
         self._die_at: int | None = None
         self._dead = False
@@ -205,6 +214,7 @@ class Daemon:
             (opening, "Outbox", ClockedOutbox),
             (service, "Dispatcher", ClockedDispatcher),
             (service, "Sender", lambda *_, **__: _Network(self)),
+            (service, "watch_interruptions", self._watch_interruptions),
             (intake, "changes", file_events.changes),
             (failpoints, "on_failpoint", self._failpoint),
             (anyio.to_thread, "run_sync", _at_once),
@@ -266,6 +276,16 @@ class Daemon:
         """It is not killed at a failpoint any more."""
         self._die_at = None
 
+    def interrupt(self, slept_s: float) -> None:
+        """The machine has slept for so long, or come to another network."""
+
+        async def tell() -> None:
+            for listener in self._listeners:
+                listener(slept_s)
+
+        if self.is_up:
+            self._loop.run_until_complete(tell())
+
     def advance(self, seconds: float) -> None:
         """Time passes; 0 is enough for what needs none."""
         self._loop.run_until_complete(_sleep(seconds))
@@ -276,6 +296,11 @@ class Daemon:
         outcome = await self._attempt(webhook_id, body)
         self._check()
         return outcome
+
+    async def _watch_interruptions(
+        self, _: float, listeners: Sequence[Callable[[float], None]]
+    ) -> None:
+        self._listeners = listeners
 
     def _on_signal(self, call: Callable[[], object]) -> None:
         self._terminate = call
@@ -308,6 +333,9 @@ class _Network:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def interrupted(self, _: float) -> None:
         pass
 
 

@@ -95,6 +95,7 @@ class World:
         self.base, self.rng, self.quick = base, rng, quick
         self.behaviour: Callable[[Request], Reply] = lambda _: Reply()
         self.tls: ssl.SSLContext | None = None
+        self.address = "127.0.0.1"  #: where the receiver listens
         self.wrong: list[str] = []
         self._logs = [base / f"{who}.log" for who in ("writers", "receiver", "faults")]
         self.written, self.received, self.faults = self._logs
@@ -119,7 +120,7 @@ class World:
     # --- the receiver ---------------------------------------------------------------------
 
     def _receiver(self, port: int) -> Receiver:
-        return Receiver(self._answer, self.tls, port)
+        return Receiver(self._answer, self.tls, port, self.address)
 
     def _answer(self, request: Request) -> Reply:
         reply = self.behaviour(request)

@@ -19,6 +19,7 @@ import anyio
 from paliadin_sidecar.audit.service import AuditService
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
 from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.host.interruptions import watch_interruptions
 from paliadin_sidecar.host.systemd import Notify, feed_watchdog
 from paliadin_sidecar.intake.service import IntakeService
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -110,13 +111,22 @@ async def run(
             base.start_soon(audit.run, intake.counts, name="audit")
             base.start_soon(feed_watchdog, systemd, heartbeats, dispatcher.wake, name="watchdog")
             async with anyio.create_task_group() as work:
-                work.start_soon(dispatcher.run, name="dispatcher")
-                work.start_soon(intake.run, name="intake")
-                work.start_soon(announce_ready, name="started")
+                for task, name in (
+                    (dispatcher.run, "dispatcher"),
+                    (intake.run, "intake"),
+                    (announce_ready, "started"),
+                ):
+                    work.start_soon(task, name=name)
                 work.start_soon(
                     follow_commands, group, settings.rescan_s, on_external_write, name="commands"
                 )
                 work.start_soon(prune_regularly, group, outbox.retention, name="upkeep")
+                work.start_soon(
+                    watch_interruptions,
+                    settings.rescan_s,
+                    [sender.interrupted, dispatcher.hurry],
+                    name="interruptions",
+                )
                 await stopping.wait()
                 await systemd("STOPPING=1")
                 # What intake has not committed is found by the next start.

@@ -83,6 +83,7 @@ class Receiver:
         behaviour: Behaviour = lambda _: Reply(),
         tls: ssl.SSLContext | None = None,
         port: int = 0,
+        address: str = "127.0.0.1",
     ) -> None:
         self.behaviour = behaviour
         self.requests: list[Request] = []
@@ -93,6 +94,7 @@ class Receiver:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self.port = port
+        self._address = address
 
     @property
     def url(self) -> str:
@@ -141,7 +143,7 @@ class Receiver:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self.port, ssl=self._tls, limit=64 * 1024 * 1024
+            self._accept, self._address, self.port, ssl=self._tls, limit=64 * 1024 * 1024
         )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import TextIO
@@ -16,6 +17,7 @@ from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.outbox.held import HeldTransactions
 from paliadin_sidecar.settings import Settings
 
 _VERSION = version("paliadin")
@@ -42,11 +44,12 @@ class AuditService:
         self._stream = stream
         self._show_status = show_status
         self._on_blocked = on_blocked
+        self._changing = threading.Lock()
         self._lines = Audit(stream, settings.log_level)
 
     def attach(self, outbox: Outbox, group: GroupCommit) -> None:
         """From now on events are recorded in this outbox, and printed from it."""
-        self._group = group
+        self._outbox, self._group = outbox, group
         self._reporter = Reporter(self._settings.state_dir, _VERSION, self._settings.variables())
         self._printer = EventPrinter(
             outbox, group, self._lines, self._stream, self._settings.state_dir
@@ -58,6 +61,10 @@ class AuditService:
         Args:
             scan_counts: how often a root was scanned, and how many files only a scan found.
         """
+        with HeldTransactions(self._outbox, self._disk_held):
+            await self._run(scan_counts)
+
+    async def _run(self, scan_counts: Callable[[], tuple[int, int]]) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._printer.run, name="printer")
             if self._settings.metrics is not None:
@@ -107,10 +114,11 @@ class AuditService:
 
         It is shown by `status`, `check` and `systemctl status`; see `host.report.Problem`.
         """
-        is_new = self._reporter.problem(what, why)
-        if is_new:
-            problems = self._reporter.problems
-            self._show_status("; ".join(f"{each.what}: {each.why}" for each in problems))
+        with self._changing:
+            is_new = self._reporter.problem(what, why)
+            if is_new:
+                problems = self._reporter.problems
+                self._show_status("; ".join(f"{each.what}: {each.why}" for each in problems))
         return is_new
 
     def outbox_blocked(self, exc: Blocked) -> None:
@@ -137,6 +145,12 @@ class AuditService:
         """Events were committed, by this process or by a command: print them."""
         self.outbox_unblocked()
         self._printer.wake()
+
+    def _disk_held(self, why: str | None) -> None:
+        # In a thread of its own; the event loop waits for the disk.
+        if self.set_problem("disk", why) and why is not None:
+            fields = {"path": str(self._settings.state_dir), "why": why}
+            self._lines.print_unrecorded("outbox.blocked", fields)
 
     def _metrics_failed(self, why: str | None) -> None:
         if self.set_problem("metrics", why) and why is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 #: Turns under way at once: enough to hide a slow receiver, few enough not to flood it.
 MAX_CONCURRENCY = 8
 #: A receiver that comes back is not met by the whole backlog: two at first, one of them for a
@@ -18,6 +20,9 @@ _SLOW_PING_AFTER, _SLOW_PING_S = 10, 30.0
 #: before goes out at most this often: the receiver takes pings and no turns.
 _PING_INTERVAL_S, _RETRY_INTERVAL_S = 60.0, 1.0
 _FIRST_PING_S, _MAX_PING_S = 1.0, 60.0
+#: After the machine slept or came to another network, a receiver that cannot be reached is tried
+#: every second for so long: routes and name servers come some seconds after an address.
+HURRY_S, MAX_HURRIED_S = 30.0, 1.0
 
 
 class CircuitBreaker:
@@ -35,6 +40,7 @@ class CircuitBreaker:
         self._postponed_since = 0.0
         self._pinged_at: float | None = None  # by a ping, since the last acknowledgement
         self._retried_at = 0.0
+        self._hurried_until = -math.inf
 
     @property
     def concurrency_limit(self) -> int:
@@ -85,10 +91,19 @@ class CircuitBreaker:
         self.paused = True
         self._ping_s = _FIRST_PING_S
 
-    def next_ping_s(self) -> float:
+    def next_ping_s(self, now: float) -> float:
         """How long to wait before the next ping."""
         seconds, self._ping_s = self._ping_s, min(2 * self._ping_s, _MAX_PING_S)
-        return seconds
+        return min(seconds, self.max_delay_s(now))
+
+    def hurry(self, now: float) -> None:
+        """The machine slept or came to another network: what was known of the receiver is old."""
+        self._hurried_until = now + HURRY_S
+        self._ping_s = _FIRST_PING_S
+
+    def max_delay_s(self, now: float) -> float:
+        """The longest that is waited for who could not be reached."""
+        return MAX_HURRIED_S if now < self._hurried_until else math.inf
 
     def resume(self) -> None:
         """A ping was acknowledged: the backlog may go, slowly at first."""

@@ -9,6 +9,7 @@ next request goes wherever a balancer sends a new one.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import select
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
-from paliadin_sidecar.delivery.happy_eyeballs import connect
+from paliadin_sidecar.delivery.happy_eyeballs import Resolver, connect
 from paliadin_sidecar.delivery.response import Response
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
@@ -62,8 +63,10 @@ class Connections:
         self._start = f"POST {target} HTTP/1.1\r\nhost: {named}\r\n"
         self._tls = tls
         self._unsent_s = unsent_s
-        self._lookups = lookups
         self.opened = 0
+        self._resolver = Resolver(lookups)
+        self._connecting: set[asyncio.Timeout] = set()
+        self._under_way: set[_Connection] = set()
         self._idle: list[_Connection] = []
         self._reuse_enabled = True
 
@@ -93,8 +96,13 @@ class Connections:
         # From here on: what is sent gets its time, also where the loop was held before.
         deadline = asyncio.get_running_loop().time() + timeout_s
         if connection is None:
-            async with asyncio.timeout_at(deadline):
-                connection = await self._open()
+            async with asyncio.timeout_at(deadline) as connecting:
+                self._connecting.add(connecting)
+                try:
+                    connection = await self._open()
+                finally:
+                    self._connecting.remove(connecting)
+        self._under_way.add(connection)
         try:
             response = await connection.exchange(f"{head}\r\n".encode("latin-1"), body, deadline)
         except BaseException:
@@ -102,9 +110,29 @@ class Connections:
             # The others lead to the same place.
             self.close()
             raise
+        finally:
+            self._under_way.remove(connection)
         if not self._reuse_enabled:
             self.close()
         return response
+
+    def interrupted(self, slept_s: float) -> None:
+        """The machine slept, or came to another network: leave what leads nowhere any more.
+
+        An attempt that is still connecting has sent nothing, and ends. One that waits for its
+        answer ends where that cannot come any more, since its address has gone, or where its time
+        is up, that of the sleep included.
+
+        Args:
+            slept_s: for how long the machine slept.
+        """
+        self.close()
+        self._resolver.forget()
+        now = asyncio.get_running_loop().time()
+        for connecting in self._connecting:
+            connecting.reschedule(now)
+        for connection in self._under_way.copy():
+            connection.interrupted(slept_s)
 
     def close(self) -> None:
         """Close the idle ones."""
@@ -129,7 +157,7 @@ class Connections:
         return None
 
     async def _open(self) -> _Connection:
-        connected = await connect(self._host, self._port, self._lookups)
+        connected = await connect(self._host, self._port, self._resolver)
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: _Connection(self._idle, self._unsent_s, self._disable_reuse),
@@ -228,6 +256,15 @@ class _Connection(asyncio.Protocol):
         """Use it again; False where it is over."""
         self._set_timer(None)
         return not self._is_over
+
+    def interrupted(self, slept_s: float) -> None:
+        """The machine slept so long while an answer is awaited, or lost addresses."""
+        if not _is_local(self._socket):
+            self.abort()
+        elif slept_s > 0:
+            self._deadline -= slept_s
+            if self._due_at is not None:
+                self._set_timer(self._due_at - slept_s)
 
     def abort(self) -> None:
         """Close it at once."""
@@ -334,3 +371,14 @@ class _Connection(asyncio.Protocol):
             return False
         unacknowledged = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
         return bool(struct.unpack("i", unacknowledged)[0] == 0)
+
+
+def _is_local(connected: socket.socket) -> bool:
+    # Whether the host still has the address of this end. Nobody else can say without asking the
+    # peer, which takes its time.
+    try:
+        with socket.socket(connected.family, socket.SOCK_DGRAM) as probe:
+            probe.bind((connected.getsockname()[0], 0))
+    except OSError as exc:
+        return exc.errno != errno.EADDRNOTAVAIL
+    return True

@@ -11,12 +11,13 @@ from random import random as _random
 import anyio
 import anyio.abc
 
+from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.host.systemd import Heartbeat
-from paliadin_sidecar.outbox import queue
+from paliadin_sidecar.outbox import queue, transitions
 from paliadin_sidecar.outbox.bodies import select_fitting, size_limit
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -74,7 +75,13 @@ class Dispatcher:
         self._health = ReceiverHealth(
             group, attempt, host=host, wall=wall, steady=steady, on_recovered=self.wake
         )
-        self._recorder = Recorder(group, refused_s=refused_s, random=random, wall=wall)
+        self._recorder = Recorder(
+            group,
+            refused_s=refused_s,
+            random=random,
+            wall=wall,
+            max_delay_s=lambda: self._health.breaker.max_delay_s(anyio.current_time()),
+        )
         self._shares = queue.Shares()
         # Under way: turns whose attempt is not written down yet, and of those the attempts
         # themselves.
@@ -123,6 +130,20 @@ class Dispatcher:
         self._more_first_attempts = self._more_retries = True
         self._superseded |= self._in_flight
         self._fill()
+
+    def hurry(self, slept_s: float) -> None:
+        """Try now what waits, but for what the receiver asked for.
+
+        Args:
+            slept_s: for how long the machine slept; 0 where it came to another network.
+        """
+        if self._tasks is not None and not self._stopping:
+            self._health.hurry(slept_s)
+            self._tasks.start_soon(self._shorten_delays, name="hurry")
+
+    async def _shorten_delays(self) -> None:
+        await self._group.commit_when_possible(transitions.shorten_delays, policy.MAX_BACKOFF_S)
+        self.wake()
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         """Send these, which were just accepted; what cannot go at once is left to the database."""

@@ -21,26 +21,58 @@ _Address = tuple[int, int, int, str, Any]
 _NEXT_ADDRESS_S = 0.25
 
 
-async def connect(host: str, port: int, lookups: Threads) -> socket.socket:
+class Resolver:
+    """Asks for a name's addresses, once for all who want to know at the same time.
+
+    Args:
+        threads: where it is asked: a name server that does not answer keeps one for half a minute.
+    """
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._pending: dict[tuple[str, int], asyncio.Future[Sequence[_Address]]] = {}
+
+    async def __call__(self, host: str, port: int) -> Sequence[_Address]:
+        """The addresses.
+
+        Raises:
+            socket.gaierror: there are none.
+        """
+        resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
+        except socket.gaierror:
+            pass
+        pending = self._pending.get((host, port))
+        if pending is None or pending.done():
+            pending = self._pending[host, port] = self._threads.begin(resolve)
+            pending.add_done_callback(_look_at)
+        # Who waits no longer leaves it to the others, and one that hangs is left alone.
+        return await asyncio.shield(pending)
+
+    def forget(self) -> None:
+        """Whoever is being asked may not be there any more: the next one asks anew."""
+        self._pending.clear()
+
+
+def _look_at(done: asyncio.Future[Sequence[_Address]]) -> None:
+    # Nobody may be left who wants to know, and then nobody else looks at its exception.
+    if not done.cancelled():
+        done.exception()
+
+
+async def connect(host: str, port: int, resolver: Resolver) -> socket.socket:
     """A socket that is connected, and does not block.
 
     Args:
         host: a name or an address.
         port: of it.
-        lookups: threads that resolve names.
+        resolver: asks for its addresses.
 
     Raises:
         OSError: no address answers. `socket.gaierror` is a kind of it.
     """
-    return await _first_of(await _addresses(host, port, lookups))
-
-
-async def _addresses(host: str, port: int, lookups: Threads) -> Sequence[_Address]:
-    resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    try:
-        return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
-    except socket.gaierror:
-        return await lookups.begin(resolve)  # one that hangs is left alone
+    return await _first_of(await resolver(host, port))
 
 
 async def _first_of(addresses: Sequence[_Address]) -> socket.socket:

@@ -75,6 +75,7 @@ class ReceiverHealth:
         self._asking = anyio.Lock()
         self._pings = 0  # that were answered, or not
         self._answered_well = False  # the last of them
+        self._hurried = anyio.Event()
         self._tasks: anyio.abc.TaskGroup
 
     async def start(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -92,6 +93,16 @@ class ReceiverHealth:
             self.breaker = CircuitBreaker(paused=True)
             paused_s = max(0.0, self._wall() - service["paused_at"])
             tasks.start_soon(self._probe, self._steady() - paused_s, None, name="probe")
+
+    def hurry(self, slept_s: float) -> None:
+        """The machine slept so long, or came to another network: whether it is well is asked now.
+
+        A receiver that asked for time has it all the same.
+        """
+        self.limiter.record_slept(slept_s)
+        self.breaker.hurry(anyio.current_time())
+        self._hurried.set()
+        self._hurried = anyio.Event()
 
     def judge(self, turn: int, outcome: Outcome, began: float) -> Verdict:
         """Take note of how a turn's attempt ended, and say what it means.
@@ -173,10 +184,16 @@ class ReceiverHealth:
                 if why is not None:
                     await self._group.commit(transitions.pause, why)
                     why = None
-            rest_s = self.limiter.rest_s(anyio.current_time())
-            await anyio.sleep(max(self.breaker.next_ping_s(), rest_s))
+            await self._rest()
             if not self.stopping and await self._ping():
                 self.breaker.resume()
                 self._on_recovered()
         if why is None:
             await self._group.commit_when_possible(transitions.resume, self._steady() - since)
+
+    async def _rest(self) -> None:
+        wait_s = self.breaker.next_ping_s(anyio.current_time())
+        while (wait_s := max(wait_s, self.limiter.rest_s(anyio.current_time()))) > 0:
+            with anyio.move_on_after(wait_s):
+                await self._hurried.wait()
+            wait_s = 0.0

@@ -92,6 +92,7 @@ def decide(
     refused_s: float,
     random: Callable[[], float],
     floor_s: float = 0.0,
+    ceiling_s: float = MAX_BACKOFF_S,
 ) -> Decision:
     """What becomes of a turn.
 
@@ -102,6 +103,7 @@ def decide(
         refused_s: how long a turn must have been refused before it is given up.
         random: a number from 0 to 1, for the jitter.
         floor_s: what the receiver asked for with `Retry-After`.
+        ceiling_s: what it did not ask for is no longer than this.
     """
     if verdict is Verdict.ACKNOWLEDGED:
         return Delivered()
@@ -116,7 +118,7 @@ def decide(
         if history.attempts >= _POISON_ATTEMPTS and now - began_at >= _POISON_S:
             return Dead("poison")
     # Full jitter: many turns that failed together must not come back together.
-    ceiling = min(MAX_BACKOFF_S, _MIN_BACKOFF_S * 2.0 ** min(history.attempts - 1, 16))
+    ceiling = min(MAX_BACKOFF_S, ceiling_s, _MIN_BACKOFF_S * 2.0 ** min(history.attempts - 1, 16))
     return Retry(max(floor_s, ceiling * random()))
 
 

@@ -60,6 +60,10 @@ class RateLimiter:
         paced_at = self._next_at if self.is_limited else 0.0
         return max(self.rest_s(now), paced_at - now)
 
+    def record_slept(self, seconds: float) -> None:
+        """Note that the machine slept for so long, which is a part of the rest."""
+        self.resting_until -= seconds
+
     def record_started(self, now: float) -> None:
         """Note that a turn goes out."""
         self._next_at = now + 1 / self.rate

@@ -23,6 +23,7 @@ class Recorder:
         group: runs the outbox's functions.
         refused_s, random: see `policy.decide`.
         wall: the clock, in epoch seconds.
+        max_delay_s: the longest delay after an attempt that reached nobody.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Recorder:
         refused_s: float,
         random: Callable[[], float],
         wall: Callable[[], float],
+        max_delay_s: Callable[[], float],
     ) -> None:
         self._group = group
         self._refused_s = refused_s
         self._random = random
         self._wall = wall
+        self._max_delay_s = max_delay_s
         self._evidence = FaultEvidence()
 
     async def record(
@@ -61,6 +64,7 @@ class Recorder:
             refused_s=self._refused_s,
             random=self._random,
             floor_s=policy.retry_after_s(outcome.retry_after, now),
+            ceiling_s=self._max_delay_s() if outcome.status is None else policy.MAX_BACKOFF_S,
         )
         # The first attempts of a delivery get an event each, later ones now and then.
         in_full = delivery.attempts <= policy.REPORTED_IN_FULL

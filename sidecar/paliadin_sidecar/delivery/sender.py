@@ -67,6 +67,10 @@ class Sender:
         """How many connections were opened so far."""
         return self._connections.opened
 
+    def interrupted(self, slept_s: float) -> None:
+        """Leave what the machine cannot use any more; see `Connections.interrupted`."""
+        self._connections.interrupted(slept_s)
+
     async def attempt(self, webhook_id: str, body: bytes) -> Outcome:
         """Push once, with a fresh timestamp and signature. Raises nothing but cancellation."""
         now = datetime.fromtimestamp(self._wall(), UTC)

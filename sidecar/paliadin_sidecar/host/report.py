@@ -27,7 +27,7 @@ class Problem(msgspec.Struct, frozen=True):
     """Something that keeps the daemon from its work.
 
     Attributes:
-        what: `outbox`, `intake`, `events` or `metrics`.
+        what: `outbox`, `disk`, `intake`, `events` or `metrics`.
         why: the reason, without secrets and answers.
         since: epoch seconds.
     """

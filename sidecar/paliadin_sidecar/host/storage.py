@@ -54,6 +54,14 @@ def write_error(directory: Path, size: int = 0) -> OSError | None:
     return None
 
 
+def is_read_only(path: Path) -> bool:
+    """Whether the file system of this path takes no writes; False where it does not say."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def explain(exc: OSError, directory: Path) -> str:
     """What this error says of a file in this directory, in words for an operator."""
     if exc.errno == errno.ENOSPC:

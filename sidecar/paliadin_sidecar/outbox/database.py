@@ -95,6 +95,7 @@ class Outbox:
         self._offset_s = self._read_clock()[1]
         self.set_forward_ms = 0
         self._transaction_at: int | None = None  # one reading for all of its times
+        self.began_at: float | None = None  #: when the transaction began that is under way
         self._data_version = 0
         self.retries_from = NOT_KNOWN  #: no delivery that was tried before is due earlier
         if not create and not path.exists():
@@ -176,6 +177,13 @@ class Outbox:
             OutboxError: none of them took effect.
         """
         last_event = self.last_event
+        self.began_at = time.monotonic()
+        try:
+            return self._transaction(steps, last_event)
+        finally:
+            self.began_at = None
+
+    def _transaction(self, steps: Iterable[Callable[[], T]], last_event: int) -> list[T]:
         self._check_log()  # before a commit makes an emptied log look like a whole one
         try:
             self.execute("BEGIN IMMEDIATE")

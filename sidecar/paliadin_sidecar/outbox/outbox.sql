@@ -266,6 +266,12 @@ SELECT max(id) FROM delivery;
 UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
 WHERE state = 'pending' AND attempts > 0 AND attempted_at > :now;
 
+-- The machine slept or came to another network: what waits by our own delay need not any more.
+-- name: shorten_delays
+UPDATE delivery INDEXED BY delivery_retry SET next_attempt_at = :now
+WHERE state = 'pending' AND attempts > 0 AND next_attempt_at > :now
+  AND next_attempt_at - attempted_at <= :longest;
+
 -- The clock was set: what durations are measured from is set with it. The index is named, so that
 -- a backlog alone is read.
 -- name: shift_deliveries
@@ -331,7 +337,7 @@ WHERE d.state IN ('delivered', 'failed', 'dead')
   AND d.id = (SELECT max(x.id) FROM delivery x WHERE x.turn = d.turn AND x.state <> 'superseded')
   AND (:turn IS NULL OR d.turn = :turn)
   AND (:dead = 0 OR d.state = 'dead')
-  AND d.accepted_at >= :since
+  AND max(d.accepted_at, coalesce(d.settled_at, d.accepted_at)) >= :since
 ORDER BY d.id;
 
 -- Makes a delivery pending again, as if it had never been tried, where its body is still there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 from paliadin_sidecar import errors
@@ -16,6 +17,7 @@ _OF_THE_SYSTEM = {
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
 }  # fmt: skip
 _OF_RIGHTS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+_STEP_BYTES = 1024 * 1024
 #: What no limit and no lack of room explains.
 _OF_THE_DISK = {
     "SQLITE_IOERR_READ", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_CORRUPTFS",
@@ -31,6 +33,8 @@ def translated(exc: sqlite3.Error, path: Path) -> errors.OutboxError:
         return errors.Full(path, "there is no room on its disk")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
         return errors.Busy(path, f"another process holds its lock ({name})")
+    if code == sqlite3.SQLITE_CORRUPT and not _is_damaged(path):
+        return errors.DiskFails(path, f"its disk fails ({name}, and no page is wrong)")
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or name in _PROVES_DAMAGE:
         return errors.Damaged(path, f"is damaged, or its disk is ({name})")
     if code in _OF_THE_SYSTEM:
@@ -56,6 +60,23 @@ def _of_the_system(path: Path, code: int, name: str) -> errors.OutboxError:
         return errors.Unavailable(path, f"the system refused it, and says not why ({name})")
     user = storage.user_name(os.geteuid())
     return errors.Unwritable(file or path, f"cannot be written by user {user} ({name})")
+
+
+def _is_damaged(path: Path) -> bool:
+    # SQLite says the same of a page that the system failed to read (EIO) as of one that is wrong.
+    try:
+        for file in _files(path)[:2]:
+            with suppress(FileNotFoundError), file.open("rb") as there:
+                while there.read(_STEP_BYTES):
+                    pass
+    except OSError:
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+            found: str = opened.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.Error:
+        return True
+    return found != "ok"
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,7 +7,14 @@ from typing import Any
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject, record_event
 from paliadin_sidecar.outbox.maintenance import drop_bodies
-from paliadin_sidecar.outbox.records import Delivery, Outcome, State, to_ms, to_ms_or_none
+from paliadin_sidecar.outbox.records import (
+    NOT_KNOWN,
+    Delivery,
+    Outcome,
+    State,
+    to_ms,
+    to_ms_or_none,
+)
 
 
 def record_delivered(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> None:
@@ -83,6 +90,17 @@ def record_said(outbox: Outbox, delivery: int, said: str) -> None:
     outbox.execute(sql.record_said, {"delivery": delivery, "said": said})
 
 
+def shorten_delays(outbox: Outbox, longest_s: float) -> None:
+    """Let every delivery that waits for its next attempt be due.
+
+    Args:
+        longest_s: what waits for longer than this does so since the receiver asked for it.
+    """
+    values = {"now": outbox.now(), "longest": to_ms(longest_s)}
+    if outbox.execute(sql.shorten_delays, values).rowcount:
+        outbox.retries_from = NOT_KNOWN
+
+
 def pause(outbox: Outbox, why: str) -> None:
     """Record that the receiver is not well."""
     outbox.execute(sql.set_paused, {"at": outbox.now(), "why": why})
@@ -104,7 +122,8 @@ def replay(
     Args:
         turn_id: of this turn only; None for all.
         dead: only what was given up.
-        since: only what was accepted since then, in epoch seconds.
+        since: only what was accepted or settled since then, in epoch seconds: a receiver whose
+            database is of that time lacks all that it acknowledged later, however old it is.
 
     Returns:
         How many will be sent, and how many cannot since their bodies were purged.

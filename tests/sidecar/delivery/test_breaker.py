@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from paliadin_sidecar.delivery.breaker import MAX_CONCURRENCY, CircuitBreaker
@@ -35,7 +37,7 @@ def test_pings() -> None:
     breaker = CircuitBreaker()
     for _ in range(2):
         breaker.pause()
-        waits = [breaker.next_ping_s() for _ in range(9)]
+        waits = [breaker.next_ping_s(0.0) for _ in range(9)]
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
         breaker.resume()
 
@@ -115,3 +117,17 @@ def test_nobody_is_asked_in_a_pause() -> None:
     assert not any(breaker.record_postponed(float(n)) for n in range(99))
     breaker.resume()
     assert not breaker.record_postponed(100.0)
+
+
+def test_hurry() -> None:
+    """After an interruption pings come every second for half a minute, then as before."""
+    breaker = CircuitBreaker()
+    assert breaker.max_delay_s(0.0) == math.inf
+    breaker.pause()
+    for _ in range(9):
+        breaker.next_ping_s(0.0)
+    breaker.hurry(100.0)
+    assert [breaker.next_ping_s(100.0 + n) for n in range(30)] == [1.0] * 30
+    assert breaker.max_delay_s(129.9) == 1.0
+    assert breaker.max_delay_s(130.0) == math.inf
+    assert breaker.next_ping_s(130.0) == 60.0

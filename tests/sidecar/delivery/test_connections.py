@@ -489,7 +489,7 @@ async def test_a_name_that_ends_in_a_dot(tmp_path: Path, monkeypatch: pytest.Mon
     async def addresses(*_: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
 
-    monkeypatch.setattr(happy_eyeballs, "_addresses", addresses)
+    monkeypatch.setattr(happy_eyeballs.Resolver, "__call__", addresses)
     async with serving(server, tls):
         for dot in ("", "."):
             url = f"https://paliad.example.org{dot}/callback"
@@ -497,6 +497,120 @@ async def test_a_name_that_ends_in_a_dot(tmp_path: Path, monkeypatch: pytest.Mon
                 url, [new_secret()], timeout_s=PATIENCE_S, ca_file=tmp_path / "ca.pem"
             ) as sender:
                 assert await push(sender) == 204
+
+
+# --- a machine that slept, or is in another network ---------------------------------------------
+
+
+async def test_an_idle_connection_after_an_interruption(
+    sending: Callable[..., Awaitable[Sender]],
+) -> None:
+    """It is not used again: whoever was at its other end has long gone."""
+    server = Server()
+    server.scripts = [server.well]
+    sender = await sending(server)
+    assert await push(sender) == 204
+    sender.interrupted(0.0)
+    assert await push(sender) == 204
+    assert server.connections == 2
+
+
+async def pushed_meanwhile(
+    sender: Sender, came: anyio.Event, interrupt: Callable[[], None]
+) -> int | str | None:
+    """What an attempt gets in which this happens, once the receiver has it."""
+    outcomes: list[int | str | None] = []
+
+    async def attempt() -> None:
+        outcomes.append(await push(sender))
+
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(attempt)
+            await came.wait()
+            interrupt()
+    return outcomes[0]
+
+
+class Late:
+    """A receiver that has the request, and answers once it may."""
+
+    def __init__(self) -> None:
+        self.came, self.go_on = anyio.Event(), anyio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        await peer.read()
+        self.came.set()
+        await self.go_on.wait()
+        await peer.say(OK)
+
+
+async def test_an_attempt_that_was_slept_over(sending: Callable[..., Awaitable[Sender]]) -> None:
+    """Its time has passed, so it is tried again at once."""
+    late = Late()
+    sender = await sending(Server(late), timeout_s=10 * PATIENCE_S)
+    slept = partial(sender.interrupted, 10 * PATIENCE_S)
+    assert await pushed_meanwhile(sender, late.came, slept) == "timeout"
+
+
+async def test_an_attempt_in_a_short_sleep(sending: Callable[..., Awaitable[Sender]]) -> None:
+    """It has the rest of its time."""
+    late = Late()
+    sender = await sending(Server(late), timeout_s=10 * PATIENCE_S)
+
+    def interrupt() -> None:
+        sender.interrupted(PATIENCE_S)
+        late.go_on.set()
+
+    assert await pushed_meanwhile(sender, late.came, interrupt) == 204
+
+
+async def test_an_attempt_whose_address_is_still_there(
+    sending: Callable[..., Awaitable[Sender]],
+) -> None:
+    """Another network that came beside its own takes nothing from it."""
+    late = Late()
+    sender = await sending(Server(late))
+
+    def interrupt() -> None:
+        sender.interrupted(0.0)
+        late.go_on.set()
+
+    assert await pushed_meanwhile(sender, late.came, interrupt) == 204
+
+
+async def test_an_attempt_whose_address_has_gone(
+    sending: Callable[..., Awaitable[Sender]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer can come any more, so none is waited for."""
+    late = Late()
+    sender = await sending(Server(late), timeout_s=10 * PATIENCE_S)
+    monkeypatch.setattr(connections, "_is_local", lambda _: False)
+    assert await pushed_meanwhile(sender, late.came, partial(sender.interrupted, 0.0)) == "reset"
+
+
+async def test_an_attempt_that_is_connecting() -> None:
+    """Nothing of it was sent, so it ends, and the next one goes the new way."""
+    came = anyio.Event()
+
+    async def silent(_: Peer) -> None:
+        came.set()
+        await anyio.sleep_forever()
+
+    async with serving(Server(silent)) as server:
+        url = f"https://127.0.0.1:{server.port}/callback"
+        async with Sender(url, [new_secret()], timeout_s=10 * PATIENCE_S) as sender:
+            interrupt = partial(sender.interrupted, 0.0)
+            assert await pushed_meanwhile(sender, came, interrupt) == "timeout"
+
+
+def test_whether_an_address_is_ours() -> None:
+    """The system knows."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as connected,
+    ):
+        assert connections._is_local(connected)
 
 
 # --- an event loop that is held ---------------------------------------------------------------

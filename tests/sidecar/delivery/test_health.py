@@ -276,3 +276,68 @@ async def test_no_ping_after_the_end(office: Office) -> None:
         before = office.pings
         await anyio.sleep(0.05)  # several times as long as between two of them
         assert office.pings <= before + 1  # one was perhaps under way
+
+
+# --- a machine that slept, or is in another network -----------------------------------------------
+
+
+async def test_a_long_pause_is_cut_short(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens the lid does not wait for the rest of a minute."""
+    monkeypatch.setattr(breaker, "_FIRST_PING_S", 3600.0)
+    monkeypatch.setattr(breaker, "_MAX_PING_S", 3600.0)
+    office.turn = lambda _: UNREACHABLE
+    office.accept(*ids("t", 8))
+    async with office.open():
+        await office.until_told("receiver.paused", 1)
+        await office.settle()
+        assert office.pings == 0
+        office.turn = lambda _: OK
+        office.dispatcher.hurry(0.0)
+        await office.until_delivered(8)
+
+
+async def test_pings_while_the_network_comes(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address comes before its route: in the seconds after it pings come often."""
+    monkeypatch.setattr(breaker, "_FIRST_PING_S", 3600.0)
+    monkeypatch.setattr(breaker, "_MAX_PING_S", 3600.0)
+    monkeypatch.setattr(breaker, "MAX_HURRIED_S", 0.01)
+    office.turn = lambda _: UNREACHABLE
+    office.ping = lambda: UNREACHABLE if office.pings < 5 else OK
+    office.accept(*ids("t", 5))
+    async with office.open():
+        await office.until_told("receiver.paused", 1)
+        office.turn = lambda _: OK
+        office.dispatcher.hurry(0.0)
+        await office.until_delivered(5)
+    assert office.pings == 5
+
+
+async def test_a_rest_that_was_slept_through(office: Office) -> None:
+    """What the receiver asked for is kept, and the sleep is a part of it."""
+    office.turn = lambda _: Outcome(status=429, retry_after="3600")
+    office.accept("a")
+    async with office.open():
+        await office.until_told("delivery.retry_scheduled", 1)
+        office.turn = lambda _: OK
+        office.dispatcher.hurry(0.0)
+        await office.settle()
+        assert office.sent == ["a/1"]
+        office.now += 3600
+        office.dispatcher.hurry(3600.0)
+        await office.until_delivered(1)
+
+
+async def test_a_delay_is_cut_short(office: Office) -> None:
+    """Turns that wait for their next attempt go now."""
+    office.turn = lambda _: UNREACHABLE
+    office.accept("a")
+    async with office.open():
+        for n in range(3):
+            await office.until_told("delivery.retry_scheduled", n + 1)
+            office.dispatcher.hurry(0.0)
+        await office.until_told("delivery.retry_scheduled", 4)
+        office.turn = lambda _: OK
+        office.dispatcher.hurry(0.0)
+        await office.until_delivered(1)

@@ -219,11 +219,12 @@ def test_of_another_user(host: Sidecar) -> None:
 
 @root_only
 def test_not_writable(host: Sidecar) -> None:
-    """No answer could be kept: run as its user, or give it away."""
+    """No answer could be kept, and no change of owner mends it."""
     shell = f"mkdir {host.state}; mount -t tmpfs -o ro none {host.state}"
     level, message = findings(host, "unshare", "-m", shell=shell)["state directory"]
     assert level == "wrong"
-    assert "cannot be written by user root, so no answer could be kept" in message
+    assert message.startswith("is on a read-only file system, so no answer is accepted")
+    assert "mount -o remount,rw" in message
 
 
 @root_only

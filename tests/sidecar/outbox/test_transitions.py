@@ -252,6 +252,15 @@ def test_replay_since(box: Box) -> None:
     assert box(transitions.replay, since=NOW + 10) == (0, 0)
 
 
+def test_replay_of_what_was_acknowledged_since(box: Box) -> None:
+    """A receiver restored from a backup lacks what it acknowledged later, however old that is."""
+    box(acceptance.accept, answer(key=key("waited")))
+    box.now += 3600
+    box.deliver()
+    assert box(transitions.replay, since=NOW + 3600.5) == (0, 0)
+    assert box(transitions.replay, since=NOW + 3599) == (1, 0)
+
+
 def test_replay_of_whom(box: Box) -> None:
     """A turn is found under its own id and under the one it was submitted as, each of them."""
     box(acceptance.record_hint, key("a"), "submitted", "u")

@@ -12,10 +12,10 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from paliadin_sidecar.errors import OutboxError
-from paliadin_sidecar.host.storage import user_name
+from paliadin_sidecar.host.storage import NO_ROOM, explain, user_name, write_error
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
@@ -164,6 +164,8 @@ def state_directory(path: Path) -> list[Finding]:
         aside = f"mv {place} {place}.aside"
         return [wrong(subject, f"is no directory, so no answer can be kept: {aside}")]
     user, owner = user_name(os.geteuid()), user_name(info.st_uid)
+    if refused := _refused(path):
+        return [wrong(subject, refused), _room(path)]
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         text = (
             f"belongs to user {owner} and cannot be written by user {user}, so no answer could be "
@@ -193,6 +195,30 @@ def state_directory(path: Path) -> list[Finding]:
         text = f"whoever may change it can take the outbox away: {way.why}"
         found.append(wrong(subject, text))
     return [*found, _room(path)]
+
+
+def _refused(path: Path) -> str:
+    # Why its file system takes no file, apart from rights; empty where it does.
+    answer = _within(_HANGS_S, lambda: (write_error(path),))
+    place = shlex.quote(str(path))
+    kernel = "the kernel says why: journalctl -k | tail"
+    if answer is None:
+        return f"does not store what is written there, so no answer is accepted: {kernel}"
+    (error,) = answer
+    match error.errno if error is not None else None:
+        case None | errno.EACCES | errno.EPERM:
+            return ""
+        case errno.EROFS:
+            return (
+                "is on a read-only file system, so no answer is accepted; all goes on by itself "
+                f"once it can be written: mount -o remount,rw $(df --output=target {place} | "
+                f"tail -n 1). If it became so by itself, {kernel}, and what mends it is to stop "
+                "the daemon, fsck the disk and mount it again"
+            )
+        case number:
+            why = explain(cast("OSError", error), path)
+            mends = _make_room(place) if number in NO_ROOM else kernel
+            return f"cannot be written ({why}), so no answer is accepted: {mends}"
 
 
 def _files_of_others(path: Path, owner: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from paliadin_sidecar.host import storage
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.diagnosis import (
@@ -52,7 +53,7 @@ _DEAD_S = 86_400.0
 def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Say how the daemon does; exit 1 when something is wrong."""
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
-        found = _status(instances.inspect(state_dir, env_file), outbox)
+        found = _status(instances.inspect(state_dir, env_file), outbox, state_dir)
     if as_json:
         print_json(found)
     elif not quiet:
@@ -60,12 +61,16 @@ def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     sys.exit(1 if found["problems"] else 0)
 
 
-def _status(instance: Instance, outbox: Outbox) -> dict[str, Any]:
+def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, Any]:
     now = time.time()
     service = queries.service(outbox)
     oldest_s = queries.oldest_pending_s(outbox)
     dead = queries.dead_since(outbox, now - _DEAD_S)
     problems = instance.problems()
+    if storage.is_read_only(state_dir):
+        # The daemon cannot say so where it says all else, and an idle one does not know.
+        cause = "no answer is accepted, since the outbox's file system is read-only"
+        problems.insert(0, Problem(cause, f"{cause}; paliadin-sidecar check says what mends it"))
     failing = queries.failing(outbox, attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
         since = local_time(service["paused_at"])

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import queue
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support.waiting import PATIENCE_S
+
+from paliadin_sidecar.outbox import held
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.held import HeldTransactions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_LONG_S", 0.05)
+    monkeypatch.setattr(held, "_LOOK_S", 0.01)
+
+
+def test_a_transaction_that_takes_long(tmp_path: Path) -> None:
+    """It is told of once while it lasts, and once when it is over."""
+    told: queue.Queue[str | None] = queue.Queue()
+    with Outbox(tmp_path / FILENAME, create=True) as outbox, HeldTransactions(outbox, told.put):
+
+        def slow() -> None:
+            assert "its disk has not answered" in (told.get(timeout=PATIENCE_S) or "")
+            time.sleep(0.05)  # several looks: nothing more is to be told
+            assert told.empty()
+
+        outbox.transaction([slow])
+        assert told.get(timeout=PATIENCE_S) is None
+        outbox.transaction([lambda: None])
+    assert told.empty()
