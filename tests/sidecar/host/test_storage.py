@@ -122,7 +122,7 @@ class Refused(sqlite3.OperationalError):
         ("SQLITE_CANTOPEN", None, Unavailable),
         ("SQLITE_READONLY", None, Unwritable),
         ("SQLITE_READONLY_DBMOVED", None, Damaged),
-        ("SQLITE_CORRUPT", errno.ENOSPC, Damaged),
+        ("SQLITE_CORRUPT", errno.ENOSPC, DiskFails),
         ("SQLITE_NOTADB", None, Damaged),
     ],
 )

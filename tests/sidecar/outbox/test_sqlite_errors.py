@@ -12,12 +12,15 @@ from support.users import ORDINARY, without_privilege
 import paliadin_sidecar.outbox.database
 from paliadin_sidecar.errors import (
     Busy,
+    Damaged,
+    DiskFails,
     OutboxError,
     Unwritable,
 )
 from paliadin_sidecar.host.storage import user_name
 from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,3 +89,20 @@ def test_other_errors(box: Box) -> None:
         box(lambda outbox: outbox.connection.execute("SELECT no_such_column"))
     assert type(caught.value) is OutboxError
     assert str(caught.value) == f"{box.path}: cannot be used (SQLITE_ERROR)"
+
+
+class Corrupt(sqlite3.DatabaseError):
+    """What SQLite says of a page that is wrong, and of one that the system failed to read."""
+
+    sqlite_errorcode, sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+
+
+def test_a_page_that_could_not_be_read(tmp_path: Path) -> None:
+    """Only an outbox in which a page is wrong is damaged, and is to be moved aside."""
+    path = tmp_path / FILENAME
+    with Outbox(path, create=True) as outbox:
+        assert isinstance(outbox.translated(Corrupt()), DiskFails)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"x" * 8192)
+    assert isinstance(translated(Corrupt(), path), Damaged)
