@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos.lossy import LossyDisk, replayed
 from chaos.power import power_lost
+from chaos.steps import PROMISED, STEPS
 from chaos.volatile import ROOT, Disk, Loss
 from chaos.world import World
 from support.receiver import Reply
@@ -221,3 +222,39 @@ def test_the_daemon_loses_answers_only_without_flushes(
     else:
         assert verdict.lost
         assert any("became another one" in each for each in verdict.wrong)
+
+
+#: A stage of `chaos.steps` whose databases are never flushed.
+_STAGE_NEVER_FLUSHED = """
+import runpy, sqlite3
+
+class NeverFlushed(sqlite3.Connection):
+    def execute(self, statement, *values):
+        statement = statement.replace("synchronous = FULL", "synchronous = OFF")
+        return super().execute(statement, *values)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **kwargs: connect(*args, factory=NeverFlushed, **kwargs)
+runpy.run_module("chaos.steps", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["an outbox is made and filled", "an inbox is made and filled"])
+def test_a_database_that_is_not_flushed_does_not_hold(
+    tmp_path: Path, mount: LossyDisk, rng: random.Random, name: str
+) -> None:
+    """What the steps promised is missed where it is lost; with all that was written it is there."""
+    (stage,) = STEPS[name].stages
+    command = [sys.executable, "-c", _STAGE_NEVER_FLUSHED, stage, str(mount.path)]
+    subprocess.run(command, check=True)
+    promised = [path.name for path in (mount.path / PROMISED).iterdir()]
+    mount.__exit__()
+    (*_, disk) = replayed(tmp_path / "recorded")
+    whole, left = tmp_path / "whole", tmp_path / "left"
+    for each in (whole, left):
+        each.mkdir()
+    disk.put(whole)
+    STEPS[name].holds(whole, promised)
+    disk.left(Loss.ALL, rng).put(left)
+    with pytest.raises(AssertionError):
+        STEPS[name].holds(left, promised)
