@@ -7,27 +7,27 @@ root stays.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from support.receiver import Reply
 
+from chaos import steps
 from chaos.crashes import at_crash_points, stumble
 from chaos.lossy import LossyDisk, replayed
-from chaos.steps import PROMISED, STEPS
-from chaos.verdict import Written, append, read
+from chaos.verdict import Fault, Written, append, read
 from chaos.volatile import ROOT, Loss
 from chaos.world import MOUNTS, scenario
 from chaos.writers import MANNERS, Turn, in_place, rename, slow, without_trailer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
     from typing import Any
 
     from chaos.steps import Steps
@@ -39,6 +39,7 @@ _NEEDS = f"test -w /dev/fuse && {MOUNTS}"
 _LIFE_S = 2.0
 #: Between two turns.
 _REST_S = 0.03
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 #: Each of them completes one content only, so that whoever accepted the turn accepted that.
 _ONCE = (rename, in_place, slow, without_trailer)
 
@@ -75,8 +76,9 @@ def power_lost_at_crash_points(world: World) -> None:
         promises = _Promises(world)
 
         def power_is_lost() -> None:
-            promises.read_lines()
-            disk.lose_power(world.rng.choice(list(Loss)), world.rng)
+            with world.fault("the power is lost", 0):  # it is the fault that the crash is
+                promises.read_lines()
+                disk.lose_power(world.rng.choice(list(Loss)), world.rng)
 
         at_crash_points(world, 13 if world.quick else 1, power_is_lost)
         settled(world)
@@ -84,39 +86,60 @@ def power_lost_at_crash_points(world: World) -> None:
 
 
 @scenario(quick=True, needs=_NEEDS)
-def power_lost_at_each_write(world: World) -> None:
-    """Power: lost at each write and flush while databases are made, filled, migrated and so on."""
-    for number, (name, steps) in enumerate(STEPS.items()):
-        recorded = world.base / f"recorded{number}"
-        with LossyDisk(world.base / f"disk{number}", recorded) as disk:
-            for stage in steps.stages:
-                command = [sys.executable, "-m", "chaos.steps", stage, str(disk.path)]
-                code = subprocess.run(command, check=False).returncode
-                world.check(code in {0, -9}, f"{name}: {stage} ended with {code}")
-        with world.fault(name, tried := _each_loss(world, name, steps, recorded)):
-            world.check(tried > 50, f"{name}: only {tried} losses")
+def power_lost_while_an_outbox_is_made(world: World) -> None:
+    """Power: lost at each write and flush while an outbox is made and filled."""
+    at_each_write(world, steps.OUTBOX_MADE)
 
 
-def _each_loss(world: World, name: str, steps: Steps, recorded: Path) -> int:
-    # Tries what each loss leaves after each thing that was done; returns how many that were.
-    rng, tried = world.rng, 0
-    step = 31 if world.quick else 1
-    for done, disk in enumerate(replayed(recorded), rng.randrange(step)):
-        if done % step:
+@scenario(quick=True, needs=_NEEDS)
+def power_lost_while_an_outbox_is_moved_aside(world: World) -> None:
+    """Power: lost at each write and flush while an outbox is moved aside, and a new one made."""
+    at_each_write(world, steps.OUTBOX_MOVED_ASIDE)
+
+
+@scenario(quick=True, needs=_NEEDS)
+def power_lost_while_an_outbox_is_migrated(world: World) -> None:
+    """Power: lost at each write and flush while an outbox is filled and migrated."""
+    at_each_write(world, steps.OUTBOX_MIGRATED)
+
+
+@scenario(quick=True, needs=_NEEDS)
+def power_lost_while_an_outbox_shrinks(world: World) -> None:
+    """Power: lost at each write and flush while an outbox is filled, pruned and shrunk."""
+    at_each_write(world, steps.OUTBOX_SHRUNK)
+
+
+@scenario(quick=True, needs=_NEEDS)
+def power_lost_while_an_inbox_is_made(world: World) -> None:
+    """Power: lost at each write and flush while an inbox's database is made and filled."""
+    at_each_write(world, steps.INBOX_MADE)
+
+
+def at_each_write(world: World, done: Steps) -> None:
+    """Take these steps, and see what each loss leaves after each request that they made."""
+    recorded, rng = world.base / "recorded", world.rng
+    with LossyDisk(world.base / "disk", recorded) as mount:
+        for stage in done.stages:
+            command = [sys.executable, "-m", "chaos.steps", stage, str(mount.path)]
+            code = subprocess.run(command, check=False).returncode
+            world.check(code in {0, -9}, f"{stage} ended with {code}")
+    step, tried, began = 31 if world.quick else 1, 0, time.monotonic()
+    for number, disk in enumerate(replayed(recorded), rng.randrange(step)):
+        if number % step:
             continue
         names = disk.nodes[ROOT].content
-        promised = disk.nodes[names[PROMISED]].content if PROMISED in names else ()
+        promised = disk.nodes[names[steps.PROMISED]].content if steps.PROMISED in names else ()
         for loss in Loss:
-            folder = world.base / "left"
-            folder.mkdir()
-            disk.left(loss, rng).put(folder)
             tried += 1
-            try:
-                steps.holds(folder, list(promised))
-            except Exception as exc:  # noqa: BLE001 - whatever does not hold is told
-                world.wrong.append(f"{name}, after {done} requests, {loss} lost: {exc!r}")
-            shutil.rmtree(folder)
-    return tried
+            # In memory: what is looked at need not be flushed.
+            with TemporaryDirectory(dir=_MEMORY) as left:
+                disk.left(loss, rng).put(Path(left))
+                try:
+                    done.holds(Path(left), list(promised))
+                except Exception as exc:  # noqa: BLE001 - whatever does not hold is told
+                    world.wrong.append(f"after {number} requests, {loss} lost: {exc!r}")
+    append(world.faults, Fault("the power is lost", began, time.monotonic(), tried))
+    world.check(tried > 20, f"only {tried} losses")
 
 
 @contextmanager

@@ -245,13 +245,11 @@ def _inbox_holds(folder: Path, promised: Collection[str]) -> None:
     anyio.run(holds)
 
 
-STEPS = {
-    "an outbox is made and filled": Steps(("make",), _outbox_holds),
-    "an outbox is moved aside": Steps(("fill", "quarantine"), _quarantine_holds),
-    "an outbox is migrated": Steps(("fill", "migrate"), _migration_holds),
-    "an outbox shrinks": Steps(("fill", "shrink"), _outbox_holds),
-    "an inbox is made and filled": Steps(("receive",), _inbox_holds),
-}
+OUTBOX_MADE = Steps(("make",), _outbox_holds)
+OUTBOX_MOVED_ASIDE = Steps(("fill", "quarantine"), _quarantine_holds)
+OUTBOX_MIGRATED = Steps(("fill", "migrate"), _migration_holds)
+OUTBOX_SHRUNK = Steps(("fill", "shrink"), _outbox_holds)
+INBOX_MADE = Steps(("receive",), _inbox_holds)
 
 
 def _main(stage: str, folder: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos.lossy import LossyDisk, replayed
 from chaos.power import power_lost
-from chaos.steps import PROMISED, STEPS
+from chaos.steps import INBOX_MADE, OUTBOX_MADE, PROMISED, Steps
 from chaos.volatile import ROOT, Disk, Loss
 from chaos.world import World
 from support.receiver import Reply
@@ -239,12 +239,12 @@ runpy.run_module("chaos.steps", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("name", ["an outbox is made and filled", "an inbox is made and filled"])
+@pytest.mark.parametrize("done", [OUTBOX_MADE, INBOX_MADE], ids=["outbox", "inbox"])
 def test_a_database_that_is_not_flushed_does_not_hold(
-    tmp_path: Path, mount: LossyDisk, rng: random.Random, name: str
+    tmp_path: Path, mount: LossyDisk, rng: random.Random, done: Steps
 ) -> None:
     """What the steps promised is missed where it is lost; with all that was written it is there."""
-    (stage,) = STEPS[name].stages
+    (stage,) = done.stages
     command = [sys.executable, "-c", _STAGE_NEVER_FLUSHED, stage, str(mount.path)]
     subprocess.run(command, check=True)
     promised = [path.name for path in (mount.path / PROMISED).iterdir()]
@@ -254,7 +254,7 @@ def test_a_database_that_is_not_flushed_does_not_hold(
     for each in (whole, left):
         each.mkdir()
     disk.put(whole)
-    STEPS[name].holds(whole, promised)
+    done.holds(whole, promised)
     disk.left(Loss.ALL, rng).put(left)
     with pytest.raises(AssertionError):
-        STEPS[name].holds(left, promised)
+        done.holds(left, promised)
