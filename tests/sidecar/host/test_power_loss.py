@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos.lossy import LossyDisk, replayed
 from chaos.volatile import Loss
+from support.outbox_box import KEY, Box, answer
 
 from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.outbox import acceptance, erasure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 OUTBOX = "outbox.db"
+SECRET = b"Die Frist ist versaeumt."
 
 
 @pytest.fixture
@@ -110,3 +113,23 @@ def test_the_journal_s_key_is_none_or_whole(tmp_path: Path, disk: LossyDisk) -> 
     over = after_each_step(tmp_path, disk, look)
     assert set(found) == {None, key}
     assert all(each == key for each, is_over in zip(found, over, strict=True) if is_over)
+
+
+def test_what_was_erased_does_not_come_back(tmp_path: Path, disk: LossyDisk) -> None:
+    """SQLite empties the log without a flush; `erase` says that it is done once it is flushed."""
+    box = Box(disk.path / OUTBOX, create=True)
+    box(acceptance.accept, answer(SECRET))
+    (disk.path / "begun").touch()
+    (turn,) = box(erasure.turns_named, KEY.turn_id)
+    box(erasure.erase, turn.id, "root", undelivered=True)
+    assert erasure.empty_log(box.outbox, 5)
+    (disk.path / "over").touch()
+    box.outbox.close()
+    found: list[bool] = []
+
+    def look(left: Path) -> None:
+        found.append(any(SECRET in path.read_bytes() for path in left.iterdir()))
+
+    over = after_each_step(tmp_path, disk, look)
+    assert any(found)
+    assert not any(is_there for is_there, is_over in zip(found, over, strict=True) if is_over)
