@@ -110,6 +110,12 @@ def power_lost_while_an_outbox_shrinks(world: World) -> None:
 
 
 @scenario(quick=True, needs=_NEEDS)
+def power_lost_while_an_answer_is_erased(world: World) -> None:
+    """Power: lost at each write and flush while an answer is erased, which never comes back."""
+    at_each_write(world, steps.OUTBOX_ERASED)
+
+
+@scenario(quick=True, needs=_NEEDS)
 def power_lost_while_an_inbox_is_made(world: World) -> None:
     """Power: lost at each write and flush while an inbox's database is made and filled."""
     at_each_write(world, steps.INBOX_MADE)

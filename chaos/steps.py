@@ -28,7 +28,7 @@ from paliadin_client.store.protocol import Verdict, Window
 from paliadin_client.store.sqlite import SqliteStore
 from paliadin_contract.callback import TurnCompleted
 from paliadin_sidecar.host import state_directory
-from paliadin_sidecar.outbox import acceptance, maintenance, queue, transitions
+from paliadin_sidecar.outbox import acceptance, erasure, maintenance, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.opening import open_outbox, quarantine_outbox
 from paliadin_sidecar.outbox.records import Outcome
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PROMISED = "promised"
 _COUNT = 12
+_SECRET = b"Die Frist ist versaeumt."
 #: A step to a next version of the schema.
 _MIGRATION = """
 ALTER TABLE turn ADD COLUMN note TEXT;
@@ -133,6 +134,22 @@ def shrink(folder: Path) -> None:
     _with_outbox(folder, use)
 
 
+def erase(folder: Path) -> None:
+    """Erase an answer as the command does, and go on."""
+
+    def use(outbox: Outbox) -> None:
+        secret = answer(_SECRET, key("secret"))
+        outbox.transaction([partial(acceptance.accept, outbox, secret)])
+        _accept(folder, "a", outbox)
+        (turn,) = erasure.turns_named(outbox, "secret")
+        outbox.transaction([partial(erasure.erase, outbox, turn.id, "root", undelivered=True)])
+        assert erasure.empty_log(outbox, 5)
+        _promise(folder, "erased")
+        _accept(folder, "b", outbox)
+
+    _with_outbox(folder, use)
+
+
 def receive(folder: Path) -> None:
     """Make an inbox's database; receive pushes, leave replies, hold windows."""
 
@@ -198,6 +215,13 @@ WHERE state = 'pending' AND body.delivery IS NULL
 """
 
 
+def _erasing_holds(folder: Path, promised: Collection[str]) -> None:
+    if "erased" in promised:
+        for path in (folder / "var" / "state").iterdir():
+            assert _SECRET not in path.read_bytes(), f"{path.name} has what was erased"
+    _outbox_holds(folder, [each for each in promised if "secret" not in each])
+
+
 def _migration_holds(folder: Path, promised: Collection[str]) -> None:
     Outbox.migrations = (_MIGRATION,)
     try:
@@ -248,12 +272,15 @@ def _inbox_holds(folder: Path, promised: Collection[str]) -> None:
 OUTBOX_MADE = Steps(("make",), _outbox_holds)
 OUTBOX_MOVED_ASIDE = Steps(("fill", "quarantine"), _quarantine_holds)
 OUTBOX_MIGRATED = Steps(("fill", "migrate"), _migration_holds)
+OUTBOX_ERASED = Steps(("erase",), _erasing_holds)
 OUTBOX_SHRUNK = Steps(("fill", "shrink"), _outbox_holds)
 INBOX_MADE = Steps(("receive",), _inbox_holds)
 
 
 def _main(stage: str, folder: str) -> None:
-    stages = {each.__name__: each for each in (make, fill, quarantine, migrate, shrink, receive)}
+    stages = {
+        each.__name__: each for each in (make, fill, quarantine, migrate, erase, shrink, receive)
+    }
     stages[stage](Path(folder))
 
 
