@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-many test test-all lint coverage check chaos chaos-quick soak bench bench-quick pictures check-host check-image check-newcomer lock clean
+.PHONY: demo demo-many test test-all lint coverage check chaos chaos-quick soak bench bench-quick bench-scale pictures check-host check-image check-newcomer lock clean
 
 # Every release is locked and comes as a wheel, so that pip runs nothing that has no hash.
 INSTALL := -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r
@@ -64,6 +64,10 @@ bench: $(VENV)-bench/.ready
 
 bench-quick: $(VENV)/.ready
 	$(BIN)/python -m bench --quick
+
+# Several processes with one PostgreSQL: docs/scale.md, which has its tables by this.
+bench-scale: $(VENV)/.ready
+	$(BIN)/python -m bench.scale
 
 # The pictures of the README and of docs/, from demo data, in a browser that apt installs where root.
 pictures: $(VENV)/.ready

@@ -12,11 +12,16 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paliadin_contract.callback import Answer, TurnCompleted, encode
 from paliadin_contract.ids import webhook_id
 from paliadin_contract.signature import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BARE, BARE_SQLITE = "bare route, in memory", "bare route with one SQLite write"
 INBOX, INBOX_SQLITE = "the inbox, in memory", "the inbox, in SQLite"
@@ -42,7 +47,7 @@ def callbacks_per_s(disk: Path | None, *, rounds: int, callbacks: int) -> dict[s
 
 
 def _one(kind: str, secret: str, disk: Path | None, callbacks: int) -> float:
-    requests = [_request(Keys([secret]), number) for number in range(_WARM + callbacks)]
+    requests = [request(Keys([secret]), number) for number in range(_WARM + callbacks)]
     with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as folder:
         app = subprocess.Popen(
             [sys.executable, "-m", "bench.inbox_app", kind, folder],
@@ -53,32 +58,47 @@ def _one(kind: str, secret: str, disk: Path | None, callbacks: int) -> float:
         try:
             assert app.stdout is not None
             port = int(app.stdout.readline())
-            return asyncio.run(_send(port, requests[:_WARM], requests[_WARM:]))
+            return asyncio.run(send([port], requests[:_WARM], requests[_WARM:]))
         finally:
             app.kill()
             app.communicate()
 
 
-def _request(keys: Keys, number: int) -> bytes:
+def turn_id(number: int) -> str:
+    """The id of the turn of this number."""
+    return f"00000000-0000-4000-8000-{number:012}"
+
+
+def request(keys: Keys, number: int) -> bytes:
+    """The HTTP request of the callback of a turn of this number, signed now."""
     now, file = datetime.now(UTC), _TEXT.encode()
     digest = sha256(file).hexdigest()
-    turn_id = f"00000000-0000-4000-8000-{number:012}"
+    turn = turn_id(number)
     data = Answer(
-        turn_id=turn_id, submitted_turn_id=None, revision=1, backend="aichat", persona="paliadin",
+        turn_id=turn, submitted_turn_id=None, revision=1, backend="aichat", persona="paliadin",
         host="mriver", user_id=None, response=_TEXT, bytes=len(file), sha256=digest, lossy=False,
         completed_at=now,
     )  # fmt: skip
     body = encode(TurnCompleted(timestamp=now, data=data))
-    headers = keys.sign(webhook_id("aichat", "paliadin", turn_id, 1, digest), body, now)
+    headers = keys.sign(webhook_id("aichat", "paliadin", turn, 1, digest), body, now)
     lines = [
-        "POST /paliadin HTTP/1.1", "host: 127.0.0.1", "content-type: application/json",
+        "POST /callback HTTP/1.1", "host: 127.0.0.1", "content-type: application/json",
         f"content-length: {len(body)}", *(f"{name}: {text}" for name, text in headers.items()),
     ]  # fmt: skip
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def _send(port: int, warm: list[bytes], requests: list[bytes]) -> float:
-    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(_SENDERS)]
+async def send(ports: Sequence[int], warm: list[bytes], requests: list[bytes]) -> float:
+    """How many requests a second 8 senders bring to processes at these ports of loopback.
+
+    Args:
+        ports: each sender keeps a connection to one of them.
+        warm: what is sent before, and does not count.
+        requests: what is counted; each must be answered with 204.
+    """
+    connections = [
+        await asyncio.open_connection("127.0.0.1", port) for port in islice(cycle(ports), _SENDERS)
+    ]
 
     async def send_all(requests: list[bytes]) -> None:
         left = iter(requests)
