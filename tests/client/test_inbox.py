@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -342,6 +343,18 @@ async def test_unread(inbox: Inbox, secret: str, missing: str | None) -> None:
     else:
         del headers[missing]
     assert await _post(inbox, headers, []) == (401, 0)
+
+
+async def test_a_clock_ten_minutes_off(
+    secret: str, sidecar: Sidecar, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says by how much the sender's clock is off, so that nobody looks for a wrong key."""
+    body = sidecar.body(TURN)
+    headers = Keys([secret]).sign("push_1", body, datetime.now(UTC) + timedelta(minutes=10))
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        response = await http.post(sidecar.url, content=body, headers=headers)
+    assert response.status_code == 401
+    assert re.search(r"push\.rejected .* [+][0-9]+ s from this clock", caplog.text)
 
 
 async def test_a_long_body_that_is_stale(sidecar: Sidecar) -> None:
