@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,8 @@ import pytest
 from support.sidecar import COMMAND, Sidecar
 from support.terminal import Terminal
 from support.waiting import PATIENCE_S, until
+
+from paliadin_sidecar.operator.commands import top
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +46,22 @@ def test_q_and_ctrl_c_end_it(watching: Terminal, key: bytes, code: int) -> None:
     assert watching.attributes == watching.before
     assert watching.output.index(ALTERNATE) < watching.output.rindex(MAIN)
     assert "Traceback" not in watching.output
+
+
+def test_a_key_that_is_taken_away() -> None:
+    """As Ctrl-C does with what was typed before it: nobody waits for that key any more."""
+    master, slave = pty.openpty()
+    with (
+        os.fdopen(master, "wb", buffering=0) as typing,
+        os.fdopen(slave, "rb") as stdin,
+        patch.object(sys, "stdin", stdin),
+        top._keys() as keyboard,
+    ):
+        assert keyboard is not None
+        typing.write(b"x")
+        until("the key is there", lambda: select.select([keyboard], [], [], 0)[0])
+        termios.tcflush(keyboard, termios.TCIFLUSH)
+        assert os.read(keyboard, 1) == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

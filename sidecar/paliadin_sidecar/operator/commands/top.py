@@ -87,6 +87,11 @@ def _keys() -> Iterator[int | None]:
     before = termios.tcgetattr(keyboard)
     try:
         tty.setcbreak(keyboard)
+        # Ctrl-C also takes away what was typed before it. So no read may wait for a key that was
+        # there a moment ago: the signal may have come just before it waits.
+        now = termios.tcgetattr(keyboard)
+        now[6][termios.VMIN] = 0
+        termios.tcsetattr(keyboard, termios.TCSANOW, now)
         yield keyboard
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
@@ -94,13 +99,13 @@ def _keys() -> Iterator[int | None]:
 
 def _is_ended(keyboard: int | None, until: float) -> bool:
     """Wait until then, or until somebody types q; whether that was so, or nobody is there."""
+    events = select.poll()
+    if keyboard is not None:
+        events.register(keyboard, select.POLLIN)
     while (left_s := until - time.monotonic()) > 0:
-        if keyboard is None:
-            time.sleep(left_s)
-        elif select.select([keyboard], [], [], left_s)[0] and os.read(keyboard, 1) in {
-            b"q", b"Q", b"",
-        }:  # fmt: skip
-            return True
+        for found, event in events.poll(left_s * 1000):
+            if event & ~select.POLLIN or os.read(found, 1) in {b"q", b"Q"}:
+                return True
     return False
 
 
