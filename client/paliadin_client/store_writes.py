@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from paliadin_client.errors import StoreFailed
+from paliadin_client.tasks import end
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,11 +45,7 @@ class StoreWrites:
 
     async def aclose(self) -> None:
         """Give up what is left."""
-        import asyncio  # noqa: PLC0415 - as above
-
-        for retry in self._retries:
-            retry.cancel()
-        await asyncio.gather(*self._retries, return_exceptions=True)
+        await end(self._retries)
 
 
 async def _insist(make: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,7 @@ from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Found, Store, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.submission import Submission, Submitter, another_users, none_well
+from paliadin_client.tasks import end
 from paliadin_client.text import one_line
 from paliadin_client.waiting import Waiter, Waiters
 from paliadin_client.windows import Windows
@@ -258,19 +259,15 @@ class Paliadin:
 
         When it ends, turns that `submit` left open are waited for no longer.
         """
-        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
-
         self._start(self._windows.renew())
         try:
             yield self
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
             await self._writes.aclose()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        import asyncio  # noqa: PLC0415 - as above
+        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
 
         # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
         task = asyncio.create_task(work)

@@ -16,6 +16,7 @@ import anyio
 from paliadin_client.errors import StoreFailed
 from paliadin_client.store.protocol import Store
 from paliadin_client.store.pruning import Pruner
+from paliadin_client.tasks import end
 from paliadin_client.waiting import Waiters
 from paliadin_contract.trace import safe_trace
 
@@ -64,10 +65,8 @@ class StoreWatcher:
             yield
         finally:
             self._waiters.on_wait.remove(self._wake_up)
-            for task in tasks:
-                task.cancel()
             with anyio.CancelScope(shield=True):
-                await asyncio.wait(tasks)
+                await end(tasks)
 
     async def look_for(self, turn_ids: Collection[str]) -> None:
         """Hand what the store has for these turns to who waits for them.

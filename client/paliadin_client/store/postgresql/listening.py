@@ -24,6 +24,7 @@ from paliadin_client.store.postgresql.database import (
     run,
     time_limit,
 )
+from paliadin_client.tasks import end
 from paliadin_contract.trace import safe_trace
 
 _log = logging.getLogger(__name__)
@@ -84,9 +85,8 @@ async def hints(database: Database, on_hint: OnHint) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        listening.cancel()
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([listening])
+            await end([listening])
 
 
 async def _listen(database: Database, on_hint: OnHint) -> None:
