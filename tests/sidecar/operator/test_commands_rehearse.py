@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,7 @@ def test_the_commands_of_the_documents(host: Sidecar, tmp_path: Path) -> None:
         for document in ("protocol.md", "operate.md"):
             text = block("rehearse", document)
             text = text.replace("http://127.0.0.1:8080/callbacks/turns", receiver.url)
-            text = text.replace("paliadin-sidecar", COMMAND)
+            text = text.replace("paliadin-sidecar", shlex.quote(COMMAND))
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", text],
                 env=host.environ
