@@ -152,7 +152,8 @@ def test_five_connection_failures_pause_and_a_pause_outlives_a_restart(host: Sid
     assert len(host.events("delivery.attempted")) == attempts
 
 
-@pytest.mark.slow  # the pauses between its attempts are the shipped ones
+@pytest.mark.slow  # its pauses are the shipped ones, and chance decides how many there are
+@pytest.mark.timeout(480)
 def test_a_refused_turn_is_dead_only_if_others_pass(host: Sidecar, receiver: Receiver) -> None:
     """No number of refusals is enough while everything is refused; then some between others are.
 
