@@ -8,14 +8,13 @@ something happens to one of them. In the end all accounts are compared.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import sys
 from statistics import median
+from typing import TYPE_CHECKING
 
 import anyio
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,7 +22,11 @@ from demo import round_trip
 from demo.host import Host
 from demo.processes import HostError
 from demo.session import Session, duration
+from demo.stage import perform
 from demo.writers import MANNERS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UP, _QUIET, _DOWN, _KILLED = "agents' manners", "no trailer", "receiver down", "sidecar killed"
 _PLAN = {
@@ -33,8 +36,6 @@ _PLAN = {
     # A token that comes and goes while the sidecar is dead is seen by nobody.
     _KILLED: ["slow", "replaced", "lines", "rename", "in-place", "redirect", "move"],
 }
-#: Cells of all columns: a terminal of 80 has room for them.
-_WIDTH = 80
 _LEGEND = (
     "Response, push: what answered who asked, whichever came first; empty where",
     "nobody asked. Twice: came again, with the same id.",
@@ -130,36 +131,12 @@ async def _perform(console: Console, host: Host, scope: anyio.CancelScope) -> bo
     return not session.wrong
 
 
-async def _main() -> int:
-    console, well = Console(highlight=False), False
-    console.width = max(console.width, _WIDTH)  # a narrower terminal breaks lines, cuts no words
-    with anyio.CancelScope() as scope:
-        # The loop runs these handlers: none comes between starting a process and keeping it.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as it is by `nohup`
-                asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
-        host = Host()
-        try:
-            well = await _perform(console, host, scope)
-        finally:
-            keep_logs = not (well or scope.cancel_called)
-            left = host.close(keep_logs=keep_logs)
-    for line in left:
-        console.print(f"[red]wrong:[/red] {line}")
-    if scope.cancel_called:
-        console.print("\nInterrupted: everything is stopped and removed.")
-        return 128 + signal.SIGINT
-    if keep_logs:
-        console.print(f"The logs are kept in {host.logs}", soft_wrap=True)
-    return 0 if well and not left else 1
-
-
 def main() -> int:
     """Play it all. Returns 0 only if nothing was lost and everything that came was right."""
     needed = {"tmux": "tmux", "ssh": "openssh-client"}
     if missing := [package for name, package in needed.items() if not shutil.which(name)]:
         sys.exit(f"The demo needs more on this machine: apt install {' '.join(missing)}")
-    return anyio.run(_main)
+    return anyio.run(perform, Host, _perform)
 
 
 if __name__ == "__main__":

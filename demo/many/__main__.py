@@ -8,7 +8,6 @@ while agents are at work. In the end what each page shows is compared with what 
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import sys
@@ -17,7 +16,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import anyio
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from support.postgresql import NotInstalled
@@ -26,10 +24,13 @@ from demo.many.deployment import APPS, HOSTS, Deployment
 from demo.many.page import Page
 from demo.processes import HostError
 from demo.session import duration
+from demo.stage import perform
 from paliadin_client.store.postgresql.migration import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.console import Console
 
 _USERS = ("anna", "bao", "carla", "deniz", "emil", "fatma")
 _WELL, _SIDECAR, _APP, _DATABASE = ROWS = (
@@ -43,7 +44,6 @@ _TIMEOUT_S = 30.0
 _POLL_S = 0.05
 #: How long an agent is at work on a turn that something happens to.
 _THINK = "think 2"
-_WIDTH = 80
 _LEGEND = (
     "Elsewhere: shown by another process than the one that was asked. Stored: rows in",
     "the app's table. Median, worst: from the question to the answer on the page.",
@@ -222,35 +222,12 @@ async def _perform(console: Console, site: Deployment, scope: anyio.CancelScope)
     return not play.wrong
 
 
-async def _main() -> int:
-    console, well = Console(highlight=False), False
-    console.width = max(console.width, _WIDTH)  # a narrower terminal breaks lines, cuts no words
-    with anyio.CancelScope() as scope:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as it is by `nohup`
-                asyncio.get_running_loop().add_signal_handler(number, scope.cancel)
-        site = Deployment()
-        try:
-            well = await _perform(console, site, scope)
-        finally:
-            keep_logs = not (well or scope.cancel_called)
-            left = site.close(keep_logs=keep_logs)
-    for line in left:
-        console.print(f"[red]wrong:[/red] {line}")
-    if scope.cancel_called:
-        console.print("\nInterrupted: everything is stopped and removed.")
-        return 128 + signal.SIGINT
-    if keep_logs:
-        console.print(f"The logs are kept in {site.logs}", soft_wrap=True)
-    return 0 if well and not left else 1
-
-
 def main() -> int:
     """Play it all. Returns 0 only if each user got the own answer, and each is stored once."""
     if not shutil.which("tmux"):
         sys.exit("The demo needs more on this machine: apt install tmux")
     try:
-        return anyio.run(_main)
+        return anyio.run(perform, Deployment, _perform)
     except NotInstalled:
         sys.exit(
             "The demo needs a PostgreSQL server, which it starts itself, and none is installed:\n"

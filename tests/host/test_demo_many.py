@@ -11,6 +11,7 @@ import anyio
 import pytest
 from demo.many import __main__ as demo
 from demo.many.page import Page
+from demo.stage import WIDTH
 from rich.cells import cell_len
 from rich.console import Console
 from support import postgresql
@@ -38,7 +39,7 @@ async def played(site: Site, *pages: Page) -> tuple[demo.Play, str]:
     """The account of what was played, and what is printed of it."""
     out = StringIO()
     async with anyio.create_task_group() as tasks:
-        console = Console(file=out, width=demo._WIDTH)
+        console = Console(file=out, width=WIDTH)
         play = demo.Play(cast("Deployment", site), console, tasks)
         play.pages += pages
         play.compare()
@@ -62,7 +63,7 @@ async def test_all_is_well() -> None:
     assert play.wrong == []
     lines = printed.splitlines()
     assert [line.split()[-2:] for line in lines if "PostgreSQL" in line] == [["29.99", "s"]]
-    assert max(map(cell_len, (*lines, *demo._LEGEND))) <= demo._WIDTH
+    assert max(map(cell_len, (*lines, *demo._LEGEND))) <= WIDTH
 
 
 @pytest.mark.anyio
