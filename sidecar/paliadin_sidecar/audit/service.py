@@ -61,7 +61,7 @@ class AuditService:
         Args:
             scan_counts: how often a root was scanned, and how many files only a scan found.
         """
-        with HeldTransactions(self._outbox, self._disk_held):
+        with HeldTransactions(lambda: self._outbox.began_at, self._disk_held):
             await self._run(scan_counts)
 
     async def _run(self, scan_counts: Callable[[], tuple[int, int]]) -> None:

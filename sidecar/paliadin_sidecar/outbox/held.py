@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from paliadin_sidecar.outbox.database import Outbox
-
 #: A disk that needs longer for a flush is in trouble; one that is loaded does not get near it.
 _LONG_S, _LOOK_S = 10.0, 5.0
 
@@ -17,13 +15,16 @@ class HeldTransactions:
     """Looks at the outbox's transaction now and then; use it as a context manager.
 
     Args:
-        outbox: whose.
+        began_at: when the transaction began that is under way, on the monotonic clock; None where
+            there is none.
         on_change: called in the thread with why, once for each transaction that takes long, and
             with None when it has ended.
     """
 
-    def __init__(self, outbox: Outbox, on_change: Callable[[str | None], None]) -> None:
-        self._outbox = outbox
+    def __init__(
+        self, began_at: Callable[[], float | None], on_change: Callable[[str | None], None]
+    ) -> None:
+        self._began_at = began_at
         self._on_change = on_change
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="held", daemon=True)
@@ -39,7 +40,7 @@ class HeldTransactions:
     def _watch(self) -> None:
         is_held = False
         while not self._over.wait(_LOOK_S):
-            since = self._outbox.began_at
+            since = self._began_at()
             was_held, is_held = is_held, since is not None and time.monotonic() - since >= _LONG_S
             if is_held and not was_held:
                 self._on_change(f"its disk has not answered for {_LONG_S:.0f} s")

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import queue
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.outbox import held
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
@@ -24,14 +23,22 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_transaction_that_takes_long(tmp_path: Path) -> None:
     """It is told of once while it lasts, and once when it is over."""
     told: queue.Queue[str | None] = queue.Queue()
-    with Outbox(tmp_path / FILENAME, create=True) as outbox, HeldTransactions(outbox, told.put):
+    looks = 0
+    with Outbox(tmp_path / FILENAME, create=True) as outbox:
+
+        def began_at() -> float | None:
+            nonlocal looks
+            looks += 1
+            return outbox.began_at
 
         def slow() -> None:
             assert "its disk has not answered" in (told.get(timeout=PATIENCE_S) or "")
-            time.sleep(0.05)  # several looks: nothing more is to be told
+            seen = looks
+            until("several looks more", lambda: looks > seen + 3)
             assert told.empty()
 
-        outbox.transaction([slow])
-        assert told.get(timeout=PATIENCE_S) is None
-        outbox.transaction([lambda: None])
+        with HeldTransactions(began_at, told.put):
+            outbox.transaction([slow])
+            assert told.get(timeout=PATIENCE_S) is None
+            outbox.transaction([lambda: None])
     assert told.empty()
