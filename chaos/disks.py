@@ -28,11 +28,14 @@ _CC = "echo 'int one;' | cc -shared -fPIC -x c - -o /dev/null"
 _LOOP = "command -v mkfs.ext4 && unshare --mount true && losetup --find"
 
 
+def _says(world: World, command: str, words: str) -> bool:
+    return words in world.host.command(command).stdout
+
+
 def said(world: World, words: str) -> None:
     """See that `status`, `check` and the journal say this, within a minute."""
     for command in ("status", "check"):
-        say = partial(world.host.command, command)
-        world.until(f"{command} to say {words!r}", lambda: words in say().stdout)  # noqa: B023 - called at once
+        world.until(f"{command} to say {words!r}", partial(_says, world, command, words))
     world.until(f"the journal to say {words!r}", lambda: words.encode() in world.host.output)
 
 

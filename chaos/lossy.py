@@ -102,11 +102,11 @@ class _Server:
         except OSError as exc:
             return exc.errno or errno.EIO
 
-    def _do(self, what: str, *args: Any) -> Any:  # noqa: ANN401 - of all that a disk can do
+    def _do(self, what: str, *args: Any) -> Any:  # noqa: ANN401 - each request has types of its own
         self._recorded.append((what, args))
         return getattr(self.disk, what)(*args)
 
-    def _reply(  # noqa: C901, PLR0911, PLR0912 - one case for each kind of request
+    def _reply(  # noqa: C901, PLR0911, PLR0912 - a case for each request that the kernel makes
         self, op: int, number: int, args: bytes
     ) -> bytes | int | None:
         node = self.disk.nodes.get(number) or Node(0, b"", b"")

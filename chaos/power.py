@@ -142,7 +142,7 @@ def at_each_write(world: World, done: Steps) -> None:
                 disk.left(loss, rng).put(Path(left))
                 try:
                     done.holds(Path(left), list(promised))
-                except Exception as exc:  # noqa: BLE001 - whatever does not hold is told
+                except Exception as exc:  # noqa: BLE001 - a check may fail by any error, and each is listed
                     world.wrong.append(f"after {number} requests, {loss} lost: {exc!r}")
     append(world.faults, Fault("the power is lost", began, time.monotonic(), tried))
     world.check(tried > 20, f"only {tried} losses")

@@ -123,7 +123,7 @@ def shrink(folder: Path) -> None:
     """Drop what was delivered, give back its pages, and go on."""
 
     def use(outbox: Outbox) -> None:
-        maintenance._KEPT_PAGES = 4  # noqa: SLF001 - thousands would take as many writes
+        maintenance._KEPT_PAGES = 4  # noqa: SLF001 - so that few writes are enough to shrink it
         pages = outbox.pragma("page_count")
         outbox.transaction([partial(maintenance.purge_bodies, outbox, outbox.now() + 1)])
         while outbox.transaction([partial(maintenance.prune, outbox)])[0]:

@@ -131,7 +131,7 @@ async def _migrate() -> str:
         problem = "is no postgresql:// URL" if url else "is not set"
         raise ConfigError([f"PALIADIN_STORE {problem}"])
     require_driver()
-    from paliadin_client.store.postgresql.migration import migrate  # noqa: PLC0415 - an extra's
+    from paliadin_client.store.postgresql.migration import migrate  # noqa: PLC0415 - psycopg is an extra
 
     return await migrate(url)
 

@@ -77,13 +77,13 @@ async def open_paliadin(
 async def open_hosts(settings: AichatSettings | LegacySettings) -> AsyncIterator[Hosts]:
     """The hosts that these settings name. The other backend's code is not even imported."""
     if isinstance(settings, AichatSettings):
-        from paliadin_client.aichat import open_aichats  # noqa: PLC0415 - see above
+        from paliadin_client.aichat import open_aichats  # noqa: PLC0415 - only where it is selected
 
         async with open_aichats(settings) as backends:
             # Each persona has windows of its own for the same users.
             yield Hosts(backends, scope=f"aichat/{settings.persona}")
     else:
-        from paliadin_client.legacy import open_legacy  # noqa: PLC0415 - see above
+        from paliadin_client.legacy import open_legacy  # noqa: PLC0415 - only where it is selected
 
         async with open_legacy(settings) as backend:
             yield Hosts({settings.host or backend.name: backend})

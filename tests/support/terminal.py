@@ -84,7 +84,7 @@ class Terminal:
     def rest(self, seconds: float) -> str:
         """What is written within a time that no event ends."""
         before = len(self.output)
-        time.sleep(seconds)
+        time.sleep(seconds)  # that nothing comes is known only when the time is over
         return self.output[before:]
 
     def __enter__(self) -> Self:

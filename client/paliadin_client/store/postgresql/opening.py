@@ -13,7 +13,7 @@ def open_postgresql(url: str) -> Store:
         ConfigError: the URL is none, or the driver is not installed.
     """
     require_driver()
-    from paliadin_client.store.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - an extra's
+    from paliadin_client.store.postgresql.store import PostgreSQLStore  # noqa: PLC0415 - psycopg is an extra
 
     return PostgreSQLStore(url)
 
@@ -25,7 +25,7 @@ def require_driver() -> None:
         ConfigError: it is not, and the command that installs it.
     """
     try:
-        import psycopg  # noqa: F401, PLC0415 - an extra's
+        import psycopg  # noqa: F401, PLC0415 - an extra, looked for
         import psycopg_pool  # noqa: F401, PLC0415 - the same
     except ImportError as exc:
         # psycopg without a libpq is an ImportError too, whose text has several lines.
