@@ -77,6 +77,16 @@ async def test_new_then_known(stores: tuple[Store, Store]) -> None:
     assert await receive(first, push(OTHER)) is Verdict.KNOWN
 
 
+async def test_what_a_later_version_stored(stores: tuple[Store, Store]) -> None:
+    """It is known, and what cannot be read of it is not found; in memory nothing is read again."""
+    first, second = stores
+    later = replace(push(TURN), body=b'{"type": "turn.later", "data": {}}')
+    assert await receive(first, later) is Verdict.NEW
+    assert await receive(second, push(TURN)) is Verdict.KNOWN
+    if not isinstance(first, MemoryStore):
+        assert await found(second, TURN) == Found()
+
+
 async def test_not_stored(stores: tuple[Store, Store]) -> None:
     """What ends with an exception is not stored, and can be at once, by any process."""
     for store in stores:

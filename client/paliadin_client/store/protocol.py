@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from paliadin_contract.callback import TurnCompleted, TurnFailed
+from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
+from paliadin_contract.errors import MalformedCallback
 
 #: How long, in seconds, a push is known: its id and its rank. A sidecar sends until it is
 #: acknowledged, keeps a body for 72 h after that for `replay`, and a row for 90 days after its file
@@ -58,6 +59,15 @@ class Push:
     def turn(self) -> str:
         """The id under which the app finds the turn: the submitted one, else the turn's own."""
         return self.callback.data.submitted_turn_id or self.callback.data.turn_id
+
+
+def callback_in(body: bytes) -> TurnCompleted | TurnFailed | None:
+    """What a stored push says; None where a later version of this package stored it."""
+    try:
+        callback = decode(body)
+    except MalformedCallback:
+        return None
+    return callback if isinstance(callback, TurnCompleted | TurnFailed) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from paliadin_client.store.protocol import (
     Receipt,
     Verdict,
     Window,
+    callback_in,
 )
 from paliadin_client.store.sqlite_changes import Changes
 from paliadin_client.store.sqlite_thread import SqliteThread
-from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
 from paliadin_contract.rank import Rank, outranks, rank_of
 
 #: The first two tables are those of layout 0, which had no others: what they know stays known.
@@ -231,9 +231,7 @@ def _find(db: sqlite3.Connection, asked: Sequence[str]) -> list[dict[str, Found]
 def _find_each(db: sqlite3.Connection, turn_ids: str) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for turn_id, body in db.execute(_FIND_PUSHES, (turn_ids,)):
-        push = decode(body)
-        assert isinstance(push, TurnCompleted | TurnFailed)
-        found[turn_id] = Found(push=push)
+        found[turn_id] = Found(push=callback_in(body))
     for turn_id, reply in db.execute(_FIND_REPLIES, (turn_ids,)):
         found[turn_id] = replace(found.get(turn_id, Found()), reply=reply)
     return found

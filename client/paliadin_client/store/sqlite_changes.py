@@ -103,9 +103,12 @@ class _Watch:
         self._timer = self._loop.call_at(self._looked_at + _GATHER_S, self.look)
 
     def _compare(self, looked: asyncio.Future[object]) -> None:
-        if looked.cancelled() or self._is_closed:
+        if looked.cancelled():
             return
-        if looked.exception() is not None:
+        failed = looked.exception() is not None  # asked always, else asyncio logs that nobody did
+        if self._is_closed:
+            return
+        if failed:
             self._timer = self._loop.call_later(_AWAY_S, self.look)
             return
         if self._inotify is not None:

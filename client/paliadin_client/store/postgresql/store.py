@@ -18,9 +18,14 @@ from paliadin_client.store.postgresql.database import (
 )
 from paliadin_client.store.postgresql.listening import Teller, hints
 from paliadin_client.store.postgresql.pruning import prune
-from paliadin_client.store.protocol import Found, Push, Receipt, Verdict, Window
-from paliadin_contract.callback import TurnCompleted, TurnFailed, decode
-from paliadin_contract.errors import MalformedCallback
+from paliadin_client.store.protocol import (
+    Found,
+    Push,
+    Receipt,
+    Verdict,
+    Window,
+    callback_in,
+)
 from paliadin_contract.rank import Rank, outranks, rank_of
 
 #: How long a push may take to be stored, the app's own part included: as long as a sidecar's
@@ -138,7 +143,7 @@ class PostgreSQLStore:
         values = {"ids": list(turn_ids)}
         found: dict[str, Found] = {}
         for turn, own_id, body, reply in await self._database.rows(_FIND, values, _BODIES_S):
-            push = _callback(body) if body is not None else None
+            push = callback_in(body) if body is not None else None
             # An id that was submitted counts more than one that a host chose.
             for turn_id in {turn, own_id}.intersection(values["ids"]):
                 known = found.get(turn_id, Found())
@@ -206,14 +211,6 @@ async def _store(connection: Connection, push: Push) -> Verdict:
         "body": push.body,
     } | dict(zip(("old_file", "old_answered", "old_revision"), standing, strict=True))
     return Verdict.NEW if await run(connection, _STORE, values) else Verdict.BUSY
-
-
-def _callback(body: bytes) -> TurnCompleted | TurnFailed | None:
-    try:
-        callback = decode(body)
-    except MalformedCallback:  # a later version of this package stored it
-        return None
-    return callback if isinstance(callback, TurnCompleted | TurnFailed) else None
 
 
 def _values(window: Window) -> dict[str, object]:
