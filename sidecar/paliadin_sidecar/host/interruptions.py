@@ -6,6 +6,7 @@ of theirs: whatever waits for either would wait for the rest of its time.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import time
@@ -152,15 +153,14 @@ def _subscribed() -> socket.socket:
 
 
 def _received(kernel: socket.socket) -> Iterator[bytes]:
-    # What overflowed (ENOBUFS) is told of no more; more of the same follows.
     with suppress(BlockingIOError):
         while True:
             try:
                 yield kernel.recv(_MAX_DATAGRAM)
-            except BlockingIOError:
-                raise
-            except OSError:
-                continue
+            except OSError as exc:
+                if exc.errno != errno.ENOBUFS:
+                    raise
+                # What overflowed is told of no more; more of the same follows.
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import socket
 import struct
 import subprocess
 import sys
@@ -105,6 +107,30 @@ async def test_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     with anyio.move_on_after(0.05):
         await watch_interruptions(0.01, [told.append])
     assert told == []
+
+
+def test_what_overflowed() -> None:
+    """What is told after it is heard; any other failure ends the watch, or it would never end."""
+    kernel = Kernel(OSError(errno.ENOBUFS, ""), b"told", BlockingIOError())
+    assert list(interruptions._received(kernel)) == [b"told"]
+    broken = Kernel(OSError(errno.EBADF, ""))
+    with pytest.raises(OSError, match="Errno"):
+        list(interruptions._received(broken))
+
+
+class Kernel(socket.socket):
+    """Answers one after another."""
+
+    def __init__(self, *answers: bytes | OSError) -> None:
+        super().__init__(socket.AF_UNIX)
+        self.close()
+        self._answers = iter(answers)
+
+    def recv(self, _size: int, _flags: int = 0) -> bytes:
+        answer = next(self._answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
 
 @pytest.mark.anyio
