@@ -208,7 +208,7 @@ class Older(OutboxError):
 class Unwritable(OutboxError):
     """It may not be written."""
 
-    remedy = "all that lies there must be that user's (chown -R); or see PALIADIN_STATE_DIR"
+    remedy = "all that is there must be that user's (chown -R); or see PALIADIN_STATE_DIR"
     exit_code = _EX_CONFIG
 
 

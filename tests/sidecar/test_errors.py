@@ -62,7 +62,7 @@ def test_one_place() -> None:
         (Locked(PATH), 1, f"another paliadin-sidecar runs on {PATH}", "stop it, or give this one"),
         (OutboxError(PATH, "SQLITE_ERROR"), 1, f"{PATH}: SQLITE_ERROR", "see PALIADIN_STATE_DIR"),
         (Newer(PATH, "is new"), 78, f"{PATH}: is new", "install the version that wrote it"),
-        (Unwritable(PATH, "no"), 78, f"{PATH}: no", "all that lies there must be that user's"),
+        (Unwritable(PATH, "no"), 78, f"{PATH}: no", "all that is there must be that user's"),
         (NotServed("::1:80", "in use"), 1, "PALIADIN_METRICS='::1:80': cannot be", "must be an ad"),
         (Replaced(PATH), 1, f"{PATH} was moved aside", "follow the one that is there now"),
     ],

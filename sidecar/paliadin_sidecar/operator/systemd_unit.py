@@ -240,7 +240,7 @@ def _remedy(unit: Unit) -> str:
         216: f"The group of the unit is not on this host: {_MAKE_USER}",
         217: f"There is no user {user} on this host: {_MAKE_USER}",
         226: "A directory that the unit names cannot be had: mend that",
-        238: "What StateDirectory= names is no directory of the unit's user: see what lies there "
+        238: "What StateDirectory= names is no directory of the unit's user: see what is there "
         "(ls -ld /var/lib/*), and move it away",
         243: "The secret's file, which LoadCredential= names, cannot be read: systemctl cat "
         f"{unit.name} | grep LoadCredential. Put the secret there, the same as paliad has",

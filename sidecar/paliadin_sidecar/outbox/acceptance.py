@@ -158,7 +158,7 @@ def _make_room(outbox: Outbox) -> None:
     if not outbox.is_over_budget() or make_room(outbox):
         return
     # The same words as long as the reason is the same one: it is printed when it is new.
-    kept = "the audit of turns whose files still lie there, or did ten minutes ago, takes"
+    kept = "the audit of turns whose files are still there, or did ten minutes ago, takes"
     if outbox.value(sql.has_undelivered):
         kept = f"what is undelivered and {kept.removesuffix('s')}"
     budget = f"PALIADIN_MAX_OUTBOX={outbox.max_bytes}"

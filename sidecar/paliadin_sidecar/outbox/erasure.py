@@ -74,7 +74,7 @@ def users_beginning(outbox: Outbox, prefix: str, limit: int) -> list[str]:
 def erase(outbox: Outbox, turn: int, by: str, *, undelivered: bool) -> Erasable | None:
     """Erase a turn, as it is by now; called within a transaction.
 
-    Its row stays: its file may still lie there, and would be taken for a new turn without it.
+    Its row stays: its file may still be there, and would be taken for a new turn without it.
 
     Args:
         outbox: where it is.

@@ -53,7 +53,7 @@ def traces(host: Sidecar) -> list[str]:
 def test_a_person_leaves_no_trace_and_nothing_else_is_disturbed(
     asked: Sidecar, receiver: Receiver
 ) -> None:
-    """While the daemon runs; it tells who erased, and files that lie there are not sent again."""
+    """While the daemon runs; it tells who erased, and files that are there are not sent again."""
     assert len(traces(asked)) == 6
     done = asked.typed("erase", "--user", USER[:8], "--yes", SUDO_USER="")
     assert (done.returncode, done.stderr) == (0, "")

@@ -527,7 +527,7 @@ def test_beyond_its_budget_the_oldest_turns_go_after_the_bodies(box: Box) -> Non
     with pytest.raises(OverBudget) as blocked:
         box(acceptance.accept, answer("one more", key("late")))
     assert blocked.value.detail == (
-        "the audit of turns whose files still lie there, or did ten minutes ago, takes all of "
+        "the audit of turns whose files are still there, or did ten minutes ago, takes all of "
         f"PALIADIN_MAX_OUTBOX={limit}, so new answers wait"
     )
     box.now += LATE_S + 1
