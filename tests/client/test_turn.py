@@ -197,7 +197,7 @@ async def test_half_answer_then_push(host: Host, inbox: Inbox, sidecar: Sidecar)
     assert (result.text, result.via) == (TEXT, "push")
 
 
-@pytest.mark.parametrize("deadline", ["20", "1"], ids=["patience ends", "deadline ends"])
+@pytest.mark.parametrize("deadline", ["20", "3"], ids=["patience ends", "deadline ends"])
 async def test_half_answer_alone(
     host: Host, inbox: Inbox, deadline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
