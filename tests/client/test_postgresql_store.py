@@ -517,6 +517,22 @@ async def test_prune_passes_over_what_others_have(
         assert database_server.sql("SELECT count(*) FROM paliadin.turns", "made") == "0\n"
 
 
+async def test_a_window_that_is_taken_meanwhile(database_url: str) -> None:
+    """One that was free when it was asked for, and is another turn's by then, is that one's."""
+    window = Window("pane", "anna", TURN, "mriver")
+    taken = "UPDATE paliadin.windows SET turn_id = %s, expires_at = now() + interval '1 minute'"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%held%'"
+    async with opened(database_url) as store, asyncio.TaskGroup() as tasks:
+        await store.hold(window, 30)
+        await store.release(window)
+        with psycopg.connect(database_url) as other:
+            other.execute(taken, [OTHER])
+            asked = tasks.create_task(store.hold(window, 30))
+            with psycopg.connect(database_url, autocommit=True) as looking:
+                await until(lambda: looking.execute(waits).fetchone() is not None)
+        assert (await asked).turn_id == OTHER
+
+
 async def test_clock_that_differs(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process whose clock is a minute ahead neither takes a window early nor forgets a push."""
     window = Window("pane", "anna", TURN, "mriver")

@@ -162,11 +162,13 @@ class PostgreSQLStore:
 
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """As `Store.hold`."""
-        rows: list[tuple[str, str | None, str | None]] = []
-        while not rows:  # somebody else made or removed it in between
-            rows = await self._database.rows(_HOLD, _values(window) | {"ttl_s": ttl_s}, ANSWER_S)
-        ((user_id, turn_id, host),) = rows
-        return Window(window.name, user_id, turn_id, host)
+        values = _values(window) | {"ttl_s": ttl_s}
+        while True:
+            for user_id, turn_id, host in await self._database.rows(_HOLD, values, ANSWER_S):
+                if user_id != window.user_id or turn_id is not None:
+                    return Window(window.name, user_id, turn_id, host)
+            # Somebody else made, took or removed it after the statement began, which therefore
+            # reads it as it was before, and could not take it.
 
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
