@@ -106,7 +106,8 @@ check-image: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 0 -x --durations=0 -m image tests/image
 
 # In an environment of its own. The hashes cover every platform and Python >= 3.11. A release that
-# is locked stays; delete a file to have newer ones. All have a package in the same release.
+# is locked stays; delete a file to have newer ones. All have a package in the same release, and so
+# have all Pythons: what is tested with one is what another runs.
 $(VENV)-lock/.ready: requirements/lock.txt
 	@echo 'Making $(VENV)-lock: pip installs what requirements/lock.txt names.'
 	@$(PYTHON) -m venv --clear $(VENV)-lock
@@ -114,7 +115,7 @@ $(VENV)-lock/.ready: requirements/lock.txt
 	@touch $@
 
 LOCK := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
-    --only-binary :all: --generate-hashes --no-header --no-annotate
+    --fork-strategy fewest --only-binary :all: --generate-hashes --no-header --no-annotate
 LIKE_DEV := $(LOCK) --constraint requirements/dev.txt
 lock: $(VENV)-lock/.ready
 	$(LOCK) pyproject.toml --extra dev --group build -o requirements/dev.txt
