@@ -61,13 +61,13 @@ _REST_S = 0.02
 
 @dataclass(frozen=True)
 class _Sizes:
-    callbacks: int = 2_000
-    rounds: int = 1
-    latencies: int = 150
+    callbacks: int = 3_000
+    rounds: int = 3
+    latencies: int = 300
     waiters: tuple[int, ...] = (100, 1_000, 10_000)
-    idle_s: float = 6.0
-    woken: int = 50
-    turns: int = 1_000
+    idle_s: float = 10.0
+    woken: int = 100
+    turns: int = 2_000
     days: tuple[tuple[int, int, int], ...] = (
         (10_000, 200, 2), (100_000, 2_000, 10), (1_000_000, 20_000, 100),
     )  # fmt: skip
