@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from support.receiver import Reply
 
+from chaos.load import MORE_MIB, peak_mib
 from chaos.verdict import Fault, append
 from chaos.world import MOUNTS, scenario
 from paliadin_sidecar.outbox.database import FILENAME
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from chaos.world import World
 
 _COUNT = 20
+#: Bytes that an hour's waiting may put into the journal.
+_MOST_SAID = 20_000
 _STRACE = "strace -o /dev/null true"
 _CC = "echo 'int one;' | cc -shared -fPIC -x c - -o /dev/null"
 _LOOP = "command -v mkfs.ext4 && unshare --mount true && losetup --find"
@@ -84,6 +87,30 @@ def disk_full(world: World) -> None:
             (world.host.state / "filler").unlink()
         world.delivered()
         world.until_settled()
+        world.check(world.host.stop() == 0, "it did not end well")
+    world.host.process = None
+
+
+@scenario(needs=MOUNTS)
+def disk_full_for_an_hour(world: World) -> None:
+    """Disk: the outbox's is full for an hour (twenty seconds in the short form), and turns come."""
+    with mounted(world, "size=8m"):
+        world.host.start()
+        with world.fault("full"):
+            fill(world)
+            world.write("--name", "first", "--count", str(_COUNT), "--bytes", "30000")
+            said(world, "no room")
+            written, memory_mib = len(world.host.output), peak_mib(world)
+            seconds = 20 if world.quick else 3600
+            world.write("--count", str(seconds // 10), "--rate", "0.1", "--bytes", "30000")
+            said(world, "no room")
+            written = len(world.host.output) - written
+            world.check(written < _MOST_SAID, f"it wrote {written:,} bytes while it waited")
+            (world.host.state / "filler").unlink()
+        world.delivered()
+        world.until_settled()
+        memory_mib = peak_mib(world) - memory_mib
+        world.check(memory_mib < MORE_MIB, f"it grew by {memory_mib:.0f} MiB")
         world.check(world.host.stop() == 0, "it did not end well")
     world.host.process = None
 
