@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from support.manager import Manager
 from support.receiver import Reply
 
+from chaos.disks import said
 from chaos.world import scenario
 
 if TYPE_CHECKING:
@@ -117,7 +118,10 @@ def flush_hangs_for_a_minute(world: World) -> None:
     world.host.start()
     with load(world):
         with hanging(world, disk):
-            time.sleep(seconds)
+            since = time.monotonic()
+            if not world.quick:
+                said(world, "has not answered")
+            time.sleep(max(0.0, since + seconds - time.monotonic()))
         came = len(world.arrived)
         world.until("more to have come", lambda: len(world.arrived) > came + _RATE)
     world.delivered()
