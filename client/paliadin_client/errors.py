@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from paliadin_client.sshlog import Stage
 from paliadin_client.text import excerpt, last_lines
 
-_IS_IT_UP = "Is the host up? `paliadin health` tells when it is again."
+_IS_IT_UP = "Is the host up? `paliadin health` shows when it is again."
 _AGENT_IS_BUSY = "The agent may still be at it. `paliadin reset` ends its session."
 
 

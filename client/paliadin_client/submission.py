@@ -77,14 +77,14 @@ class Submission:
 
 
 class Submitter:
-    """Submits turns, and knows which agents were told what was said before.
+    """Submits turns, and knows which agents were given what was said before.
 
     Args:
         hosts: where turns can go.
         windows: which turn may go.
         health: whether hosts are well.
         store: what other processes know.
-        writes: brings there what they are told.
+        writes: brings there what they are to know.
         waiters: who waits in this process.
         pushes_come: whether an answer can come otherwise than by the backend's response.
         clock: monotonic, in seconds.

@@ -144,7 +144,7 @@ class Waiters:
     def hinted(self, turn_id: str) -> Iterator[anyio.Event]:
         """An event that is set at the store's next hint for a turn that belongs to others.
 
-        It tells who queues behind that turn that its window may be free.
+        Whoever queues behind that turn learns by it that the window may be free.
         """
         event = anyio.Event()
         self._hinted.setdefault(turn_id, []).append(event)

@@ -35,7 +35,7 @@ class Windows:
     Args:
         store: where windows are leased.
         writes: brings there what must get there.
-        waiters: tells when the turn may be over that has a window.
+        waiters: notifies when the turn may be over that has a window.
     """
 
     def __init__(self, store: Store, writes: StoreWrites, waiters: Waiters) -> None:
@@ -80,7 +80,7 @@ class Windows:
         return standing
 
     async def release(self, window: Window) -> None:
-        """Free the window, if `window.turn_id` has it or waits for it; the next one is told."""
+        """Free the window, if `window.turn_id` has it or waits for it, and notify the next one."""
         assert window.turn_id is not None
         if self._has(window):
             del self._leased[window.name]
@@ -212,7 +212,7 @@ class _Queue:
             raise
 
     def leave(self, turn_id: str) -> None:
-        """Leave, from any place; whoever is the first then is told."""
+        """Leave, from any place, and notify whoever is the first then."""
         if self.turns.pop(turn_id, None) and (first := self._first()):
             first.set()
 

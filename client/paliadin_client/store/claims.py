@@ -73,7 +73,7 @@ class Claims:
     def touch(self) -> None:
         """Let whoever watches the file know that something has happened. It may go unheard.
 
-        It is opened and closed, which the kernel tells and which waits for no disk.
+        It is opened and closed, of which the kernel notifies and which waits for no disk.
         """
         # Elsewhere a file that is closed takes the process's locks with it, and nobody watches.
         if sys.platform == "linux":

@@ -124,7 +124,7 @@ class Store(Protocol):
         """Store a push in one transaction with what is done within the context.
 
         Where the verdict is `NEW`, a context that ends without an exception has stored the push,
-        durably, and whoever waits for its turn is told; with an exception nothing is stored.
+        durably, and whoever waits for its turn is notified; with an exception nothing is stored.
         Nobody else gets `NEW` for this push or another one of its turn within the context.
         """
         ...
@@ -133,12 +133,12 @@ class Store(Protocol):
         """What there is for these turns, each under the submitted id or its own.
 
         A turn for which there is neither a push nor a reply is left out. The store is asked for no
-        turns, too: then it tells whether it answers.
+        turns, too: then only that it answers is learnt.
         """
         ...
 
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
-        """Leave what the backend said of a turn, and tell whoever waits for it."""
+        """Leave what the backend said of a turn, and notify whoever waits for it."""
         ...
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:

@@ -139,7 +139,7 @@ class SqliteStore:
         finally:
             self._claims.drop(*claimed)
         if verdict is Verdict.NEW:
-            self._changes.tell(push.turn)
+            self._changes.notify(push.turn)
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """As `Store.find`."""
@@ -148,7 +148,7 @@ class SqliteStore:
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
         await self._thread.write(_leave_reply, (turn_id, reply, self._now()))
-        self._changes.tell(turn_id)
+        self._changes.notify(turn_id)
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
         """As `Store.hints`."""
@@ -161,7 +161,7 @@ class SqliteStore:
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
         await self._thread.write(_release, window)
-        self._changes.tell(window.turn_id)
+        self._changes.notify(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""

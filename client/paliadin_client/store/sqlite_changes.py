@@ -1,8 +1,8 @@
-"""Tells when another process has changed the database, without asking again and again.
+"""Notices when another process has changed the database, without asking again and again.
 
-After a commit the file of claims is touched, and the kernel tells that to whoever watches it. (The
-database's own files would tell it too early, when a commit is written and cannot be seen yet.)
-Without inotify nothing is told of other processes, and whoever waits looks now and then.
+After a commit the file of claims is touched, and the kernel notifies whoever watches it. (The
+database's own files would change too early, when a commit is written and cannot be seen yet.)
+Without inotify other processes' changes are found by whoever waits, who looks now and then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Changes:
         self._thread = thread
         self._listeners: list[_OnHint] = []
 
-    def tell(self, turn_id: str | None) -> None:
+    def notify(self, turn_id: str | None) -> None:
         """This process has changed something about the turn, and committed it."""
         for on_hint in tuple(self._listeners):
             on_hint(turn_id)
@@ -87,7 +87,7 @@ class _Watch:
         """Ask the database whether another process has changed it."""
         self._looked_at = self._loop.time()
         if self._inotify is not None:
-            # First what was told is taken, and then asked: what is told from now on is later.
+            # Events are taken before the database is asked: one that comes from now on is of later.
             with suppress(BlockingIOError):
                 os.read(self._inotify, _EVENT_BYTES)
             self._loop.add_reader(self._inotify, self._look_soon)

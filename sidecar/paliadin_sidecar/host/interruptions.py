@@ -113,7 +113,7 @@ async def watch_interruptions(every_s: float, listeners: Sequence[Callable[[floa
             slept_s = sleep.look(wait_s)
             before, name_servers = name_servers, _identity(_NAME_SERVERS)
             if slept_s is not None or name_servers != before:
-                _tell(listeners, slept_s or 0.0)
+                _notify(listeners, slept_s or 0.0)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def _identity(path: Path) -> tuple[int, ...]:
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
 
 
-def _tell(listeners: Sequence[Callable[[float], None]], slept_s: float) -> None:
+def _notify(listeners: Sequence[Callable[[float], None]], slept_s: float) -> None:
     for listener in listeners:
         listener(slept_s)
 
@@ -136,7 +136,7 @@ async def _watch_network(listeners: Sequence[Callable[[float], None]]) -> None:
         while True:
             await anyio.wait_readable(kernel)
             if sum(changes.matter(datagram) for datagram in _received(kernel)):
-                _tell(listeners, 0.0)
+                _notify(listeners, 0.0)
                 await anyio.sleep(_GATHER_S)
 
 
@@ -160,7 +160,7 @@ def _received(kernel: socket.socket) -> Iterator[bytes]:
             except OSError as exc:
                 if exc.errno != errno.ENOBUFS:
                     raise
-                # What overflowed is told of no more; more of the same follows.
+                # What overflowed is lost; more of the same follows.
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ _TIMEOUT_S = 2.0
 
 
 class Notify:
-    """Tells the service manager, if one asked for it; costs nothing where none did.
+    """Notifies the service manager, if one asked for it; costs nothing where none did.
 
     Args:
         environ: the process's environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`.

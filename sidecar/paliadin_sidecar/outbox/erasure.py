@@ -1,4 +1,4 @@
-"""Erases answers and what tells of a person: rows, their pages, and the log.
+"""Erases answers and the trace of a person: rows, their pages, and the log.
 
 What is deleted is overwritten with zeros (`PRAGMA secure_delete`, which each connection to an
 outbox sets), so nothing of it is left in free pages. The log has it until it was emptied.

@@ -1,4 +1,4 @@
-"""Tells of a transaction that takes long, from a thread: the event loop waits for it, too."""
+"""Reports a transaction that takes long, from a thread: the event loop waits for it, too."""
 
 from __future__ import annotations
 

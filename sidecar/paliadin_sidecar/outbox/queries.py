@@ -81,7 +81,7 @@ def backlog(outbox: Outbox) -> tuple[int, float | None]:
 
 
 def asked(outbox: Outbox, since: float, limit: int) -> list[dict[str, Any]]:
-    """Turns of which a token told since then and no file came yet, the newest first."""
+    """Turns that a token announced since then and no file came yet, the newest first."""
     return _rows(outbox, sql.asked, {"since": to_ms(since), "limit": limit})
 
 

@@ -33,7 +33,7 @@ class Conninfo:
     Attributes:
         name: of the store, for people: without user and password.
         port: as it was given; empty where it was not.
-        dsn: what libpq is to be told.
+        dsn: the connection string for libpq.
         secrets: what of that no text may show.
     """
 

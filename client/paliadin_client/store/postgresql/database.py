@@ -46,7 +46,7 @@ _MAX_PAYLOAD = 7_999
 
 #: The pool's name.
 _POOL = "paliadin"
-# What it says of each attempt comes back as an error, and of those the first is told.
+# What it says of each attempt comes back as an error, and of those the first is reported.
 logging.getLogger("psycopg.pool").addFilter(
     lambda record: not (isinstance(record.args, tuple) and _POOL in record.args)
 )
@@ -66,7 +66,7 @@ _REMEDIES: Mapping[type[psycopg.Error], str] = {
 
 
 class _PoolConnection(psycopg.AsyncConnection[TupleRow]):
-    """Tells why it could not be made, which a pool only logs."""
+    """Reports why it could not be made, which a pool only logs."""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401 - as given
@@ -155,12 +155,12 @@ class Database:
                 return await run(connection, statement, values)
 
     async def notify(self, payloads: Collection[str]) -> None:
-        """Tell all who listen, by a statement of its own.
+        """Notify all who listen, by a statement of its own.
 
         Within another's transaction it would hold a lock that all commits of the server wait for.
 
         Raises:
-            StoreFailed: it could not be told.
+            StoreFailed: the notifications could not be sent.
         """
         fitting = [each if len(each.encode()) <= _MAX_PAYLOAD else "" for each in payloads]
         await self.rows(_NOTIFY, {"channel": CHANNEL, "payloads": fitting}, ANSWER_S)

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 #: How often the connection proves that it hears, in seconds, and how long a proof may take.
 _PROOF_INTERVAL_S = 10.0
 _PROOF_S = 5.0
-#: When a connection that was lost is made again, and one to a pooler that tells nothing.
+#: When a connection that was lost is made again, and one to a pooler that passes nothing on.
 _RETRY_S = 1.0
 _RETRY_POOLER_S = 60.0
 #: Begins the payload of a proof, and of no id.
@@ -44,11 +44,11 @@ OnHint = Callable[[str | None], None]
 
 
 class _PoolerBetween(Exception):
-    """It answers, took `LISTEN`, and tells nothing."""
+    """It answers, took `LISTEN`, and passes no notification on."""
 
 
-class Teller:
-    """Tells who waits for a turn, by one statement for all that were told of meanwhile.
+class Notifier:
+    """Notifies who waits for a turn, by one statement for all turns that came meanwhile.
 
     Where that fails, they find it when they look.
     """
@@ -56,26 +56,26 @@ class Teller:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._turn_ids: set[str] = set()
-        self._telling: asyncio.Task[None] | None = None
+        self._notifying: asyncio.Task[None] | None = None
 
-    def tell(self, turn_id: str) -> None:
-        """Tell of this turn soon. An id that a payload cannot hold is told as any turn."""
+    def notify(self, turn_id: str) -> None:
+        """Notify of this turn soon. For an id that a payload cannot hold it says: any turn."""
         self._turn_ids.add("" if turn_id.startswith(_PROOF) else turn_id)
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.create_task(self._tell(), name="paliadin-tell")
+        if self._notifying is None or self._notifying.done():
+            self._notifying = asyncio.create_task(self._send(), name="paliadin-notify")
 
     async def aclose(self) -> None:
-        """Return when all was told."""
-        if self._telling is not None:
-            await asyncio.wait([self._telling])
+        """Return when all notifications are sent, or have failed."""
+        if self._notifying is not None:
+            await asyncio.wait([self._notifying])
 
-    async def _tell(self) -> None:
+    async def _send(self) -> None:
         while self._turn_ids:
             turn_ids, self._turn_ids = self._turn_ids, set()
             try:
                 await self._database.notify(turn_ids)
             except StoreFailed as exc:
-                _log.debug("store.not_told error=%s", exc)
+                _log.debug("store.not_notified error=%s", exc)
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def hints(database: Database, on_hint: OnHint) -> AsyncIterator[None]:
 
 
 async def _listen(database: Database, on_hint: OnHint) -> None:
-    has_failed = pooler_was_told = False
+    has_failed = pooler_was_named = False
     while True:
         rest_s = _RETRY_S
         try:
@@ -104,8 +104,8 @@ async def _listen(database: Database, on_hint: OnHint) -> None:
         except _PoolerBetween:
             database.has_sessions = False
             rest_s = _RETRY_POOLER_S
-            if not pooler_was_told:
-                pooler_was_told = True
+            if not pooler_was_named:
+                pooler_was_named = True
                 _log.warning(
                     "store.no_notifications store=%s: %s", database.name, _pooler(database)
                 )
@@ -214,7 +214,7 @@ def _pooler(database: Database) -> str:
         f"{_SUPABASE_SESSION}), or the server itself"
     )
     return (
-        "it takes LISTEN and tells nothing, as a pooler in transaction mode does: "
+        "it takes LISTEN and passes no notification on, as a pooler in transaction mode does: "
         f"{remedy}. Until then, answers that another process received are looked for every 2 s"
     )
 

@@ -16,7 +16,7 @@ from paliadin_client.store.postgresql.database import (
     run,
     time_limit,
 )
-from paliadin_client.store.postgresql.listening import Teller, hints
+from paliadin_client.store.postgresql.listening import Notifier, hints
 from paliadin_client.store.postgresql.pruning import prune
 from paliadin_client.store.protocol import (
     Found,
@@ -112,7 +112,7 @@ class PostgreSQLStore:
 
     def __init__(self, url: str) -> None:
         self._database = Database(Conninfo.parse(url))
-        self._teller = Teller(self._database)
+        self._notifier = Notifier(self._database)
 
     def __repr__(self) -> str:
         return f"PostgreSQLStore({self._database.name!r})"
@@ -136,7 +136,7 @@ class PostgreSQLStore:
             with database.asked(connection, ANSWER_S):
                 await transaction.pop_all().aclose()  # COMMIT
         if verdict is Verdict.NEW:
-            self._teller.tell(push.turn)
+            self._notifier.notify(push.turn)
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """As `Store.find`."""
@@ -154,7 +154,7 @@ class PostgreSQLStore:
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
         await self._database.rows(_LEAVE_REPLY, {"turn": turn_id, "reply": reply}, _BODIES_S)
-        self._teller.tell(turn_id)
+        self._notifier.notify(turn_id)
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
         """As `Store.hints`."""
@@ -174,7 +174,7 @@ class PostgreSQLStore:
         """As `Store.release`."""
         await self._database.rows(_RELEASE, _values(window), ANSWER_S)
         if window.turn_id is not None:
-            self._teller.tell(window.turn_id)
+            self._notifier.notify(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
@@ -186,7 +186,7 @@ class PostgreSQLStore:
 
     async def aclose(self) -> None:
         """As `Store.aclose`."""
-        await self._teller.aclose()
+        await self._notifier.aclose()
         await self._database.aclose()
 
 

@@ -1,4 +1,4 @@
-"""`erase`: takes answers, and what tells of a person, out of the outbox."""
+"""`erase`: takes answers, and the trace of a person, out of the outbox."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def erase(
     undelivered: bool,
     yes: bool,
 ) -> None:
-    """Erase answers, and what tells of a person, from the outbox.
+    """Erase answers, and the trace of a person, from the outbox.
 
     That a turn was erased stays, with when and by which system user. What is undelivered is
     refused. The beginning of an id is enough where no other id begins so.

@@ -68,14 +68,14 @@ def report(
     # Of a hundred thousand turns none is part of a circle, and to look for one took a third.
     gc.disable()
     try:
-        told = _html(env_file, asked_since, until, now, cast("Code", language), anonymous=anonymous)
+        html = _html(env_file, asked_since, until, now, cast("Code", language), anonymous=anonymous)
     finally:
         gc.enable()
     if out == "-":
-        click.echo(told, nl=False)
+        click.echo(html, nl=False)
         return
     try:
-        _write(Path(out), told)
+        _write(Path(out), html)
     except OSError as exc:
         click.echo(f"{out} cannot be written: {exc.strerror}; name another file by --out", err=True)
         sys.exit(1)
@@ -113,7 +113,7 @@ def _html(
         )
         environ = Reader(merged_environment(os.environ, env_file))
 
-    def told() -> str:
+    def render() -> str:
         all_of_it = contents.page(
             known,
             host=environ.text("PALIADIN_HOST_LABEL", socket.gethostname()),
@@ -123,7 +123,7 @@ def _html(
         )
         return page.render(all_of_it, known.language)
 
-    return at_low_priority(told).encode()
+    return at_low_priority(render).encode()
 
 
 def _missing(module: str) -> str:

@@ -19,7 +19,7 @@ def page(
     """The page of these facts.
 
     Args:
-        facts: what it tells.
+        facts: what it shows.
         host: this host's name.
         version: the program's.
         oldest: when the oldest event that is kept was written, in epoch milliseconds; None where

@@ -38,7 +38,7 @@ def speed(facts: Facts) -> Section:
 
 
 def agent(facts: Facts) -> Section:
-    """How long the agent took, where a token told the beginning."""
+    """How long the agent took, where a token has its beginning."""
     say, number = facts.language.text, facts.language.number
     found = [(ms, turn.root) for ms, turn in facts.timed]
     answered = sum(turn.answered for turn in facts.turns)

@@ -19,7 +19,7 @@ FEW_ROWS, MANY_ROWS = 20, 200
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page is made from, and how it is told.
+    """What the page is made from, and in which language and form.
 
     Attributes:
         history: what happened.
