@@ -34,9 +34,7 @@ if TYPE_CHECKING:
         AsyncGenerator,
         Awaitable,
         Callable,
-        Iterable,
         Iterator,
-        Mapping,
         Sequence,
     )
     from pathlib import Path
@@ -115,12 +113,12 @@ class FileEvents:
         self._pending: set[str] = set()
         self._wake = asyncio.Event()
         self._broken = False
-        self._watched: dict[str, tuple[int, int]] = {}
+        self._watched: tuple[int, int] | None = None
 
     def notify(self, path: Path) -> None:
         """A name was touched."""
-        if self._watched.get(str(path.parent)) == _identity(path.parent):
-            self._pending.add(str(path))
+        if self._watched == _identity(path.parent):
+            self._pending.add(path.name)
             self._wake.set()
 
     def overflow(self) -> None:
@@ -132,16 +130,14 @@ class FileEvents:
         self._broken = True
         self._wake.set()
 
-    def changes(
-        self, paths: Mapping[Path, int], *, inotify: bool
-    ) -> AsyncGenerator[set[str], None]:
+    def changes(self, directory: int, *, inotify: bool) -> AsyncGenerator[set[str], None]:
         """In place of `events.changes`."""
-        return real_changes(paths, inotify=True) if inotify else self._changes(paths)
+        return real_changes(directory, inotify=True) if inotify else self._changes(directory)
 
-    async def _changes(self, paths: Iterable[Path]) -> AsyncGenerator[set[str], None]:
+    async def _changes(self, directory: int) -> AsyncGenerator[set[str], None]:
         if self.how == "off":
             raise WatchFailed("off")
-        self._watched = {str(path): _identity(path) for path in paths}
+        self._watched = _identity(directory)
         self._pending = set()
         yield set()
         while True:
@@ -154,9 +150,9 @@ class FileEvents:
             yield touched
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path | int) -> tuple[int, int]:
     try:
-        info = path.stat()
+        info = os.stat(path)  # noqa: PTH116 - of a descriptor, too
     except OSError:
         return 0, 0
     return info.st_dev, info.st_ino

@@ -316,13 +316,11 @@ class RootIntake:
         self._listener.report_missing_events()
 
     async def _consume_events(self, directory: int) -> None:
-        by_inotify = self._settings.events == "inotify"
-        heard = changes({self.root.path: directory}, inotify=by_inotify)
+        heard = changes(directory, inotify=self._settings.events == "inotify")
         async with aclosing(heard) as events:
             async for touched in events:
                 self._set_no_events(None)
-                names = {path.rpartition("/")[2] for path in touched}
-                self._touched |= (ours := set(filter(is_ours, names)))
+                self._touched |= (ours := set(filter(is_ours, touched)))
                 if ours:
                     self._wake.set()
                 is_full = len(self._touched) > _MAX_TOUCHED

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from pathlib import Path
 
@@ -30,25 +30,25 @@ _EVENT = struct.Struct("iIII")
 _MAX_EVENT = _EVENT.size + 256
 
 
-def changes(directories: Mapping[Path, int], *, inotify: bool) -> AsyncGenerator[set[str], None]:
-    """Paths that were touched, as they are, until it is closed.
+def changes(directory: int, *, inotify: bool) -> AsyncGenerator[set[str], None]:
+    """Names in a directory that were touched, until it is closed.
 
     An empty set says: from here on events are seen, scan for what came before. Events may
     still be lost without notice.
 
     Args:
-        directories: their paths, and a descriptor of each, which alone decides what is watched: the
-            path may lead elsewhere by now. What is below is not looked at.
+        directory: a descriptor of it, which alone decides what is watched: its path may lead
+            elsewhere by now. What is in directories below is not looked at.
         inotify: by asyncinotify, which must be installed, and not by watchfiles.
 
     Raises:
         WatchFailed: the watch is of no more use.
     """
-    watched = {f"/proc/self/fd/{fd}": str(path) for path, fd in directories.items()}
+    watched = f"/proc/self/fd/{directory}"
     return _by_inotify(watched) if inotify else _by_watchfiles(watched)
 
 
-async def _by_watchfiles(watched: Mapping[str, str]) -> AsyncGenerator[set[str], None]:
+async def _by_watchfiles(watched: str) -> AsyncGenerator[set[str], None]:
     from watchfiles._rust_notify import (  # noqa: PLC0415 - 0.7 MB that inotify does without
         RustNotify,
         WatchfilesRustInternalError,
@@ -57,7 +57,7 @@ async def _by_watchfiles(watched: Mapping[str, str]) -> AsyncGenerator[set[str],
     stop = threading.Event()
     try:
         # In a thread, as below: it asks the file system, whose server may hang.
-        begin = partial(RustNotify, list(watched), False, False, 0, False, False)  # noqa: FBT003 - the library takes them by place
+        begin = partial(RustNotify, [watched], False, False, 0, False, False)  # noqa: FBT003 - the library takes them by place
         with await anyio.to_thread.run_sync(begin, abandon_on_cancel=True) as notify:
             step_ms, timeout_ms = _RESTING_STEP_MS, 0
             yield set()
@@ -71,14 +71,14 @@ async def _by_watchfiles(watched: Mapping[str, str]) -> AsyncGenerator[set[str],
                     yield set()
                 else:
                     step_ms, timeout_ms = _STEP_MS, _FLIGHT_MS
-                    yield {_named(path, watched) for _, path in found}
+                    yield {path.removeprefix(f"{watched}/") for _, path in found}
     except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
         raise WatchFailed(type(exc).__name__) from exc
     finally:
         stop.set()  # its thread waits on it
 
 
-async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], None]:
+async def _by_inotify(watched: str) -> AsyncGenerator[set[str], None]:
     from asyncinotify import Inotify, Mask  # noqa: PLC0415 - an extra, and Linux only
 
     # What may have made a file complete, readable or trusted, or took it away: written and closed,
@@ -87,12 +87,9 @@ async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], No
     overflow = int(Mask.Q_OVERFLOW)
     try:
         with Inotify() as notify:
-            folders = {}
-            for path, named_path in watched.items():
-                # truncate(2) and utimensat(2) of the modification time raise MODIFY alone.
-                add = partial(notify.add_watch, path, Mask(at_once) | Mask.MODIFY | Mask.ONLYDIR)
-                watch = await anyio.to_thread.run_sync(add, abandon_on_cancel=True)
-                folders[watch.wd] = named_path
+            # truncate(2) and utimensat(2) of the modification time raise MODIFY alone.
+            begin = partial(notify.add_watch, watched, Mask(at_once) | Mask.MODIFY | Mask.ONLYDIR)
+            await anyio.to_thread.run_sync(begin, abandon_on_cancel=True)
             yield set()
             os.set_blocking(notify.fd, False)
             written, more = _Written(), False
@@ -101,11 +98,11 @@ async def _by_inotify(watched: Mapping[str, str]) -> AsyncGenerator[set[str], No
                     await anyio.wait_readable(notify.fd)
                 events = _read(notify.fd)
                 more = len(events) > _MAX_READ - _MAX_EVENT
-                named = list(_masks_and_paths(events, folders))
+                named = list(_masks_and_names(events))
                 if any(mask & overflow for mask, _ in named):
                     yield set()
-                found = {path for mask, path in named if mask & at_once}
-                written.add({path for _, path in named if path} - found)
+                found = {name for mask, name in named if mask & at_once}
+                written.add({name for _, name in named} - found)
                 found |= written.take(found)
                 if found:
                     yield found
@@ -120,59 +117,54 @@ def _read(fd: int) -> bytes:
         return b""  # the time is up
 
 
-def _masks_and_paths(events: bytes, folders: Mapping[int, str]) -> Iterator[tuple[int, str]]:
-    # The library makes objects of each event and its path, a tenth of what a turn costs.
+def _masks_and_names(events: bytes) -> Iterator[tuple[int, str]]:
+    # The library makes objects of each event and its path, a tenth of what a turn costs. What
+    # happens to the directory itself, or to the queue, has no name.
     at = 0
     while at < len(events):
-        watch, mask, _, length = _EVENT.unpack_from(events, at)
+        _, mask, _, length = _EVENT.unpack_from(events, at)
         at += _EVENT.size + length
-        name = os.fsdecode(events[at - length : at].rstrip(b"\0"))
-        folder = folders.get(watch, "")  # none, where events were lost
-        yield mask, f"{folder}/{name}" if name else folder
-
-
-def _named(path: str, watched: Mapping[str, str]) -> str:
-    folder, _, name = path.rpartition("/")
-    return f"{watched[folder]}/{name}" if folder in watched else watched.get(path, path)
+        yield mask, os.fsdecode(events[at - length : at].rstrip(b"\0"))
 
 
 class _Written:
     # Each write is an event, and the file is inspected again anyway, so these are collected.
 
     def __init__(self) -> None:
-        self.paths: set[str] = set()
+        self.names: set[str] = set()
         self._report_at = 0.0
 
-    def add(self, paths: set[str]) -> None:
-        if paths and not self.paths:
+    def add(self, names: set[str]) -> None:
+        if names and not self.names:
             self._report_at = anyio.current_time() + _WRITTEN_S
-        self.paths |= paths
+        self.names |= names
 
     def take(self, reported: set[str]) -> set[str]:
         # What is due, without what is reported anyway.
-        self.paths -= reported
-        due, self.paths = (self.paths, set[str]()) if self.rest_s() == 0.0 else (set(), self.paths)
+        self.names -= reported
+        due, self.names = (self.names, set[str]()) if self.rest_s() == 0.0 else (set(), self.names)
         return due
 
     def rest_s(self) -> float | None:
-        return max(0.0, self._report_at - anyio.current_time()) if self.paths else None
+        return max(0.0, self._report_at - anyio.current_time()) if self.names else None
 
 
 def why_no_events(paths: list[Path], *, inotify: bool) -> str | None:
     """Why the system would report no change in these directories; None where it would."""
 
-    async def begin(directories: Mapping[Path, int]) -> None:
-        async with aclosing(changes(directories, inotify=inotify)) as found:
-            await anext(found)
+    async def begin() -> None:
+        async with AsyncExitStack() as stack:
+            for path in paths:
+                try:
+                    directory = os.open(path, os.O_PATH | os.O_DIRECTORY)
+                except OSError:
+                    continue  # gone, or no directory: its root's state says so
+                stack.callback(os.close, directory)
+                found = aclosing(changes(directory, inotify=inotify))
+                await anext(await stack.enter_async_context(found))
 
     try:
-        with ExitStack() as stack:
-            directories = {}
-            for path in paths:
-                with suppress(OSError):  # gone, or no directory: its root's state says so
-                    directories[path] = os.open(path, os.O_PATH | os.O_DIRECTORY)
-                    stack.callback(os.close, directories[path])
-            anyio.run(begin, directories)
+        anyio.run(begin)
     except WatchFailed as exc:
         return str(exc.__cause__)
     return None
