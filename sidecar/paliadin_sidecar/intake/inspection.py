@@ -1,17 +1,20 @@
-"""One file after the other: open it, see what it is, and decide what becomes of it."""
+"""One file after the other: open it, see what it is, decide what becomes of it, and read it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 
+from paliadin_contract.callback import Reason
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.intake.arrivals import read_arrival
-from paliadin_sidecar.intake.completion import Failed, Progress, Settled, Verdict, Waiting, decide
+from paliadin_sidecar.intake import completion
+from paliadin_sidecar.intake.completion import Failed, Progress, Verdict, Waiting
 from paliadin_sidecar.intake.events import Gone, IntakeEvent, Stalled, Vanished
-from paliadin_sidecar.intake.fingerprint import FileSnapshot
+from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
 from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
-from paliadin_sidecar.intake.turnfile import TurnFile
+from paliadin_sidecar.intake.turnfile import TurnFile, completed_at
 from paliadin_sidecar.outbox.records import Arrival
 
 #: What one batch may hold in memory, so that a backlog never is; and how many files it inspects
@@ -119,25 +122,25 @@ def _evaluate(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEven
         before = yield from _evaluate_previous(watched, tracked, last_chance=False)
         yield from _wait(watched, tracked, verdict, before)
         return
-    if isinstance(verdict, Failed) and not watched.queue.event_budget.spend(rules.monotonic()):
-        tracked.defect = verdict.reason
+    reason = verdict.reason if isinstance(verdict, Failed) else None
+    if reason is not None and not watched.queue.event_budget.spend(rules.monotonic()):
+        tracked.defect = reason
         watched.schedule(tracked, 0.0)  # when there is room for it
         return
-    key = watched.key(name)
-    arrival = read_arrival(rules, key, file, snapshot, verdict, tracked.progress)
-    if arrival.reason is not None or not arrival.has_text:
+    arrival = read_arrival(watched, name, file, snapshot, reason, tracked.progress)
+    if reason is not None or not arrival.has_text:
         before = yield from _evaluate_previous(watched, tracked, last_chance=True)
         if before is not None:  # somebody still writes the answer, which comes first
             yield from _wait(watched, tracked, before)
             return
-    hint = watched.tokens.read(key)
+    hint = watched.tokens.read(arrival.key)
     if hint is not None:
         yield hint
     if snapshot.being_written:
-        yield Stalled(key, "open_for_writing", "pushed")
+        yield Stalled(arrival.key, "open_for_writing", "pushed")
     yield arrival
     watched.only_scanned += not tracked.noticed
-    linked = arrival.reason == "untrusted" and snapshot.fingerprint.names > 1
+    linked = reason == "untrusted" and snapshot.fingerprint.names > 1
     watched.accept(name, arrival.fingerprint, snapshot.fingerprint, linked=linked)
     watched.drop(tracked)
 
@@ -177,10 +180,9 @@ def _evaluate_previous(
     tracked.previous_progress = progress
     if isinstance(verdict, Waiting) and (verdict.polls or not last_chance):
         return verdict
-    rules = watched.rules
-    if snapshot.trusted and snapshot.has_text and snapshot.fingerprint.size <= rules.max_bytes:
-        key = watched.key(tracked.name)
-        yield read_arrival(rules, key, previous, snapshot, Settled(), progress)
+    max_bytes = watched.rules.max_bytes
+    if snapshot.trusted and snapshot.has_text and snapshot.fingerprint.size <= max_bytes:
+        yield read_arrival(watched, tracked.name, previous, snapshot, None, progress)
     tracked.close_previous()
     return None
 
@@ -189,6 +191,67 @@ def _decide(
     watched: WatchedRoot, progress: Progress | None, snapshot: FileSnapshot
 ) -> tuple[Progress, Verdict]:
     rules = watched.rules
-    return decide(
+    return completion.decide(
         progress, snapshot, rules.monotonic(), quiet_s=rules.quiet_s, max_bytes=rules.max_bytes
     )
+
+
+def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
+    watched: WatchedRoot,
+    name: str,
+    file: TurnFile,
+    snapshot: FileSnapshot,
+    reason: Reason | None,
+    progress: Progress | None = None,
+) -> Arrival:
+    """What the outbox takes of a file: all of it, if it is an answer.
+
+    Args:
+        watched: its root.
+        name: its name there.
+        file: the file.
+        snapshot: what it was when it was judged.
+        reason: why it cannot become an answer; None for one that is.
+        progress: what was remembered of it.
+
+    Raises:
+        Changed: it is not as it was.
+        Unreadable: the disk would not answer.
+    """
+    rules, seen = watched.rules, snapshot.fingerprint
+    now = rules.wall()
+    at = completed_at(seen.modified_ns, datetime.fromtimestamp(now, UTC))
+    # One whose times are too young to be reliable has no fingerprint, so that a restart reads it
+    # again. Where others may write unseen, their clock may make the stamps: there it must have
+    # rested.
+    rested_s = 0.0 if progress is None else rules.monotonic() - progress.unchanged_since
+    conclusive = seen.is_conclusive(now) and (
+        snapshot.being_written is not None or rested_s >= COARSE_S
+    )
+    fingerprint = str(seen) if conclusive else ""
+    if reason is not None:
+        if fingerprint and progress is not None:
+            fingerprint = completion.failed_fingerprint(seen, reason)
+        why = _why_failed(reason, snapshot, rules.max_bytes)
+        return Arrival(watched.key(name), fingerprint, at, seen.size, reason=reason, why=why)
+    data = file.read(snapshot, allow_open_writer=snapshot.being_written is True)
+    return Arrival(
+        watched.key(name),
+        fingerprint,
+        at,
+        len(data),
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        has_text=snapshot.has_text,
+    )
+
+
+def _why_failed(reason: Reason, snapshot: FileSnapshot, max_bytes: int) -> str:
+    seen = snapshot.fingerprint
+    match reason:
+        case "untrusted":
+            return snapshot.why or f"{seen.names} names lead to it, and only one may"
+        case "too_large":
+            return f"{seen.size} bytes, and at most {max_bytes} by PALIADIN_MAX_BYTES"
+        case _:
+            return ""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from paliadin_contract.callback import Reason
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.intake.arrivals import read_arrival
-from paliadin_sidecar.intake.completion import Failed, Settled
 from paliadin_sidecar.intake.events import Gone, IntakeEvent
 from paliadin_sidecar.intake.fingerprint import Fingerprint
+from paliadin_sidecar.intake.inspection import read_arrival
 from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
 from paliadin_sidecar.outbox.records import Arrival
@@ -187,13 +187,13 @@ def _read_old(watched: WatchedRoot, directory: int, name: str) -> Arrival | None
         snapshot = file.inspect()
         if not _is_old(watched, snapshot.fingerprint) or snapshot.being_written:
             return None
-        verdict: Settled | Failed = Settled()
+        reason: Reason | None = None
         if not snapshot.trusted:
-            verdict = Failed("untrusted")
+            reason = "untrusted"
         elif snapshot.fingerprint.size > rules.max_bytes:
-            verdict = Failed("too_large")
+            reason = "too_large"
         # What is not sent is not kept.
-        return replace(read_arrival(rules, watched.key(name), file, snapshot, verdict), data=None)
+        return replace(read_arrival(watched, name, file, snapshot, reason), data=None)
     except (Unreadable, Changed):
         return None
     finally:
