@@ -16,7 +16,6 @@ SidecarError
 │   ├── Newer              written by a later version of this program
 │   ├── Older              written by an earlier one, and not migrated yet
 │   └── Unwritable         the directory or the file is not ours to write
-├── BadBody                a stored body is not what was stored
 ├── Unreadable             the system does not let us see a turn's file
 ├── Changed                a turn's file was changed while it was read
 ├── WatchFailed            a directory's file events have ended
@@ -210,10 +209,6 @@ class Unwritable(OutboxError):
 
     remedy = "all that is there must be that user's (chown -R); or see PALIADIN_STATE_DIR"
     exit_code = _EX_CONFIG
-
-
-class BadBody(SidecarError):
-    """A stored body is not what was stored; the outbox reports it as `Damaged`."""
 
 
 # --- intake -------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterable
 
-from paliadin_sidecar.errors import BadBody
-
 #: Bodies that are sent at the same time take so many bytes, unless a single one is larger; then no
 #: other large one is sent beside it.
 _MAX_HELD = 32 * 1024 * 1024
@@ -38,34 +36,24 @@ def pack(body: bytes) -> tuple[bytes, int]:
     return zlib.compress(once, _LEVEL), 2
 
 
-def unpack(data: bytes, deflated: int, size: int) -> bytes:
-    """Give back a body of this size, byte for byte.
+def unpack(data: bytes, deflated: int, size: int) -> bytes | None:
+    """Give back a body of this size, byte for byte; None where it is damaged.
 
     Args:
         data: what `pack` returned.
         deflated: the same.
         size: of the body, in bytes.
-
-    Raises:
-        BadBody: it is damaged.
     """
     for _ in range(deflated):
-        data = _inflate(data, max(size, 0))
-    if len(data) != size:
-        raise BadBody
-    return data
-
-
-def _inflate(data: bytes, max_size: int) -> bytes:
-    # A damaged body takes no more memory than a whole one would.
-    inflating = zlib.decompressobj()
-    try:
-        inflated = inflating.decompress(data, max_size + 1)
-    except zlib.error:
-        raise BadBody from None
-    if not inflating.eof or inflating.unused_data:
-        raise BadBody
-    return inflated
+        inflating = zlib.decompressobj()
+        try:
+            # A damaged body takes no more memory than a whole one would.
+            data = inflating.decompress(data, max(size, 0) + 1)
+        except zlib.error:
+            return None
+        if not inflating.eof or inflating.unused_data:
+            return None
+    return data if len(data) == size else None
 
 
 def size_limit(held: Collection[int]) -> int | None:

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from paliadin_sidecar.errors import BadBody, Damaged
+from paliadin_sidecar.errors import Damaged
 from paliadin_sidecar.outbox.bodies import select_fitting, size_limit, unpack
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import delivery_subject
@@ -193,10 +193,9 @@ def _fitting(
 
 def _delivery(outbox: Outbox, delivery: int) -> Delivery:
     row = outbox.execute(sql.delivery, {"delivery": delivery}).fetchone()
-    try:
-        body = unpack(row["kept"], row["deflated"], row["size"])
-    except BadBody:
-        raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})") from None
+    body = unpack(row["kept"], row["deflated"], row["size"])
+    if body is None:
+        raise Damaged(outbox.path, f"is damaged (the body of delivery {delivery})")
     return Delivery(
         id=delivery,
         turn=row["turn"],

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.noise import noise
 
-from paliadin_sidecar.errors import BadBody
 from paliadin_sidecar.outbox.bodies import pack, select_fitting, size_limit, unpack
 
 MIB = 1024 * 1024
@@ -57,8 +56,7 @@ def test_a_packed_body_that_is_damaged() -> None:
         (data, 2, size),
         (b"plain", 0, 4),
     ):
-        with pytest.raises(BadBody):
-            unpack(*bad)
+        assert unpack(*bad) is None
 
 
 @pytest.mark.parametrize("deflated", [1, 2])
@@ -70,8 +68,7 @@ def test_a_row_that_would_grow(deflated: int) -> None:
     for size in (4096, 0, -1):
         tracemalloc.start()
         try:
-            with pytest.raises(BadBody):
-                unpack(data, deflated, size)
+            assert unpack(data, deflated, size) is None
             assert tracemalloc.get_traced_memory()[1] < MIB
         finally:
             tracemalloc.stop()
