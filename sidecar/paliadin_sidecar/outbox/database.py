@@ -179,13 +179,7 @@ class Outbox:
         last_event = self.last_event
         self.began_at = time.monotonic()
         try:
-            return self._transaction(steps, last_event)
-        finally:
-            self.began_at = None
-
-    def _transaction(self, steps: Iterable[Callable[[], T]], last_event: int) -> list[T]:
-        self._check_log()  # before a commit makes an emptied log look like a whole one
-        try:
+            self._check_log()  # before a commit makes an emptied log look like a whole one
             self.execute("BEGIN IMMEDIATE")
             try:
                 offset_s = self._follow_clock()
@@ -199,14 +193,14 @@ class Outbox:
                 if self.connection.in_transaction:
                     self.execute("ROLLBACK")
                 raise
-            finally:
-                self._transaction_at = None
+            if offset_s != self._offset_s:
+                self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
+                self._offset_s = offset_s
+            self.check_identity()
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
-        if offset_s != self._offset_s:
-            self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
-            self._offset_s = offset_s
-        self.check_identity()
+        finally:
+            self.began_at = self._transaction_at = None
         return results
 
     def execute(self, statement: str, values: Mapping[str, Any] = _NOTHING) -> sqlite3.Cursor:
