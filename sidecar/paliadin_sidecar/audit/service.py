@@ -62,17 +62,14 @@ class AuditService:
             scan_counts: how often a root was scanned, and how many files only a scan found.
         """
         with HeldTransactions(lambda: self._outbox.began_at, self._disk_held):
-            await self._run(scan_counts)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._printer.run, name="printer")
+                if self._settings.metrics is not None:
+                    from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415 - 5 MB, for those who want it
 
-    async def _run(self, scan_counts: Callable[[], tuple[int, int]]) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._printer.run, name="printer")
-            if self._settings.metrics is not None:
-                from paliadin_sidecar.audit import metrics_endpoint  # noqa: PLC0415 - 5 MB, for those who want it
-
-                serve = metrics_endpoint.serve_until_cancelled
-                about = self._settings, scan_counts, self._metrics_failed
-                tasks.start_soon(serve, *about, name="metrics")
+                    serve = metrics_endpoint.serve_until_cancelled
+                    about = self._settings, scan_counts, self._metrics_failed
+                    tasks.start_soon(serve, *about, name="metrics")
 
     async def flush(self) -> None:
         """Print what is recorded and not printed yet."""

@@ -72,15 +72,11 @@ async def connect(host: str, port: int, resolver: Resolver) -> socket.socket:
     Raises:
         OSError: no address answers. `socket.gaierror` is a kind of it.
     """
-    return await _first_of(await resolver(host, port))
-
-
-async def _first_of(addresses: Sequence[_Address]) -> socket.socket:
     # To the first address that answers: each is tried while those before it are waited for,
     # families by turns (RFC 8305, 4 and 5).
     of_family: Counter[int] = Counter()
     ranked = []
-    for address in addresses:
+    for address in await resolver(host, port):
         of_family[address[0]] += 1
         ranked.append((of_family[address[0]], address))
     connected: list[socket.socket] = []
