@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from paliadin_sidecar.host.resources import next_tick
+from paliadin_sidecar.host.resources import next_tick, since_boot_s
 
 #: So much may pass unnoticed: a busy machine, a clock that is made to run faster.
 _MIN_GAP_S = 5.0
@@ -105,7 +105,7 @@ async def watch_interruptions(every_s: float, listeners: Sequence[Callable[[floa
     """
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_watch_network, listeners, name="network")
-        sleep = SleepDetector(anyio.current_time, _since_boot_s, time.time)
+        sleep = SleepDetector(anyio.current_time, since_boot_s, time.time)
         name_servers = _identity(_NAME_SERVERS)
         while True:
             now = anyio.current_time()
@@ -171,7 +171,3 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield kind, datagram[at + _MESSAGE.size : at + length]
         at += (length + 3) & ~3  # NLMSG_ALIGN
-
-
-def _since_boot_s() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import resource
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -75,6 +76,11 @@ def raise_descriptor_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     return _MAX_HELD if soft == resource.RLIM_INFINITY else min(_MAX_HELD, soft // 4)
+
+
+def since_boot_s() -> float:
+    """A clock that nobody sets, in seconds, and that goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def next_tick(now: float, every_s: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 
@@ -10,6 +9,7 @@ import anyio
 
 from paliadin_sidecar.errors import Busy, Full, StateDirBlocked
 from paliadin_sidecar.host import state_directory
+from paliadin_sidecar.host.resources import since_boot_s
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.group_commit import BLOCKED_S
 from paliadin_sidecar.outbox.records import Retention
@@ -65,7 +65,7 @@ def _open(stack: ExitStack, settings: Settings) -> Outbox:
         Outbox(
             settings.state_dir / FILENAME,
             host=settings.host_label,
-            steady=_since_boot_s,
+            steady=since_boot_s,  # a person waits while the machine is suspended, too
             create=True,
             successor=held_one,
             max_bytes=settings.max_outbox,
@@ -74,8 +74,3 @@ def _open(stack: ExitStack, settings: Settings) -> Outbox:
     )
     state_directory.remember_outbox(settings.state_dir)
     return outbox
-
-
-def _since_boot_s() -> float:
-    # With the time that the machine was suspended, which a person waits too.
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
