@@ -175,14 +175,49 @@ async def test_rows_as_the_app_likes_them(database_url: str) -> None:
         assert TURN in await store.find([TURN])
 
 
-async def test_hanging_on_turn(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that never ends loses its transaction, so that the next attempt can have the turn."""
+@pytest.mark.parametrize("on_turn", ["asks", "waits"])
+async def test_hanging_on_turn(
+    database_url: str, on_turn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn whose `on_turn` hangs is free again after a minute, whatever that hangs in."""
     monkeypatch.setattr(statements, "_RECEIVE_S", 0.3)
+    monkeypatch.setattr(statements, "_CANCEL_S", 0.3)
     async with opened(database_url) as store, opened(database_url) as other:
-        with pytest.raises(psycopg.OperationalError):
+
+        async def hang() -> None:
             async with store.receive(push(TURN)) as receipt:
-                await receipt.connection.execute("SELECT pg_sleep(60)")
+                if on_turn == "asks":
+                    await receipt.connection.execute("SELECT pg_sleep(60)")
+                await anyio.sleep_forever()
+
+        with pytest.raises((psycopg.OperationalError, StoreFailed)):
+            await hang()
         await comes_through(other, push(TURN))
+
+
+async def test_many_hanging(database_url: str, quick: None) -> None:
+    """However many hang, what else the process needs of the store it has: leases, answers."""
+    async with opened(database_url) as store, anyio.create_task_group() as group:
+        assert await receive(store, push(TURN)) is Verdict.NEW
+        stored, refused = [], []
+
+        async def hang(turn: str) -> None:
+            try:
+                async with store.receive(push(turn)):
+                    stored.append(turn)
+                    await anyio.sleep_forever()
+            except StoreFailed as exc:
+                refused.append(str(exc))
+
+        for count in range(8):
+            group.start_soon(hang, f"turn-{count}")
+        await until(lambda: len(stored) + len(refused) == 8)
+        assert {*await store.find([TURN])} == {TURN}
+        window = Window("w", "user", TURN)
+        assert await store.hold(window, 30) == window
+        assert stored
+        assert all("on_turn" in each for each in refused)
+        group.cancel_scope.cancel()
 
 
 # What it costs to be without PostgreSQL for a while

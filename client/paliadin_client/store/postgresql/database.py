@@ -36,6 +36,9 @@ ANSWER_S = 5.0
 #: after a minute without use, so that several processes get by with few.
 _MAX_CONNECTIONS = 4
 _MAX_IDLE_S = 60.0
+#: So many may have a push in them. The app's own part of one may take a minute, and meanwhile
+#: leases are to be renewed and answers to be found.
+_MAX_PUSHES = _MAX_CONNECTIONS - 1
 #: How long somebody waits for a connection, and how long while none can be made.
 _FREE_S = 4.0
 _FREE_WHILE_DOWN_S = 0.5
@@ -84,6 +87,7 @@ class Database:
     def __init__(self, conninfo: Conninfo) -> None:
         self._conninfo = conninfo
         self._pool: AsyncConnectionPool[Connection] | None = None
+        self._pushes = anyio.Semaphore(_MAX_PUSHES, fast_acquire=True)
         #: Why there is no connection, until there is one again.
         self._failure = ""
         #: Whether a connection is surely one and the same session of the server, as it is not
@@ -123,6 +127,27 @@ class Database:
             # What is not given back is missing for ever.
             with anyio.CancelScope(shield=True), time_limit(connection, ANSWER_S):
                 await pool.putconn(connection)
+
+    @asynccontextmanager
+    async def connection_for_push(self) -> AsyncIterator[Connection]:
+        """As `connection`, for what may take long: one of them stays free for all else.
+
+        Raises:
+            StoreFailed: as `connection`, or too many pushes are being stored already.
+        """
+        try:
+            with anyio.fail_after(_FREE_S):
+                await self._pushes.acquire()
+        except TimeoutError:
+            raise StoreFailed(
+                f"{self.name}: {_MAX_PUSHES} pushes are being stored, and none of them was done "
+                f"within {_FREE_S:g} s: what does on_turn wait for?"
+            ) from None
+        try:
+            async with self.connection() as connection:
+                yield connection
+        finally:
+            self._pushes.release()
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[Connection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+import anyio
 from psycopg.pq import TransactionStatus
 
 from paliadin_client.errors import StoreFailed
@@ -33,6 +34,8 @@ from paliadin_contract.rank import Rank, outranks, rank_of
 #: waits for or works at, so that the turn is free for the next attempt, also where a machine
 #: vanished in the middle.
 _RECEIVE_S = 60.0
+#: How much later `on_turn` is cancelled, if it waits for something else than that connection.
+_CANCEL_S = 1.0
 #: How long a statement may take that carries bodies.
 _BODIES_S = 15.0
 
@@ -121,12 +124,17 @@ class PostgreSQLStore:
     async def receive(self, push: Push) -> AsyncIterator[Receipt]:
         """As `Store.receive`, with the connection of the transaction."""
         database = self._database
-        async with database.connection() as connection, AsyncExitStack() as transaction:
+        async with database.connection_for_push() as connection, AsyncExitStack() as transaction:
             with database.asked(connection, _BODIES_S):
                 await transaction.enter_async_context(connection.transaction())
                 verdict = await _store(connection, push)
-            with time_limit(connection, _RECEIVE_S):
+            with (
+                anyio.move_on_after(_RECEIVE_S + _CANCEL_S) as limit,
+                time_limit(connection, _RECEIVE_S),
+            ):
                 yield Receipt(verdict, connection if verdict is Verdict.NEW else None)
+            if limit.cancelled_caught:
+                raise StoreFailed(f"{database.name}: on_turn was not done within {_RECEIVE_S:g} s")
             if connection.info.transaction_status != TransactionStatus.INTRANS:
                 # COMMIT would roll back what has failed, and say nothing.
                 raise StoreFailed(
