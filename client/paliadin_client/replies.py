@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from paliadin_client import errors
 from paliadin_client.backend import Reply
-from paliadin_contract.trailer import Trailer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +31,18 @@ class Response:
     answer_ms: float
 
 
-class _Response(Struct, frozen=True, kw_only=True, tag="response"):
-    text: str
-    trailer: Trailer | None
-    whole: bool
-    turn_id: str | None
-    conversation_id: str | None
-    duration_ms: float | None
-    host: str
-    health_ms: float
-    answer_ms: float
+class _Response(Struct, frozen=True, tag="response"):
+    response: Response
 
 
-class _Failure(Struct, frozen=True, kw_only=True, tag="failure"):
+class _Failure(Struct, frozen=True, tag="failure"):
     error: str
     reason: str
     retryable: bool
     remedy: str
 
 
-class _Timeout(Struct, frozen=True, kw_only=True, tag="timeout"):
+class _Timeout(Struct, frozen=True, tag="timeout"):
     turn_id: str
     deadline_s: float
     queued_s: float
@@ -72,44 +63,21 @@ _ERRORS = {
 def encode(outcome: Response | errors.PaliadinError) -> bytes:
     """How the submit ended, as JSON."""
     if isinstance(outcome, Response):
-        reply = outcome.reply
-        return msgspec.json.encode(
-            _Response(
-                text=reply.text,
-                trailer=reply.trailer,
-                whole=reply.whole,
-                turn_id=reply.turn_id,
-                conversation_id=reply.conversation_id,
-                duration_ms=reply.duration_ms,
-                host=outcome.host,
-                health_ms=outcome.health_ms,
-                answer_ms=outcome.answer_ms,
-            )
-        )
+        return msgspec.json.encode(_Response(outcome))
     if isinstance(outcome, errors.TurnTimeout):
         return msgspec.json.encode(
-            _Timeout(
-                turn_id=outcome.turn_id,
-                deadline_s=outcome.deadline_s,
-                queued_s=outcome.queued_s,
-                unsent=outcome.unsent,
-            )
+            _Timeout(outcome.turn_id, outcome.deadline_s, outcome.queued_s, outcome.unsent)
         )
     kind = next(each.__name__ for each in type(outcome).__mro__ if each.__name__ in _ERRORS)
     return msgspec.json.encode(
-        _Failure(
-            error=kind,
-            reason=str(outcome.args[0]),
-            retryable=outcome.retryable,
-            remedy=outcome.remedy,
-        )
+        _Failure(kind, str(outcome.args[0]), outcome.retryable, outcome.remedy)
     )
 
 
 def decode(left: bytes | None) -> Response | errors.PaliadinError | None:
     """What `encode` wrote; None where that is nothing, or of another version and not known here."""
     try:
-        read = _decoder.decode(left or b"")
+        read: _Response | _Failure | _Timeout = _decoder.decode(left or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if isinstance(read, _Timeout):
@@ -119,12 +87,4 @@ def decode(left: bytes | None) -> Response | errors.PaliadinError | None:
     if isinstance(read, _Failure):
         kind = _ERRORS.get(read.error, errors.PaliadinError)
         return kind(read.reason, retryable=read.retryable, remedy=read.remedy)
-    reply = Reply(
-        text=read.text,
-        trailer=read.trailer,
-        whole=read.whole,
-        turn_id=read.turn_id,
-        conversation_id=read.conversation_id,
-        duration_ms=read.duration_ms,
-    )
-    return Response(reply, read.host, read.health_ms, read.answer_ms)
+    return read.response
