@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 
 import anyio
 from psycopg.pq import TransactionStatus
@@ -170,7 +171,7 @@ class PostgreSQLStore:
 
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """As `Store.hold`."""
-        values = _values(window) | {"ttl_s": ttl_s}
+        values = asdict(window) | {"ttl_s": ttl_s}
         while True:
             for user_id, turn_id, host in await self._database.rows(_HOLD, values, ANSWER_S):
                 if user_id != window.user_id or turn_id is not None:
@@ -180,13 +181,13 @@ class PostgreSQLStore:
 
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
-        await self._database.rows(_RELEASE, _values(window), ANSWER_S)
+        await self._database.rows(_RELEASE, asdict(window), ANSWER_S)
         if window.turn_id is not None:
             self._notifier.notify(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
-        await self._database.rows(_MOVE, _values(window), ANSWER_S)
+        await self._database.rows(_MOVE, asdict(window), ANSWER_S)
 
     async def prune(self) -> None:
         """As `Store.prune`."""
@@ -221,12 +222,3 @@ async def _store(connection: Connection, push: Push) -> Verdict:
         "body": push.body,
     } | dict(zip(("old_file", "old_answered", "old_revision"), standing, strict=True))
     return Verdict.NEW if await run(connection, _STORE, values) else Verdict.BUSY
-
-
-def _values(window: Window) -> dict[str, object]:
-    return {
-        "name": window.name,
-        "user_id": window.user_id,
-        "turn_id": window.turn_id,
-        "host": window.host,
-    }
