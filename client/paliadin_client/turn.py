@@ -204,7 +204,7 @@ class Paliadin:
         limit_s = self._deadline_s if timeout is None else timeout
         started = self._clock()
         with self.waiters.expect(turn_id, shared=True) as waiter:
-            failed = await self._look(turn_id, waiter)
+            failed = await self._look(turn_id)
             with anyio.move_on_after(limit_s):
                 await self._wait_for_outcome(waiter)
             outcome = replies.decode(waiter.reply)
@@ -301,15 +301,12 @@ class Paliadin:
             with anyio.CancelScope(deadline=deadline):
                 await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
 
-    async def _look(self, turn_id: str, waiter: Waiter) -> errors.StoreFailed | None:
+    async def _look(self, turn_id: str) -> errors.StoreFailed | None:
         try:
             found = (await self.store.find([turn_id])).get(turn_id, Found())
         except errors.StoreFailed as exc:
             return exc  # it is looked for again when the store is back
-        if found.reply is not None:
-            waiter.offer_reply(found.reply)
-        if found.push is not None:
-            waiter.offer(found.push)
+        self.waiters.offer_found(turn_id, found)
         return None
 
     async def _wait_for_outcome(self, waiter: Waiter) -> None:

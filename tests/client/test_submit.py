@@ -642,7 +642,7 @@ async def test_nothing_is_logged(apps: Apps, caplog: pytest.LogCaptureFixture) -
     await one.submit(request)
     shown = repr(await other.result(request.turn_id))
     with other.waiters.expect(request.turn_id) as waiter:
-        await other._look(request.turn_id, waiter)
+        await other._look(request.turn_id)
         assert waiter.reply
         shown += repr(waiter)
     for marker in ("marker", "Frist", "used_tools"):
