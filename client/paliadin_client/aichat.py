@@ -52,16 +52,11 @@ _MIN_SECRET_BYTES = 32
 
 
 @asynccontextmanager
-async def open_aichat(settings: AichatSettings) -> AsyncIterator[Aichat]:
-    """The backend, until the context ends. That it gets no tokens is logged, once."""
-    async with open_aichats(settings) as backends:
-        [backend] = backends.values()
-        yield backend
-
-
-@asynccontextmanager
 async def open_aichats(settings: AichatSettings) -> AsyncIterator[Mapping[str, Aichat]]:
-    """As `open_aichat`, for each host that the settings name; by its URL."""
+    """The way to each host that the settings name, by its URL, until the context ends.
+
+    That the hosts get no tokens is logged, once.
+    """
     _check_secret(settings.jwt_secret)
     tls = _tls_context(settings.ca_file)
     async with AsyncExitStack() as stack:
@@ -187,7 +182,7 @@ def sign_turn_token(user_id: str, turn_id: str, secret: str, now: datetime) -> s
         "jti": turn_id,
     }
     with warnings.catch_warnings():
-        # `open_aichat` says it once, in the log, where somebody can do something about it.
+        # `open_aichats` says it once, in the log, where somebody can do something about it.
         warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
         return jwt.encode(claims, secret, algorithm="HS256")
 

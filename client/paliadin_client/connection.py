@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
-from paliadin_client.backend import Backend
 from paliadin_client.hosts import Hosts
 from paliadin_client.inbox import Inbox
 from paliadin_client.settings import AichatSettings, LegacySettings, Settings
@@ -87,10 +86,3 @@ async def open_hosts(settings: AichatSettings | LegacySettings) -> AsyncIterator
 
         async with open_legacy(settings) as backend:
             yield Hosts({settings.host or backend.name: backend})
-
-
-@asynccontextmanager
-async def open_backend(settings: AichatSettings | LegacySettings) -> AsyncIterator[Backend]:
-    """As `open_hosts`, for settings that name one host: the way to it."""
-    async with open_hosts(settings) as hosts:
-        yield hosts.backend

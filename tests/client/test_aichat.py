@@ -542,7 +542,8 @@ async def test_cancelled_at_each_step(aichat: AichatHost) -> None:
     """Whatever step of the event loop a call is cancelled at, no connection of it is left."""
     settings = Settings.from_environ(aichat.environ).backend
     assert isinstance(settings, AichatSettings)
-    async with module.open_aichat(settings) as backend:
+    async with module.open_aichats(settings) as backends:
+        (backend,) = backends.values()
         pool = backend._http._transport._pool  # type: ignore[attr-defined]  # httpx2's own
         await backend.health(None)
         assert pool.connections == []

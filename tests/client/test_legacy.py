@@ -371,8 +371,8 @@ async def test_failed_health_frees_the_primer(legacy: LegacyHost) -> None:
     request = TurnRequest(user=ANNA, message="?", primer=[Exchange("Q", "A")])
     now = [0.0]
     settings = paliadin_client.settings.Settings.from_environ(legacy.environ)
-    async with paliadin_client.connection.open_backend(settings.backend) as backend:
-        paliadin = Paliadin(backend, deadline_s=20, clock=lambda: now[0])
+    async with paliadin_client.connection.open_hosts(settings.backend) as hosts:
+        paliadin = Paliadin(hosts, deadline_s=20, clock=lambda: now[0])
         await paliadin.run_turn(request)
         now[0] += 11
         legacy.unwell = "shim_error"

@@ -33,7 +33,7 @@ from paliadin_client import (
 )
 from paliadin_client import turn as module
 from paliadin_client.backend import Reply
-from paliadin_client.connection import open_backend
+from paliadin_client.connection import open_hosts
 from paliadin_client.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Clock:
 @asynccontextmanager
 async def clocked(host: Host, clock: Clock) -> AsyncIterator[Paliadin]:
     settings = Settings.from_environ(host.environ)
-    async with open_backend(settings.backend) as backend:
-        yield Paliadin(backend, deadline_s=settings.deadline_s, clock=clock)
+    async with open_hosts(settings.backend) as hosts:
+        yield Paliadin(hosts, deadline_s=settings.deadline_s, clock=clock)
 
 
 async def test_response(host: Host) -> None:
