@@ -189,6 +189,8 @@ class Inbox(Waiters):
         return HTTPStatus.NO_CONTENT, ""
 
     async def _receive_push(self, push: Push) -> tuple[HTTPStatus, str]:
+        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
+
         try:
             async with self.store.receive(push) as receipt:
                 if receipt.verdict is Verdict.BUSY:
@@ -201,7 +203,12 @@ class Inbox(Waiters):
         except StoreFailed as exc:
             _log.error("push.not_stored id=%s error=%s", push.webhook_id, exc)
             return HTTPStatus.SERVICE_UNAVAILABLE, "not stored"
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the turn is not known to be stored
+        except (Exception, asyncio.CancelledError) as exc:
+            # Whatever it is, the turn is not known to be stored. A cancellation may also be that of
+            # something that `on_turn` has waited for.
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             # Types and places alone: a database's error may quote the row, and with it the answer.
             trace = " | ".join(safe_trace(exc))
             _log.error("push.not_stored id=%s error=%s", push.webhook_id, trace)

@@ -378,6 +378,7 @@ class App:
 
     def __init__(self) -> None:
         self.fails = 0
+        self.error: type[BaseException] = ValueError
         self.slow: anyio.Event | None = None
         self.began: list[str] = []
         self.answer: str | None = None
@@ -394,7 +395,7 @@ class App:
                 await self.slow.wait()
             if self.fails:
                 self.fails -= 1
-                raise ValueError("answer-marker in a row of the database")
+                raise self.error("answer-marker in a row of the database")
         finally:
             self.at_once -= 1
 
@@ -428,21 +429,24 @@ async def sidecars(
             yield first, second
 
 
+# A CancelledError is of something that the app waits for, where nobody cancels the inbox.
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 async def test_not_stored(
     sidecars: tuple[Sidecar, Sidecar],
     inboxes: tuple[Inbox, Inbox],
     app: App,
+    error: type[BaseException],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Until the app has stored it a push is 503; who waits has it; the log has no word of it."""
-    app.fails = 9
+    app.fails, app.error = 9, error
     caplog.set_level(logging.DEBUG)
     with inboxes[0].expect(TURN) as waiter:
         statuses = [await sidecars[0].push(TURN) for _ in range(11)]
     assert statuses == [503] * 9 + [204] * 2
     assert app.began == [TURN] * 10
     assert waiter.push is not None
-    assert f"ValueError < {__file__}:" in caplog.text
+    assert f"{error.__name__} < {__file__}:" in caplog.text
     assert " store < " in caplog.text
     assert "answer-marker" not in caplog.text
 
