@@ -135,7 +135,8 @@ def laptop_lid(world: World) -> None:
     world.host.start()
     world.receiver_down()
     world.write("--name", "lid", "--count", "10", "--manner", "rename")
-    for _ in range(2 if world.quick else 15):
+    # So long is it open in all that a pause which nothing cuts short has some seconds to go.
+    for _ in range(4 if world.quick else 15):
         with lid.closed(60):
             pass
         time.sleep(2 if world.quick else 10)
