@@ -74,6 +74,11 @@ class LossyDisk:
         self._server.stdin.flush()
         self._expect_mounted()
 
+    def die(self) -> None:
+        """From here on all that it is asked for fails, and it is never there again."""
+        self._server.kill()
+        self._server.wait()
+
     def _expect_mounted(self) -> None:
         assert self._server.stdout is not None
         said = self._server.stdout.readline()

@@ -4,6 +4,7 @@ SidecarError
 ├── BadSettings            the configuration is wrong
 ├── StateDirError          the state directory cannot be used
 │   ├── StateDirBlocked    not now: try again
+│   │   └── StateDirFull   no room
 │   └── Locked             another daemon uses it
 ├── OutboxError            the outbox cannot be used
 │   ├── Blocked            not now: try again
@@ -94,17 +95,19 @@ class StateDirError(SidecarError):
 
 
 class StateDirBlocked(StateDirError):
-    """Nothing is wrong with it, and it cannot be used now.
+    """It cannot be used now, for a reason that may pass; the detail names it."""
 
-    Attributes:
-        no_room: whether it waits for room on the disk.
-    """
-
+    remedy = (
+        "it is tried again until that has passed. Of its disk or mount the kernel says more: "
+        "journalctl -k | tail"
+    )
     exit_code = 1
 
-    def __init__(self, path: Path, detail: str, *, no_room: bool) -> None:
-        super().__init__(path, detail)
-        self.no_room = no_room
+
+class StateDirFull(StateDirBlocked):
+    """There is no room in it: the detail says which limit was met."""
+
+    remedy = "make room there"
 
 
 class Locked(StateDirError):

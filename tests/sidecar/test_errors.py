@@ -21,6 +21,7 @@ from paliadin_sidecar.errors import (
     SidecarError,
     StateDirBlocked,
     StateDirError,
+    StateDirFull,
     Unwritable,
 )
 
@@ -58,7 +59,8 @@ def test_one_place() -> None:
     [
         (BadSettings(["a", "b"]), 78, "a\nb", ""),
         (StateDirError(PATH, "cannot be made"), 78, f"{PATH} cannot be made", "see PALIADIN_"),
-        (StateDirBlocked(PATH, "cannot be made", no_room=True), 1, f"{PATH} cannot", "see PALIADI"),
+        (StateDirBlocked(PATH, "cannot be made"), 1, f"{PATH} cannot be made", "it is tried again"),
+        (StateDirFull(PATH, "cannot be made"), 1, f"{PATH} cannot be made", "make room there"),
         (Locked(PATH), 1, f"another paliadin-sidecar runs on {PATH}", "stop it, or give this one"),
         (OutboxError(PATH, "SQLITE_ERROR"), 1, f"{PATH}: SQLITE_ERROR", "see PALIADIN_STATE_DIR"),
         (Newer(PATH, "is new"), 78, f"{PATH}: is new", "install the version that wrote it"),

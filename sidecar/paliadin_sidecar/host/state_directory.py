@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError
+from paliadin_sidecar.errors import Locked, StateDirBlocked, StateDirError, StateDirFull
 from paliadin_sidecar.host import storage
 
 _LOCK = "sidecar.lock"
@@ -48,7 +48,7 @@ def lock(path: Path) -> Iterator[bool]:
 
     Raises:
         Locked: another one is.
-        StateDirError: the lock cannot be made.
+        StateDirError: the lock can be neither made nor read.
     """
     try:
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -63,9 +63,13 @@ def lock(path: Path) -> Iterator[bool]:
                 if not left:
                     raise Locked(path) from None
                 time.sleep(_TRY_S)  # nothing signals that a lock is free, short of waiting for it
-        yield bool(os.pread(fd, 1, 0))
+        try:
+            held_one = bool(os.pread(fd, 1, 0))
+        except OSError as exc:
+            raise _error(path / _LOCK, "read", exc) from None
+        yield held_one
     finally:
-        os.close(fd)
+        _close(fd)
 
 
 def remember_outbox(path: Path) -> None:
@@ -125,17 +129,22 @@ def is_alive(path: Path) -> bool:
 
     Raises:
         PermissionError: this user may not see it.
+        StateDirError: nobody can.
     """
     try:
         fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except PermissionError:
+        raise
+    except OSError as exc:
+        raise _error(path / _LOCK, "read", exc) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(fd)
+        _close(fd)
     return False
 
 
@@ -188,8 +197,16 @@ def _flush_names(directory: Path) -> None:
         os.close(fd)
 
 
+def _close(lock: int) -> None:
+    # A disk that is gone says so here as well, and the lock has gone with it.
+    with suppress(OSError):
+        os.close(lock)
+
+
 def _error(path: Path, done: str, exc: OSError) -> StateDirError:
     detail = f"cannot be {done} ({storage.explain(exc, path.parent)})"
+    if exc.errno in storage.NO_ROOM:
+        return StateDirFull(path, detail)
     if exc.errno in storage.PASSES:
-        return StateDirBlocked(path, detail, no_room=exc.errno in storage.NO_ROOM)
+        return StateDirBlocked(path, detail)
     return StateDirError(path, detail)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paliadin_sidecar.environment import DEFAULT_ENV_FILE, find_state_dir, merged_environment
-from paliadin_sidecar.errors import BadSettings, Damaged, Older, SidecarError
+from paliadin_sidecar.errors import BadSettings, Damaged, Older, SidecarError, StateDirError
 from paliadin_sidecar.host import report as reports
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.host.report import Report
@@ -118,7 +118,7 @@ class Instance:
     """What can be known from outside of the daemon of one state directory.
 
     Attributes:
-        alive: whether it holds the lock of its state directory; None where this user may not see.
+        alive: whether it holds the lock of its state directory; None where that cannot be seen.
         report: what it says of itself; None where it left nothing.
         unit: None where systemd has none of its name.
         hosting: how it is run, for the commands in an advice.
@@ -146,7 +146,7 @@ class Instance:
             return [Problem(cause, f"the daemon does not run{why}")]
         if self.report is None:
             cause = "the daemon says nothing of itself"
-            why = "it is of an older version, or had no room to"
+            why = "it is of an older version, had no room to, or its disk fails"
             return [Problem(cause, f"{cause}, since {why}: {self.hosting.restart}")]
         found = [
             Problem(
@@ -208,7 +208,7 @@ def inspect(state_dir: Path, env_file: Path | None = None) -> Instance:
     hosting = Hosting(unit.name if unit else None, container, env_file)
     try:
         alive, report = state_directory.is_alive(state_dir), reports.read(state_dir)
-    except PermissionError:
+    except (PermissionError, StateDirError):
         alive, report = None, None
     return Instance(alive, report, unit, hosting)
 
@@ -234,7 +234,7 @@ def environment_of_daemon(
         PermissionError: this user may not see the daemon's files.
     """
     state_dir = find_state_dir(environ)
-    if os.geteuid() and state_dir.is_dir() and not os.access(state_dir, os.R_OK | os.X_OK):
+    if os.geteuid() and _is_dir(state_dir) and not os.access(state_dir, os.R_OK | os.X_OK):
         # Most of what a check would say to this user would look wrong, and not be so.
         raise PermissionError(errno.EACCES, "", str(state_dir))
     instance = inspect(state_dir, env_file)
@@ -252,6 +252,15 @@ def environment_of_daemon(
         folder = _credentials(state_dir, instance.env_file)
         found |= {"CREDENTIALS_DIRECTORY": str(folder)} if folder else {}
     return instance, found
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:
+        raise
+    except OSError:  # a disk that fails; what is examined next says so
+        return False
 
 
 def _credentials(state_dir: Path, env_file: Path) -> Path | None:

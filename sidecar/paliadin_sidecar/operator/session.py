@@ -27,6 +27,7 @@ from paliadin_sidecar.operator.terminal import printable
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import State
+from paliadin_sidecar.outbox.sqlite_errors import unreachable
 
 #: The states of a delivery, as they are listed.
 STATES = tuple(state.value for state in State)
@@ -109,6 +110,10 @@ def opened_outbox(
             sys.exit(1)
         except Unwritable:
             raise PermissionError(errno.EACCES, "", str(path)) from None
+        except PermissionError:
+            raise
+        except OSError as exc:
+            raise unreachable(exc, path) from None
         with outbox:
             try:
                 yield state_dir, outbox

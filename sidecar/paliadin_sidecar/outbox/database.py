@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError, Replaced
+from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError, Replaced, Unwritable
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, Retention, to_ms
-from paliadin_sidecar.outbox.sqlite_errors import translated
+from paliadin_sidecar.outbox.sqlite_errors import translated, unreachable
 
 FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
@@ -98,7 +98,7 @@ class Outbox:
         self.began_at: float | None = None  #: when the transaction began that is under way
         self._data_version = 0
         self.retries_from = NOT_KNOWN  #: no delivery that was tried before is due earlier
-        if not create and not path.exists():
+        if not create and _stat(str(path)) is None:
             raise FileNotFoundError(path)
         mode = "rwc" if create else "ro" if read_only else "rw"
         try:
@@ -199,6 +199,8 @@ class Outbox:
             self.check_identity()
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
+        except PermissionError as exc:  # of its own name: somebody closed a directory above it
+            raise Unwritable(self.path, f"cannot be reached any more ({exc.strerror})") from None
         finally:
             self.began_at = self._transaction_at = None
         return results
@@ -346,10 +348,15 @@ class Outbox:
 
 
 def _stat(path: str) -> os.stat_result | None:
+    # None where it is not there. A disk that does not say is no proof of that.
     try:
         return os.stat(path)  # noqa: PTH116 - a Path costs as much again, four times a turn
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError:
+        raise
+    except OSError as exc:
+        raise unreachable(exc, Path(path)) from None
 
 
 def _identity(info: os.stat_result | None) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 import anyio
 
-from paliadin_sidecar.errors import Busy, Full, StateDirBlocked
+from paliadin_sidecar.errors import Busy, Full, StateDirFull
 from paliadin_sidecar.host import state_directory
 from paliadin_sidecar.host.resources import since_boot_s
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
@@ -36,9 +36,7 @@ async def open_outbox(
                 outbox = _open(opened, settings)
                 stack.push(opened.pop_all())
                 return outbox
-        except (Full, Busy, StateDirBlocked) as exc:
-            if isinstance(exc, StateDirBlocked) and not exc.no_room:
-                raise
+        except (Full, Busy, StateDirFull) as exc:
             if reported != str(exc):
                 reported = str(exc)
                 on_blocked(reported)

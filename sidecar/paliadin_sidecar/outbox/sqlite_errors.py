@@ -42,6 +42,11 @@ def translated(exc: sqlite3.Error, path: Path) -> errors.OutboxError:
     return errors.OutboxError(path, f"cannot be used ({name})")
 
 
+def unreachable(exc: OSError, path: Path) -> errors.DiskFails:
+    """The system cannot say whether the database's file is there: the disk or its mount fails."""
+    return errors.DiskFails(path, f"its disk fails ({exc.strerror})")
+
+
 def _of_the_system(path: Path, code: int, name: str) -> errors.OutboxError:
     # SQLite says that the system refused something, and not why: the system is asked.
     folder = path.parent

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sqlite3
 import subprocess
@@ -14,8 +16,10 @@ from support.users import root_only
 
 from paliadin_sidecar.errors import (
     Damaged,
+    DiskFails,
     Full,
     Newer,
+    Unwritable,
 )
 from paliadin_sidecar.outbox import acceptance, database, event_rows, queries, queue, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
@@ -203,6 +207,30 @@ def test_identity(box: Box, harm: Callable[[Path], None], suffix: str) -> None:
         assert str(caught.value) == (
             f"{box.path}: was removed, replaced or truncated while it was in use"
         )
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.EIO, DiskFails), (errno.ESTALE, DiskFails), (errno.EACCES, Unwritable)],
+)
+def test_a_file_that_cannot_be_looked_at_is_not_gone(
+    box: Box, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
+) -> None:
+    """What is called removed is moved aside, and it alone has what is undelivered."""
+    stat, path = os.stat, str(box.outbox.path)
+
+    def refused(name: str) -> os.stat_result:
+        if name == path:
+            raise OSError(number, os.strerror(number), name)
+        return stat(name)
+
+    def transaction() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", refused)
+            box.outbox.transaction([lambda: None])
+
+    with pytest.raises(raised):
+        transaction()
 
 
 def test_a_log_that_is_not_there_yet(box: Box) -> None:

@@ -156,9 +156,16 @@ def _own_directory(subject: str, path: Path) -> Finding | None:
 def state_directory(path: Path) -> list[Finding]:
     """Whether the daemon can keep answers there, and nobody else can take them away."""
     subject = f"state directory {path}"
-    if not os.access(path, os.F_OK):
+    try:
+        info = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return [note(subject, "does not exist yet; `run` makes it"), _room(path)]
-    info = path.stat()
+    except OSError as exc:
+        text = (
+            f"cannot be read ({explain(exc, path)}), so no answer is accepted: the kernel says "
+            "more of its disk or mount: journalctl -k | tail"
+        )
+        return [wrong(subject, text)]
     if not stat.S_ISDIR(info.st_mode):
         place = shlex.quote(str(path))
         aside = f"mv {place} {place}.aside"
@@ -276,7 +283,8 @@ def outbox(state_dir: Path, roots: Iterable[Path], hosting: Hosting) -> list[Fin
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []  # `run` makes it, or the state directory's finding says why not
     except OutboxError as exc:
-        return [wrong("outbox", f"{exc}: {hosting.remedy(exc)}")]
+        cause = f"the outbox {exc.path}: {exc.detail}"
+        return [wrong("outbox", f"{exc}: {hosting.remedy(exc)}", cause)]
     found = [ok("outbox", "each page can be read")]
     if not whole:
         found = [note("outbox", f"too large to be read within {_READ_S:.0f} s")]
