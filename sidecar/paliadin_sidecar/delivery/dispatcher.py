@@ -12,6 +12,7 @@ import anyio
 import anyio.abc
 
 from paliadin_sidecar.delivery import policy
+from paliadin_sidecar.delivery.breaker import MAX_CONCURRENCY
 from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
@@ -25,6 +26,11 @@ from paliadin_sidecar.outbox.records import Delivery, Outcome
 
 #: A clock can jump, so the database is asked at least this often.
 _MAX_SLEEP_S = 60.0
+#: Deliveries that are fetched before there is a slot for them, so that the next one goes while what
+#: became of the last ones is being written down; and for how long they may wait for it. What is not
+#: sent by then is asked for again: the receiver is slow, and something fresh may go first.
+_MAX_AHEAD = MAX_CONCURRENCY
+_MAX_AHEAD_S = 0.05
 #: Sent and not written down, since the disk is full: each would be sent again after a crash.
 _MAX_UNRECORDED = 1000
 
@@ -33,6 +39,7 @@ _MAX_UNRECORDED = 1000
 class _Fetched:
     # What the database had, and whether it has more of either kind that cannot go yet.
     found: list[Delivery] = field(default_factory=list)
+    ahead: list[Delivery] = field(default_factory=list)
     next_s: float | None = None
     more_first_attempts: bool = False
     more_retries: bool = False
@@ -43,7 +50,7 @@ class Dispatcher:
 
     What was just accepted is sent at once, where a slot is free and nothing else waits. All
     else stays in the database, which is asked when a slot gets free and it may hold something
-    that is due.
+    that is due. In a backlog it is asked for some more, which go as soon as there are slots.
 
     Args:
         group: runs the outbox's functions.
@@ -83,9 +90,11 @@ class Dispatcher:
             max_delay_s=lambda: self._health.breaker.max_delay_s(anyio.current_time()),
         )
         self._shares = queue.Shares()
-        # Under way: turns whose attempt is not written down yet, and of those the attempts
-        # themselves.
+        # Under way: turns whose attempt is not written down yet, or that wait for a slot; and of
+        # those the attempts themselves.
         self._in_flight: set[int] = set()
+        self._ahead: list[Delivery] = []
+        self._ahead_until = 0.0
         self._body_sizes: dict[int, int] = {}
         self._sending = self._retrying = 0
         self._last_was_retry = False
@@ -120,6 +129,7 @@ class Dispatcher:
     async def stop(self, grace_s: float) -> None:
         """Start nothing more, and give what is under way so many seconds."""
         self._stopping = self._health.stopping = True
+        self._drop_ahead()
         with anyio.move_on_after(grace_s):
             while self._in_flight:
                 self._idle = anyio.Event()
@@ -152,6 +162,8 @@ class Dispatcher:
             slots, _ = self._free_slots(now)
             if slots > 0 and not self._health.limiter.is_limited:
                 deliveries = self._send_directly(deliveries, slots, now)
+        if {one.turn for one in self._ahead} & {one.turn for one in deliveries}:
+            self._drop_ahead()  # one of them is superseded
         for delivery in deliveries:
             if delivery.turn in self._in_flight:
                 self._superseded.add(delivery.turn)
@@ -211,10 +223,17 @@ class Dispatcher:
             return
         if self._timer is None:
             self._wake_in(_MAX_SLEEP_S)
+        now = self._loop.time()
+        if self._ahead and (now > self._ahead_until or not self._is_flowing()):
+            self._drop_ahead()
+        while self._ahead and self._free_slots(now)[0] > 0:
+            self._start(self._ahead.pop(0), now)
         if self._fetching:
             return
-        slots, retries = self._free_slots(self._loop.time())
-        if (self._more_first_attempts and slots) or (self._more_retries and retries):
+        slots, retries = self._free_slots(now)
+        if (self._more_first_attempts and (slots or self._room_ahead() > _MAX_AHEAD // 2)) or (
+            self._more_retries and retries
+        ):
             self._fetching = True
             self._group.submit(self._fetch).add_done_callback(self._fetched)
         else:
@@ -224,27 +243,29 @@ class Dispatcher:
         # Within a transaction, together with what became of attempts and what was accepted.
         self._newest_fetched = queue.newest_delivery(outbox)
         slots, max_retries = self._free_slots(self._loop.time())
+        room = slots + self._room_ahead()
         fetched = _Fetched()
-        if slots <= 0:
+        if room <= 0:
             return fetched
-        fetched.found, fetched.next_s = queue.fetch_due(
+        found, fetched.next_s = queue.fetch_due(
             outbox,
             self._in_flight,
-            limit=slots,
+            limit=room,
             max_retries=max_retries,
             held=self._body_sizes.values(),
             shares=self._shares,
         )
         # What is offered from here on was not looked at.
-        retries = sum(one.attempts > 0 for one in fetched.found)
-        sizes = [*self._body_sizes.values(), *(len(one.body) for one in fetched.found)]
+        fetched.found, fetched.ahead = found[:slots], found[slots:]
+        retries = sum(one.attempts > 0 for one in found)
+        sizes = [*self._body_sizes.values(), *(len(one.body) for one in found)]
         too_large = size_limit(sizes) is not None
         if max_retries > 0:
             self._more_retries = False
             fetched.more_retries = too_large or retries == max_retries
-        if slots > retries:
+        if room > retries:
             self._more_first_attempts = False
-            fetched.more_first_attempts = too_large or len(fetched.found) == slots
+            fetched.more_first_attempts = too_large or len(found) == room
         return fetched
 
     def _fetched(self, done: asyncio.Future[_Fetched]) -> None:
@@ -268,6 +289,13 @@ class Dispatcher:
         now = self._loop.time()
         while found and self._is_open() and self._free_slots(now)[0] > 0:
             self._start(found.pop(0), now)
+        if found or not self._is_open():
+            found += fetched.ahead
+        else:
+            self._ahead += fetched.ahead
+            self._ahead_until = now + _MAX_AHEAD_S
+            self._in_flight.update(one.turn for one in fetched.ahead)
+            self._body_sizes.update((one.id, len(one.body)) for one in fetched.ahead)
         if fetched.next_s is not None:
             self._wake_in(fetched.next_s)
         self.heartbeat.beat()
@@ -277,6 +305,24 @@ class Dispatcher:
         self._more_first_attempts |= fetched.more_first_attempts or any(
             one.attempts == 0 for one in found
         )
+
+    # --- what waits for a slot ------------------------------------------------------------
+
+    def _is_flowing(self) -> bool:
+        # Nothing else may want the next slot, and the receiver takes whatever comes.
+        breaker, limiter = self._health.breaker, self._health.limiter
+        is_limited = breaker.concurrency_limit < MAX_CONCURRENCY or limiter.is_limited
+        return self._is_open() and not self._more_retries and not is_limited
+
+    def _room_ahead(self) -> int:
+        return _MAX_AHEAD - len(self._ahead) if self._is_flowing() else 0
+
+    def _drop_ahead(self) -> None:
+        for one in self._ahead:
+            self._in_flight.remove(one.turn)
+            del self._body_sizes[one.id]
+            self._more_first_attempts = True
+        self._ahead.clear()
 
     def _wake_in(self, seconds: float) -> None:
         # No timer for what is over the limit: a finished delivery wakes us.

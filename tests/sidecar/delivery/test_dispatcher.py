@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,11 +21,13 @@ from support.office import (
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
-from paliadin_sidecar.outbox import acceptance, queue
+from paliadin_sidecar.errors import Busy
+from paliadin_sidecar.outbox import acceptance, queries, queue
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from paliadin_sidecar.outbox.records import Delivery
@@ -162,6 +165,99 @@ async def test_a_revision_offered_while_the_older_one_is_under_way(
         go_on.set()
         await office.until_delivered(3)
     assert office.sent == ["a/1", "b/1", "a/2"]
+
+
+# --- what is fetched before there is a place ------------------------------------------------
+
+
+@asynccontextmanager
+async def backlog(
+    office: Office, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> AsyncIterator[anyio.Event]:
+    """Eight turns are under way and twelve wait, some of them fetched; then nothing is committed.
+
+    Yields:
+        The event that lets the attempts be acknowledged.
+    """
+    monkeypatch.setattr(dispatcher, "_MAX_AHEAD_S", ahead_s)
+    go_on = office.hold()
+    async with office.open():
+        await office.settle()
+        found = fetches(office, monkeypatch)
+        office.dispatcher.offer(await take(office, *ids("t", 20)))
+        await office.until_under_way(8)
+        await office.group.commit(queries.counts)
+        assert found == [8]
+        yield go_on
+
+
+async def test_the_next_do_not_wait_for_the_commit(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a backlog the next attempts go while what became of the last ones is not committed."""
+    transaction = office.outbox.transaction
+
+    def locked(_: object) -> None:
+        raise Busy(office.path, "is locked")
+
+    async with backlog(office, monkeypatch, PATIENCE_S) as go_on:
+        monkeypatch.setattr(office.outbox, "transaction", locked)
+        go_on.set()
+        await office.until(lambda: len(office.sent) == 16)
+        assert office.counts() == {"pending": 20}
+        monkeypatch.setattr(office.outbox, "transaction", transaction)
+        await office.until_delivered(20)
+    assert len(set(office.sent)) == 20
+
+
+async def test_what_waited_too_long_is_asked_for_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow receiver gets what is fresh next, and not what was fetched long ago."""
+    async with backlog(office, monkeypatch, 0.0) as go_on:
+        office.dispatcher.offer(await take(office, "fresh"))
+        go_on.set()
+        await office.until_delivered(21)
+    assert "fresh/1" in office.sent[8:16]
+    assert len(set(office.sent)) == 21
+
+
+async def test_what_was_superseded_before_it_went(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fetched and has a newer revision by now is not sent."""
+    async with backlog(office, monkeypatch, PATIENCE_S) as go_on:
+        waiting = sorted(set(ids("t", 20)) - set(office.under_way))
+        office.dispatcher.offer(await take(office, *waiting, content=b"No."))
+        go_on.set()
+        await office.until(lambda: office.counts() == {"delivered": 20, "superseded": 12})
+    assert sorted(office.sent[8:]) == [f"{turn_id}/2" for turn_id in waiting]
+
+
+async def test_what_failed_before_is_not_kept_waiting(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What becomes due once more gets its place before what was fetched."""
+    await fail_once(office, "old")
+    office.now -= 1
+    async with backlog(office, monkeypatch, PATIENCE_S) as go_on:
+        office.pass_time(1)
+        go_on.set()
+        await office.until_delivered(21)
+    assert "old/1" in office.sent[8:16]
+
+
+async def test_what_was_fetched_is_no_reason_to_stay(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end what has no place yet is left for the next start."""
+    async with backlog(office, monkeypatch, PATIENCE_S) as go_on:
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(office.dispatcher.stop, 10 * PATIENCE_S)
+                await anyio.lowlevel.checkpoint()
+                go_on.set()
+        assert office.counts() == {"delivered": 8, "pending": 12}
 
 
 # --- half of the places ---------------------------------------------------------------------
