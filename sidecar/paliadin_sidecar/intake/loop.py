@@ -34,6 +34,8 @@ _EVERY_FILE_S = 60.0
 #: A scan holds up everybody else for about this long, and then rests, so that a turn meets a few of
 #: its slices at most.
 _SLICE_S, _REST_S = 0.0005, 0.001
+#: Where notifications tell of each new name, listing them takes at most this share of a core.
+_LISTING_SHARE = 0.01
 #: A root that got no further for this long does not answer: the server of its mount hangs, say.
 _UNRESPONSIVE_AFTER_S = 5.0
 #: So many changed names of a root are remembered; with more, every file is compared.
@@ -118,6 +120,9 @@ class RootIntake:
         self._scanned = False  #: since files were inspected
         self._touched: set[str] = set()  #: names in notifications
         self._every_file = True  #: at the next scan
+        self._is_notified = False  #: of each new name
+        self._list_at = 0.0  #: when names are listed again, where it is
+        self._scan_s = 0.0  #: what scans took so far
         self._wake = anyio.Event()
         self._wake_scan = anyio.Event()
         self._armed = anyio.Event()
@@ -223,13 +228,18 @@ class RootIntake:
         await self._listener.record(f"root.{changed}", **self.spec.about, **why)
 
     async def _scan_files(self, *, every_file: bool) -> None:
+        is_told = self._is_notified and self.root.leases_on is not None
+        listed = time.monotonic() >= self._list_at or not is_told
         slices: AsyncIterator[list[IntakeEvent]] = self._slices(
-            scan(self.files, every_file=every_file)
+            scan(self.files, every_file=every_file, listed=listed)
         )
+        before_s = self._scan_s
         # Where it cannot be read, that is its state now: the next check says so.
         with suppress(OSError):
             async for events in slices:
                 await self._commit(events)
+        if listed and not every_file:
+            self._list_at = time.monotonic() + (self._scan_s - before_s) / _LISTING_SHARE
 
     async def _register(self) -> None:
         if not await self._group.commit_when_possible(acceptance.is_known_root, self.spec.about):
@@ -252,7 +262,11 @@ class RootIntake:
     async def _slices(self, steps: Iterator[T | None]) -> AsyncIterator[list[T]]:
         # Files are inspected, and turns sent, between two slices.
         def step() -> tuple[list[T], bool]:
-            return run_slice(steps, _SLICE_S, time.monotonic)
+            before_s = time.monotonic()
+            try:
+                return run_slice(steps, _SLICE_S, time.monotonic)
+            finally:
+                self._scan_s += time.monotonic() - before_s
 
         more = True
         while more:
@@ -291,6 +305,7 @@ class RootIntake:
         # Each root has a watch of its own: what one of them cannot bear costs no other's.
         wait_s = _MIN_REARM_S
         while True:
+            self._is_notified = False
             self._armed = anyio.Event()
             if self.root.fd is None or self.root.state != "armed":
                 # There is nothing to watch; the root's state says why.
@@ -302,6 +317,7 @@ class RootIntake:
                 try:
                     await self._consume_events(self.root.fd)
                 except WatchFailed as exc:
+                    self._is_notified = False
                     if time.monotonic() - began > _MAX_REARM_S:
                         wait_s = _MIN_REARM_S
                     self._set_no_events(str(exc))
@@ -319,6 +335,7 @@ class RootIntake:
         heard = changes(directory, inotify=self._settings.events == "inotify")
         async with aclosing(heard) as events:
             async for touched in events:
+                self._is_notified = True
                 self._set_no_events(None)
                 self._touched |= (ours := set(filter(is_ours, touched)))
                 if ours:

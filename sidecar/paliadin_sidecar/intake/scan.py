@@ -49,7 +49,9 @@ def run_slice(
     return found, False
 
 
-def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | None]:
+def scan(
+    watched: WatchedRoot, *, every_file: bool, listed: bool = True
+) -> Iterator[IntakeEvent | None]:
     """List a root's names, where they moved, and take up what is new.
 
     Yields what happened, and None after each step.
@@ -57,12 +59,13 @@ def scan(watched: WatchedRoot, *, every_file: bool) -> Iterator[IntakeEvent | No
     Args:
         watched: the root.
         every_file: list them in any case, and compare each file that was accepted.
+        listed: False to list them in a later scan.
 
     Raises:
         OSError: the directory cannot be read.
     """
     watched.scans += 1
-    names = watched.root.names(always=every_file)
+    names = watched.root.names(always=every_file) if listed or every_file else None
     if names is not None:
         yield from _compare_names(watched, names, every_file=every_file)
     if not every_file and watched.root.fd is not None:

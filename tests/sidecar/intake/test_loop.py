@@ -13,9 +13,10 @@ from support.outbox_box import answer
 from support.sidecar import new_secret
 from support.watched import TEXT, WHOLE
 
+from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake.loop import RootIntake
-from paliadin_sidecar.intake.scan import find_history
+from paliadin_sidecar.intake.scan import find_history, scan
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -215,3 +216,30 @@ async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyP
         publish(root, "t2", TEXT)
         await listener.until("t1")
         await listener.until("t2")
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_names_that_take_long_to_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, notified: bool
+) -> None:
+    """They are listed less often, as long as notifications tell of each new one."""
+    lists: list[bool] = []
+
+    def spying(files: WatchedRoot, *, every_file: bool, listed: bool) -> Iterator[Any]:
+        if not every_file:
+            lists.append(listed)
+        return scan(files, every_file=every_file, listed=listed)
+
+    async def failing(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
+        raise WatchFailed("OSError")
+        yield set()
+
+    monkeypatch.setattr(intake_loop, "scan", spying)
+    monkeypatch.setattr(intake_loop, "_LISTING_SHARE", 1e-9)  # each takes long
+    if not notified:
+        monkeypatch.setattr(intake_loop, "changes", failing)
+    root = tmp_path / "root"
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.05"):
+        while len(lists) < 4:  # noqa: ASYNC110 - nothing tells of a scan
+            await anyio.sleep(0.01)
+    assert lists[1:] == [not notified] * len(lists[1:])
