@@ -19,6 +19,8 @@ MAX_SAID = 1000
 #: A text that shares so many characters in a row with what was sent is left out, also where neither
 #: case nor white space counts.
 _SHARED = 40
+#: Of such a run, at any place in a text, a half begins at a multiple of its length.
+_HALF = _SHARED // 2
 #: What was sent is compared in pieces, so that nobody waits for the largest turn.
 _PIECE = 32 * 1024
 #: A piece begins within the one before: what is shared may lie between two. In JSON a character may
@@ -73,12 +75,25 @@ class EchoDetector:
 
     def __init__(self, data: bytes) -> None:
         forms = _forms({data.decode(errors="replace"), data.decode("latin-1")})
-        self._runs = _Runs(forms | {_loosened(form) for form in forms}, _SHARED)
+        forms |= {_loosened(form) for form in forms}
+        self._runs, self._halves = _runs(forms, _SHARED), _runs(forms, _HALF)
 
     def is_in(self, piece: str) -> bool:
         """Whether it shares too much with a piece of what was sent."""
         unescaped = _unescaped(piece)
-        return any(map(self._runs.share, (piece, unescaped, _loosened(unescaped))))
+        return any(map(self._has_run_of, (piece, unescaped, _loosened(unescaped))))
+
+    def _has_run_of(self, text: str) -> bool:
+        if not self._runs:
+            return False
+        for at in range(0, len(text) - _HALF + 1, _HALF):
+            if text[at : at + _HALF] in self._halves and self._has_run_around(text, at):
+                return True
+        return False
+
+    def _has_run_around(self, text: str, at: int) -> bool:
+        first = max(0, at + _HALF - _SHARED)
+        return any(text[n : n + _SHARED] in self._runs for n in range(first, at + 1))
 
 
 def pieces(body: bytes) -> Iterator[str]:
@@ -87,31 +102,7 @@ def pieces(body: bytes) -> Iterator[str]:
         yield body[start : start + _PIECE].decode(errors="ignore")
 
 
-class _Runs:
-    """The runs of so many characters of some texts."""
-
-    def __init__(self, texts: set[str], length: int) -> None:
-        self._length = length
-        # Of a run at any place in another text, half of its length begins at a multiple of that.
-        self._half = length // 2
-        self._runs = _parts(texts, length)
-        self._halves = _parts(texts, self._half)
-
-    def share(self, other: str) -> bool:
-        """Whether the other text has one of them."""
-        if not self._runs:
-            return False
-        for at in range(0, len(other) - self._half + 1, self._half):
-            if other[at : at + self._half] in self._halves and self._has_run_around(other, at):
-                return True
-        return False
-
-    def _has_run_around(self, other: str, at: int) -> bool:
-        first = max(0, at + self._half - self._length)
-        return any(other[n : n + self._length] in self._runs for n in range(first, at + 1))
-
-
-def _parts(texts: set[str], length: int) -> set[str]:
+def _runs(texts: set[str], length: int) -> set[str]:
     return {text[n : n + length] for text in texts for n in range(len(text) - length + 1)}
 
 
