@@ -209,7 +209,7 @@ class Daemon:
             (watch, "time", clock),
             (opening, "Outbox", ClockedOutbox),
             (service, "Dispatcher", ClockedDispatcher),
-            (service, "Sender", lambda *_, **__: _Network(self)),
+            (service, "sender_of", lambda _: _Network(self)),
             (service, "watch_interruptions", self._watch_interruptions),
             (intake, "changes", file_events.changes),
             (failpoints, "on_failpoint", self._failpoint),

@@ -18,7 +18,7 @@ import anyio
 
 from paliadin_sidecar.audit.service import AuditService
 from paliadin_sidecar.delivery.dispatcher import Dispatcher
-from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.delivery.sender import sender_of
 from paliadin_sidecar.host.interruptions import watch_interruptions
 from paliadin_sidecar.host.systemd import Notify, feed_watchdog
 from paliadin_sidecar.intake.service import IntakeService
@@ -85,14 +85,7 @@ async def run(
             outbox, audit.events_recorded, audit.outbox_blocked, audit.outbox_unblocked
         )
         audit.attach(outbox, group)
-        sender = await stack.enter_async_context(
-            Sender(
-                settings.callback_url,
-                settings.secrets,
-                timeout_s=settings.callback_timeout_s,
-                ca_file=settings.callback_ca_file,
-            )
-        )
+        sender = await stack.enter_async_context(sender_of(settings))
         dispatcher = Dispatcher(
             group, sender.attempt, host=settings.host_label, refused_s=settings.refused_s
         )

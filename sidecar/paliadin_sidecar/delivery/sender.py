@@ -16,6 +16,7 @@ from paliadin_sidecar.delivery.hearing import Hearing
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.records import Outcome
+from paliadin_sidecar.settings import Settings
 
 #: Threads for the lookup of names: a name that does not resolve can keep one for half a minute.
 _LOOKUPS = 4
@@ -93,6 +94,16 @@ class Sender:
             ms=_ms_since(started),
             said=self._hearing.listen(response, body),
         )
+
+
+def sender_of(settings: Settings, secrets: Iterable[str] | None = None) -> Sender:
+    """A sender to the configured callback, which signs with other secrets where some are given."""
+    return Sender(
+        settings.callback_url,
+        settings.secrets if secrets is None else secrets,
+        timeout_s=settings.callback_timeout_s,
+        ca_file=settings.callback_ca_file,
+    )
 
 
 def _verified(ca_file: Path | None) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ import anyio
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.health import ping_body
-from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.delivery.sender import sender_of
 from paliadin_sidecar.operator import diagnosis
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.terminal import utc_time
@@ -90,12 +90,7 @@ async def ping(settings: Settings) -> list[Finding]:
 
 
 async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:
-    async with Sender(
-        settings.callback_url,
-        signed_with,
-        timeout_s=settings.callback_timeout_s,
-        ca_file=settings.callback_ca_file,
-    ) as sender:
+    async with sender_of(settings, signed_with) as sender:
         return await sender.attempt(*ping_body(settings.host_label, time.time()))
 
 

@@ -14,7 +14,7 @@ import anyio
 
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.policy import Verdict, classify, retry_after_s
-from paliadin_sidecar.delivery.sender import Sender
+from paliadin_sidecar.delivery.sender import Sender, sender_of
 from paliadin_sidecar.operator.checks.receiver import clock
 from paliadin_sidecar.operator.rehearsal import rules
 from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
@@ -43,12 +43,7 @@ Untried = list[Judgement]
 
 async def rehearse(settings: Settings) -> list[Judgement]:
     """All that is to be said of the receiver, in the order in which it was played."""
-    async with Sender(
-        settings.callback_url,
-        settings.secrets,
-        timeout_s=settings.callback_timeout_s,
-        ca_file=settings.callback_ca_file,
-    ) as sender:
+    async with sender_of(settings) as sender:
         play = Play(settings, sender)
         found = [judgement async for judgement in play.judgements()]
     if play.rests:
