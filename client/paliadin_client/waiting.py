@@ -82,7 +82,7 @@ class Waiters:
             BadRequest: somebody waits for it already, and does not share it either.
         """
         turn_id = str(turn_id)
-        if not shared and self._is_taken(turn_id):
+        if not (shared or all(other.shared for other in self._waiters.get(turn_id, ()))):
             raise BadRequest(f"turn {turn_id} is being waited for already")
         waiter = Waiter(shared=shared)
         self._add(waiter, turn_id)
@@ -160,9 +160,6 @@ class Waiters:
         for each in tuple(self._hinted) if turn_id is None else (turn_id,):
             for event in self._hinted.get(each, ()):
                 event.set()
-
-    def _is_taken(self, turn_id: str) -> bool:
-        return not all(waiter.shared for waiter in self._waiters.get(turn_id, ()))
 
     def _add(self, waiter: Waiter, turn_id: str) -> None:
         is_first = not self._waiters

@@ -49,12 +49,12 @@ def delivery_subject(row: sqlite3.Row) -> dict[str, Any]:
 
 def events(outbox: Outbox, after: int, limit: int = 500) -> list[Event]:
     """The events that came after one, in order."""
-    return [event_of(row) for row in outbox.execute(sql.events, _page(after, limit))]
+    return [event_of(row) for row in outbox.execute(sql.events, {"after": after, "limit": limit})]
 
 
 def event_rows(outbox: Outbox, after: int, limit: int) -> list[EventRow]:
     """The same as they are kept, for who counts a hundred thousand of them."""
-    return outbox.execute(sql.event_rows, _page(after, limit)).fetchall()
+    return outbox.execute(sql.event_rows, {"after": after, "limit": limit}).fetchall()
 
 
 def last_event_before(outbox: Outbox, at: float) -> int:
@@ -122,10 +122,6 @@ def set_printed(outbox: Outbox, event: int) -> None:
 def event_of(row: sqlite3.Row) -> Event:
     """An event from its row."""
     return Event(row["id"], row["at"] / 1000, row["name"], _decode(row["fields"]))
-
-
-def _page(after: int, limit: int) -> dict[str, int]:
-    return {"after": after, "limit": limit}
 
 
 def user8(user_id: str | None) -> str | None:
