@@ -39,7 +39,6 @@ _MAX_UNRECORDED = 1000
 class _Fetched:
     # What the database had, and whether it has more of either kind that cannot go yet.
     found: list[Delivery] = field(default_factory=list)
-    ahead: list[Delivery] = field(default_factory=list)
     next_s: float | None = None
     more_first_attempts: bool = False
     more_retries: bool = False
@@ -180,7 +179,8 @@ class Dispatcher:
         # How many may go now, and how many of them that were tried before.
         breaker, limiter = self._health.breaker, self._health.limiter
         limit = breaker.concurrency_limit
-        slots = min(limit - self._sending, _MAX_UNRECORDED - len(self._in_flight))
+        unrecorded = len(self._in_flight) - len(self._ahead)
+        slots = min(limit - self._sending, _MAX_UNRECORDED - unrecorded)
         if slots <= 0:
             return 0, 0
         if (wait_s := limiter.wait_s(now)) > 0:
@@ -224,10 +224,9 @@ class Dispatcher:
         if self._timer is None:
             self._wake_in(_MAX_SLEEP_S)
         now = self._loop.time()
-        if self._ahead and (now > self._ahead_until or not self._is_flowing()):
+        if now > self._ahead_until or not self._is_flowing():
             self._drop_ahead()
-        while self._ahead and self._free_slots(now)[0] > 0:
-            self._start(self._ahead.pop(0), now)
+        self._send_ahead(now)
         if self._fetching:
             return
         slots, retries = self._free_slots(now)
@@ -247,7 +246,7 @@ class Dispatcher:
         fetched = _Fetched()
         if room <= 0:
             return fetched
-        found, fetched.next_s = queue.fetch_due(
+        fetched.found, fetched.next_s = queue.fetch_due(
             outbox,
             self._in_flight,
             limit=room,
@@ -256,16 +255,15 @@ class Dispatcher:
             shares=self._shares,
         )
         # What is offered from here on was not looked at.
-        fetched.found, fetched.ahead = found[:slots], found[slots:]
-        retries = sum(one.attempts > 0 for one in found)
-        sizes = [*self._body_sizes.values(), *(len(one.body) for one in found)]
+        retries = sum(one.attempts > 0 for one in fetched.found)
+        sizes = [*self._body_sizes.values(), *(len(one.body) for one in fetched.found)]
         too_large = size_limit(sizes) is not None
         if max_retries > 0:
             self._more_retries = False
             fetched.more_retries = too_large or retries == max_retries
         if room > retries:
             self._more_first_attempts = False
-            fetched.more_first_attempts = too_large or len(found) == room
+            fetched.more_first_attempts = too_large or len(fetched.found) == room
         return fetched
 
     def _fetched(self, done: asyncio.Future[_Fetched]) -> None:
@@ -281,30 +279,23 @@ class Dispatcher:
 
     def _start_all(self, fetched: _Fetched) -> None:
         self._fetching = False
-        found = fetched.found
         if self._last_was_retry:
             # Where they go one by one, neither what failed before nor what is fresh goes first
             # always.
-            found.sort(key=lambda one: one.attempts > 0)
+            fetched.found.sort(key=lambda one: one.attempts > 0)
         now = self._loop.time()
-        while found and self._is_open() and self._free_slots(now)[0] > 0:
-            self._start(found.pop(0), now)
-        if found or not self._is_open():
-            found += fetched.ahead
-        else:
-            self._ahead += fetched.ahead
-            self._ahead_until = now + _MAX_AHEAD_S
-            self._in_flight.update(one.turn for one in fetched.ahead)
-            self._body_sizes.update((one.id, len(one.body)) for one in fetched.ahead)
+        self._ahead += fetched.found
+        self._ahead_until = now + _MAX_AHEAD_S
+        self._in_flight.update(one.turn for one in fetched.found)
+        self._body_sizes.update((one.id, len(one.body)) for one in fetched.found)
+        self._send_ahead(now)
         if fetched.next_s is not None:
             self._wake_in(fetched.next_s)
         self.heartbeat.beat()
         self._fill()
         # Of these it is known that they cannot go yet: who ends, or a timer, asks again.
-        self._more_retries |= fetched.more_retries or any(one.attempts > 0 for one in found)
-        self._more_first_attempts |= fetched.more_first_attempts or any(
-            one.attempts == 0 for one in found
-        )
+        self._more_retries |= fetched.more_retries
+        self._more_first_attempts |= fetched.more_first_attempts
 
     # --- what waits for a slot ------------------------------------------------------------
 
@@ -317,11 +308,19 @@ class Dispatcher:
     def _room_ahead(self) -> int:
         return _MAX_AHEAD - len(self._ahead) if self._is_flowing() else 0
 
+    def _send_ahead(self, now: float) -> None:
+        while self._ahead and self._is_open() and self._free_slots(now)[0] > 0:
+            self._start(self._ahead.pop(0), now)
+        if not self._is_flowing():
+            self._drop_ahead()
+
     def _drop_ahead(self) -> None:
+        # The database has them.
         for one in self._ahead:
             self._in_flight.remove(one.turn)
             del self._body_sizes[one.id]
-            self._more_first_attempts = True
+            self._more_retries |= one.attempts > 0
+            self._more_first_attempts |= one.attempts == 0
         self._ahead.clear()
 
     def _wake_in(self, seconds: float) -> None:
