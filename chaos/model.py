@@ -23,7 +23,7 @@ from support.sidecar import new_secret
 from chaos.verdict import Arrived, Fault, Written, arrival, expected, in_effect, judge
 from chaos.virtual import Clock, Daemon, FileEvents
 from chaos.writers import TRAILER
-from paliadin_contract.trailer import has_text
+from paliadin_contract.trailer import read_tail
 from paliadin_sidecar.intake.completion import HELD_S
 from paliadin_sidecar.outbox import queries, transitions
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
@@ -236,7 +236,7 @@ class Model(RuleBasedStateMachine):
     def account(self, inode: int, content: bytes, file: File | None = None) -> None:
         """Note a complete content: under its name, or where the daemon may have it open unnamed."""
         content_key = hashlib.sha256(content).hexdigest()
-        if not has_text(content):
+        if not read_tail(content)[1]:
             content_key = "empty"
         elif len(content) > MAX_BYTES:
             content_key = "too_large"

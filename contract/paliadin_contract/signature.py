@@ -161,13 +161,9 @@ class Verification:
 
 
 def _check_utf8(body: bytes) -> None:
-    if len(body) <= _STEP_BYTES:
-        body.decode()
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(body), _STEP_BYTES):
-        decoder.decode(body[start : start + _STEP_BYTES])
-    decoder.decode(b"", final=True)
+    steps = (body[start : start + _STEP_BYTES] for start in range(0, len(body), _STEP_BYTES))
+    for _ in codecs.iterdecode(steps, "utf-8"):
+        pass
 
 
 def _signature(mac: hmac.HMAC) -> bytes:

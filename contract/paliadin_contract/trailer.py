@@ -82,13 +82,8 @@ def is_whole(tail: bytes) -> bool:
     return read_tail(tail)[0]
 
 
-def has_text(content: bytes) -> bool:
-    """Whether anything but white space stands before the trailer."""
-    return read_tail(content)[1]
-
-
 def read_tail(tail: bytes) -> tuple[bool, bool]:
-    """What `is_whole` and `has_text` say of it, for one search of the trailer."""
+    """What `is_whole` says of it, and whether anything but white space is before the trailer."""
     text = tail.decode(errors="replace")
     block = _block(text)
     if block is None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from paliadin_contract.trailer import TAIL_BYTES, Trailer, has_text, is_whole, split
+from paliadin_contract.trailer import TAIL_BYTES, Trailer, is_whole, read_tail, split
 
 FULL = Trailer(used_tools=("search", "read"), rows_seen=3, classifier_tag="deadlines")
 
@@ -39,6 +39,10 @@ pieces = st.lists(
     )
 ).map("".join)
 texts = st.one_of(st.text(st.characters(codec=None)), pieces)
+
+
+def has_text(content: bytes) -> bool:
+    return read_tail(content)[1]
 
 
 def closed(inner: str, before: str = "Yes.\n\n") -> str:
