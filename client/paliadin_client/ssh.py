@@ -210,7 +210,8 @@ class _PrivateFiles:
             # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             for name, contents in self._files.items():
-                _write_private(self._path / name, contents)
+                (self._path / name).touch(mode=0o600)
+                (self._path / name).write_text(contents)
             self._made = made.pop_all()
 
     def _remove(self) -> None:
@@ -228,8 +229,3 @@ class _PrivateFiles:
             )
         except FileNotFoundError:
             return False
-
-
-def _write_private(path: Path, contents: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(contents)

@@ -340,10 +340,10 @@ def _work(
             ended = None in handed_over
             jobs = [job for each in handed_over for job in each or ()]
             if reads := [job for job in jobs if not job.writes]:
-                session.read(reads)
+                session.run(reads, writes=False)
                 _hand_back(reads)
             if writes := [job for job in jobs if job.writes]:
-                session.write(writes)
+                session.run(writes, writes=True)
                 on_commit()
                 _hand_back(writes)
     finally:
@@ -392,14 +392,6 @@ class _Session:
         self._opened: _Opened | None = None
         self._check_at = 0.0
 
-    def read(self, jobs: list[_Job[Any]]) -> None:
-        """Run what only reads."""
-        self._try(jobs, self._read)
-
-    def write(self, jobs: list[_Job[Any]]) -> None:
-        """Run what writes, in one transaction."""
-        self._try(jobs, self._write)
-
     def close(self) -> None:
         """Close the connection."""
         opened, self._opened = self._opened, None
@@ -408,24 +400,25 @@ class _Session:
             with suppress(sqlite3.Error):
                 opened.db.close()
 
-    def _try(self, jobs: list[_Job[Any]], run: Callable[[list[_Job[Any]]], None]) -> None:
+    def run(self, jobs: list[_Job[Any]], *, writes: bool) -> None:
+        """Run these, in one transaction where they write; what fails is each job's own error."""
         try:
-            run(jobs)
+            if writes:
+                self._write(jobs)
+            else:
+                _run(self._current(), jobs)
         except Exception as exc:  # noqa: BLE001 - a fault of the statements is their caller's
             # Whatever it is, a connection that begins afresh does not carry it on.
             self.close()
             if len(jobs) > 1 and getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
                 # It may be one job's alone.
                 for job in jobs:
-                    self._try([job], run)
+                    self.run([job], writes=writes)
                 return
             for job in jobs:
                 job.error = exc
                 if isinstance(exc, OSError | sqlite3.Error):
                     job.error = self._file.failure(exc)
-
-    def _read(self, jobs: list[_Job[Any]]) -> None:
-        _run(self._current(), jobs)
 
     def _write(self, jobs: list[_Job[Any]]) -> None:
         while True:
