@@ -23,7 +23,6 @@ SidecarError
 ├── ConnectionLost         a connection to the receiver ended without an answer
 ├── EarlyAnswer            a 2xx came before the receiver had the whole request
 ├── NotServed              the metrics cannot be served
-├── NoSuchTurn             what an operator typed names no turn, or several
 └── Replaced               the outbox that was followed is no longer the one in its place
 
 An error's text says what happened, and to what; it never holds an answer or a secret. `remedy` says
@@ -274,18 +273,6 @@ class NotServed(SidecarError):
     def __str__(self) -> str:
         address, why = self.args
         return f"PALIADIN_METRICS='{address}': cannot be listened at ({why}): {self.remedy}"
-
-
-class NoSuchTurn(SidecarError):
-    """What an operator typed names no turn, or several; the text says which and what to do.
-
-    Attributes:
-        is_unknown: it could be a turn's id, and no turn has it.
-    """
-
-    def __init__(self, text: str, *, is_unknown: bool = False) -> None:
-        super().__init__(text)
-        self.is_unknown = is_unknown
 
 
 class Replaced(SidecarError):

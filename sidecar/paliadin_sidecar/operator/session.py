@@ -19,7 +19,7 @@ import click
 
 from paliadin_contract.ids import is_turn_id, turn_id_of
 from paliadin_sidecar.environment import find_state_dir, merged_environment
-from paliadin_sidecar.errors import BadSettings, NoSuchTurn, OutboxError, SidecarError, Unwritable
+from paliadin_sidecar.errors import BadSettings, OutboxError, SidecarError, Unwritable
 from paliadin_sidecar.host import streams
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.instance import Hosting, is_unit, unit_name
@@ -121,33 +121,16 @@ def opened_outbox(
                 raise outbox.translated(exc) from None
 
 
-def find_turn(outbox: Outbox, given: str) -> str:
-    """The id that is meant: by all of it, by a beginning that no other has, or by its file's name.
-
-    Raises:
-        NoSuchTurn: there is none, or there are several.
-    """
-    wanted = given.rpartition("/")[2].removesuffix(".txt")
-    found = queries.find_ids(outbox, wanted, _MAX_SHOWN + 1) if is_turn_id(wanted) else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise NoSuchTurn(
-            f"{given!r} is the beginning of several ids, name more of one: {listed(found)}"
-        )
-    if not is_turn_id(wanted):
-        raise NoSuchTurn(
-            f"{printable(given)!r} names no turn, and such a file is ignored: {ID_RULE}"
-        )
-    raise NoSuchTurn(
-        f"No turn {given!r} is known; `paliadin-sidecar turns` lists them.", is_unknown=True
-    )
-
-
 def find_turns(
-    outbox: Outbox, given: Sequence[str], unknown: str = "", *, may_come: bool = False
+    outbox: Outbox,
+    given: Sequence[str],
+    unknown: str = "No turn {!r} is known; `paliadin-sidecar turns` lists them.",
+    *,
+    may_come: bool = False,
 ) -> tuple[list[str], bool]:
     """The ids that are meant, each once, and whether one means none, or several, which is printed.
+
+    An id is meant by all of it, by a beginning that no other has, or by its file's name.
 
     Args:
         outbox: where they are looked for.
@@ -157,14 +140,21 @@ def find_turns(
     """
     ids, missed = [], False
     for one in given:
-        try:
-            ids.append(find_turn(outbox, one))
-        except NoSuchTurn as exc:
-            if may_come and exc.is_unknown:
-                ids.append(one)
-                continue
-            click.echo(unknown.format(one) if unknown and exc.is_unknown else exc, err=True)
-            missed = True
+        wanted = one.rpartition("/")[2].removesuffix(".txt")
+        found = queries.find_ids(outbox, wanted, _MAX_SHOWN + 1) if is_turn_id(wanted) else []
+        if not found and may_come and is_turn_id(wanted):
+            found = [one]
+        if len(found) == 1:
+            ids += found
+            continue
+        missed = True
+        if found:
+            text = f"{one!r} is the beginning of several ids, name more of one: {listed(found)}"
+        elif is_turn_id(wanted):
+            text = unknown.format(one)
+        else:
+            text = f"{printable(one)!r} names no turn, and such a file is ignored: {ID_RULE}"
+        click.echo(text, err=True)
     return list(dict.fromkeys(ids)), missed
 
 

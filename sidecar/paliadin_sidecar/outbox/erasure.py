@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +53,12 @@ class Erasable:
 
 def turns_named(outbox: Outbox, turn_id: str) -> list[Erasable]:
     """The turns of an id, or submitted under it, but for those that were erased."""
-    rows = outbox.execute(sql.turns_named, {"id": turn_id}).fetchall()
-    found = [_erasable(outbox, row["id"]) for row in rows]
-    return [turn for turn in found if turn is not None]
+    return _erasables(outbox, sql.turns_named, {"id": turn_id})
 
 
 def turns_of(outbox: Outbox, user_id: str) -> list[Erasable]:
     """All turns of a user."""
-    rows = outbox.execute(sql.turns_of_user, {"user": user_id}).fetchall()
-    found = [_erasable(outbox, row["id"]) for row in rows]
-    return [turn for turn in found if turn is not None]
+    return _erasables(outbox, sql.turns_of_user, {"user": user_id})
 
 
 def users_beginning(outbox: Outbox, prefix: str, limit: int) -> list[str]:
@@ -141,6 +137,11 @@ def _flush_log(outbox: Outbox) -> None:
         return
     except OSError as exc:
         raise OutboxError(outbox.path, f"its log cannot be flushed ({exc.strerror})") from None
+
+
+def _erasables(outbox: Outbox, statement: str, wanted: Mapping[str, str]) -> list[Erasable]:
+    found = [_erasable(outbox, row["id"]) for row in outbox.execute(statement, wanted).fetchall()]
+    return [turn for turn in found if turn is not None]
 
 
 def _erasable(outbox: Outbox, turn: int) -> Erasable | None:

@@ -57,7 +57,10 @@ def erase(
         erased: list[Erasable] = []
         for portion in erasure.portions(wanted, _MAX_TURNS, _MAX_BYTES):
             time.sleep(_REST_S if erased else 0)
-            steps = [partial(_erase, outbox, turn, undelivered=undelivered) for turn in portion]
+            steps = [
+                partial(erasure.erase, outbox, turn.id, _typed_by(), undelivered=undelivered)
+                for turn in portion
+            ]
             erased += [turn for turn in outbox.transaction(steps) if turn is not None]
         # Also where nothing was left to erase: an earlier run may have been ended before this.
         is_empty = erasure.empty_log(outbox, _EMPTY_WITHIN_S)
@@ -101,10 +104,6 @@ def _of_user(outbox: Outbox, prefix: str) -> tuple[list[Erasable], bool]:
     else:
         click.echo(f"No turn of a user {printable(prefix)!r} is known", err=True)
     return [], True
-
-
-def _erase(outbox: Outbox, turn: Erasable, *, undelivered: bool) -> Erasable | None:
-    return erasure.erase(outbox, turn.id, _typed_by(), undelivered=undelivered)
 
 
 def _typed_by() -> str:

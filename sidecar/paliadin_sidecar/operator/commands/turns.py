@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -229,14 +230,8 @@ def replay(
         ids, missed = session.find_turns(outbox, turn_ids, "{}: not known: nothing to replay")
         if turn_ids and not ids:
             sys.exit(1)
-        (results,) = outbox.transaction(
-            [
-                lambda: [
-                    transitions.replay(outbox, turn_id=turn_id, dead=dead, since=from_s)
-                    for turn_id in (ids or (None,))
-                ]
-            ]
-        )
+        replay_each = partial(transitions.replay, outbox, dead=dead, since=from_s)
+        results = outbox.transaction([partial(replay_each, turn_id=one) for one in ids or (None,)])
         alive = state_directory.is_alive(state_dir)
     sent, without_body = (sum(column) for column in zip(*results, strict=True))
     click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
