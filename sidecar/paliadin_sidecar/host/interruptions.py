@@ -7,6 +7,7 @@ of theirs: whatever waits for either would wait for the rest of its time.
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import struct
 import time
@@ -20,8 +21,10 @@ from paliadin_sidecar.host.resources import next_tick, since_boot_s
 
 #: So much may pass unnoticed: a busy machine, a clock that is made to run faster.
 _MIN_GAP_S = 5.0
-#: An address comes with others, and with its routes: they are one change.
-_GATHER_S = 0.5
+#: An address comes with others, and with its routes: they are one change. Where changes go on, as
+#: beside a container that is started again and again, they are gathered for longer: each ends what
+#: is still connecting, which takes a second here and there.
+_MIN_GATHER_S, _MAX_GATHER_S = 0.5, 4.0
 #: Which name servers are asked. They may change some time after the network; who is asking the old
 #: one would wait until that has not answered.
 _NAME_SERVERS = Path("/etc/resolv.conf")
@@ -96,6 +99,16 @@ class NetworkChanges:
         return False
 
 
+def next_gather_s(last_s: float, passed_s: float) -> float:
+    """For how many seconds changes are gathered after one that was told.
+
+    Args:
+        last_s: for how long they were gathered after the one before.
+        passed_s: seconds since that was told.
+    """
+    return min(2 * last_s, _MAX_GATHER_S) if passed_s <= 2 * last_s else _MIN_GATHER_S
+
+
 async def watch_interruptions(every_s: float, listeners: Sequence[Callable[[float], None]]) -> None:
     """Tell of each, until cancelled.
 
@@ -133,11 +146,14 @@ async def _watch_network(listeners: Sequence[Callable[[float], None]]) -> None:
     # Where the system refuses, delays end when they end.
     with suppress(OSError), _subscribed() as kernel:
         changes = NetworkChanges()
+        told_at, gather_s = -math.inf, _MIN_GATHER_S
         while True:
             await anyio.wait_readable(kernel)
             if sum(changes.matter(datagram) for datagram in _received(kernel)):
                 _notify(listeners, 0.0)
-                await anyio.sleep(_GATHER_S)
+                now = anyio.current_time()
+                gather_s, told_at = next_gather_s(gather_s, now - told_at), now
+                await anyio.sleep(gather_s)
 
 
 def _subscribed() -> socket.socket:

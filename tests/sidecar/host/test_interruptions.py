@@ -13,7 +13,12 @@ from support.needs import lacks, need
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.host import interruptions
-from paliadin_sidecar.host.interruptions import NetworkChanges, SleepDetector, watch_interruptions
+from paliadin_sidecar.host.interruptions import (
+    NetworkChanges,
+    SleepDetector,
+    next_gather_s,
+    watch_interruptions,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +102,14 @@ def test_links() -> None:
 def test_what_is_no_message(datagram: bytes) -> None:
     """It is left out."""
     assert not NetworkChanges().matter(datagram)
+
+
+def test_changes_that_go_on() -> None:
+    """What takes a second to connect has it between two; one that is alone is told soon."""
+    gathered_s = [0.5]
+    for passed_s in (0.5, 1.0, 2.0, 5.0, 4.0, 10.0):
+        gathered_s.append(next_gather_s(gathered_s[-1], passed_s))
+    assert gathered_s == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 0.5]
 
 
 @pytest.mark.anyio
