@@ -61,8 +61,9 @@ class RateLimiter:
         return max(self.rest_s(now), paced_at - now)
 
     def record_slept(self, seconds: float) -> None:
-        """Note that the machine slept for so long, which is a part of the rest."""
+        """Note that the machine slept for so long, a part of the rest and of a limit's age."""
         self.resting_until -= seconds
+        self._slowed_at -= seconds
 
     def record_started(self, now: float) -> None:
         """Note that a turn goes out."""

@@ -192,3 +192,12 @@ def test_a_limit_is_forgotten() -> None:
     for n in range(200):
         limiter.record_acknowledged(701.0 + n)
     assert limiter.rate == math.inf
+
+
+def test_a_limit_is_forgotten_while_the_machine_sleeps() -> None:
+    """Whoever opens the lid in the morning does not wait for the limit of the evening."""
+    limiter = RateLimiter()
+    limiter.record_throttled(0.0, started_at=0.0, retry_after_s=60.0)
+    limiter.record_slept(8 * 3600.0)
+    assert limiter.wait_s(1.0) == 0
+    assert not limiter.is_limited
