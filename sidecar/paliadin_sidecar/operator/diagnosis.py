@@ -33,10 +33,12 @@ _TLS = {
     "no_tls": "that port does not speak TLS, probably plain HTTP: see the port in "
     "PALIADIN_CALLBACK_URL, and whether what ends TLS listens on it",
     "wrong_name": "its certificate is for another name: PALIADIN_CALLBACK_URL must name the host "
-    "as the certificate does, or the receiver needs a certificate for this name",
+    "as the certificate does, or the receiver needs a certificate for this name. If this host came "
+    "to another network just now, that one's login page may answer instead: log in there",
     "unknown_authority": "its certificate is signed by an authority that this host does not know: "
     "name that authority's file in PALIADIN_CALLBACK_CA_FILE; if it is a public one, the receiver "
-    "does not send its intermediate certificate",
+    "does not send its intermediate certificate. If this host came to another network just now, "
+    "that one's login page may answer instead: log in there",
     "expired": "its certificate has expired: renew it there; if it has not, this host's clock is "
     "wrong (date -u)",
     "not_yet_valid": "its certificate is not valid yet: this host's clock is wrong (date -u), or "
@@ -64,6 +66,7 @@ _STATUSES = {
     502: "a proxy is up and the receiver behind it is not: see the receiver",
     503: "it says that it cannot now: the receiver, or its database, is down or overloaded",
     504: "a proxy got no answer from the receiver behind it in time: see the receiver",
+    511: "the network wants a login first, and nothing goes out before: log in there",
 }
 
 

@@ -64,7 +64,8 @@ def callback_url(settings: Settings) -> Finding:
         return ok("callback", settings.callback_url)
     text = (
         f"{settings.callback_url}: PALIADIN_CALLBACK_INSECURE=1 allows answers to be read on the "
-        "way; unset it where the way is not a host's own"
+        "way, and taken by whoever answers in the receiver's place, as the login page of a network "
+        "does; unset it where the way is not a host's own"
     )
     return note("callback", text)
 
