@@ -10,11 +10,11 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from paliadin_sidecar.errors import Blocked, WatchFailed
+from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.host.resources import Threads, next_tick
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.intake.completion import IntakeRules
-from paliadin_sidecar.intake.events import IntakeEvent, record_events
+from paliadin_sidecar.intake.events import IntakeEvent
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
@@ -22,7 +22,7 @@ from paliadin_sidecar.intake.scan import find_history, is_old, run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.records import Arrival, Delivery
+from paliadin_sidecar.outbox.records import Arrival
 from paliadin_sidecar.settings import RootSpec, Settings
 
 T = TypeVar("T")
@@ -49,14 +49,8 @@ class IntakeListener(Protocol):
 
     record: Callable[..., Awaitable[None]]  #: records an event of the service
 
-    def accepted(self, deliveries: list[Delivery]) -> None:
-        """These were committed, and can be sent."""
-
-    def commit_blocked(self) -> None:
-        """The outbox is blocked, and a batch of this root's is held until it is not."""
-
-    def commit_unblocked(self) -> None:
-        """The batch that was held is committed."""
+    async def commit(self, events: list[IntakeEvent]) -> None:
+        """Write these down, waiting while the outbox is blocked, and have sent what can be."""
 
     async def save_root_states(self) -> None:
         """Write down what all roots are and hold, where that changed."""
@@ -171,21 +165,9 @@ class RootIntake:
         return [*self.files.notice(touched), *inspect_due(self.files)]
 
     async def _commit(self, events: list[IntakeEvent]) -> None:
-        if not events:
-            return
-        async with self._committing:  # in the order in which they were found
-            try:
-                accepted = await self._group.commit(record_events, events)
-            except Blocked:
-                # This root waits here, holding these, while delivery goes on. One by one, since
-                # the room that comes first may be for one.
-                self._listener.commit_blocked()
-                for event in events:
-                    accepted = await self._group.commit_when_possible(record_events, [event])
-                    self._listener.accepted(accepted)
-                self._listener.commit_unblocked()
-            else:
-                self._listener.accepted(accepted)
+        if events:
+            async with self._committing:  # in the order in which they were found
+                await self._listener.commit(events)
 
     # --- scans ------------------------------------------------------------------------------
 

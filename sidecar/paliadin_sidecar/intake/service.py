@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from paliadin_sidecar.errors import Blocked
 from paliadin_sidecar.host.resources import raise_descriptor_limit
+from paliadin_sidecar.intake.events import IntakeEvent, record_events
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.turnfile import ignore_lease_breaks
 from paliadin_sidecar.outbox import queries
@@ -46,7 +48,7 @@ class IntakeService:
         self.record = record
         self._on_unblocked = on_unblocked
         self._on_no_events = on_no_events
-        self.accepted = on_accepted
+        self._on_accepted = on_accepted
         self._blocked_roots = 0
         self._described: list[dict[str, object]] = []
         self.roots = [
@@ -82,15 +84,22 @@ class IntakeService:
 
     # --- called by a root: see `loop.IntakeListener` ------------------------------------------
 
-    def commit_blocked(self) -> None:
-        """A root holds a batch, since the outbox is blocked."""
-        self._blocked_roots += 1
-
-    def commit_unblocked(self) -> None:
-        """A root has committed what it held."""
-        self._blocked_roots -= 1
-        if not self._blocked_roots:
-            self._on_unblocked()
+    async def commit(self, events: list[IntakeEvent]) -> None:
+        """Write down what a root found. While the outbox is blocked this root waits."""
+        try:
+            accepted = await self._group.commit(record_events, events)
+        except Blocked:
+            # The root holds these, while delivery goes on. One by one, since the room that comes
+            # first may be for one.
+            self._blocked_roots += 1
+            for event in events:
+                accepted = await self._group.commit_when_possible(record_events, [event])
+                self._on_accepted(accepted)
+            self._blocked_roots -= 1
+            if not self._blocked_roots:
+                self._on_unblocked()
+        else:
+            self._on_accepted(accepted)
 
     async def save_root_states(self) -> None:
         """Write down what all roots are and hold, where that changed."""

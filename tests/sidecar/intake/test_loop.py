@@ -15,6 +15,7 @@ from support.watched import TEXT, WHOLE
 
 from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.intake import loop as intake_loop
+from paliadin_sidecar.intake.events import record_events
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.scan import find_history, scan
 from paliadin_sidecar.outbox import acceptance
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from paliadin_sidecar.intake.events import IntakeEvent
     from paliadin_sidecar.intake.tracking import WatchedRoot
-    from paliadin_sidecar.outbox.records import Arrival, Delivery
+    from paliadin_sidecar.outbox.records import Arrival
 
 pytestmark = pytest.mark.anyio
 
@@ -37,19 +39,16 @@ class IntakeListener:
     """Whoever runs the root: it remembers what it was called with."""
 
     def __init__(self) -> None:
+        self.group: GroupCommit
         self.turns: list[str] = []
         self.events: list[str] = []
         self._more = anyio.Event()
         self.record: Callable[..., Awaitable[None]] = self._record
 
-    def accepted(self, deliveries: list[Delivery]) -> None:
+    async def commit(self, events: list[IntakeEvent]) -> None:
+        deliveries = await self.group.commit(record_events, events)
         self.turns += [delivery.subject["turn_id"] for delivery in deliveries]
         self._more.set()
-
-    def commit_blocked(self) -> None:
-        raise AssertionError
-
-    def commit_unblocked(self) -> None: ...
 
     async def _record(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - of an event
         self.events.append(name)
@@ -84,8 +83,8 @@ async def running(
     )
     listener = listener or IntakeListener()
     with Outbox(state / "outbox", create=True) as outbox:
-        group = GroupCommit(outbox, lambda: None, lambda _: None)
-        one = RootIntake(settings.roots[0], settings, 16, group, listener)
+        listener.group = GroupCommit(outbox, lambda: None, lambda _: None)
+        one = RootIntake(settings.roots[0], settings, 16, listener.group, listener)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
             await one.began.wait()
