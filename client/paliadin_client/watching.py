@@ -69,16 +69,21 @@ class StoreWatcher:
                 await end(tasks)
 
     async def look_for(self, turn_ids: Collection[str]) -> None:
-        """Hand what the store has for these turns to who waits for them.
-
-        Raises:
-            StoreFailed: it does not answer.
-        """
+        """Hand what the store has for these turns to who waits for them; it may not answer."""
         ids = list(turn_ids)
-        for start in range(0, len(ids), _MAX_IDS):
-            found = await self._store.find(ids[start : start + _MAX_IDS])
-            for turn_id, each in found.items():
-                self._waiters.offer_found(turn_id, each)
+        try:
+            for start in range(0, len(ids), _MAX_IDS):
+                found = await self._store.find(ids[start : start + _MAX_IDS])
+                for turn_id, each in found.items():
+                    self._waiters.offer_found(turn_id, each)
+        except StoreFailed as exc:
+            if not self._is_away:
+                _log.warning("store.away waiting=%d error=%s", len(ids), exc)
+            self._is_away = True
+        else:
+            if self._is_away:
+                _log.info("store.back")
+            self._is_away = False
 
     async def _listen(self) -> None:
         async with self._store.hints(self._on_hint):
@@ -104,7 +109,7 @@ class StoreWatcher:
                 # Who has just begun to wait waits for what is not there yet.
                 next_look = min(next_look, now + LOOK_S)
             if wanted:
-                await self._try_to_look_for(wanted)
+                await self.look_for(wanted)
                 self._looked.set()
                 # Hints of any turn may come by the hundred in a second. However many people wait,
                 # looking takes no more than half of the time.
@@ -116,18 +121,6 @@ class StoreWatcher:
             await self._looked.wait()
             self._looked = anyio.Event()
             await self._pruner.prune_if_due()
-
-    async def _try_to_look_for(self, turn_ids: Collection[str]) -> None:
-        try:
-            await self.look_for(turn_ids)
-        except StoreFailed as exc:
-            if not self._is_away:
-                _log.warning("store.away waiting=%d error=%s", len(turn_ids), exc)
-            self._is_away = True
-        else:
-            if self._is_away:
-                _log.info("store.back")
-            self._is_away = False
 
     def _on_hint(self, turn_id: str | None) -> None:
         self._waiters.hint(turn_id)

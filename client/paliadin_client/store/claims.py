@@ -57,7 +57,7 @@ class Claims:
             for count, name in enumerate(names):
                 if not _lock_byte(file, name):
                     for locked in names[:count]:
-                        _unlock_byte(file, locked)
+                        _set_lock(file, locked, fcntl.F_UNLCK)
                     return False
             self._names.update(names)
             return True
@@ -68,7 +68,7 @@ class Claims:
             self._names.difference_update(names)
             if self._file is not None:
                 for name in names:
-                    _unlock_byte(self._file, name)
+                    _set_lock(self._file, name, fcntl.F_UNLCK)
 
     def touch(self) -> None:
         """Let whoever watches the file know that something has happened. It may go unheard.
@@ -133,10 +133,6 @@ def _lock_byte(file: int, name: str) -> bool:
             return False
         raise
     return True
-
-
-def _unlock_byte(file: int, name: str) -> None:
-    _set_lock(file, name, fcntl.F_UNLCK)
 
 
 def _set_lock(file: int, name: str, kind: int) -> None:
