@@ -116,7 +116,7 @@ def resume(outbox: Outbox, paused_s: float) -> None:
 
 def replay(
     outbox: Outbox, *, turn_id: str | None = None, dead: bool = False, since: float = 0.0
-) -> tuple[int, int]:
+) -> tuple[int, list[str]]:
     """Send again what was settled, the newest revision of each turn.
 
     Args:
@@ -126,18 +126,18 @@ def replay(
             database is of that time lacks all that it acknowledged later, however old it is.
 
     Returns:
-        How many will be sent, and how many cannot since their bodies were purged.
+        How many will be sent, and the turns that cannot be since their bodies were purged.
     """
     turns = [None]
     if turn_id is not None:
         turns = [row["id"] for row in outbox.execute(sql.turns_named, {"id": turn_id})]
-    sent = without_body = 0
+    sent, without_body = 0, []
     for turn in turns:
         wanted = {"turn": turn, "dead": int(dead), "since": to_ms(since)}
         for row in outbox.execute(sql.replayable, wanted).fetchall():
             values = {"delivery": row["id"], "now": outbox.now()}
             if not outbox.execute(sql.replay, values).rowcount:
-                without_body += 1
+                without_body.append(row["turn_id"])
                 continue
             sent += 1
             record_event(outbox, "delivery.replayed", row["turn"], delivery_subject(row))

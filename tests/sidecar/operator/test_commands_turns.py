@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import pytest
 from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 from support.waiting import PATIENCE_S
+
+from paliadin_sidecar.outbox import maintenance
+from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.records import ANY_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +83,16 @@ def test_replay_without_a_daemon_waits_for_one(delivered: Sidecar, receiver: Rec
     assert done.stdout == "1 will be sent again as soon as the daemon runs\n"
     delivered.start()
     receiver.wait("t1", 2)
+
+
+def test_replay_names_what_is_not_kept_any_more(delivered: Sidecar) -> None:
+    """After a restore, somebody must know whose answers the receiver lacks for good."""
+    delivered.stop()
+    with Outbox(delivered.state / FILENAME) as outbox:
+        outbox.transaction([partial(maintenance.purge_bodies, outbox, ANY_TIME)])
+    done = delivered.typed("replay", "--since", "1h")
+    assert done.returncode == 1
+    assert re.match(r"2 cannot be \(t(1, t2|2, t1)\): bodies are let go", done.stderr)
 
 
 def test_replay_says_what_it_cannot(delivered: Sidecar) -> None:

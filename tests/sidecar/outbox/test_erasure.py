@@ -85,7 +85,7 @@ def test_what_is_undelivered_is_refused(box: Box, state: str) -> None:
     undelivered = 0 if state == "announced" else 1
     assert box.events() == [(ERASED[0], ERASED[1] | {"undelivered": undelivered})]
     assert box.due() == []
-    assert box(transitions.replay, turn_id="t") == (0, 0)
+    assert box(transitions.replay, turn_id="t") == (0, [])
 
 
 def test_it_is_judged_when_it_is_erased(box: Box) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -233,17 +234,19 @@ def replay(
         replay_each = partial(transitions.replay, outbox, dead=dead, since=from_s)
         results = outbox.transaction([partial(replay_each, turn_id=one) for one in ids or (None,)])
         alive = state_directory.is_alive(state_dir)
-    sent, without_body = (sum(column) for column in zip(*results, strict=True))
+    sent = sum(count for count, _ in results)
+    without_body = list(chain.from_iterable(ids_left for _, ids_left in results))
     click.echo(f"{sent} will be sent again" + ("" if alive else " as soon as the daemon runs"))
     for turn_id, result in zip(ids, results, strict=False):
-        if result == (0, 0):
+        if result == (0, []):
             click.echo(f"{turn_id}: not settled yet, or erased: nothing to replay", err=True)
             missed = True
     if without_body:
         click.echo(
-            f"{without_body} cannot be: bodies are let go PALIADIN_KEEP_ANSWERS (72h unless it is "
-            "set) after their acknowledgement, or earlier where the outbox takes more than "
-            "PALIADIN_MAX_OUTBOX",
+            f"{len(without_body)} cannot be ({session.listed(without_body)}): bodies are let go "
+            "PALIADIN_KEEP_ANSWERS (72h unless it is set) after their acknowledgement, or earlier "
+            "where the outbox takes more than PALIADIN_MAX_OUTBOX. What is still in its directory, "
+            "as <id>.txt, goes again from a new outbox: docs/operate.md, Send again",
             err=True,
         )
     sys.exit(1 if missed or without_body else 0)
