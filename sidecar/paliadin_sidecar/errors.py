@@ -1,29 +1,30 @@
 """Every error that one module of the sidecar raises and another one catches.
 
 SidecarError
-├── BadSettings            the configuration is wrong
-├── StateDirError          the state directory cannot be used
-│   ├── StateDirBlocked    not now: try again
-│   │   └── StateDirFull   no room
-│   └── Locked             another daemon uses it
-├── OutboxError            the outbox cannot be used
-│   ├── Blocked            not now: try again
-│   │   ├── Full           no room: on the disk, in the quota, or below the limit of a file's size
-│   │   ├── OverBudget     its own budget is used up by what may not go
-│   │   ├── Busy           another process holds its lock
-│   │   └── Unavailable    the system lacks something else: memory, descriptors, a disk to write on
-│   ├── Damaged            proven: not a database, cut, replaced or unlinked
-│   ├── DiskFails          the disk did not read or store what it was asked to
-│   ├── Newer              written by a later version of this program
-│   ├── Older              written by an earlier one, and not migrated yet
-│   └── Unwritable         the directory or the file is not ours to write
-├── Unreadable             the system does not let us see a turn's file
-├── Changed                a turn's file was changed while it was read
-├── WatchFailed            a directory's file events have ended
-├── ConnectionLost         a connection to the receiver ended without an answer
-├── EarlyAnswer            a 2xx came before the receiver had the whole request
-├── NotServed              the metrics cannot be served
-└── Replaced               the outbox that was followed is no longer the one in its place
+├── BadSettings               the configuration is wrong
+├── StateError                what is kept in the state directory cannot be used
+│   ├── StateDirError         the state directory cannot be used
+│   │   ├── StateDirBlocked   not now: try again
+│   │   │   └── StateDirFull  no room
+│   │   └── Locked            another daemon uses it
+│   └── OutboxError           the outbox cannot be used
+│       ├── Blocked           not now: try again
+│       │   ├── Full          no room: on the disk, in the quota, or for a file of that size
+│       │   ├── OverBudget    its own budget is used up by what may not go
+│       │   ├── Busy          another process holds its lock
+│       │   └── Unavailable   the system lacks memory, descriptors, a disk to write on, or the like
+│       ├── Damaged           proven: not a database, cut, replaced or unlinked
+│       ├── DiskFails         the disk did not read or store what it was asked to
+│       ├── Newer             written by a later version of this program
+│       ├── Older             written by an earlier one, and not migrated yet
+│       └── Unwritable        the directory or the file is not ours to write
+├── Unreadable                the system does not let us see a turn's file
+├── Changed                   a turn's file was changed while it was read
+├── WatchFailed               a directory's file events have ended
+├── ConnectionLost            a connection to the receiver ended without an answer
+├── EarlyAnswer               a 2xx came before the receiver had the whole request
+├── NotServed                 the metrics cannot be served
+└── Replaced                  the outbox that was followed is no longer the one in its place
 
 An error's text says what happened, and to what; it never holds an answer or a secret. `remedy` says
 what an operator does about it, and `exit_code` is that of a command which ends with it.
@@ -73,8 +74,8 @@ class BadSettings(SidecarError):
         return "\n".join(self.problems)
 
 
-class StateDirError(SidecarError):
-    """The state directory cannot be used.
+class StateError(SidecarError):
+    """What is kept in the state directory cannot be used. The text never says what a file holds.
 
     Attributes:
         path: the directory, or the file in it that is concerned.
@@ -82,12 +83,17 @@ class StateDirError(SidecarError):
     """
 
     remedy = "see PALIADIN_STATE_DIR"
-    exit_code = _EX_CONFIG
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(path, detail)
         self.path = path
         self.detail = detail
+
+
+class StateDirError(StateError):
+    """The state directory cannot be used."""
+
+    exit_code = _EX_CONFIG
 
     def __str__(self) -> str:
         return f"{self.path} {self.detail}"
@@ -125,20 +131,8 @@ class Locked(StateDirError):
 # --- outbox -------------------------------------------------------------------------------
 
 
-class OutboxError(SidecarError):
-    """The outbox cannot be used. Its text names the file, and never what it holds.
-
-    Attributes:
-        path: the database's file.
-        detail: what is wrong with it.
-    """
-
-    remedy = "see PALIADIN_STATE_DIR"
-
-    def __init__(self, path: Path, detail: str) -> None:
-        super().__init__(path, detail)
-        self.path = path
-        self.detail = detail
+class OutboxError(StateError):
+    """The outbox, whose database `path` names, cannot be used."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"

@@ -13,7 +13,7 @@ import click
 from paliadin_contract.trace import safe_trace
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.environment import merged_environment
-from paliadin_sidecar.errors import BadSettings, OutboxError, StateDirError
+from paliadin_sidecar.errors import BadSettings, StateError
 from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.instance import is_unit
@@ -22,7 +22,7 @@ from paliadin_sidecar.settings import Settings
 #: The whole stop stays within 10 s.
 _STOP_S = 9.0
 #: What ends the daemon with a sentence. Anything else is a defect of ours, and a crash.
-_EXPECTED = (BadSettings, StateDirError, OutboxError, KeyboardInterrupt, SystemExit)
+_EXPECTED = (BadSettings, StateError, KeyboardInterrupt, SystemExit)
 
 
 @click.command()
