@@ -311,8 +311,8 @@ class Paliadin:
 
     async def _wait_for_outcome(self, waiter: Waiter) -> None:
         while waiter.push is None and replies.decode(waiter.reply) is None:
-            waiter.replied = anyio.Event()
-            await _first(waiter.arrived, waiter.replied)
+            waiter.changed = anyio.Event()
+            await waiter.changed.wait()
 
 
 @contextmanager
@@ -323,16 +323,6 @@ def _unanswered_logged(turn: Submission) -> Iterator[None]:
         # The error is raised on. Only its name is logged, since its text may hold anything.
         _log.info("turn.unanswered %s error=%s", turn.log_ids, type(exc).__name__)
         raise
-
-
-async def _first(*events: anyio.Event) -> None:
-    async def wait(event: anyio.Event) -> None:
-        await event.wait()
-        waiting.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as waiting:
-        for event in events:
-            waiting.start_soon(wait, event)
 
 
 def _check_request(request: TurnRequest) -> None:

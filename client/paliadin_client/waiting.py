@@ -28,8 +28,8 @@ class Waiter:
     Attributes:
         push: the one that counts most of those that came; `arrived` is set and `on_push` has been
             called when there is one.
-        reply: what another process, or another call, left for the turn in the store; `replied` is
-            set when there is one.
+        reply: what another process, or another call, left for the turn in the store.
+        changed: set when there is a push, or a reply.
         shared: whether others may wait for the same turn.
         aliases: the ids under which it waits.
     """
@@ -37,7 +37,7 @@ class Waiter:
     push: TurnCallback | None = None
     reply: bytes | None = field(default=None, repr=False)
     arrived: anyio.Event = field(default_factory=anyio.Event)
-    replied: anyio.Event = field(default_factory=anyio.Event)
+    changed: anyio.Event = field(default_factory=anyio.Event)
     on_push: Callable[[], None] = lambda: None
     shared: bool = False
     aliases: list[str] = field(default_factory=list)
@@ -47,12 +47,13 @@ class Waiter:
         if _counts_more(callback, self.push):
             self.push = callback
             self.arrived.set()
+            self.changed.set()
             self.on_push()
 
     def offer_reply(self, reply: bytes) -> None:
         """Keep `reply`: the last one that was left counts."""
         self.reply = reply
-        self.replied.set()
+        self.changed.set()
 
 
 class Waiters:

@@ -72,7 +72,7 @@ async def test_found() -> None:
     with waiters.expect(TURN) as waiter:
         waiters.offer_found(OTHER, Found(callback, b"not for us"))
         waiters.offer_found(TURN, Found(reply=b"reply"))
-        assert (waiter.reply, waiter.replied.is_set(), waiter.arrived.is_set()) == (
+        assert (waiter.reply, waiter.changed.is_set(), waiter.arrived.is_set()) == (
             *(b"reply", True),
             False,
         )

@@ -113,7 +113,7 @@ async def test_reply(store: Shared, waiters: Waiters) -> None:
     async with StoreWatcher(store, waiters).running():
         with waiters.expect(TURN) as waiter, anyio.fail_after(10):
             await store.leave_reply(TURN, b"reply")
-            await waiter.replied.wait()
+            await waiter.changed.wait()
     assert waiter.reply == b"reply"
 
 
