@@ -98,7 +98,6 @@ class _Fields(Struct):
     revision: int = 0
     webhook_id: str = ""
     sha256: str | None = None
-    pushed: bool = False
     reason: str | None = None
     why: str | None = None
     superseded: tuple[str, ...] = ()
