@@ -72,7 +72,7 @@ class Recorder:
         def write(outbox: Outbox) -> None:
             match decision:
                 case policy.Delivered():
-                    transitions.record_delivered(outbox, delivery, outcome)
+                    transitions.record_delivered(outbox, delivery, outcome, now)
                 case policy.Dead(cause):
                     transitions.record_dead(outbox, delivery, outcome, cause)
                 case policy.Retry(seconds):
@@ -86,12 +86,13 @@ class Recorder:
                         keep=None if in_full else policy.REPORTED_IN_FULL,
                     )
 
-        is_delivered = isinstance(decision, policy.Delivered)
-        if is_delivered:
+        if isinstance(decision, policy.Delivered):
             failpoint("before an acknowledgement is recorded")
-        await self._group.commit_when_possible(write)
-        if is_delivered:
+            # Nobody waits for it: at a trickle it would have a flush of its own.
+            await self._group.commit_with_next(write)
             failpoint("after an acknowledgement was recorded")
+        else:
+            await self._group.commit_when_possible(write)
         return decision
 
     async def record_said(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -17,12 +17,21 @@ from paliadin_sidecar.outbox.records import (
 )
 
 
-def record_delivered(outbox: Outbox, delivery: Delivery, outcome: Outcome) -> None:
-    """Record the attempt after which the receiver has it; the delivery counts it already."""
+def record_delivered(
+    outbox: Outbox, delivery: Delivery, outcome: Outcome, at: float | None = None
+) -> None:
+    """Record the attempt after which the receiver has it; the delivery counts it already.
+
+    Args:
+        delivery: what was sent.
+        outcome: of the attempt.
+        at: when it was acknowledged, in epoch seconds; None: now.
+    """
     if not outbox.execute(sql.record_delivered, _attempted(outbox, delivery)).rowcount:
         return  # erased while it was under way
     _record_attempt_event(outbox, delivery, outcome)
-    since_accepted_ms = max(0, outbox.now() - to_ms(delivery.accepted_at))
+    at_ms = outbox.now() if at is None else to_ms(at)
+    since_accepted_ms = max(0, at_ms - to_ms(delivery.accepted_at))
     ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
     record_event(outbox, "delivery.delivered", delivery.turn, delivery.subject | ended)
     if not outbox.retention.answers_s:

@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.waiting import PATIENCE_S
 
@@ -66,6 +67,12 @@ class Commits:
     async def write(self, n: int) -> None:
         """Write one event."""
         await self.group.commit_when_possible(
+            event_rows.record_service_event, "service.started", {"n": n}
+        )
+
+    async def write_lagging(self, n: int) -> None:
+        """Write one event, which can wait."""
+        await self.group.commit_with_next(
             event_rows.record_service_event, "service.started", {"n": n}
         )
 
@@ -227,3 +234,46 @@ async def test_under_load_what_comes_meanwhile_shares_a_transaction(
     await later
     assert commits.durable() == [0, 1, 2]
     assert commits.count == 2
+
+
+async def test_what_can_wait_is_done_with_the_next_one(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what comes after it, in one transaction."""
+    monkeypatch.setattr(group_commit, "_LAG_S", PATIENCE_S)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(commits.write_lagging, 1)
+        await anyio.lowlevel.checkpoint()
+        await commits.write(2)
+    assert commits.durable() == [1, 2]
+    assert commits.count == 1
+
+
+async def test_what_can_wait_does_not_wait_for_ever(commits: Commits) -> None:
+    await commits.write_lagging(1)
+    assert commits.durable() == [1]
+
+
+async def test_so_many_that_can_wait_are_enough(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a crash leaves no more of them unrecorded."""
+    monkeypatch.setattr(group_commit, "_LAG_S", PATIENCE_S)
+    monkeypatch.setattr(group_commit, "_MAX_LAGGING", 3)
+    async with anyio.create_task_group() as tasks:
+        for n in range(3):
+            tasks.start_soon(commits.write_lagging, n)
+    assert sorted(commits.durable()) == [0, 1, 2]
+    assert commits.count == 1
+
+
+async def test_what_can_wait_is_done_where_its_caller_is_cancelled(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "_LAG_S", PATIENCE_S)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(commits.write_lagging, 1)
+        await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    await anyio.lowlevel.checkpoint()
+    assert commits.durable() == [1]
