@@ -199,11 +199,11 @@ class Reader:
             most: the longest, as such a text.
         """
         value = self.text(name, default)
-        found, longest = _seconds(value), _seconds(most)
+        found, longest = seconds_of(value), seconds_of(most)
         if found is None or longest is None or found > longest:
             right = f"must be 0 or a duration such as 90s, 10m, 72h or 90d, at most {most}"
             self.wrong(name, value, right)
-            return _seconds(default) or 0.0
+            return seconds_of(default) or 0.0
         return found
 
     def state_dir(self) -> Path:
@@ -218,7 +218,8 @@ class Reader:
         return path
 
 
-def _seconds(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
+    """What a duration such as `90s`, `10m`, `72h` or `7d`, or a bare `0`, says; None for none."""
     if text == "0":
         return 0.0
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)

@@ -18,12 +18,12 @@ from pathlib import Path
 import click
 
 from paliadin_contract.ids import is_turn_id, turn_id_of
-from paliadin_sidecar.environment import find_state_dir, merged_environment
+from paliadin_sidecar.environment import find_state_dir, merged_environment, seconds_of
 from paliadin_sidecar.errors import BadSettings, OutboxError, SidecarError, Unwritable
 from paliadin_sidecar.host import streams
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator.instance import Hosting, is_unit, unit_name
-from paliadin_sidecar.operator.terminal import printable
+from paliadin_sidecar.operator.terminal import local_time, printable
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import State
@@ -56,19 +56,19 @@ def since(text: str, option: str = "--since") -> float:
     Raises:
         click.BadParameter: it is neither.
     """
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
-    if match:
-        unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
-        return time.time() - int(match[1]) * unit_s
     if text == "0":
         return 0.0
+    if (age_s := seconds_of(text)) is not None:
+        return max(0.0, time.time() - age_s)
     try:
-        return datetime.fromisoformat(text).timestamp()
+        at = datetime.fromisoformat(text).timestamp()
+        local_time(at)  # of a year that can be shown
     except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is no age such as 30m, 12h or 7d, and no date such as 2026-11-22T08:00",
             param_hint=option,
         ) from None
+    return at
 
 
 def print_text(text: str) -> None:

@@ -43,12 +43,27 @@ def test_turns_lists_what_was_accepted(delivered: Sidecar) -> None:
     assert "aichat/paliadin" in table
 
 
-@pytest.mark.parametrize("since", ["yesterday", "5", "-1h", "9999999999d", ""])
+@pytest.mark.parametrize(
+    "since",
+    [
+        *("yesterday", "5", "-1h", "9999999999d", ""),
+        *("9999-12-31T23:59-12:00", "0001-01-01T00:00+14:00"),  # which no clock shows
+    ],
+)
 def test_a_time_that_is_none_is_wrong_usage(host: Sidecar, since: str) -> None:
     """Exit 2, and what would be right."""
     done = host.typed("turns", "--since", since)
     assert done.returncode == 2
     assert "12h" in done.stderr
+
+
+@pytest.mark.parametrize("since", ["999999d", "999999999d"])
+def test_an_age_beyond_all_dates(host: Sidecar, since: str) -> None:
+    """Nothing is as old, so it is all that there is."""
+    host.start()
+    host.stop()
+    done = host.command("turns", "--since", since, TZ="UTC")
+    assert done.stdout == "No deliveries accepted since 1970-01-01 00:00:00+00:00\n"
 
 
 def test_show_tells_one_turn_s_story(delivered: Sidecar) -> None:
