@@ -9,20 +9,17 @@ from collections.abc import Iterator
 
 from paliadin_client.errors import Unreachable
 
-_UNKNOWN_AUTHORITY = (
-    "its certificate is of an authority that is not known here: AICHAT_CA_FILE adds one"
-)
-_WRONG_NAME = "its certificate is for another name than AICHAT_URL has"
 #: Source: openssl/x509_vfy.h, X509_V_ERR_*.
 _CERTIFICATES = {
     9: "its certificate is not valid yet: is the clock right?",
     10: "its certificate has expired",
-    18: _UNKNOWN_AUTHORITY,  # it signed itself
-    19: _UNKNOWN_AUTHORITY,  # its root did
-    20: _UNKNOWN_AUTHORITY,
-    21: _UNKNOWN_AUTHORITY,
-    62: _WRONG_NAME,
-    64: _WRONG_NAME,  # an address
+    # 18: it signed itself. 19: its root did.
+    **dict.fromkeys(
+        (18, 19, 20, 21),
+        "its certificate is of an authority that is not known here: AICHAT_CA_FILE adds one",
+    ),
+    # The second: of an address.
+    **dict.fromkeys((62, 64), "its certificate is for another name than AICHAT_URL has"),
 }
 #: What OpenSSL says to bytes that are no TLS.
 _NO_TLS = (

@@ -5,7 +5,7 @@ Nothing counts while nobody asks. A counter begins at 0 with the daemon, as Prom
 
 from __future__ import annotations
 
-import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -166,8 +166,8 @@ def _state(outbox: Outbox) -> list[Metric]:
 
 
 def _free(state_dir: Path) -> Metric:
-    disk = os.statvfs(state_dir)
-    return _gauge("state_free_bytes", "Room on the outbox's disk.", disk.f_bavail * disk.f_frsize)
+    free = shutil.disk_usage(state_dir).free
+    return _gauge("state_free_bytes", "Room on the outbox's disk.", free)
 
 
 def _gauge(name: str, says: str, value: float) -> Metric:

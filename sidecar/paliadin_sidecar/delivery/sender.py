@@ -136,12 +136,9 @@ def _error(exc: Exception) -> str:
 _VERIFY_CODES = {
     9: "not_yet_valid",
     10: "expired",
-    18: "unknown_authority",  # it signed itself
-    19: "unknown_authority",  # its root did, and is not known here
-    20: "unknown_authority",
-    21: "unknown_authority",
-    62: "wrong_name",
-    64: "wrong_name",  # an address
+    # 18: it signed itself. 19: its root did, and is not known here.
+    **dict.fromkeys((18, 19, 20, 21), "unknown_authority"),
+    **dict.fromkeys((62, 64), "wrong_name"),  # the second: of an address
 }
 #: What OpenSSL says to bytes that are no TLS.
 _NO_TLS = {

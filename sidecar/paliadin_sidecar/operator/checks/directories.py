@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -238,7 +239,7 @@ def _files_of_others(path: Path, owner: int) -> list[str]:
 
 def _room(path: Path) -> Finding:
     there = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
-    free = _free_bytes(there)
+    free = shutil.disk_usage(there).free
     free_here = f"{free // 2**20} MiB are free where the outbox is"
     if free < _MIN_FREE_BYTES:
         full = "and once it is full no answer is accepted"
@@ -254,7 +255,7 @@ def room_for_answers(roots: Iterable[Path], max_bytes: int) -> Iterator[Finding]
     seen = set()
     for root in roots:
         with suppress(OSError):
-            free, device = _free_bytes(root), root.stat().st_dev
+            free, device = shutil.disk_usage(root).free, root.stat().st_dev
             if free < max_bytes and device not in seen:
                 mount = f"$(df --output=target {shlex.quote(str(root))} | tail -n 1)"
                 text = (
@@ -263,11 +264,6 @@ def room_for_answers(roots: Iterable[Path], max_bytes: int) -> Iterator[Finding]
                 )
                 yield wrong("disk", text)
             seen.add(device)
-
-
-def _free_bytes(path: Path) -> int:
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
 
 
 def _make_room(place: str) -> str:
