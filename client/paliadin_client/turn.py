@@ -19,7 +19,7 @@ from paliadin_client.inbox import Inbox
 from paliadin_client.replies import Response
 from paliadin_client.result import TurnResult, conclude
 from paliadin_client.store.memory import MemoryStore
-from paliadin_client.store.protocol import Found, Store, Window
+from paliadin_client.store.protocol import Store, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.submission import Submission, Submitter, another_users, none_well
 from paliadin_client.tasks import end
@@ -40,6 +40,8 @@ _PUSH_GRACE_S = 2.0
 #: A push is the whole answer, but only aichat's response names the conversation and says that the
 #: pane was fresh. So where the push comes first, the response is waited for this long.
 _REPLY_GRACE_S = 0.25
+#: How long the first look may take of whoever asks for a turn's result, also where he only looks.
+_LOOK_S = 5.0
 
 
 class Paliadin:
@@ -203,9 +205,12 @@ class Paliadin:
         _check_id(turn_id, "turn")
         limit_s = self._deadline_s if timeout is None else timeout
         started = self._clock()
+        until = anyio.current_time() + limit_s
         with self.waiters.expect(turn_id, shared=True) as waiter:
-            failed = await self._look(turn_id)
-            with anyio.move_on_after(limit_s):
+            # All who ask at once are looked for together. A look takes no time worth speaking of.
+            with anyio.move_on_after(max(limit_s, _LOOK_S)):
+                await waiter.looked.wait()
+            with anyio.CancelScope(deadline=until):
                 await self._wait_for_outcome(waiter)
             outcome = replies.decode(waiter.reply)
             if isinstance(outcome, Response) and self._submitter.may_be_half(outcome):
@@ -213,7 +218,7 @@ class Paliadin:
                 with anyio.move_on_after(_PUSH_GRACE_S):
                     await waiter.arrived.wait()
         if waiter.push is None and outcome is None:
-            raise errors.TurnTimeout(turn_id, limit_s) from failed
+            raise errors.TurnTimeout(turn_id, limit_s) from waiter.failed
         if waiter.push is None and isinstance(outcome, errors.PaliadinError):
             raise outcome
         response = outcome if isinstance(outcome, Response) else None
@@ -300,14 +305,6 @@ class Paliadin:
         async with stack:
             with anyio.CancelScope(deadline=deadline):
                 await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
-
-    async def _look(self, turn_id: str) -> errors.StoreFailed | None:
-        try:
-            found = (await self.store.find([turn_id])).get(turn_id, Found())
-        except errors.StoreFailed as exc:
-            return exc  # it is looked for again when the store is back
-        self.waiters.offer_found(turn_id, found)
-        return None
 
     async def _wait_for_outcome(self, waiter: Waiter) -> None:
         while waiter.push is None and replies.decode(waiter.reply) is None:

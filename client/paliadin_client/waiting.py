@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
-from paliadin_client.errors import BadRequest
+from paliadin_client.errors import BadRequest, StoreFailed
 from paliadin_client.store.protocol import Found
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 from paliadin_contract.rank import outranks, rank_of
@@ -32,6 +32,8 @@ class Waiter:
         changed: set when there is a push, or a reply.
         shared: whether others may wait for the same turn.
         aliases: the ids under which it waits.
+        looked: set when the store was asked for what came before it began to wait.
+        failed: why the store did not answer then.
     """
 
     push: TurnCallback | None = None
@@ -41,6 +43,8 @@ class Waiter:
     on_push: Callable[[], None] = lambda: None
     shared: bool = False
     aliases: list[str] = field(default_factory=list)
+    looked: anyio.Event = field(default_factory=anyio.Event)
+    failed: StoreFailed | None = None
 
     def offer(self, callback: TurnCallback) -> None:
         """Keep `callback`, unless what is here outranks it."""
@@ -67,8 +71,10 @@ class Waiters:
         self._now = now
         self._waiters: dict[str, list[Waiter]] = {}
         self._early_pushes: dict[str, tuple[datetime, TurnCallback]] = {}
-        #: Called when somebody begins to wait, and nobody did before.
+        #: Called when somebody begins to wait, and nobody did before, or for what may be there.
         self.on_wait: list[Callable[[], None]] = []
+        #: Those whose turn may have been there before.
+        self._unlooked: list[Waiter] = []
         self._hinted: dict[str, list[anyio.Event]] = {}
 
     @contextmanager
@@ -86,6 +92,8 @@ class Waiters:
         if not (shared or all(other.shared for other in self._waiters.get(turn_id, ()))):
             raise BadRequest(f"turn {turn_id} is being waited for already")
         waiter = Waiter(shared=shared)
+        if shared:
+            self._unlooked.append(waiter)
         self._add(waiter, turn_id)
         try:
             yield waiter
@@ -128,6 +136,11 @@ class Waiters:
             if found.push is not None:
                 waiter.offer(found.push)
 
+    def unlooked(self) -> list[Waiter]:
+        """Who has begun to wait for what may be there: to be told when it was looked for."""
+        waiters, self._unlooked = self._unlooked, []
+        return waiters
+
     @property
     def anybody(self) -> bool:
         """Whether anybody waits."""
@@ -166,7 +179,7 @@ class Waiters:
         is_first = not self._waiters
         self._waiters.setdefault(turn_id, []).append(waiter)
         waiter.aliases.append(turn_id)
-        for on_wait in self.on_wait if is_first else ():
+        for on_wait in self.on_wait if is_first or waiter.shared else ():
             on_wait()
         for turn, (since, early) in list(self._early_pushes.items()):
             if self._now() - since > _EARLY_PUSH_LIFETIME:

@@ -68,8 +68,12 @@ class StoreWatcher:
             with anyio.CancelScope(shield=True):
                 await end(tasks)
 
-    async def look_for(self, turn_ids: Collection[str]) -> None:
-        """Hand what the store has for these turns to who waits for them; it may not answer."""
+    async def look_for(self, turn_ids: Collection[str]) -> StoreFailed | None:
+        """Hand what the store has for these turns to who waits for them.
+
+        Returns:
+            Why it did not answer, where it did not.
+        """
         ids = list(turn_ids)
         try:
             for start in range(0, len(ids), _MAX_IDS):
@@ -80,10 +84,11 @@ class StoreWatcher:
             if not self._is_away:
                 _log.warning("store.away waiting=%d error=%s", len(ids), exc)
             self._is_away = True
-        else:
-            if self._is_away:
-                _log.info("store.back")
-            self._is_away = False
+            return exc
+        if self._is_away:
+            _log.info("store.back")
+        self._is_away = False
+        return None
 
     async def _listen(self) -> None:
         async with self._store.hints(self._on_hint):
@@ -98,6 +103,7 @@ class StoreWatcher:
             now = anyio.current_time()
             hinted, self._hinted = self._hinted, set()
             all_hinted, self._all_hinted = self._all_hinted, False
+            unlooked = self._waiters.unlooked()
             if not self._waiters.anybody:
                 next_look = math.inf
                 continue
@@ -106,10 +112,16 @@ class StoreWatcher:
                 next_look = now + LOOK_S
             else:
                 wanted = {turn_id for turn_id in hinted if self._waiters.lack(turn_id)}
-                # Who has just begun to wait waits for what is not there yet.
                 next_look = min(next_look, now + LOOK_S)
+            wanted.update(*(waiter.aliases for waiter in unlooked))
             if wanted:
-                await self.look_for(wanted)
+                try:
+                    failed = await self.look_for(wanted)
+                finally:
+                    for waiter in unlooked:
+                        waiter.looked.set()
+                for waiter in unlooked:
+                    waiter.failed = failed
                 self._looked.set()
                 # Hints of any turn may come by the hundred in a second. However many people wait,
                 # looking takes no more than half of the time.

@@ -308,6 +308,31 @@ async def test_no_result(apps: Apps) -> None:
         await one.result("../x")
 
 
+async def test_many_results(apps: Apps) -> None:
+    """Pages that come back at once are looked for together, and each has its answer."""
+    app, requests = await apps.start(), [ask() for _ in range(1_200)]
+    for request in requests:
+        await apps.push(request)
+    apps.store.asked = 0
+    results = await asyncio.gather(*(app.result(each.turn_id, timeout=0) for each in requests))
+    assert [each.turn_id for each in results] == [each.turn_id for each in requests]
+    assert apps.store.asked < 10
+
+
+async def test_result_of_a_store_that_hangs(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the store takes, who asked for a result has an end to it."""
+    monkeypatch.setattr(turn, "_LOOK_S", 0.1)
+    app = await apps.start()
+
+    async def find(_: object) -> Mapping[str, Found]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(apps.store, "find", find)
+    with pytest.raises(TurnTimeout):
+        await app.result(ask().turn_id, timeout=0)
+
+
 async def test_one_turn_at_a_time(apps: Apps) -> None:
     """Turns of one user go one after the other, in the order of their arrival; others' at once."""
     gate = Gate(apps.host)
@@ -479,9 +504,10 @@ async def test_lost_without_a_store(host: Host) -> None:
     request = ask()
     async with open_hosts(Settings.from_environ(host.environ).backend) as hosts:
         paliadin = Paliadin(hosts, deadline_s=20)
-        for call in (paliadin.submit(request), paliadin.result(request.turn_id)):
-            with pytest.raises(BackendTimeout):
-                await call
+        async with StoreWatcher(paliadin.store, paliadin.waiters).running():
+            for call in (paliadin.submit(request), paliadin.result(request.turn_id)):
+                with pytest.raises(BackendTimeout):
+                    await call
 
 
 async def test_killed_process(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -628,9 +654,10 @@ async def test_inbox_and_its_store(host: Host, inbox: Inbox, sidecar: Sidecar) -
     async with open_hosts(Settings.from_environ(host.environ).backend) as hosts:
         paliadin = Paliadin(hosts, inbox=inbox, deadline_s=20)
         await sidecar.push(request.turn_id)
-        for _ in range(2):
-            assert (await paliadin.result(request.turn_id)).via == "push"
-        assert (await paliadin.run_turn(request)).via == "push"
+        async with StoreWatcher(paliadin.store, paliadin.waiters).running():
+            for _ in range(2):
+                assert (await paliadin.result(request.turn_id)).via == "push"
+            assert (await paliadin.run_turn(request)).via == "push"
     assert host.turns == []
 
 
@@ -641,8 +668,8 @@ async def test_nothing_is_logged(apps: Apps, caplog: pytest.LogCaptureFixture) -
     request = ask(message="marker-question")
     await one.submit(request)
     shown = repr(await other.result(request.turn_id))
-    with other.waiters.expect(request.turn_id) as waiter:
-        await other._look(request.turn_id)
+    with other.waiters.expect(request.turn_id, shared=True) as waiter:
+        await waiter.looked.wait()
         assert waiter.reply
         shown += repr(waiter)
     for marker in ("marker", "Frist", "used_tools"):

@@ -84,7 +84,7 @@ async def test_found() -> None:
 
 
 async def test_who_lacks_a_push() -> None:
-    """Only who has no push yet needs to be looked for."""
+    """Only who has no push yet needs to be looked for, but for what was there before."""
     waiters = Waiters()
     begun: list[bool] = []
     waiters.on_wait.append(lambda: begun.append(waiters.anybody))
@@ -92,9 +92,11 @@ async def test_who_lacks_a_push() -> None:
         assert waiters.lacking() == {TURN, OTHER}
         waiters.offer(push(TURN).callback)
         assert (waiters.lack(TURN), waiters.lacking()) == (False, {OTHER})
-        with waiters.expect(TURN, shared=True):
+        assert waiters.unlooked() == []
+        with waiters.expect(TURN, shared=True) as waiter:
             assert waiters.lack(TURN)
-    assert begun == [True]
+            assert [waiters.unlooked() for _ in range(2)] == [[waiter], []]
+    assert begun == [True, True]
 
 
 async def test_hinted() -> None:
