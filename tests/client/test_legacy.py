@@ -262,14 +262,14 @@ async def test_no_room_for_the_key(
 ) -> None:
     """Where the key can be written nowhere, connecting says so, and leaves nothing."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(ssh_module, "_write_private", _full)
+    monkeypatch.setattr(Path, "write_text", _full)
     with pytest.raises(ConfigError, match=r"no directory for ssh's key \(TMPDIR\): No space left"):
         async with paliadin_client.connect(environ=legacy.environ):
             pytest.fail("connected")
     assert _modes(tmp_path) == {}
 
 
-def _full(path: Path, contents: str) -> None:
+def _full(path: Path, _contents: str) -> None:
     path.touch()
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
