@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,6 @@ import anyio
 
 from paliadin_client import errors, replies
 from paliadin_client.backend import Reply, TurnRequest, User, primer_block
-from paliadin_client.health import Health
 from paliadin_client.hosts import Host, Hosts
 from paliadin_client.replies import Response
 from paliadin_client.store.protocol import Found, Store, Window
@@ -22,6 +22,9 @@ from paliadin_client.windows import Windows
 from paliadin_contract.callback import TurnCompleted, TurnFailed
 
 _log = logging.getLogger(__name__)
+
+#: How long, in seconds, a health check that succeeded is trusted. A failure is not.
+_HEALTH_TRUST_S = 10.0
 
 
 @dataclass(slots=True)
@@ -77,12 +80,11 @@ class Submission:
 
 
 class Submitter:
-    """Submits turns, and knows which agents were given what was said before.
+    """Submits turns; knows which hosts are well, and which agents were given what was said before.
 
     Args:
         hosts: where turns can go.
         windows: which turn may go.
-        health: whether hosts are well.
         store: what other processes know.
         writes: brings there what they are to know.
         waiters: who waits in this process.
@@ -94,7 +96,6 @@ class Submitter:
         self,
         hosts: Hosts,
         windows: Windows,
-        health: Health,
         *,
         store: Store,
         writes: StoreWrites,
@@ -104,12 +105,13 @@ class Submitter:
     ) -> None:
         self._hosts = hosts
         self._windows = windows
-        self._health = health
         self._store = store
         self._writes = writes
         self._waiters = waiters
         self._pushes_come = pushes_come
         self._clock = clock
+        #: Until when the last check is trusted, by host and pane; "" stands for all panes.
+        self._healthy_until: dict[tuple[str, str], float] = {}
         #: By window, the host whose agent knows what was said before.
         self._primed: dict[str, str] = {}
 
@@ -174,15 +176,24 @@ class Submitter:
     async def check(self, host: Host, user: User | None) -> None:
         """Return if the host is well, or was within the last 10 s.
 
+        Args:
+            host: which one.
+            user: asks for this user's session, where the backend (legacy) knows the difference.
+
         Raises:
             PaliadinError: it is not.
         """
+        backend = host.backend
+        key = (host.name, backend.pane(user) if user and backend.health_per_pane else "")
+        if self._clock() < self._healthy_until.get(key, -math.inf):
+            return
         try:
-            await self._health.check(host, user)
+            await backend.health(user)
         except errors.PaliadinError:
-            if host.backend.health_per_pane:
+            if backend.health_per_pane:
                 self.forget()  # the agents may have been started afresh
             raise
+        self._healthy_until[key] = self._clock() + _HEALTH_TRUST_S
 
     async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError) -> None:
         """Tell whoever waits for this turn how its submit ended."""

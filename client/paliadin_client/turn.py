@@ -13,7 +13,6 @@ import anyio
 
 from paliadin_client import errors, replies
 from paliadin_client.backend import Backend, TurnRequest, User
-from paliadin_client.health import Health
 from paliadin_client.hosts import Host, Hosts
 from paliadin_client.inbox import Inbox
 from paliadin_client.replies import Response
@@ -77,7 +76,6 @@ class Paliadin:
         self._submitter = Submitter(
             self._hosts,
             self._windows,
-            Health(clock),
             store=self.store,
             writes=self._writes,
             waiters=self.waiters,

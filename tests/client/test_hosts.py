@@ -131,7 +131,7 @@ async def test_back_again(two: Two) -> None:
     async with paliadin_client.connect(environ=two.environ) as paliadin:
         await paliadin.run_turn(two.ask())
         two.near.unwell = "mriver_unreachable"
-        paliadin._submitter._health._healthy_until.clear()
+        paliadin._submitter._healthy_until.clear()
         await paliadin.run_turn(two.ask())
         two.near.unwell = None
         await paliadin.run_turn(two.ask())
@@ -229,7 +229,7 @@ async def test_down_after_sending(two: Two, inbox: Inbox, sidecar: Sidecar) -> N
 async def test_refused_after_the_health_check(two: Two) -> None:
     """A host that goes between its health check and the turn was sent nothing, and is left."""
     async with two.near_is_down() as environ, paliadin_client.connect(environ=environ) as paliadin:
-        paliadin._submitter._health._healthy_until[NOBODY, ""] = float("inf")
+        paliadin._submitter._healthy_until[NOBODY, ""] = float("inf")
         assert (await paliadin.run_turn(two.ask())).host == two.urls[1]
     assert [bool(seen.primer) for seen in two.far.turns] == [True]
 
@@ -258,7 +258,7 @@ async def test_health_of_each(two: Two) -> None:
         assert isinstance(found[two.urls[0]], ShimError)
         assert found[two.urls[1]] is None
         two.far.unwell = "shim_error"
-        paliadin._submitter._health._healthy_until.clear()
+        paliadin._submitter._healthy_until.clear()
         with pytest.raises(ShimError, match="none of 2 hosts"):
             await paliadin.health()
         assert all(await paliadin.health_of_hosts())
