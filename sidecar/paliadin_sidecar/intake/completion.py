@@ -135,6 +135,11 @@ class IntakeRules(Struct, frozen=True):
     monotonic: Callable[[], float]
     wall: Callable[[], float]
 
+    def judge(self, progress: Progress | None, seen: FileSnapshot) -> tuple[Progress, Verdict]:
+        """As `decide`, by these rules, now."""
+        now = self.monotonic()
+        return decide(progress, seen, now, quiet_s=self.quiet_s, max_bytes=self.max_bytes)
+
     def defect_of(self, seen: Fingerprint | None) -> str:
         """What is wrong with a file as it is; empty where it may be an answer.
 

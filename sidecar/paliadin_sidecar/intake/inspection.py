@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 from paliadin_contract.callback import Reason
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.intake import completion
-from paliadin_sidecar.intake.completion import Failed, Progress, Verdict, Waiting
+from paliadin_sidecar.intake.completion import Failed, Progress, Waiting, failed_fingerprint
 from paliadin_sidecar.intake.events import Gone, IntakeEvent, Stalled, Vanished
 from paliadin_sidecar.intake.fingerprint import COARSE_S, FileSnapshot
 from paliadin_sidecar.intake.tracking import TrackedFile, WatchedRoot
@@ -117,7 +116,7 @@ def _evaluate(watched: WatchedRoot, tracked: TrackedFile) -> Iterator[IntakeEven
         watched.remember_recent(name, snapshot.fingerprint)
         watched.drop(tracked)  # an event, but nothing new
         return
-    tracked.progress, verdict = _decide(watched, tracked.progress, snapshot)
+    tracked.progress, verdict = rules.judge(tracked.progress, snapshot)
     if isinstance(verdict, Waiting):
         before = yield from _evaluate_previous(watched, tracked, last_chance=False)
         yield from _wait(watched, tracked, verdict, before)
@@ -176,7 +175,7 @@ def _evaluate_previous(
             tracked.close_previous()
             return None
         return Waiting(_MIN_UNREADABLE_S)
-    progress, verdict = _decide(watched, tracked.previous_progress, snapshot)
+    progress, verdict = watched.rules.judge(tracked.previous_progress, snapshot)
     tracked.previous_progress = progress
     if isinstance(verdict, Waiting) and (verdict.polls or not last_chance):
         return verdict
@@ -185,15 +184,6 @@ def _evaluate_previous(
         yield read_arrival(watched, tracked.name, previous, snapshot, None, progress)
     tracked.close_previous()
     return None
-
-
-def _decide(
-    watched: WatchedRoot, progress: Progress | None, snapshot: FileSnapshot
-) -> tuple[Progress, Verdict]:
-    rules = watched.rules
-    return completion.decide(
-        progress, snapshot, rules.monotonic(), quiet_s=rules.quiet_s, max_bytes=rules.max_bytes
-    )
 
 
 def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
@@ -231,7 +221,7 @@ def read_arrival(  # noqa: PLR0917 - in the order in which they came to be known
     fingerprint = str(seen) if conclusive else ""
     if reason is not None:
         if fingerprint and progress is not None:
-            fingerprint = completion.failed_fingerprint(seen, reason)
+            fingerprint = failed_fingerprint(seen, reason)
         why = _why_failed(reason, snapshot, rules.max_bytes)
         return Arrival(watched.key(name), fingerprint, at, seen.size, reason=reason, why=why)
     data = file.read(snapshot, allow_open_writer=snapshot.being_written is True)
