@@ -101,14 +101,14 @@ class RootIntake:
         )
         self.files = WatchedRoot(spec, self.root, rules)
         self.heartbeat = Heartbeat()
-        self.began = anyio.Event()
+        self.began = asyncio.Event()
         self.no_events: str | None = None
         self._settings = settings
         self._group = group
         self._listener = listener
         self._thread = Threads(1, "root")
-        self._file_system_lock = anyio.Lock(fast_acquire=True)
-        self._committing = anyio.Lock(fast_acquire=True)
+        self._file_system_lock = asyncio.Lock()
+        self._committing = asyncio.Lock()
         self._stopped = False
         self._is_known = False  #: its old files are registered
         self._scanned = False  #: since files were inspected
@@ -117,9 +117,9 @@ class RootIntake:
         self._is_notified = False  #: of each new name
         self._list_at = 0.0  #: when names are listed again, where it is
         self._scan_s = 0.0  #: what scans took so far
-        self._wake = anyio.Event()
-        self._wake_scan = anyio.Event()
-        self._armed = anyio.Event()
+        self._wake = asyncio.Event()
+        self._wake_scan = asyncio.Event()
+        self._armed = asyncio.Event()
         self._listening = anyio.CancelScope()
 
     def stop(self) -> None:
@@ -149,14 +149,18 @@ class RootIntake:
 
     async def _inspection_loop(self) -> None:
         while not self._stopped:
-            self._wake = anyio.Event()
+            self._wake = asyncio.Event()
             scanned, self._scanned = self._scanned, False
             await self._commit(await self._call(self._inspect))
             if scanned:
                 self.began.set()
                 self.heartbeat.beat()
-            with anyio.move_on_after(self.files.due_in()):
+            due_s = self.files.due_in()
+            if due_s is None:
                 await self._wake.wait()
+            else:
+                with anyio.move_on_after(due_s):
+                    await self._wake.wait()
 
     def _inspect(self) -> list[IntakeEvent]:
         touched, self._touched = self._touched, set()
@@ -174,7 +178,7 @@ class RootIntake:
     async def _scan_loop(self) -> None:
         next_every_file = 0.0
         while True:
-            self._wake_scan = anyio.Event()
+            self._wake_scan = asyncio.Event()
             now = time.monotonic()
             every_file, self._every_file = self._every_file or now >= next_every_file, False
             await self._scan(every_file=every_file)
@@ -288,7 +292,7 @@ class RootIntake:
         wait_s = _MIN_REARM_S
         while True:
             self._is_notified = False
-            self._armed = anyio.Event()
+            self._armed = asyncio.Event()
             if self.root.fd is None or self.root.state != "armed":
                 # There is nothing to watch; the root's state says why.
                 self._set_no_events(None)
@@ -310,8 +314,9 @@ class RootIntake:
                     wait_s = min(2 * wait_s, _MAX_REARM_S)
 
     def _set_no_events(self, why: str | None) -> None:
-        self.no_events = why
-        self._listener.report_missing_events()
+        if why != self.no_events:
+            self.no_events = why
+            self._listener.report_missing_events()
 
     async def _consume_events(self, directory: int) -> None:
         heard = changes(directory, inotify=self._settings.events == "inotify")

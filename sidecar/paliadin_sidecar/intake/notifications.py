@@ -5,6 +5,7 @@ They only shorten the wait for the next scan.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import threading
@@ -12,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import anyio
 
@@ -24,10 +26,8 @@ _STEP_MS, _FLIGHT_MS, _RESTING_STEP_MS = 1, 300_000, 50
 _DEBOUNCE_MS, _WRITTEN_S = 50, 0.05
 #: So many bytes of events are taken at a time, some hundreds, before others have their turn.
 _MAX_READ = 16 * 1024
-#: What stands before the name of an event, which is padded with NULs; and a whole one, at most: see
-#: inotify(7).
+#: What stands before the name of an event, which is padded with NULs: see inotify(7).
 _EVENT = struct.Struct("iIII")
-_MAX_EVENT = _EVENT.size + 256
 
 
 def changes(directory: int, *, inotify: bool) -> AsyncGenerator[set[str], None]:
@@ -91,30 +91,57 @@ async def _by_inotify(watched: str) -> AsyncGenerator[set[str], None]:
             begin = partial(notify.add_watch, watched, Mask(at_once) | Mask.MODIFY | Mask.ONLYDIR)
             await anyio.to_thread.run_sync(begin, abandon_on_cancel=True)
             yield set()
-            os.set_blocking(notify.fd, False)
-            written, more = _Written(), False
-            while True:
-                with anyio.move_on_after(0.0 if more else written.rest_s()):
-                    await anyio.wait_readable(notify.fd)
-                events = _read(notify.fd)
-                more = len(events) > _MAX_READ - _MAX_EVENT
-                named = list(_masks_and_names(events))
-                if any(mask & overflow for mask, _ in named):
-                    yield set()
-                found = {name for mask, name in named if mask & at_once}
-                written.add({name for _, name in named} - found)
-                found |= written.take(found)
-                if found:
-                    yield found
+            with _Reader(notify.fd) as events:
+                written = _Written()
+                while True:
+                    named = list(_masks_and_names(await events.next(written.rest_s())))
+                    if any(mask & overflow for mask, _ in named):
+                        yield set()
+                    found = {name for mask, name in named if mask & at_once}
+                    written.add({name for _, name in named} - found)
+                    found |= written.take(found)
+                    if found:
+                        yield found
     except OSError as exc:
         raise WatchFailed(type(exc).__name__) from exc
 
 
-def _read(fd: int) -> bytes:
-    try:
-        return os.read(fd, _MAX_READ)
-    except BlockingIOError:
-        return b""  # the time is up
+class _Reader:
+    # Reads what comes as soon as it can be read: to wait for each event anew costs more.
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._events = bytearray()
+        self._failed: OSError | None = None
+        self._came = asyncio.Event()
+        os.set_blocking(fd, False)
+
+    def __enter__(self) -> Self:
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+
+    def _read(self) -> None:
+        try:
+            self._events += os.read(self._fd, _MAX_READ)
+        except OSError as exc:
+            self._failed = exc
+        self._came.set()
+
+    async def next(self, within_s: float | None) -> bytes:
+        # What came since the last time; nothing where the time is up.
+        if within_s is None:
+            await self._came.wait()
+        else:
+            with anyio.move_on_after(within_s):
+                await self._came.wait()
+        if self._failed is not None:
+            raise self._failed
+        self._came.clear()
+        events, self._events = bytes(self._events), bytearray()
+        return events
 
 
 def _masks_and_names(events: bytes) -> Iterator[tuple[int, str]]:
