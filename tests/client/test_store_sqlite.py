@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -442,6 +443,20 @@ async def test_full_disk(path: Path, store: SqliteStore) -> None:
     async with store.receive(push("turn-2", "x" * 1_000_000)) as receipt:
         assert receipt.verdict is Verdict.NEW
     assert await received(store, "turn-1") is Verdict.KNOWN
+
+
+async def test_a_commit_whose_flush_failed_is_not_believed(
+    path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens the database finds it in the log, and flushes that before it is known."""
+    assert await received(store) is Verdict.NEW
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(ConfigError, match=os.strerror(errno.EIO)):
+        SqliteStore(path)
 
 
 async def test_damaged(path: Path, store: SqliteStore) -> None:

@@ -315,6 +315,11 @@ class _File:
             db.executescript(
                 f"BEGIN IMMEDIATE; {self._schema}; PRAGMA user_version = {self._layout}; COMMIT"
             )
+        # One that begins finds in the log also a commit whose flush failed, and what is found there
+        # is acknowledged.
+        log = self.path.with_name(f"{self.path.name}-wal")
+        with suppress(FileNotFoundError), log.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def _until_free(ask: Callable[[], _T]) -> _T:

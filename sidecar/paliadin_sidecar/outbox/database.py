@@ -86,6 +86,7 @@ class Outbox:
         retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         self.path = path
+        self._file, self._log = str(path), f"{path}-wal"
         self.max_bytes = max_bytes
         self.retention = retention
         self.last_event = 0  #: id of the last event that was written here
@@ -112,13 +113,16 @@ class Outbox:
             try:
                 self.connection.row_factory = sqlite3.Row
                 self._set_up(create=create, successor=successor)
+                if create:
+                    # What a process wrote that was killed before its flush is there, and not yet
+                    # on the disk: nobody may be told of it, nor sent it.
+                    self.flush_log()
                 self._page_size = self.pragma("page_size")
             except BaseException:
                 self.connection.close()
                 raise
         except sqlite3.Error as exc:
             raise self.translated(exc) from None
-        self._file, self._log = str(path), f"{path}-wal"
         self._file_identity = _identity(_stat(self._file))
         self._log_identity: tuple[int, int] | None = None
         self._log_is_empty = False  #: a checkpoint emptied it, and proved that nothing is missing
@@ -287,6 +291,20 @@ class Outbox:
 
     def _replaced(self) -> Damaged:
         return Damaged(self.path, "was removed, replaced or truncated while it was in use")
+
+    def flush_log(self) -> None:
+        """Flush the log as it is by now, whoever wrote it.
+
+        Raises:
+            DiskFails: it cannot be.
+        """
+        try:
+            with Path(self._log).open("rb") as log:
+                os.fsync(log.fileno())
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise unreachable(exc, self.path) from None
 
     def changed_elsewhere(self) -> int:
         """A number that changes when another process writes."""

@@ -6,14 +6,11 @@ outbox sets), so nothing of it is left in free pages. The log has it until it wa
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import record_event
@@ -121,22 +118,11 @@ def empty_log(outbox: Outbox, within_s: float) -> bool:
                 raise outbox.translated(exc) from None
             is_busy = True
         if not is_busy:
-            _flush_log(outbox)
+            outbox.flush_log()  # SQLite does not, and a loss of power would bring it back
             return True
         if time.monotonic() > end:
             return False
         time.sleep(_RETRY_S)
-
-
-def _flush_log(outbox: Outbox) -> None:
-    # SQLite empties the log without a flush, and a loss of power would bring it back.
-    try:
-        with Path(f"{outbox.path}-wal").open("rb") as log:
-            os.fsync(log.fileno())
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise OutboxError(outbox.path, f"its log cannot be flushed ({exc.strerror})") from None
 
 
 def _erasables(outbox: Outbox, statement: str, wanted: Mapping[str, str]) -> list[Erasable]:

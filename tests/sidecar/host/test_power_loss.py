@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -133,3 +134,27 @@ def test_what_was_erased_does_not_come_back(tmp_path: Path, disk: LossyDisk) -> 
     over = after_each_step(tmp_path, disk, look)
     assert any(found)
     assert not any(is_there for is_there, is_over in zip(found, over, strict=True) if is_over)
+
+
+_UNFLUSHED = """
+import os, signal, sys
+from pathlib import Path
+from support.outbox_box import Box, answer
+from paliadin_sidecar.outbox import acceptance
+box = Box(Path(sys.argv[1]), create=True)
+if "first" in sys.argv:
+    box.outbox.execute("PRAGMA synchronous = OFF")  # it is killed before its flush
+    box(acceptance.accept, answer("Antwort"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_wrote_is_flushed_by_the_next(disk: LossyDisk) -> None:
+    """It finds a turn in the log, prints it as accepted and sends it: so that is on the disk."""
+    for which in ("first", "second"):
+        command = [sys.executable, "-c", _UNFLUSHED, str(disk.path / OUTBOX), which]
+        environ = os.environ | {"PYTHONPATH": "tests"}
+        assert subprocess.run(command, env=environ, check=False).returncode == -signal.SIGKILL
+    disk.lose_power(Loss.ALL, random.Random(1))
+    with closing(sqlite3.connect(disk.path / OUTBOX)) as db:
+        assert db.execute("SELECT turn_id FROM turn").fetchall() == [(KEY.turn_id,)]
