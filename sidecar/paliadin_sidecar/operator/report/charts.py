@@ -8,7 +8,7 @@ escapes nothing, so whatever is text goes through `_safe`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import svg
@@ -123,8 +123,7 @@ def bars(
             ]
         return drawn
 
-    large, small = _frames(max(totals))
-    return _described(words, large, draw(large)), _described(words, small, draw(small))
+    return _both(words, max(totals), draw)
 
 
 def line(
@@ -165,15 +164,17 @@ def line(
         drawn.append(svg.Path(d=path, class_=["backlog"]))
         return drawn + _below(frame, labels)
 
-    large, small = _frames(max(values))
-    return _described(words, large, draw(large)), _described(words, small, draw(small))
+    return _both(words, max(values), draw)
 
 
-def _frames(highest: int) -> tuple[_Frame, _Frame]:
+def _both(
+    words: Words, highest: int, draw: Callable[[_Frame], list[svg.Element]]
+) -> tuple[Markup, Markup]:
     ticks = _ticks(highest)
     left = len(_number(ticks[-1])) * _LETTER + 8
     large = _Frame("large", 760, 230, left, ticks, has_hints=True)
-    return large, _Frame("small", 340, 210, left, ticks, has_hints=False)
+    small = _Frame("small", 340, 210, left, ticks, has_hints=False)
+    return _described(words, large, draw(large)), _described(words, small, draw(small))
 
 
 def _ticks(highest: int) -> list[int]:

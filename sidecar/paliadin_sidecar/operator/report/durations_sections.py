@@ -61,20 +61,13 @@ def late(facts: Facts) -> Section:
     delivered = sum(turn.outcome is Outcome.DELIVERED for _, turn in found)
     rows = [
         [
-            facts.turn(turn),
-            Cell(turn.root),
-            *facts.user(turn),
-            facts.time(turn.at),
+            *facts.turn_cells(turn, turn.at),
             facts.duration(took),
             Cell(say(turn.outcome.value)),
         ]
         for took, turn in found[:FEW_ROWS]
     ]
-    columns = [
-        *facts.columns("turn", "backend"),
-        *facts.user_column(),
-        *facts.columns("first_seen", "late_by", "outcome", numeric=["late_by"]),
-    ]
+    columns = facts.turn_columns("first_seen", "late_by", "outcome", numeric=["late_by"])
     says = say(
         "section_late_says",
         limit=facts.language.bound(POLLED_MS),
@@ -92,20 +85,13 @@ def slowest(facts: Facts) -> Section:
     found = sorted(facts.acknowledged, key=lambda one: -one[0])
     rows = [
         [
-            facts.turn(each.turn),
-            Cell(each.turn.root),
-            *facts.user(each.turn),
-            facts.time(each.accepted_at),
+            *facts.turn_cells(each.turn, each.accepted_at),
             facts.duration(ms),
             facts.number(each.requests),
         ]
         for ms, each in found[:FEW_ROWS]
     ]
-    columns = [
-        *facts.columns("turn", "backend"),
-        *facts.user_column(),
-        *facts.columns("accepted", "took", "attempts", numeric=["took", "attempts"]),
-    ]
+    columns = facts.turn_columns("accepted", "took", "attempts", numeric=["took", "attempts"])
     table = Table(say("slowest_table"), columns, rows, sortable=True)
     return Section(
         "slowest",

@@ -66,17 +66,15 @@ class Facts:
         """Of these, those that a poller would not have waited for."""
         return [(took, turn) for took, turn in self.timed if took > POLLED_MS]
 
-    def user(self, turn: Turn) -> list[Cell]:
-        """The cell of a person; none where persons are left out."""
-        return [] if self.anonymous else [Cell(turn.user or "")]
+    def turn_cells(self, turn: Turn, at: int) -> list[Cell]:
+        """The cells of a turn and of a time; that of a person only where persons are shown."""
+        user = [] if self.anonymous else [Cell(turn.user or "")]
+        return [Cell(turn.turn_id, code=True), Cell(turn.root), *user, self.time(at)]
 
-    def user_column(self) -> list[Column]:
-        """The column of these cells."""
-        return [] if self.anonymous else [Column(self.language.text("user"))]
-
-    def turn(self, turn: Turn) -> Cell:
-        """The cell of a turn."""
-        return Cell(turn.turn_id, code=True)
+    def turn_columns(self, at: str, *names: str, numeric: Iterable[str] = ()) -> list[Column]:
+        """The columns of these cells, by the name of the time's text, and others behind them."""
+        user = [] if self.anonymous else ["user"]
+        return self.columns("turn", "backend", *user, at, *names, numeric=numeric)
 
     def time(self, at: int) -> Cell:
         """The cell of a time."""

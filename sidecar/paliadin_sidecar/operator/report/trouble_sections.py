@@ -110,10 +110,7 @@ def attention(facts: Facts) -> Section:
     ]
     rows = [
         [
-            facts.turn(each.turn),
-            Cell(each.turn.root),
-            *facts.user(each.turn),
-            facts.time(each.accepted_at),
+            *facts.turn_cells(each.turn, each.accepted_at),
             _reason(facts, each),
             Cell(
                 answer_name(each.status, each.error, each.detail),
@@ -123,11 +120,7 @@ def attention(facts: Facts) -> Section:
         ]
         for each in found[:MANY_ROWS]
     ]
-    columns = [
-        *facts.columns("turn", "backend"),
-        *facts.user_column(),
-        *facts.columns("accepted", "reason", "last_answer", "command"),
-    ]
+    columns = facts.turn_columns("accepted", "reason", "last_answer", "command")
     elsewhere = facts.dead - sum(each.turn.outcome is Outcome.DEAD for each in found)
     command = None
     if elsewhere > 0:
@@ -180,10 +173,7 @@ def twice(facts: Facts) -> Section:
     numbers = ("revision", "attempts", "unanswered", "replays", "acknowledged")
     rows = [
         [
-            facts.turn(each.turn),
-            Cell(each.turn.root),
-            *facts.user(each.turn),
-            facts.time(each.accepted_at),
+            *facts.turn_cells(each.turn, each.accepted_at),
             *map(
                 facts.number,
                 (
@@ -197,11 +187,7 @@ def twice(facts: Facts) -> Section:
         ]
         for each in found[:FEW_ROWS]
     ]
-    columns = [
-        *facts.columns("turn", "backend"),
-        *facts.user_column(),
-        *facts.columns("accepted", *numbers, numeric=numbers),
-    ]
+    columns = facts.turn_columns("accepted", *numbers, numeric=numbers)
     left_out = facts.left_out(len(rows), len(found))
     table = Table(say("twice_table"), columns, rows, sortable=True, left_out=left_out)
     return Section(
