@@ -2,7 +2,8 @@
 
     python -m chaos.soak [--seconds N] [--seed S] [--keep DIR]
 
-The process is that of the shipped unit, with its limits, its environment and its timers; what was
+The process is that of the shipped unit, with its environment, its timers and its limits; where
+root may make no cgroup, those of memory and tasks are not set, and that is printed. What was
 delivered is kept for minutes instead of days, so that the outbox comes to its full size. In the
 second half the process is not ended any more, and what it takes is measured. Exits 1 where
 something grows, or the accounts do not agree.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import re
 import secrets
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +35,7 @@ from chaos.laptops import CC, Lid
 from chaos.world import MOUNTS, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _UNIT = Path(__file__).parents[1] / "systemd/paliadin-sidecar.service"
 _KEPT = {"PALIADIN_KEEP_ANSWERS": "2m", "PALIADIN_KEEP_TURNS": "10m"}
@@ -41,6 +43,10 @@ _KEPT = {"PALIADIN_KEEP_ANSWERS": "2m", "PALIADIN_KEEP_TURNS": "10m"}
 _CLEARED_S = 120.0
 _RATE = 1.0  #: turns a second of each writer
 _FAULT_S, _REST_S = (3.0, 20.0), (5.0, 30.0)
+#: Limits of a unit that are a cgroup's: its controller, and the file that takes the value.
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMORY = "limit_in_bytes" if (_CGROUPS / "memory").is_dir() else "max"  # version 1, and 2
+_OF_CGROUPS = (("MemoryMax", "memory", f"memory.{_MEMORY}"), ("TasksMax", "pids", "pids.max"))
 #: The outbox has its full size some time after what is kept for ten minutes.
 _MIN_OUTBOX_S = 2400.0
 
@@ -264,12 +270,40 @@ class Soak:
             self._world.check(not (is_judged and grew), f"{name} grows by {rise:.1f} an hour")
 
 
-def limits() -> tuple[list[str], dict[str, str]]:
-    """The command that sets the shipped unit's limits, and its environment."""
+@contextmanager
+def limits() -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The command that sets the shipped unit's limits, while this lasts, and its environment."""
     unit = _UNIT.read_text(encoding="utf-8")
-    files = re.findall(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)[0]
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
     environ = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.MULTILINE))
-    return ["prlimit", f"--nofile={files}", "--core=0"], environ
+    prefix = ["prlimit", f"--nofile={settings['LimitNOFILE']}", "--core=0"]
+    with ExitStack() as stack:
+        for name, controller, file in _OF_CGROUPS:
+            try:
+                group = stack.enter_context(_cgroup(controller, file, settings[name]))
+            except OSError as exc:
+                print(f"{name}={settings[name]} is not set: {exc}")
+                continue
+            join = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+            prefix = ["sh", "-c", join, "sh", *prefix]
+        yield prefix, environ
+
+
+@contextmanager
+def _cgroup(controller: str, file: str, value: str) -> Iterator[Path]:
+    # In version 1 each controller has groups of its own, in version 2 all have one.
+    parent = _CGROUPS / controller
+    if not parent.is_dir():
+        parent = _CGROUPS
+        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+    group = parent / f"paliadin-soak-{os.getpid()}"
+    group.mkdir(exist_ok=True)
+    try:
+        (group / file).write_text(value)
+        yield group
+    finally:
+        with suppress(FileNotFoundError):
+            group.rmdir()
 
 
 def main() -> int:
@@ -284,14 +318,14 @@ def main() -> int:
     arguments.add_argument("--keep", type=Path, help="keep the logs here")
     given = arguments.parse_args()
     print(f"seed {given.seed}, {given.seconds:.0f} s", flush=True)
-    prefix, environ = limits()
-    environ |= _KEPT | {"PALIADIN_QUIET_S": "5", "PALIADIN_RESCAN_S": "2"}
     with (
         tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as temp,
         ExitStack() as stack,
     ):
         base = (given.keep or Path(temp)).resolve()
         base.mkdir(parents=True, exist_ok=True)
+        prefix, environ = stack.enter_context(limits())
+        environ |= _KEPT | {"PALIADIN_QUIET_S": "5", "PALIADIN_RESCAN_S": "2"}
         rng = random.Random(given.seed)
         world = stack.enter_context(World(base, rng, quick=False, environ=environ))
         lid = Lid(world) if works(CC) else None
