@@ -75,6 +75,8 @@ WHERE NOT EXISTS (SELECT 1 FROM bodies AS by_turn WHERE by_turn.turn = id)
 _FIND_REPLIES = """
 SELECT turn, reply FROM replies WHERE turn IN (SELECT value FROM json_each(?))
 """
+_RELEASE = "UPDATE windows SET turn_id = NULL WHERE name = ? AND turn_id = ?"
+_MOVE = "UPDATE windows SET host = ? WHERE name = ? AND turn_id = ?"
 #: Each table's key, and how long its rows are kept, in seconds.
 _KEPT = (
     ("webhook_ids", "id", KEEP_IDS_S),
@@ -160,12 +162,12 @@ class SqliteStore:
 
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
-        await self._thread.write(_release, window)
+        await self._thread.write(_update, (_RELEASE, (window.name, window.turn_id)))
         self._changes.notify(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
-        await self._thread.write(_move, window)
+        await self._thread.write(_update, (_MOVE, (window.host, window.name, window.turn_id)))
 
     async def prune(self) -> None:
         """As `Store.prune`."""
@@ -260,20 +262,12 @@ def _hold_each(db: sqlite3.Connection, window: Window, now: float, ttl_s: float)
     return window
 
 
-def _release(db: sqlite3.Connection, windows: Sequence[Window]) -> Sequence[None]:
-    db.executemany(
-        "UPDATE windows SET turn_id = NULL WHERE name = ? AND turn_id = ?",
-        [(window.name, window.turn_id) for window in windows],
-    )
-    return [None] * len(windows)
-
-
-def _move(db: sqlite3.Connection, windows: Sequence[Window]) -> Sequence[None]:
-    db.executemany(
-        "UPDATE windows SET host = ? WHERE name = ? AND turn_id = ?",
-        [(window.host, window.name, window.turn_id) for window in windows],
-    )
-    return [None] * len(windows)
+def _update(
+    db: sqlite3.Connection, asked: Sequence[tuple[str, tuple[str | None, ...]]]
+) -> Sequence[None]:
+    for statement, values in asked:
+        db.execute(statement, values)
+    return [None] * len(asked)
 
 
 def _prune(db: sqlite3.Connection, asked: Sequence[float]) -> Sequence[None]:
