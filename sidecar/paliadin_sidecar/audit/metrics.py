@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -55,6 +56,7 @@ class Numbers(Collector):
         self._path = path
         self._wall = wall
         self._scanned = scanned
+        self._one_at_a_time = threading.Lock()
         self._turns = _by_outcome("turns", "Turn files by what became of them.")
         self._deliveries = _by_outcome(
             "deliveries",
@@ -82,17 +84,18 @@ class Numbers(Collector):
             (self._seen,) = outbox.transaction([partial(event_rows.newest_event, outbox)])
 
     def collect(self) -> Iterator[Metric]:
-        """Read what is new, and the state as it is; not by two at the same time."""
-        found: list[Metric] = []
-        try:
-            with Outbox(self._path, wall=self._wall) as outbox:
-                self._follow(outbox)
-                found += _state(outbox)
-            found.append(_free(self._path.parent))
-        except (OutboxError, sqlite3.Error, OSError):
-            pass  # a damaged outbox ends the daemon within a scan, and then the scrapes
-        for counted in (self._turns, self._deliveries, self._attempts, self._end_to_end):
-            found += counted.collect()
+        """Read what is new, and the state as it is."""
+        with self._one_at_a_time:
+            found: list[Metric] = []
+            try:
+                with Outbox(self._path, wall=self._wall) as outbox:
+                    self._follow(outbox)
+                    found += _state(outbox)
+                found.append(_free(self._path.parent))
+            except (OutboxError, sqlite3.Error, OSError):
+                pass  # a damaged outbox ends the daemon within a scan, and then the scrapes
+            for counted in (self._turns, self._deliveries, self._attempts, self._end_to_end):
+                found += counted.collect()
         yield from found
         scans, only_scanned = self._scanned()
         yield CounterMetricFamily(f"{_PREFIX}_scans", "Scans of a root.", scans)
