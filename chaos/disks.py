@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from chaos.world import World
 
 _COUNT = 20
+#: What is wrong is said by then.
+_SAID_S = 60.0
 #: Bytes that an hour's waiting may put into the journal.
 _MOST_SAID = 20_000
 _STRACE = "strace -o /dev/null true"
@@ -37,9 +39,12 @@ def _says(world: World, command: str, words: str) -> bool:
 
 def said(world: World, words: str) -> None:
     """See that `status`, `check` and the journal say this, within a minute."""
+    since = time.monotonic()
     for command in ("status", "check"):
         world.until(f"{command} to say {words!r}", partial(_says, world, command, words))
     world.until(f"the journal to say {words!r}", lambda: words.encode() in world.host.output)
+    took_s = time.monotonic() - since
+    world.check(took_s < _SAID_S, f"{words!r} was said after {took_s:.0f} s")
 
 
 @contextmanager

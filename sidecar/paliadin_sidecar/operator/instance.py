@@ -27,7 +27,7 @@ _SECRET_VARIABLES = (
 )  # fmt: skip
 _PROBLEMS = {
     "outbox": "no answer is accepted, since the outbox cannot be written",
-    "disk": "no answer is accepted or sent, since the outbox's disk hangs",
+    "disk": "answers wait, since the outbox's disk hangs or is slow",
     "intake": "new answers wait in their directories",
     "metrics": "no metrics are served, and no answer waits for that",
     "events": "file events cannot be had, so that an answer is only seen by the next scan",

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Self
 
 #: A disk that needs longer for a flush is in trouble; one that is loaded does not get near it.
-_LONG_S, _LOOK_S = 10.0, 5.0
+_LONG_S, _LOOK_S = 5.0, 1.0
+#: One that needs as long each time answers between two flushes, and is well only after a while.
+_WELL_S = 30.0
 
 
 class HeldTransactions:
@@ -17,8 +19,8 @@ class HeldTransactions:
     Args:
         began_at: when the transaction began that is under way, on the monotonic clock; None where
             there is none.
-        on_change: called in the thread with why, once for each transaction that takes long, and
-            with None when it has ended.
+        on_change: called in the thread with why, once a transaction takes long, and with None once
+            none has for a while.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class HeldTransactions:
         self._over.set()
 
     def _watch(self) -> None:
-        is_held = False
+        held_at: float | None = None
         while not self._over.wait(_LOOK_S):
-            since = self._began_at()
-            was_held, is_held = is_held, since is not None and time.monotonic() - since >= _LONG_S
-            if is_held and not was_held:
-                self._on_change(f"its disk has not answered for {_LONG_S:.0f} s")
-            elif was_held and not is_held:
+            now, began_at = time.monotonic(), self._began_at()
+            if began_at is not None and now - began_at >= _LONG_S:
+                if held_at is None:
+                    self._on_change(f"its disk needs more than {_LONG_S:.0f} s to answer")
+                held_at = now
+            elif held_at is not None and now - held_at >= _WELL_S:
+                held_at = None
                 self._on_change(None)
