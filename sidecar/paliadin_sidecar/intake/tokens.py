@@ -28,7 +28,7 @@ class Tokens:
         rules: whose they must be.
 
     Attributes:
-        judged: by name: "" for one that was read, else what it looked like.
+        seen: by name: "" for one that was read, else what it looked like.
     """
 
     def __init__(self, root: Root, rules: IntakeRules) -> None:

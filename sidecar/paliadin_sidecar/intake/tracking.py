@@ -103,8 +103,8 @@ class WatchedRoot:
         tokens: those beside the answers.
         accepted: by name: the fingerprint of a file that was accepted, with the reason where it
             is no answer; "" where its times are too young to be reliable.
-        recent: what was accepted last: when, and as what. It is compared in every scan.
-        linked: files that failed for a second name: its removal moves no time but theirs.
+        recently_accepted: what was accepted last: when, and as what. It is compared in every scan.
+        multiply_linked: files that failed for a second name: its removal moves no time but theirs.
         tracked: what is under observation, by name.
         queue: when each of these is inspected.
         scans: how often it was scanned.
