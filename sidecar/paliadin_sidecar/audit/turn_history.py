@@ -63,9 +63,8 @@ class Delivery:
     why: str | None = None  #: what there is to say beyond that
     attempts: int = 0  #: since it was last replayed
     earlier_attempts: int = 0
-    unanswered: int = (
-        0  #: of those that were sent, how many got no answer, as far as it was recorded
-    )
+    #: Of those that were sent, how many got no answer, as far as it was recorded.
+    unanswered: int = 0
     replays: int = 0
     acknowledgements: int = 0
     delivered_ms: int | None = None  #: from completion to acknowledgement; None after a replay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,7 @@ def export(
 
 def _turns(outbox: Outbox, since: float, until: float) -> Iterator[Rows]:
     for rows in turn_pages(outbox, since=since, until=until):
-        yield [_in_order(with_utc_times(row)) for row in rows]
-
-
-def _in_order(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: row[column] for column in TURN_COLUMNS}
+        yield [{name: row[name] for name in TURN_COLUMNS} for row in map(with_utc_times, rows)]
 
 
 def _expect_given(outbox: Outbox, event: int) -> None:
