@@ -43,7 +43,8 @@ class PaliadinError(Exception):
             reason says it already.
         exit_code: that of a command which ends with it.
         retryable: whether the same call may well succeed later, with nothing changed.
-        detail: what the backend said: one line, at most 200 characters, no control characters.
+        detail: what the backend said: one line, at most 200 characters, no control characters. Of
+            several hosts it is why none can be asked, each by its name, however many there are.
     """
 
     code = ""

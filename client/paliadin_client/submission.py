@@ -339,8 +339,10 @@ def none_well(found: Mapping[str, errors.PaliadinError]) -> errors.PaliadinError
     if not others:
         return first
     kind = type(first) if len({type(each) for each in found.values()}) == 1 else errors.ShimError
-    return kind(
+    error = kind(
         f"none of {len(found)} hosts can be asked",
-        detail="; ".join(f"{host}: {exc.args[0]}" for host, exc in found.items()),
         retryable=any(exc.retryable for exc in found.values()),
     )
+    # Our own words of each, and so not cut like a backend's.
+    error.detail = "; ".join(f"{host}: {exc.args[0]}" for host, exc in found.items())
+    return error
