@@ -252,6 +252,24 @@ def test_a_full_disk(host: Sidecar) -> None:
     assert f"du -xh {host.state}" in message
 
 
+@root_only
+@pytest.mark.parametrize(
+    ("mount", "said"),
+    [
+        ("-t tmpfs -o mode=700 none", "tmpfs, in memory"),
+        ("-t overlay -o lowerdir={0}/l,upperdir={0}/u,workdir={0}/w none", "overlay, of layers"),
+    ],
+)
+def test_a_state_directory_that_goes_with_something(host: Sidecar, mount: str, said: str) -> None:
+    """What was accepted is nowhere else, so its operator knows with what it goes."""
+    on = host.base / "layers"
+    layers = f"mkdir {on}; mount -t tmpfs none {on}; mkdir -m 700 {on}/l {on}/u {on}/w"
+    shell = f"mkdir {host.state}; {layers}; mount {mount.format(on)} {host.state}"
+    level, message = findings(host, "unshare", "-m", shell=shell)["outbox's file"]
+    assert level == "note"
+    assert message.startswith(said)
+
+
 def test_a_damaged_outbox(host: Sidecar) -> None:
     """Also where only a page is damaged that nobody reads just now."""
     host.start()

@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.host.storage import NO_ROOM, explain, user_name, write_error
+from paliadin_sidecar.intake.filesystem import LOCAL, type_of
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
@@ -27,6 +28,8 @@ from paliadin_sidecar.settings import RootSpec, Settings
 
 T = TypeVar("T")
 
+#: File systems in memory.
+_FORGETFUL = {"tmpfs", "ramfs"}
 #: The root directory as process 1 sees it.
 _OF_PROCESS_1 = "/proc/1/root"
 #: A root that has not answered by then hangs.
@@ -202,7 +205,34 @@ def state_directory(path: Path) -> list[Finding]:
     if "is writable by" in way.why:
         text = f"whoever may change it can take the outbox away: {way.why}"
         found.append(wrong(subject, text))
-    return [*found, _room(path)]
+    return [*found, *_file_system(path), _room(path)]
+
+
+def _file_system(path: Path) -> Iterator[Finding]:
+    # Whether what is kept there outlives what an outbox is to outlive.
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        kind = type_of(fd)
+    finally:
+        os.close(fd)
+    if kind in _FORGETFUL:
+        text = (
+            "in memory: with a restart of the host or a loss of power goes each answer that was "
+            "accepted and not delivered. Name a directory on a disk in PALIADIN_STATE_DIR"
+        )
+    elif kind == "overlay":
+        text = (
+            "of layers: where they are a container's own, each answer that was accepted and not "
+            "delivered goes with it. Mount a volume there"
+        )
+    elif kind and kind not in LOCAL:
+        text = (
+            "perhaps of another machine: SQLite relies on what it says of locks and flushes. Name "
+            "a directory on a disk of this one in PALIADIN_STATE_DIR"
+        )
+    else:
+        return
+    yield note("outbox's file system", f"{kind}, {text}")
 
 
 def _refused(path: Path) -> str:
