@@ -55,7 +55,8 @@ class TurnRequest:
         user: who asks.
         message: the question. Line breaks and control characters do not reach the agent.
         primer: what was said before, oldest first; sent to an agent that does not know it.
-        conversation_id: passed on to a backend that knows conversations; a UUID is taken too.
+        conversation_id: passed on to a backend that knows conversations, as one line that UTF-8
+            can hold; a UUID is taken too.
         turn_id: a UUID of the caller's, or its text, where it stores the turn before it asks.
     """
 
@@ -69,6 +70,8 @@ class TurnRequest:
         for name in ("turn_id", "conversation_id"):
             if isinstance(value := getattr(self, name), UUID):
                 object.__setattr__(self, name, str(value))
+        if isinstance(self.conversation_id, str):  # it is left in the store with the response
+            object.__setattr__(self, "conversation_id", one_line(self.conversation_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,6 +191,13 @@ async def test_submit_then_result(apps: Apps) -> None:
     assert len(apps.host.turns) == 1
 
 
+async def test_half_a_character(apps: Apps) -> None:
+    """A conversation's id that no UTF-8 can hold costs no answer: it is what the backend got."""
+    app, request = await apps.start(), replace(ask(), conversation_id="c-\ud800")
+    for result in (await app.run_turn(request), await app.result(request.turn_id)):
+        assert result.conversation_id == "c-?"
+
+
 async def test_reloaded_page(apps: Apps) -> None:
     """Whoever asks for a turn while it runs gets its answer with the one who submitted it."""
     gate, request = Gate(apps.host), ask()
