@@ -103,8 +103,8 @@ class StateDirBlocked(StateDirError):
     """It cannot be used now, for a reason that may pass; the detail names it."""
 
     remedy = (
-        "it is tried again until that has passed. Of its disk or mount the kernel says more: "
-        "journalctl -k | tail"
+        "see PALIADIN_STATE_DIR, and what the kernel says of its disk or mount: journalctl -k | "
+        "tail; it is tried again until that has passed"
     )
     exit_code = 1
 

@@ -59,7 +59,7 @@ def test_one_place() -> None:
     [
         (BadSettings(["a", "b"]), 78, "a\nb", ""),
         (StateDirError(PATH, "cannot be made"), 78, f"{PATH} cannot be made", "see PALIADIN_"),
-        (StateDirBlocked(PATH, "cannot be made"), 1, f"{PATH} cannot be made", "it is tried again"),
+        (StateDirBlocked(PATH, "cannot be made"), 1, f"{PATH} cannot be made", "see PALIADIN_"),
         (StateDirFull(PATH, "cannot be made"), 1, f"{PATH} cannot be made", "make room there"),
         (Locked(PATH), 1, f"another paliadin-sidecar runs on {PATH}", "stop it, or give this one"),
         (OutboxError(PATH, "SQLITE_ERROR"), 1, f"{PATH}: SQLITE_ERROR", "see PALIADIN_STATE_DIR"),
