@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import msgspec
@@ -49,6 +48,15 @@ class FairShare:
     newest_next: dict[str, bool] = field(default_factory=dict)
     starts: int = 0
 
+    def copy(self) -> FairShare:
+        """One that counts by itself from here on."""
+        return replace(
+            self,
+            under_way=self.under_way.copy(),
+            started_last=self.started_last.copy(),
+            newest_next=self.newest_next.copy(),
+        )
+
     def started(self, root: str) -> None:
         """Count an attempt of this root that starts."""
         self.starts += 1
@@ -67,7 +75,7 @@ class FairShare:
             queues: the items by root, the oldest first.
             limit: at most so many.
         """
-        ahead, found = deepcopy(self), list[T]()
+        ahead, found = self.copy(), list[T]()
         left = {root: deque(queue) for root, queue in queues.items() if queue}
         while left and len(found) < limit:
             root = min(left, key=ahead.rank)
@@ -89,6 +97,10 @@ class Shares:
 
     first_attempts: FairShare = field(default_factory=lambda: FairShare(both_ends=True))
     retries: FairShare = field(default_factory=FairShare)
+
+    def copy(self) -> Shares:
+        """Ones that count by themselves from here on."""
+        return Shares(self.first_attempts.copy(), self.retries.copy())
 
     def of(self, attempts: int) -> FairShare:
         """The share that a delivery with so many attempts counts in."""
@@ -117,7 +129,7 @@ def fetch_due(
     # The same reading of the clock decides what is due and what is waited for.
     next_at = _next_retry_at(outbox, now)
     busy, held = list(busy), list(held)
-    shares = Shares() if shares is None else deepcopy(shares)
+    shares = Shares() if shares is None else shares.copy()
     rows: list[sqlite3.Row] = []
     if outbox.retries_from <= now:
         rows = _fitting(
