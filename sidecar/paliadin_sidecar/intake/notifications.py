@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -54,24 +54,38 @@ async def _by_watchfiles(watched: str) -> AsyncGenerator[set[str], None]:
         WatchfilesRustInternalError,
     )
 
-    stop = threading.Event()
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    found: asyncio.Queue[set[str] | BaseException] = asyncio.Queue()
+
+    def report(what: set[str] | BaseException) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody asks
+            loop.call_soon_threadsafe(found.put_nowait, what)
+
+    def watch() -> None:
+        # All in one thread: the library blocks, and the server of a file system may hang.
+        try:
+            with RustNotify([watched], False, False, 0, False, False) as notify:  # noqa: FBT003 - the library takes them by place
+                report(set())
+                step_ms, timeout_ms = _RESTING_STEP_MS, 0
+                while not stop.is_set():
+                    changed = notify.watch(_DEBOUNCE_MS, step_ms, timeout_ms, stop)
+                    if isinstance(changed, str):
+                        # The timeout: watchfiles forgets what arrives in the instant that it ends.
+                        step_ms, timeout_ms = _RESTING_STEP_MS, 0
+                        report(set())
+                    else:
+                        step_ms, timeout_ms = _STEP_MS, _FLIGHT_MS
+                        report({path.removeprefix(f"{watched}/") for _, path in changed})
+        except BaseException as exc:  # noqa: BLE001 - whoever asks for events gets it
+            report(exc)
+
     try:
-        # In a thread, as below: it asks the file system, whose server may hang.
-        begin = partial(RustNotify, [watched], False, False, 0, False, False)  # noqa: FBT003 - the library takes them by place
-        with await anyio.to_thread.run_sync(begin, abandon_on_cancel=True) as notify:
-            step_ms, timeout_ms = _RESTING_STEP_MS, 0
-            yield set()
-            while True:
-                found = await anyio.to_thread.run_sync(
-                    notify.watch, _DEBOUNCE_MS, step_ms, timeout_ms, stop, abandon_on_cancel=True
-                )
-                if isinstance(found, str):
-                    # The timeout: watchfiles forgets what arrives in the instant that it ends.
-                    step_ms, timeout_ms = _RESTING_STEP_MS, 0
-                    yield set()
-                else:
-                    step_ms, timeout_ms = _STEP_MS, _FLIGHT_MS
-                    yield {path.removeprefix(f"{watched}/") for _, path in found}
+        threading.Thread(target=watch, name="watch", daemon=True).start()
+        while True:
+            what = await found.get()
+            if isinstance(what, BaseException):
+                raise what
+            yield what
     except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
         raise WatchFailed(type(exc).__name__) from exc
     finally:
