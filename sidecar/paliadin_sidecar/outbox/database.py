@@ -11,10 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from paliadin_sidecar.errors import Damaged, Newer, Older, OutboxError, Replaced, Unwritable
+from paliadin_sidecar.errors import (
+    Damaged,
+    DiskFails,
+    Newer,
+    Older,
+    OutboxError,
+    Replaced,
+    Unwritable,
+)
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.records import NOT_KNOWN, Retention, to_ms
-from paliadin_sidecar.outbox.sqlite_errors import translated, unreachable
+from paliadin_sidecar.outbox.sqlite_errors import is_damaged, translated, unreachable
 
 FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
@@ -331,6 +339,8 @@ class Outbox:
         finally:
             self.connection.set_progress_handler(None, 0)
         if row[0] != "ok":
+            if not is_damaged(self.path):
+                raise DiskFails(self.path, "its disk fails (a page was not read)")
             raise Damaged(self.path, "is damaged (found by quick_check)")
         return True
 

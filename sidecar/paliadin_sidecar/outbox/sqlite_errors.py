@@ -18,6 +18,7 @@ _OF_THE_SYSTEM = {
 }  # fmt: skip
 _OF_RIGHTS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _STEP_BYTES = 1024 * 1024
+_LOOKS = 3
 #: What no limit and no lack of room explains.
 _OF_THE_DISK = {
     "SQLITE_IOERR_READ", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_CORRUPTFS",
@@ -33,7 +34,7 @@ def translated(exc: sqlite3.Error, path: Path) -> errors.OutboxError:
         return errors.Full(path, "there is no room on its disk")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
         return errors.Busy(path, f"another process holds its lock ({name})")
-    if code == sqlite3.SQLITE_CORRUPT and not _is_damaged(path):
+    if code == sqlite3.SQLITE_CORRUPT and not is_damaged(path):
         return errors.DiskFails(path, f"its disk fails ({name}, and no page is wrong)")
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or name in _PROVES_DAMAGE:
         return errors.Damaged(path, f"is damaged, or its disk is ({name})")
@@ -67,7 +68,12 @@ def _of_the_system(path: Path, code: int, name: str) -> errors.OutboxError:
     return errors.Unwritable(file or path, f"cannot be written by user {user} ({name})")
 
 
-def _is_damaged(path: Path) -> bool:
+def is_damaged(path: Path) -> bool:
+    """Whether a page of a database is wrong, which it is each time, and not only not read now."""
+    return all(_looks_damaged(path) for _ in range(_LOOKS))
+
+
+def _looks_damaged(path: Path) -> bool:
     # SQLite says the same of a page that the system failed to read (EIO) as of one that is wrong.
     try:
         for file in _files(path)[:2]:

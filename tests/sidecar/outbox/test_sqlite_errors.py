@@ -18,7 +18,7 @@ from paliadin_sidecar.errors import (
     Unwritable,
 )
 from paliadin_sidecar.host.storage import user_name
-from paliadin_sidecar.outbox import event_rows
+from paliadin_sidecar.outbox import event_rows, sqlite_errors
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.sqlite_errors import translated
 
@@ -55,6 +55,32 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
     """A directory where the database should be is an error of the outbox, like any other."""
     with pytest.raises(Unwritable):
         Outbox(tmp_path, create=True)
+
+
+@pytest.mark.parametrize(
+    ("looks", "kind"), [([True, True, True], Damaged), ([True, True, False], DiskFails)]
+)
+def test_damage_is_seen_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: list[bool], kind: type[OutboxError]
+) -> None:
+    """A disk that fails now and then damages nothing, and must not have the outbox moved aside."""
+    monkeypatch.setattr(sqlite_errors, "_looks_damaged", lambda _: looks.pop(0))
+    error = sqlite3.DatabaseError()
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    assert type(translated(error, tmp_path / FILENAME)) is kind
+
+
+def test_a_page_that_is_not_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite lists it with what is wrong."""
+    monkeypatch.setattr(sqlite_errors, "_looks_damaged", lambda _: False)
+    Outbox(tmp_path / FILENAME, create=True).close()
+    with closing(sqlite3.connect(tmp_path / FILENAME)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'turn_by_submitted'")
+    with Outbox(tmp_path / FILENAME) as outbox, pytest.raises(DiskFails, match="was not read"):
+        outbox.check_pages(60)
 
 
 def holder(path: Path) -> sqlite3.Connection:
