@@ -34,7 +34,12 @@ def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Non
         "POSTGRESQL:/anna:marker@db.example.org/paliad",
         "mysql://anna:marker@db.example.org/paliad",
         "sqlite:///inbox.sqlite3?marker",
+        " postgresql://anna:marker@db.example.org/paliad",
+        "'postgresql://anna:marker@db.example.org/paliad'",
+        "postgresql:anna:marker@db.example.org",
+        "anna:mar/ker-marker@db.example.org:5432/paliad",
         "host=db.example.org password=marker",
+        "'host=db.example.org password=marker'",
         "sslmode=require dbname = paliad password='marker'",
     ],
 )

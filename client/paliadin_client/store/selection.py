@@ -12,10 +12,11 @@ from paliadin_client.store.postgresql.opening import open_postgresql
 from paliadin_client.store.protocol import Store
 
 _POSTGRESQL = re.compile(r"postgres(ql)?://")
-#: Another URL, or libpq's other form of a connection string: as a path it would become the name of
-#: a file, with the password in it.
+#: Another URL, also in quotes or behind a blank, one without its beginning, or libpq's other form
+#: of a connection string: as a path it would become the name of a file, with the password in it.
 _NO_PATH = re.compile(
-    r"^[a-z0-9+.-]+:/|(^|\s)(host|hostaddr|service|dbname|user|password)\s*=", re.IGNORECASE
+    r"^[a-z0-9+.-]+:/|://|:.*@|(^|[\s'\"])(host|hostaddr|service|dbname|user|password)\s*=",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
