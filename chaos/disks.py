@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from support.receiver import Reply
 
 from chaos.load import MORE_MIB, peak_mib
+from chaos.power import NEEDS, lossy, settled
 from chaos.verdict import Fault, append
 from chaos.world import MOUNTS, scenario
 from paliadin_sidecar.outbox.database import FILENAME
@@ -34,7 +35,8 @@ _LOOP = "command -v mkfs.ext4 && unshare --mount true && losetup --find"
 
 
 def _says(world: World, command: str, words: str) -> bool:
-    return words in world.host.command(command).stdout
+    done = world.host.command(command)
+    return words in done.stdout + done.stderr
 
 
 def said(world: World, words: str) -> None:
@@ -274,6 +276,25 @@ def state_directory_read_only(world: World) -> None:
         finally:
             subprocess.run(["umount", state], check=True)
         world.host.start()
+
+
+@scenario(quick=True, needs=NEEDS)
+def disk_fails(world: World) -> None:
+    """Disk: all that it is asked for fails with EIO, over a restart too, then nothing does."""
+    with lossy(world) as disk:
+        world.host.start()
+        world.write("--name", "before", "--count", str(_COUNT), "--manner", "rename")
+        world.delivered()
+        world.until_settled()
+        with world.fault("EIO", 2), disk.failing():
+            world.write("--count", str(_COUNT), "--manner", "rename")
+            world.died(b"its disk fails")
+            said(world, "its disk fails")
+            world.host.start(wait=False)
+            world.check((code := world.host.wait()) == 1, f"it ended with {code}")
+        world.check(b"begin anew" not in world.host.output, "it was called damaged")
+        world.host.start()
+        settled(world)
 
 
 @scenario(needs=_STRACE)

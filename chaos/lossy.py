@@ -11,10 +11,12 @@ import errno
 import os
 import pickle
 import random
+import signal
 import stat
 import struct
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _SETATTR = struct.Struct("<2I6Q8I")
 _FATTR_MODE, _FATTR_UID, _FATTR_GID, _FATTR_SIZE = 1, 2, 4, 8
 _KEEP_CACHE = 2
+#: Nobody is told how these end.
+_NEVER_FAIL = {Op.INIT, Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT, Op.DESTROY}
 
 
 class LossyDisk:
@@ -74,6 +78,13 @@ class LossyDisk:
         self._server.stdin.flush()
         self._expect_mounted()
 
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Within the block all that it is asked for fails with EIO."""
+        self._server.send_signal(signal.SIGUSR1)
+        yield
+        self._server.send_signal(signal.SIGUSR1)
+
     def die(self) -> None:
         """From here on all that it is asked for fails, and it is never there again."""
         self._server.kill()
@@ -97,9 +108,16 @@ def replayed(recorded: Path) -> Iterator[Disk]:
 class _Server:
     def __init__(self, disk: Disk, recorded: list[tuple[str, tuple[Any, ...]]]) -> None:
         self.disk, self._recorded = disk, recorded
+        self._fails = False
+        signal.signal(signal.SIGUSR1, self._toggle)
+
+    def _toggle(self, *_: object) -> None:
+        self._fails = not self._fails
 
     def reply(self, op: int, number: int, args: bytes) -> bytes | int | None:
         """The answer's body, or an error number, or None where none is expected."""
+        if self._fails and op not in _NEVER_FAIL:
+            return errno.EIO
         try:
             return self._reply(op, number, args)
         except KeyError:

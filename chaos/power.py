@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chaos.world import World
 
 #: What works where this can be played.
-_NEEDS = f"test -w /dev/fuse && {MOUNTS}"
+NEEDS = f"test -w /dev/fuse && {MOUNTS}"
 #: The longest that a daemon lives; it needs about a third of it to start.
 _LIFE_S = 2.0
 #: Between two turns.
@@ -44,7 +44,7 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _ONCE = (rename, in_place, slow, without_trailer)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_at_random(world: World) -> None:
     """Power: lost at random moments under load; what was not flushed is forgotten."""
     losses = list(Loss)
@@ -69,7 +69,7 @@ def power_lost(world: World, losses: Sequence[Loss]) -> None:
         promises.check()
 
 
-@scenario(needs=_NEEDS)
+@scenario(needs=NEEDS)
 def power_lost_at_crash_points(world: World) -> None:
     """Power: lost at crash point 1, 2, 3 … until none fires any more, then at each by its name."""
     with lossy(world) as disk:
@@ -85,37 +85,37 @@ def power_lost_at_crash_points(world: World) -> None:
         promises.check()
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_outbox_is_made(world: World) -> None:
     """Power: lost at each write and flush while an outbox is made and filled."""
     at_each_write(world, steps.OUTBOX_MADE)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_outbox_is_moved_aside(world: World) -> None:
     """Power: lost at each write and flush while an outbox is moved aside, and a new one made."""
     at_each_write(world, steps.OUTBOX_MOVED_ASIDE)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_outbox_is_migrated(world: World) -> None:
     """Power: lost at each write and flush while an outbox is filled and migrated."""
     at_each_write(world, steps.OUTBOX_MIGRATED)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_outbox_shrinks(world: World) -> None:
     """Power: lost at each write and flush while an outbox is filled, pruned and shrunk."""
     at_each_write(world, steps.OUTBOX_SHRUNK)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_answer_is_erased(world: World) -> None:
     """Power: lost at each write and flush while an answer is erased, which never comes back."""
     at_each_write(world, steps.OUTBOX_ERASED)
 
 
-@scenario(quick=True, needs=_NEEDS)
+@scenario(quick=True, needs=NEEDS)
 def power_lost_while_an_inbox_is_made(world: World) -> None:
     """Power: lost at each write and flush while an inbox's database is made and filled."""
     at_each_write(world, steps.INBOX_MADE)
