@@ -100,13 +100,14 @@ class Office:
 
     # --- what the test does -----------------------------------------------------------------
 
-    def hold(self, turn_id: str | None = None) -> anyio.Event:
-        """Attempts at this turn, or at all, are acknowledged once what this returns is set."""
+    def hold(self, turn_id: str | None = None, answer: Outcome = OK) -> anyio.Event:
+        """Attempts at this turn, or at all, are answered once what this returns is set."""
         go_on = anyio.Event()
 
         async def slow(attempted: str) -> Outcome:
             if turn_id in {None, attempted}:
                 await go_on.wait()
+                return answer
             return OK
 
         self.turn = slow

@@ -47,6 +47,12 @@ class CircuitBreaker:
         """How many turns may be under way at once: few after a pause, more as they pass."""
         return 0 if self.paused else self._concurrency
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing limits turns, and the last one that was answered was acknowledged."""
+        is_limited = self.concurrency_limit < MAX_CONCURRENCY
+        return not (is_limited or self._failures or self._postponed)
+
     def record_response(self, *, acknowledged: bool) -> None:
         """Note that the receiver answered a turn, with whatever status: it can be reached."""
         self._failures = 0

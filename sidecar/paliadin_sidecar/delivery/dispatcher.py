@@ -301,8 +301,7 @@ class Dispatcher:
 
     def _is_flowing(self) -> bool:
         # Nothing else may want the next slot, and the receiver takes whatever comes.
-        breaker, limiter = self._health.breaker, self._health.limiter
-        is_limited = breaker.concurrency_limit < MAX_CONCURRENCY or limiter.is_limited
+        is_limited = not self._health.breaker.is_closed or self._health.limiter.is_limited
         return self._is_open() and not self._more_retries and not is_limited
 
     def _room_ahead(self) -> int:

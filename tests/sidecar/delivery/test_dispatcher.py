@@ -9,6 +9,8 @@ import pytest
 from support.office import (
     LATER,
     OK,
+    REFUSED,
+    UNREACHABLE,
     Office,
     arrival,
     fail_once,
@@ -172,15 +174,15 @@ async def test_a_revision_offered_while_the_older_one_is_under_way(
 
 @asynccontextmanager
 async def backlog(
-    office: Office, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+    office: Office, monkeypatch: pytest.MonkeyPatch, ahead_s: float, answer: Outcome = OK
 ) -> AsyncIterator[anyio.Event]:
     """Eight turns are under way and twelve wait, some of them fetched; then nothing is committed.
 
     Yields:
-        The event that lets the attempts be acknowledged.
+        The event that lets the attempts be answered.
     """
     monkeypatch.setattr(dispatcher, "_MAX_AHEAD_S", ahead_s)
-    go_on = office.hold()
+    go_on = office.hold(answer=answer)
     async with office.open():
         await office.settle()
         found = fetches(office, monkeypatch)
@@ -191,23 +193,42 @@ async def backlog(
         yield go_on
 
 
+def lock(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another process have the outbox's lock."""
+
+    def locked(_: object) -> None:
+        raise Busy(office.path, "is locked")
+
+    monkeypatch.setattr(office.outbox, "transaction", locked)
+
+
 async def test_the_next_do_not_wait_for_the_commit(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a backlog the next attempts go while what became of the last ones is not committed."""
     transaction = office.outbox.transaction
-
-    def locked(_: object) -> None:
-        raise Busy(office.path, "is locked")
-
     async with backlog(office, monkeypatch, PATIENCE_S) as go_on:
-        monkeypatch.setattr(office.outbox, "transaction", locked)
+        lock(office, monkeypatch)
         go_on.set()
         await office.until(lambda: len(office.sent) == 16)
         assert office.counts() == {"pending": 20}
         monkeypatch.setattr(office.outbox, "transaction", transaction)
         await office.until_delivered(20)
     assert len(set(office.sent)) == 20
+
+
+@pytest.mark.parametrize("answer", [LATER, REFUSED, UNREACHABLE], ids=str)
+async def test_the_next_wait_where_the_last_failed(
+    office: Office, monkeypatch: pytest.MonkeyPatch, answer: Outcome
+) -> None:
+    """A receiver in trouble gets no more than what was under way, until that is recorded."""
+    transaction = office.outbox.transaction
+    async with backlog(office, monkeypatch, PATIENCE_S, answer) as go_on:
+        lock(office, monkeypatch)
+        go_on.set()
+        await office.until(lambda: not office.under_way)
+        assert len(office.sent) == 8
+        monkeypatch.setattr(office.outbox, "transaction", transaction)
 
 
 async def test_what_waited_too_long_is_asked_for_again(
