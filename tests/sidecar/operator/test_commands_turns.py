@@ -87,6 +87,7 @@ def test_replay_sends_the_same_id_and_body_again(delivered: Sidecar, receiver: R
     again = receiver.wait("t2", 3)
     assert (again.id, again.body) == (receiver.of("t2")[1].id, receiver.of("t2")[1].body)
     delivered.wait_event("delivery.replayed", turn_id="t2", revision=2)
+    delivered.wait_event("delivery.delivered", count=2, turn_id="t2", revision=2)
     assert delivered.typed("replay", "--since", "1h").stdout == "2 will be sent again\n"
     receiver.wait("t1", 2)
 
