@@ -414,8 +414,7 @@ async def test_no_tables(database_server: PostgreSQL, quick: None) -> None:
     """Without tables every error names the command that makes them, and then all goes on."""
     url = database_server.url(database_server.new_database())
     async with opened(url) as store:
-        with pytest.raises(StoreFailed, match="`paliadin store init` makes them"):
-            await receive(store, push(TURN))
+        await fails(partial(receive, store, push(TURN)), "`paliadin store init` makes them")
         await migrate(url)
         await comes_through(store, push(TURN))
 
@@ -455,8 +454,7 @@ async def test_earlier_version(
     }
     monkeypatch.setattr(migration, "MIGRATIONS", steps)
     async with opened(url) as store:
-        with pytest.raises(StoreFailed, match="`paliadin store init` brings them there"):
-            await store.find([TURN])
+        await fails(partial(store.find, [TURN]), "`paliadin store init` brings them there")
         assert "were of version 1, and are of 3 now" in await migrate(url)
         await comes_through(store, push(TURN))
     database_server.sql("SELECT added2, added3 FROM paliadin.windows", name)
