@@ -34,7 +34,7 @@ CHANNEL = "paliadin"
 ANSWER_S = 5.0
 #: Each process has as many at most, beside the one that listens. One is kept open, the others go
 #: after a minute without use, so that several processes get by with few.
-_MAX_CONNECTIONS = 4
+_MAX_CONNECTIONS = 5
 _MAX_IDLE_S = 60.0
 #: So many may have a push in them. The app's own part of one may take a minute, and meanwhile
 #: leases are to be renewed and answers to be found.
@@ -87,7 +87,7 @@ class Database:
     def __init__(self, conninfo: Conninfo) -> None:
         self._conninfo = conninfo
         self._pool: AsyncConnectionPool[Connection] | None = None
-        self._pushes = anyio.Semaphore(_MAX_PUSHES, fast_acquire=True)
+        self._pushes = asyncio.Semaphore(_MAX_PUSHES)
         #: Why there is no connection, until there is one again.
         self._failure = ""
         #: Whether a connection is surely one and the same session of the server, as it is not
@@ -136,7 +136,7 @@ class Database:
             StoreFailed: as `connection`, or too many pushes are being stored already.
         """
         try:
-            with anyio.fail_after(_FREE_S):
+            async with asyncio.timeout(_FREE_S):
                 await self._pushes.acquire()
         except TimeoutError:
             raise StoreFailed(

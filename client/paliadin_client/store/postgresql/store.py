@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 
-import anyio
 from psycopg.pq import TransactionStatus
 
 from paliadin_client.errors import StoreFailed
@@ -129,13 +129,16 @@ class PostgreSQLStore:
             with database.asked(connection, _BODIES_S):
                 await transaction.enter_async_context(connection.transaction())
                 verdict = await _store(connection, push)
-            with (
-                anyio.move_on_after(_RECEIVE_S + _CANCEL_S) as limit,
-                time_limit(connection, _RECEIVE_S),
-            ):
-                yield Receipt(verdict, connection if verdict is Verdict.NEW else None)
-            if limit.cancelled_caught:
-                raise StoreFailed(f"{database.name}: on_turn was not done within {_RECEIVE_S:g} s")
+            try:
+                async with asyncio.timeout(_RECEIVE_S + _CANCEL_S) as limit:
+                    with time_limit(connection, _RECEIVE_S):
+                        yield Receipt(verdict, connection if verdict is Verdict.NEW else None)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise StoreFailed(
+                    f"{database.name}: on_turn was not done within {_RECEIVE_S:g} s"
+                ) from None
             if connection.info.transaction_status != TransactionStatus.INTRANS:
                 # COMMIT would roll back what has failed, and say nothing.
                 raise StoreFailed(
