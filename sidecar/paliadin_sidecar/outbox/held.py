@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Self
 
 #: A disk that needs longer for a flush is in trouble; one that is loaded does not get near it.
-_LONG_S, _LOOK_S = 5.0, 1.0
+_LONG_S, _LOOK_S = 5.0, 3.0
 #: One that needs as long each time answers between two flushes, and is well only after a while.
 _WELL_S = 30.0
 
