@@ -24,7 +24,7 @@ from chaos.verdict import Arrived, read
 from paliadin_client.store.postgresql.migration import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from support.postgresql import PostgreSQL
@@ -48,6 +48,7 @@ class Cluster:
         settings: further arguments of the PostgreSQL server.
         between: what stands between the app and the server, such as a pooler; it yields the
             connection string. By default nothing does.
+        environ: more of the environment of some of the app's processes, by their names.
 
     Attributes:
         apps: the names of the app's processes.
@@ -65,6 +66,7 @@ class Cluster:
         *,
         settings: str = "",
         between: Callable[[PostgreSQL], AbstractContextManager[str]] | None = None,
+        environ: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._world = world
         self.apps = [f"app {number}" for number in range(1, apps + 1)]
@@ -72,6 +74,7 @@ class Cluster:
         self.owed: dict[str, str] = {}
         self.callbacks = world.base / "callbacks.log"
         self._settings, self._between = settings, between
+        self._environ = environ or {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,6 +125,7 @@ class Cluster:
             AICHAT_TOKEN=_TOKEN,
             PALIADIN_STORE=self.store,
             PALIADIN_CALLBACK_SECRET=keys,
+            **self._environ.get(app, {}),
         )
 
     def kill(self, name: str) -> None:

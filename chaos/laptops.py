@@ -40,17 +40,34 @@ _SOON_S = 5.0
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
+def clock_ahead(file: Path, seconds: int) -> dict[str, str]:
+    """The environment of a process whose clocks are ahead by what the file has.
+
+    Args:
+        file: a new one.
+        seconds: what it has at first.
+    """
+    library = file.with_suffix(".so")
+    subprocess.run([*_BUILD, "-o", str(library)], input=_SOURCE.read_bytes(), check=True)
+    set_ahead(file, seconds)
+    return {"LD_PRELOAD": str(library), "SLEPT": str(file)}
+
+
+def set_ahead(file: Path, seconds: int) -> None:
+    """Set these clocks: the file is mapped, so it is written in place."""
+    with file.open("r+b" if file.exists() else "wb") as opened:
+        opened.write(struct.pack("l", seconds))
+
+
 class Lid:
     """The lid of a machine that sleeps while it is closed, from the daemon's next start on."""
 
     def __init__(self, world: World) -> None:
-        library = world.base / "sleeping_clock.so"
-        subprocess.run([*_BUILD, "-o", str(library)], input=_SOURCE.read_bytes(), check=True)
         self._world = world
         self._slept = world.base / "slept"
         self._slept_s = 0
-        self._write()
-        world.host.prefix = ["env", f"LD_PRELOAD={library}", f"SLEPT={self._slept}"]
+        environ = clock_ahead(self._slept, 0)
+        world.host.prefix = ["env", *(f"{name}={value}" for name, value in environ.items())]
 
     @contextmanager
     def closed(self, seconds: int = _NIGHT_S) -> Iterator[None]:
@@ -62,12 +79,8 @@ class Lid:
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
             yield
             self._slept_s += seconds
-            self._write()
+            set_ahead(self._slept, self._slept_s)
             process.send_signal(signal.SIGCONT)
-
-    def _write(self) -> None:
-        with self._slept.open("r+b" if self._slept.exists() else "wb") as file:
-            file.write(struct.pack("l", self._slept_s))
 
 
 def pause_grows(world: World) -> None:

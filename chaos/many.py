@@ -20,6 +20,7 @@ from support.pgbouncer import pgbouncer
 from support.stalling_proxy import StallingProxy, stalling_proxy
 
 from chaos.cluster import HOSTS, Cluster
+from chaos.laptops import CC, clock_ahead
 from chaos.verdict import Written, append
 from chaos.world import scenario
 from paliadin_contract.ids import webhook_id
@@ -192,25 +193,46 @@ def many_later_version(world: World) -> None:
 def many_parallel_pushes(world: World) -> None:
     """Many: 32 pushes of one id at once to 5 processes, for each of 30 ids."""
     with Cluster(world, 5) as cluster:
-        pusher = Pusher(
-            f"http://127.0.0.1:{cluster.port}/callback", cluster.sidecars[HOSTS[0]].secret
-        )
-        anyio.run(_push_in_parallel, world, cluster, pusher)
+        anyio.run(_push_in_parallel, world, cluster, 30, 32)
         cluster.all_stored()
         cluster.compare()
 
 
-async def _push_in_parallel(world: World, cluster: Cluster, pusher: Pusher) -> None:
+@scenario(needs=_POSTGRESQL)
+def many_large_bodies(world: World) -> None:
+    """Many: 8 pushes at once of one answer of 24 MiB to 2 processes, for each of 2 ids."""
+    with Cluster(world, 2) as cluster:
+        anyio.run(_push_in_parallel, world, cluster, 2, 8, "§ 1 " * (24 * 2**20 // 5))
+        cluster.all_stored()
+        cluster.compare()
+
+
+@scenario(needs=f"{{ {_POSTGRESQL}; }} && {CC}")
+def many_clocks(world: World) -> None:
+    """Many: the clock of one process of the app a minute ahead, the other one's a minute behind."""
+    clocks = {
+        "app 1": clock_ahead(world.base / "ahead", 60),
+        "app 2": clock_ahead(world.base / "behind", -60),
+    }
+    with Cluster(world, 2, environ=clocks) as cluster, world.fault("clocks differ"):
+        asked_and_killed(world, cluster, 400)
+
+
+async def _push_in_parallel(
+    world: World, cluster: Cluster, ids: int, pushes: int, more: str = ""
+) -> None:
+    url = f"http://127.0.0.1:{cluster.port}/callback"
+    pusher = Pusher(url, cluster.sidecars[HOSTS[0]].secret)
     async with pusher.http:
-        for _ in range(30):
+        for _ in range(ids):
             turn = str(uuid4())
-            text = ANSWER.replace("Morgen", turn)
+            text = more + ANSWER.replace("Morgen", turn)
             cluster.owed[turn] = split(text)[0].strip()
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             append(world.written, Written(time.monotonic(), f"aichat/{turn}", sha256))
             body = pusher.body(turn, text)
             name = webhook_id("aichat", "paliadin", turn, 1, sha256)
-            statuses = await asyncio.gather(*(pusher.send(name, body) for _ in range(32)))
+            statuses = await asyncio.gather(*(pusher.send(name, body) for _ in range(pushes)))
             allowed = {HTTPStatus.NO_CONTENT, HTTPStatus.SERVICE_UNAVAILABLE}
             world.check({*statuses} <= allowed, f"{turn} was answered with {statuses}")
             while HTTPStatus.NO_CONTENT not in statuses:
