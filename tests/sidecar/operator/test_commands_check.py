@@ -22,6 +22,7 @@ def test_a_good_host(host: Sidecar) -> None:
     host.answer("t1")
     host.wait_event("delivery.delivered")
     found = findings(host)
+    found.pop("outbox's file", None)  # a note, where the tests run in memory or on layers
     assert {subject: level for subject, (level, _) in found.items()} == {
         "configuration": "ok",
         "daemon": "ok",
