@@ -291,7 +291,7 @@ UPDATE turn SET answered_at = answered_at + :step WHERE answered_at >= :since;
 UPDATE delivery SET attempts = :attempts, first_attempt_at = :first_attempt_at,
     attempted_at = :now, refusals = :refusals, refused_at = :refused_at, evidence = :evidence,
     reported_at = :reported_at, reported_attempt = :reported_attempt,
-    state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END, settled_at = :now
+    state = CASE WHEN sha256 IS NULL THEN 'failed' ELSE 'delivered' END, settled_at = :settled_at
 WHERE id = :delivery;
 
 -- An attempt that is followed by another one, unless it was superseded meanwhile.

@@ -25,12 +25,13 @@ def record_delivered(
     Args:
         delivery: what was sent.
         outcome: of the attempt.
-        at: when it was acknowledged, in epoch seconds; None: now.
+        at: when it was acknowledged, in epoch seconds, if it is recorded later; None: now.
     """
-    if not outbox.execute(sql.record_delivered, _attempted(outbox, delivery)).rowcount:
+    at_ms = outbox.now() if at is None else to_ms(at)
+    values = _attempted(outbox, delivery) | {"settled_at": at_ms}
+    if not outbox.execute(sql.record_delivered, values).rowcount:
         return  # erased while it was under way
     _record_attempt_event(outbox, delivery, outcome)
-    at_ms = outbox.now() if at is None else to_ms(at)
     since_accepted_ms = max(0, at_ms - to_ms(delivery.accepted_at))
     ended = {"attempts": delivery.attempts, "since_accepted_ms": since_accepted_ms}
     record_event(outbox, "delivery.delivered", delivery.turn, delivery.subject | ended)

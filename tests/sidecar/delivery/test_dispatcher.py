@@ -231,6 +231,29 @@ async def test_the_next_wait_where_the_last_failed(
         monkeypatch.setattr(office.outbox, "transaction", transaction)
 
 
+async def test_recorded_later(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery was acknowledged when its answer came, however much later that is recorded."""
+    transaction = office.outbox.transaction
+
+    def acknowledge(_: str) -> Outcome:
+        lock(office, monkeypatch)
+        return OK
+
+    office.turn = acknowledge
+    office.accept("a")
+    async with office.open():
+        await office.until(lambda: office.sent and not office.under_way)
+        answered_at = office.now
+        await anyio.lowlevel.checkpoint()
+        office.now += 5
+        monkeypatch.setattr(office.outbox, "transaction", transaction)
+        await office.until_delivered(1)
+    (settled_at,) = office.outbox.connection.execute("SELECT settled_at FROM delivery").fetchone()
+    assert settled_at == 1000 * answered_at
+    ((_, delivered),) = office.events("delivery.delivered")
+    assert delivered["since_accepted_ms"] == 0
+
+
 async def test_what_waited_too_long_is_asked_for_again(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
