@@ -24,6 +24,8 @@ from paliadin_sidecar.errors import WatchFailed
 _STEP_MS, _FLIGHT_MS, _RESTING_STEP_MS = 1, 300_000, 50
 #: A directory that never rests is reported this often, and a file that is being written.
 _DEBOUNCE_MS, _WRITTEN_S = 50, 0.05
+#: So many batches of names wait at most while the event loop is held: the library keeps the rest.
+_MAX_REPORTS = 100
 #: So many bytes of events are taken at a time, some hundreds, before others have their turn.
 _MAX_READ = 16 * 1024
 #: What stands before the name of an event, which is padded with NULs: see inotify(7).
@@ -56,8 +58,10 @@ async def _by_watchfiles(watched: str) -> AsyncGenerator[set[str], None]:
 
     loop, stop = asyncio.get_running_loop(), threading.Event()
     found: asyncio.Queue[set[str] | BaseException] = asyncio.Queue()
+    room = threading.Semaphore(_MAX_REPORTS)
 
     def report(what: set[str] | BaseException) -> None:
+        room.acquire()
         with suppress(RuntimeError):  # the loop has ended, and nobody asks
             loop.call_soon_threadsafe(found.put_nowait, what)
 
@@ -83,13 +87,15 @@ async def _by_watchfiles(watched: str) -> AsyncGenerator[set[str], None]:
         threading.Thread(target=watch, name="watch", daemon=True).start()
         while True:
             what = await found.get()
+            room.release()
             if isinstance(what, BaseException):
                 raise what
             yield what
     except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
         raise WatchFailed(type(exc).__name__) from exc
     finally:
-        stop.set()  # its thread waits on it
+        stop.set()  # its thread waits on it, or for room
+        room.release()
 
 
 async def _by_inotify(watched: str) -> AsyncGenerator[set[str], None]:

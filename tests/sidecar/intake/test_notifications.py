@@ -240,6 +240,18 @@ async def test_a_name_that_is_not_utf_8_is_one_like_any_other_to_inotify(path: P
         await touched(found, {touch_bytes(path)})
 
 
+async def test_watchfiles_keeps_what_nobody_asks_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the loop is held its thread reports some, waits, and loses none of the rest."""
+    monkeypatch.setattr(events, "_MAX_REPORTS", 1)
+    async with Watch(path, inotify=False) as watch:
+        for n in range(200):
+            (path / f"{n}.txt").touch()
+            os.fsync(directory)  # it takes a moment, in which the library looks
+        await watch.see(*(f"{n}.txt" for n in range(200)))
+
+
 async def test_watchfiles_rests_after_the_flight(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
