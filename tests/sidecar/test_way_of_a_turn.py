@@ -18,14 +18,17 @@ from support.sidecar import new_secret
 from support.ways import content
 
 from paliadin_contract.callback import TurnCompleted, decode
-from paliadin_sidecar.delivery.dispatcher import Dispatcher
-from paliadin_sidecar.outbox.group_commit import GroupCommit
+from paliadin_sidecar.intake.events import record_events
+from paliadin_sidecar.intake.service import IntakeService
 from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterator
     from pathlib import Path
+
+    from paliadin_sidecar.delivery.dispatcher import Dispatcher
+    from paliadin_sidecar.intake.events import IntakeEvent
 
 #: What reading the clock adds to it; a timer on the way would add far more.
 NO_TIMER_S = 0.01
@@ -134,24 +137,23 @@ def test_no_timer_is_on_the_way_of_many(world: World) -> None:
 
 
 @pytest.mark.parametrize("extra", [0, 1, 7])
+@pytest.mark.parametrize("early", [True, False])
 def test_a_wake_up_before_the_commit_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: int, *, early: bool
 ) -> None:
-    """The same, where the dispatcher is woken before what it would find is committed."""
-    submit = GroupCommit.submit
-    dispatchers: list[Dispatcher] = []
+    """The same where the dispatcher has to ask: before the commit it finds nothing."""
 
-    def submit_and_wake(group: GroupCommit, method: Any, *what: Any, **how: Any) -> Any:  # noqa: ANN401 - handed through
-        for dispatcher in dispatchers if method.__name__ == "_take_all" else ():
+    async def commit(intake: Any, events: list[IntakeEvent]) -> None:  # noqa: ANN401 - an IntakeService
+        dispatcher: Dispatcher = intake._on_accepted.__self__
+        if early:
             dispatcher.wake()
-        return submit(group, method, *what, **how)
+        await intake._group.commit(record_events, events)
+        if not early:
+            dispatcher.wake()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Dispatcher, "offer", lambda self, _: dispatchers.append(self))
-        patched.setattr(GroupCommit, "submit", submit_and_wake)
-        world = World(tmp_path, extra)
-        try:
-            world.push("a")
-            assert world.push("b") > TIMER_S
-        finally:
-            world.daemon.close()
+    monkeypatch.setattr(IntakeService, "commit", commit)
+    world = World(tmp_path, extra)
+    try:
+        assert (world.push("a") > TIMER_S) is early
+    finally:
+        world.daemon.close()
