@@ -267,9 +267,11 @@ class Dispatcher:
         return fetched
 
     def _fetched(self, done: asyncio.Future[_Fetched]) -> None:
+        # Asked for also at the end: asyncio logs a traceback of an exception that nobody asked for.
+        failed = not done.cancelled() and done.exception() is not None
         if done.cancelled() or self._tasks is None:
             return
-        if done.exception() is not None:
+        if failed:
             self._tasks.start_soon(self._fetch_when_possible, name="fetch")
         else:
             self._start_all(done.result())

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,14 +26,13 @@ from support.office import (
 from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
-from paliadin_sidecar.errors import Busy
+from paliadin_sidecar.errors import Busy, Full
 from paliadin_sidecar.outbox import acceptance, queries, queue
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from paliadin_sidecar.outbox.records import Delivery
 
@@ -543,6 +545,27 @@ async def test_the_end_while_it_looks(office: Office) -> None:
         await office.settle()
     assert office.counts() == {"pending": 1}
     assert office.sent == []
+
+
+async def test_the_end_while_it_looks_in_vain(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for in the instant of the end, and failed, is nobody's to complain of."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+    async with office.open():
+        await office.settle()
+        office.accept("a")
+        monkeypatch.setattr(queue, "newest_delivery", fail)
+    await office.group.commit(queries.counts)
+    await anyio.lowlevel.checkpoint()
+    gc.collect()
+    assert complaints == []
+    assert office.counts() == {"pending": 1}
+
+
+def fail(_: Outbox) -> int:
+    raise Full(Path("outbox.db"), "has no room")
 
 
 async def test_grace_that_is_over(office: Office) -> None:
