@@ -11,7 +11,7 @@ import base64
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import unquote_plus
 
 #: So many characters are kept.
@@ -108,24 +108,25 @@ def _runs(texts: set[str], length: int) -> set[str]:
 
 def _forms(texts: set[str]) -> set[str]:
     # The texts, and whatever they are when they are decoded, and decoded again.
-    decoders: tuple[Callable[[str], Iterator[str]], ...] = (
-        lambda form: iter((_unescaped(form),)),
-        lambda form: iter((html.unescape(form),)),
-        lambda form: iter((_TAG.sub("", form),)),
-        lambda form: iter((unquote_plus(form),)),
-        _from_latin_1,
-        _from_base64,
-        _from_hex,
-    )
     found, new = set(texts), list(texts)
     while new and len(found) < _MAX_FORMS:
-        form = new.pop()
-        for decode in decoders:
-            for decoded in decode(form):
-                if decoded not in found:
-                    found.add(decoded)
-                    new.append(decoded)
+        for decoded in _decoded(new.pop()):
+            if decoded not in found:
+                found.add(decoded)
+                new.append(decoded)
     return found
+
+
+def _decoded(text: str) -> Iterator[str]:
+    # What it is in each of the encodings that it may be in.
+    yield _unescaped(text)
+    yield html.unescape(text)
+    yield _TAG.sub("", text)
+    yield unquote_plus(text)
+    if not text.isascii():  # UTF-8 that was taken for another encoding, a character for each byte
+        yield text.encode("latin-1", "replace").decode("utf-8", "replace")
+    yield from _from_base64(text)
+    yield from _from_hex(text)
 
 
 def _unescaped(text: str) -> str:
@@ -139,12 +140,6 @@ def _unescaped(text: str) -> str:
 def _character(escape: re.Match[str]) -> str:
     code = escape[1] or escape[2]
     return chr(int(code, 16)) if code else _ESCAPES.get(escape[3], escape[3])
-
-
-def _from_latin_1(text: str) -> Iterator[str]:
-    # UTF-8 that was taken for another encoding, a character for each byte.
-    if not text.isascii():
-        yield text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def _from_base64(text: str) -> Iterator[str]:
