@@ -39,7 +39,8 @@ class Connections:
     Args:
         url: where requests go: what stands behind the host is sent as it is written.
         tls: how a receiver is verified; None for plain HTTP.
-        unsent_s: a peer that takes nothing for so long has lost the connection.
+        timeout_s: the total time of a request, from connecting to the answer's head. A peer that
+            takes nothing for so long has lost the connection.
         lookups: threads that resolve names.
 
     Attributes:
@@ -51,7 +52,7 @@ class Connections:
         url: str,
         *,
         tls: ssl.SSLContext | None,
-        unsent_s: float,
+        timeout_s: float,
         lookups: Threads,
     ) -> None:
         parts = urlsplit(url)
@@ -62,7 +63,7 @@ class Connections:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._start = f"POST {target} HTTP/1.1\r\nhost: {named}\r\n"
         self._tls = tls
-        self._unsent_s = unsent_s
+        self._timeout_s = timeout_s
         self.opened = 0
         self._resolver = Resolver(lookups)
         self._connecting: set[asyncio.Timeout] = set()
@@ -70,7 +71,7 @@ class Connections:
         self._idle: list[_Connection] = []
         self._reuse_enabled = True
 
-    async def post(self, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Response:
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Response:
         """Send one request, on an idle connection or a new one.
 
         Where the event loop was held for longer than the timeout, by a slow disk say, an answer
@@ -79,7 +80,6 @@ class Connections:
         Args:
             headers: beside those of HTTP itself.
             body: goes out as it is.
-            timeout_s: the total time, from connecting to the answer's head.
 
         Returns:
             An answer whose status is there.
@@ -94,7 +94,7 @@ class Connections:
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection = await self._idle_connection()
         # From here on: what is sent gets its time, also where the loop was held before.
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         if connection is None:
             async with asyncio.timeout_at(deadline) as connecting:
                 self._connecting.add(connecting)
@@ -160,7 +160,7 @@ class Connections:
         connected = await connect(self._host, self._port, self._resolver)
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._idle, self._unsent_s, self._disable_reuse),
+                lambda: _Connection(self._idle, self._timeout_s, self._disable_reuse),
                 sock=connected,
                 ssl=self._tls,
                 # The dot that ends a whole name belongs to DNS alone (RFC 6066, 3).

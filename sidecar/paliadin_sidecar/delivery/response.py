@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable
+from http import HTTPStatus
 
 #: A proxy's policies and cookies can be long; a longer head costs the connection.
 _MAX_HEAD = 64 * 1024
@@ -21,8 +22,6 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*\r?")
 _MIN_STATUS_LINE = len("HTTP/1.1 204\n")
 _END_OF_CHUNKS = re.compile(rb"(?:\A|\n)0+\r?\n")
-_NO_CONTENT = 204
-_SWITCHING = 101
 
 
 class Response:
@@ -84,7 +83,7 @@ class Response:
                 self._give_up()
             return False
         status = int(line[2])
-        is_interim = status // 100 == 1 and status != _SWITCHING
+        is_interim = status // 100 == 1 and status != HTTPStatus.SWITCHING_PROTOCOLS
         if not is_interim:
             self.status = status
         end = _END_OF_HEAD.search(head, line.end() - 1)
@@ -151,7 +150,7 @@ def _body_length(status: int, fields: list[tuple[str, str]]) -> int | None:
     if "close" in map(str.strip, tokens):
         return None
     lengths = [value for name, value in fields if name == "content-length"]
-    if status == _NO_CONTENT:
+    if status == HTTPStatus.NO_CONTENT:
         return 0 if lengths in ([], ["0"]) else None
     if len(lengths) != 1 or not re.fullmatch("[0-9]{1,9}", lengths[0], re.ASCII):
         return None

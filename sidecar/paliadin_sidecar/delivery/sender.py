@@ -54,7 +54,7 @@ class Sender:
         self._lookups = Threads(_LOOKUPS, "lookup")
         self._hearing = Hearing()
         self._connections = Connections(
-            self._url, tls=tls, unsent_s=self._timeout_s, lookups=self._lookups
+            self._url, tls=tls, timeout_s=self._timeout_s, lookups=self._lookups
         )
         return self
 
@@ -81,9 +81,7 @@ class Sender:
         """Push once, under these headers. Raises nothing but cancellation."""
         started = time.monotonic()
         try:
-            response = await self._connections.post(
-                {**_HEADERS, **signed}, body, timeout_s=self._timeout_s
-            )
+            response = await self._connections.post({**_HEADERS, **signed}, body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it costs one attempt only
             return Outcome(error=_error(exc), detail=_tls_detail(exc), ms=_ms_since(started))
         return Outcome(

@@ -473,7 +473,7 @@ async def test_the_path_is_sent_as_it_is_written(
 def test_the_host_is_named(url: str, host: str) -> None:
     """With the port where it is not the scheme's own, and brackets around an address."""
     with closing(Threads(1, "lookup")) as lookups:
-        made = connections.Connections(url, tls=None, unsent_s=1.0, lookups=lookups)
+        made = connections.Connections(url, tls=None, timeout_s=1.0, lookups=lookups)
     assert made._start.endswith(f"\r\nhost: {host}\r\n")
 
 
