@@ -79,24 +79,22 @@ async def connect(host: str, port: int, resolver: Resolver) -> socket.socket:
     for address in await resolver(host, port):
         of_family[address[0]] += 1
         ranked.append((of_family[address[0]], address))
+    unused: set[socket.socket] = set()
     connected: list[socket.socket] = []
     errors: list[OSError] = []
 
     async def attempt(address: _Address, failed: anyio.Event) -> None:
         try:
             made = socket.socket(*address[:3])
-            try:
-                made.setblocking(False)  # noqa: FBT003 - the system's call has no name for it
-                await asyncio.get_running_loop().sock_connect(made, address[4])
-            except BaseException:
-                made.close()
-                raise
+            unused.add(made)
+            made.setblocking(False)  # noqa: FBT003 - the system's call has no name for it
+            await asyncio.get_running_loop().sock_connect(made, address[4])
         except OSError as exc:
             errors.append(exc)
             failed.set()
-            return
-        connected.append(made)
-        tasks.cancel_scope.cancel()
+        else:
+            connected.append(made)
+            tasks.cancel_scope.cancel()
 
     try:
         async with anyio.create_task_group() as tasks:
@@ -105,12 +103,10 @@ async def connect(host: str, port: int, resolver: Resolver) -> socket.socket:
                 tasks.start_soon(attempt, address, failed)
                 with anyio.move_on_after(_NEXT_ADDRESS_S):
                     await failed.wait()
-    except BaseException:
-        for made in connected:
+        if not connected:
+            raise errors[0]
+        unused.remove(connected[0])
+        return connected[0]
+    finally:
+        for made in unused:
             made.close()
-        raise
-    for late in connected[1:]:
-        late.close()
-    if not connected:
-        raise errors[0]
-    return connected[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from paliadin_sidecar.delivery import policy
 from paliadin_sidecar.delivery.evidence import FaultEvidence
@@ -16,6 +17,7 @@ from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Delivery, Outcome
 
 
+@dataclass
 class Recorder:
     """Decides what becomes of a delivery, and records it with the attempt.
 
@@ -26,21 +28,12 @@ class Recorder:
         max_delay_s: the longest delay after an attempt that reached nobody.
     """
 
-    def __init__(
-        self,
-        group: GroupCommit,
-        *,
-        refused_s: float,
-        random: Callable[[], float],
-        wall: Callable[[], float],
-        max_delay_s: Callable[[], float],
-    ) -> None:
-        self._group = group
-        self._refused_s = refused_s
-        self._random = random
-        self._wall = wall
-        self._max_delay_s = max_delay_s
-        self._evidence = FaultEvidence()
+    group: GroupCommit
+    refused_s: float
+    random: Callable[[], float]
+    wall: Callable[[], float]
+    max_delay_s: Callable[[], float]
+    _evidence: FaultEvidence = field(init=False, default_factory=FaultEvidence)
 
     async def record(
         self, delivery: Delivery, outcome: Outcome, verdict: Verdict, started_at: float
@@ -56,15 +49,15 @@ class Recorder:
             started_at: when the attempt began, in epoch seconds.
         """
         self._count(delivery, verdict, started_at)
-        now = self._wall()
+        now = self.wall()
         decision = policy.decide(
             verdict,
             delivery,
             now,
-            refused_s=self._refused_s,
-            random=self._random,
+            refused_s=self.refused_s,
+            random=self.random,
             floor_s=policy.retry_after_s(outcome.retry_after, now),
-            ceiling_s=self._max_delay_s() if outcome.status is None else policy.MAX_BACKOFF_S,
+            ceiling_s=self.max_delay_s() if outcome.status is None else policy.MAX_BACKOFF_S,
         )
         # The first attempts of a delivery get an event each, later ones now and then.
         in_full = delivery.attempts <= policy.REPORTED_IN_FULL
@@ -89,10 +82,10 @@ class Recorder:
         if isinstance(decision, policy.Delivered):
             failpoint("before an acknowledgement is recorded")
             # Nobody waits for it: at a trickle it would have a flush of its own.
-            await self._group.commit_with_next(write)
+            await self.group.commit_with_next(write)
             failpoint("after an acknowledgement was recorded")
         else:
-            await self._group.commit_when_possible(write)
+            await self.group.commit_when_possible(write)
         return decision
 
     async def record_said(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -102,7 +95,7 @@ class Recorder:
         """
         if outcome.said is not None and (said := await outcome.said) is not None:
             with suppress(Blocked):
-                await self._group.commit(transitions.record_said, delivery.id, said)
+                await self.group.commit(transitions.record_said, delivery.id, said)
 
     def _count(self, delivery: Delivery, verdict: Verdict, started_at: float) -> None:
         delivery.attempts += 1
