@@ -37,10 +37,13 @@ class Audit:
         level: lines below it are not printed.
         readable: lines for a person also where no terminal is. Colours are for terminals alone,
             and only where the environment does not refuse them.
+
+    Attributes:
+        stream: where lines go.
     """
 
     def __init__(self, stream: TextIO, level: str = "info", *, readable: bool = False) -> None:
-        self._stream = stream
+        self.stream = stream
         self._shown = {each for each, rank in _RANK.items() if rank >= _RANK[level]}
         self._console: ConsoleRenderer | None = None
         if readable or stream.isatty():
@@ -72,8 +75,8 @@ class Audit:
         Raises:
             OSError: the stream is closed or full.
         """
-        self._stream.write(lines)
-        self._stream.flush()
+        self.stream.write(lines)
+        self.stream.flush()
 
     def line(self, name: str, at: float, fields: Mapping[str, Any]) -> None:
         """Print one event, see `render` and `write`."""

@@ -7,8 +7,6 @@ import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import TextIO
 
 import anyio
 
@@ -34,20 +32,16 @@ class EventPrinter:
     """Prints events as they are committed, from their rows and nothing else.
 
     Args:
-        outbox: has the events, and how far they were printed before.
+        outbox: has the events, and how far they were printed before. Beside it is the key of what
+            is shown of an answer, see `lines.redacted`.
         group: runs the outbox's functions.
         audit: writes the lines.
-        stream: where `audit` writes them, of which this waits until it takes more.
-        state_dir: has the key of what is shown of an answer, see `lines.redacted`.
     """
 
-    def __init__(
-        self, outbox: Outbox, group: GroupCommit, audit: Audit, stream: TextIO, state_dir: Path
-    ) -> None:
+    def __init__(self, outbox: Outbox, group: GroupCommit, audit: Audit) -> None:
         self._group = group
         self._audit = audit
-        self._stream = stream
-        self._key = journal_key(state_dir, create=True)
+        self._key = journal_key(outbox.path.parent, create=True)
         (self._printed,) = outbox.transaction([partial(event_rows.printed, outbox)])
         self._printing = anyio.Lock()
         self._wake = anyio.Event()
@@ -124,5 +118,5 @@ class EventPrinter:
 
     async def _writable(self) -> None:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.
-        if not select.select([], [self._stream], [], 0)[1]:
-            await anyio.wait_writable(self._stream)
+        if not select.select([], [self._audit.stream], [], 0)[1]:
+            await anyio.wait_writable(self._audit.stream)

@@ -17,7 +17,7 @@ from paliadin_sidecar.host.report import Reporter
 from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
-from paliadin_sidecar.outbox.held import HeldTransactions
+from paliadin_sidecar.outbox.held import held_transactions_reported
 from paliadin_sidecar.settings import Settings
 
 _VERSION = version("paliadin")
@@ -41,7 +41,6 @@ class AuditService:
         on_blocked: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._stream = stream
         self._show_status = show_status
         self._on_blocked = on_blocked
         self._changing = threading.Lock()
@@ -51,9 +50,7 @@ class AuditService:
         """From now on events are recorded in this outbox, and printed from it."""
         self._outbox, self._group = outbox, group
         self._reporter = Reporter(self._settings.state_dir, _VERSION, self._settings.variables())
-        self._printer = EventPrinter(
-            outbox, group, self._lines, self._stream, self._settings.state_dir
-        )
+        self._printer = EventPrinter(outbox, group, self._lines)
 
     async def run(self, scan_counts: Callable[[], tuple[int, int]]) -> None:
         """Print events and serve metrics, until cancelled.
@@ -61,7 +58,7 @@ class AuditService:
         Args:
             scan_counts: how often a root was scanned, and how many files only a scan found.
         """
-        with HeldTransactions(lambda: self._outbox.began_at, self._disk_held):
+        with held_transactions_reported(lambda: self._outbox.began_at, self._disk_held):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._printer.run, name="printer")
                 if self._settings.metrics is not None:
@@ -114,7 +111,7 @@ class AuditService:
         with self._changing:
             is_new = self._reporter.problem(what, why)
             if is_new:
-                problems = self._reporter.problems
+                problems = self._reporter.report.problems
                 self._show_status("; ".join(f"{each.what}: {each.why}" for each in problems))
         return is_new
 

@@ -16,7 +16,7 @@ from msgspec.json import Decoder
 from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.event_rows import EventRow
-from paliadin_sidecar.outbox.records import to_ms
+from paliadin_sidecar.outbox.records import to_ms, to_ms_or_none
 
 #: So many events are read at a time.
 _PAGE = 2000
@@ -296,6 +296,5 @@ def read_history(outbox: Outbox, *, since: float, until: float) -> TurnHistory:
         if webhook_id in history.deliveries:
             history.deliveries[webhook_id].said = said
     service = queries.service(outbox)
-    paused_at = service["paused_at"]
-    history.finish(pending, None if paused_at is None else to_ms(paused_at), service["paused_for"])
+    history.finish(pending, to_ms_or_none(service["paused_at"]), service["paused_for"])
     return history

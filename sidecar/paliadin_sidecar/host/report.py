@@ -66,37 +66,35 @@ class Reporter:
         state_dir: the daemon's, under its lock.
         version: the program's.
         settings: each variable's value, see `Settings.variables`.
+
+    Attributes:
+        report: what it says now.
     """
 
     def __init__(self, state_dir: Path, version: str, settings: Mapping[str, str]) -> None:
         self._path = state_dir / _FILENAME
         key = os.urandom(16).hex()
-        self._report = Report(
+        self.report = Report(
             os.getpid(), version, time.time(), ready=False, problems=(), key=key,
             settings=fingerprints(settings, key),
         )  # fmt: skip
         self._write()
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What is wrong now."""
-        return self._report.problems
-
     def ready(self) -> None:
         """The first scan is done."""
-        self._report.ready = True
+        self.report.ready = True
         self._write()
 
     def problem(self, what: str, why: str | None) -> bool:
         """Something is wrong from now on; with None, no more. Returns whether that is new."""
-        before = self._report.problems
+        before = self.report.problems
         since = next((each.since for each in before if each.what == what), time.time())
         found = tuple(each for each in before if each.what != what)
         if why is not None:
             found += (Problem(what, why[:_WHY_CHARS], since),)
         if found == before:
             return False
-        self._report.problems = found
+        self.report.problems = found
         self._write()
         return True
 
@@ -105,7 +103,7 @@ class Reporter:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self._path, flags, 0o600)
             try:
-                os.pwrite(fd, msgspec.json.encode(self._report).ljust(_BYTES), 0)
+                os.pwrite(fd, msgspec.json.encode(self.report).ljust(_BYTES), 0)
             finally:
                 os.close(fd)
 

@@ -37,9 +37,9 @@ def record(outbox: Outbox, *names: str) -> None:
     )
 
 
-def printer(outbox: Outbox, audit: Audit, stream: TextIO) -> EventPrinter:
+def printer(outbox: Outbox, audit: Audit) -> EventPrinter:
     group = GroupCommit(outbox, lambda: None, lambda _: None)
-    return EventPrinter(outbox, group, audit, stream, outbox.path.parent)
+    return EventPrinter(outbox, group, audit)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ async def test_what_gathered_is_written_together_in_order(outbox: Outbox) -> Non
     """As much in one write as a pipe takes at once; each event once, under its number."""
     record(outbox, *(f"test.event_{n}" for n in range(250)))
     with datagrams() as (reader, stream):
-        await printer(outbox, Audit(stream), stream).flush()
+        await printer(outbox, Audit(stream)).flush()
         writes = received(reader)
     lines = [line for write in writes for line in write]
     assert [line["event"] for line in lines] == [f"test.event_{n}" for n in range(250)]
@@ -79,9 +79,9 @@ async def test_what_was_printed_is_not_printed_by_the_next_one(outbox: Outbox) -
     """How far it came is remembered in the outbox."""
     with datagrams() as (reader, stream):
         record(outbox, "test.first")
-        await printer(outbox, Audit(stream), stream).flush()
+        await printer(outbox, Audit(stream)).flush()
         record(outbox, "test.second")
-        await printer(outbox, Audit(stream), stream).flush()
+        await printer(outbox, Audit(stream)).flush()
         assert [[line["event"] for line in write] for write in received(reader)] == [
             ["test.first"],
             ["test.second"],
@@ -95,7 +95,7 @@ async def test_a_reader_that_stopped_reading_holds_the_printer_alone(outbox: Out
     reader, writer = os.pipe()
     read = b""
     with os.fdopen(writer, "w") as stream:
-        ours = printer(outbox, Audit(stream), stream)
+        ours = printer(outbox, Audit(stream))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ours.run)
             await anyio.wait_writable(writer)
@@ -129,6 +129,6 @@ async def test_a_log_that_takes_nothing_is_tried_again(
     monkeypatch.setattr("paliadin_sidecar.audit.printer.BLOCKED_S", 0.01)
     record(outbox, "test.first", "test.second")
     with datagrams() as (reader, stream):
-        await printer(outbox, RefusingAudit(stream), stream).flush()
+        await printer(outbox, RefusingAudit(stream)).flush()
         (write,) = received(reader)
     assert [line["event"] for line in write] == ["test.first", "test.second"]

@@ -25,7 +25,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (read.pid, read.version, read.ready, read.problems) == (os.getpid(), "1.0", False, ())
     reporter.ready()
     reporter.problem("outbox", "no room")
-    since = reporter.problems[0].since
+    since = reporter.report.problems[0].since
     reporter.problem("events", "no watches")
     reporter.problem("outbox", "the quota")
     read = report.read(tmp_path)
@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {p.since for p in read.problems if p.what == "outbox"} == {since}
     reporter.problem("outbox", None)
     reporter.problem("events", None)
-    assert reporter.problems == ()
+    assert reporter.report.problems == ()
 
 
 def test_it_never_changes_its_size(tmp_path: Path) -> None:

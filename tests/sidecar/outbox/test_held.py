@@ -9,7 +9,7 @@ from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.outbox import held
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
-from paliadin_sidecar.outbox.held import HeldTransactions
+from paliadin_sidecar.outbox.held import held_transactions_reported
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_transaction_that_takes_long(tmp_path: Path, monkeypatch: pytest.Monke
             until("it to take long", lambda: time.monotonic() > began + 0.1)
             until("several looks more", lambda: looks > seen + 3)
 
-        with HeldTransactions(began_at, told.put):
+        with held_transactions_reported(began_at, told.put):
             outbox.transaction([slow])
             assert told.get(timeout=PATIENCE_S) == "its disk needs more than 0 s to answer"
             outbox.transaction([slow])
