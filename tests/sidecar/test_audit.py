@@ -310,7 +310,7 @@ def test_nightly(told: Sidecar) -> None:
     night()
     assert len(list(folder.iterdir())) == 2  # what there is, and an empty one
     with Box(told.state / FILENAME).outbox as outbox:
-        before = event_rows.newest_event(outbox)
+        before = event_rows.newest_id(outbox)
         for n in range(3):
             record = partial(event_rows.record_service_event, outbox, "receiver.paused", {"n": n})
             outbox.transaction([record])

@@ -81,7 +81,7 @@ class Numbers(Collector):
             for outcome in _DELIVERIES:
                 self._deliveries.labels(*root, outcome)
         with Outbox(path) as outbox:
-            (self._seen,) = outbox.transaction([partial(event_rows.newest_event, outbox)])
+            (self._seen,) = outbox.transaction([partial(event_rows.newest_id, outbox)])
 
     def collect(self) -> Iterator[Metric]:
         """Read what is new, and the state as it is."""

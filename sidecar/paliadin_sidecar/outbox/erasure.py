@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import record_event
@@ -132,9 +134,5 @@ def _erasables(outbox: Outbox, statement: str, wanted: Mapping[str, str]) -> lis
 
 def _erasable(outbox: Outbox, turn: int) -> Erasable | None:
     row = outbox.one(sql.erasable, {"turn": turn})
-    if row is None:
-        return None
-    values = dict(row)
-    for name in ("is_awaited", "has_file"):
-        values[name] = bool(values[name])
-    return Erasable(**values)
+    # SQLite has no booleans, which is what is not strict here.
+    return None if row is None else msgspec.convert(dict(row), Erasable, strict=False)

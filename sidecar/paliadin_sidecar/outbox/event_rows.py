@@ -67,7 +67,7 @@ def last_event_before(outbox: Outbox, at: float) -> int:
         outbox: whose they are.
         at: epoch seconds.
     """
-    low, high = 0, newest_event(outbox)
+    low, high = 0, newest_id(outbox)
     while low < high:  # all up to `low` are before it, and the first one after `high` is not
         middle = (low + high) // 2
         row = outbox.one(sql.next_event, {"after": middle})
@@ -82,11 +82,6 @@ def oldest_event_at(outbox: Outbox) -> float | None:
     """When the oldest event was written, in epoch seconds; None where there is none."""
     row = outbox.one(sql.next_event, {"after": 0})
     return None if row is None else to_seconds(row["at"])
-
-
-def newest_event(outbox: Outbox) -> int:
-    """The id of the newest event, 0 where there is none."""
-    return cast("int", outbox.value(sql.last_event) or 0)
 
 
 def newest_id(outbox: Outbox) -> int:

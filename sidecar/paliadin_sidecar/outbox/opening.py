@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 import anyio
 
@@ -32,10 +32,7 @@ async def open_outbox(
     reported = ""
     while True:
         try:
-            with ExitStack() as opened:
-                outbox = _open(opened, settings)
-                stack.push(opened.pop_all())
-                return outbox
+            return stack.enter_context(_opened(settings))
         except (Full, Busy, StateDirFull) as exc:
             if reported != str(exc):
                 reported = str(exc)
@@ -56,10 +53,11 @@ def quarantine_outbox(settings: Settings) -> None:
         state_directory.quarantine(settings.state_dir, FILENAME)
 
 
-def _open(stack: ExitStack, settings: Settings) -> Outbox:
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Outbox]:
     state_directory.prepare(settings.state_dir)
-    held_one = stack.enter_context(state_directory.lock(settings.state_dir))
-    outbox = stack.enter_context(
+    with (
+        state_directory.lock(settings.state_dir) as held_one,
         Outbox(
             settings.state_dir / FILENAME,
             host=settings.host_label,
@@ -68,7 +66,7 @@ def _open(stack: ExitStack, settings: Settings) -> Outbox:
             successor=held_one,
             max_bytes=settings.max_outbox,
             retention=Retention(settings.keep_answers, settings.keep_turns),
-        )
-    )
-    state_directory.remember_outbox(settings.state_dir)
-    return outbox
+        ) as outbox,
+    ):
+        state_directory.remember_outbox(settings.state_dir)
+        yield outbox

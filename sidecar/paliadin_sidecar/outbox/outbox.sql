@@ -378,10 +378,6 @@ SELECT id, at FROM event WHERE id > :after ORDER BY id LIMIT 1;
 SELECT (SELECT count(*) FROM delivery WHERE state = 'pending') AS pending,
        (SELECT coalesce(max(id), 0) FROM event) AS event;
 
--- The newest event.
--- name: last_event
-SELECT max(id) FROM event;
-
 -- How long it took from a file's completion to the acknowledgement that an event records; none
 -- after a replay.
 -- name: end_to_end_ms

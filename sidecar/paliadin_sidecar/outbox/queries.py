@@ -20,9 +20,8 @@ def set_roots(outbox: Outbox, roots: list[dict[str, Any]]) -> None:
 
 def service(outbox: Outbox) -> dict[str, Any]:
     """The daemon's own row: `paused_at`, `paused_for`, `roots`."""
-    row = dict(outbox.execute(sql.service).fetchone())
+    row = _with_seconds(dict(outbox.execute(sql.service).fetchone()))
     row["roots"] = msgspec.json.decode(row["roots"])
-    row["paused_at"] = to_seconds(row["paused_at"])
     return row
 
 

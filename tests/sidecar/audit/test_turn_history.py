@@ -257,7 +257,7 @@ def test_where_events_of_a_time_begin(box: Box) -> None:
     ids = []
     for number in range(40):
         accept(box, f"t{number}")
-        ids.append(event_rows.newest_event(box.outbox))
+        ids.append(event_rows.newest_id(box.outbox))
         box.now += 1
     box.outbox.execute("DELETE FROM event WHERE id % 3 = 0")
     for number, found in enumerate(ids):

@@ -522,7 +522,7 @@ def test_beyond_its_budget_the_oldest_turns_go_after_the_bodies(box: Box) -> Non
     box.now += LATE_S + 1
     for n in range(299):
         box(acceptance.mark_gone, key(f"t{n}"))
-    box(event_rows.set_printed, box(event_rows.newest_event))
+    box(event_rows.set_printed, box(event_rows.newest_id))
     limit = budget(box, -1)
     with pytest.raises(OverBudget) as blocked:
         box(acceptance.accept, answer("one more", key("late")))

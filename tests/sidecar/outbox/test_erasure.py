@@ -142,7 +142,7 @@ def test_it_goes_like_any_other_turn(box: Box) -> None:
     take(box)
     box.deliver()
     erase(box)
-    box(event_rows.set_printed, box(event_rows.newest_event))
+    box(event_rows.set_printed, box(event_rows.newest_id))
     box.now += Retention().turns_s + 1
     while box(maintenance.prune):
         pass
@@ -199,7 +199,7 @@ def test_nothing_is_left_in_any_file(tmp_path: Path) -> None:
         if n % 2:
             marks += [f"asked-{turn_id}", f"answer-{n:03}-planted", user]
         if n % 50 == 49:
-            box(event_rows.set_printed, box(event_rows.newest_event))
+            box(event_rows.set_printed, box(event_rows.newest_id))
             box.now += Retention().answers_s / 2
             while box(maintenance.prune):
                 pass

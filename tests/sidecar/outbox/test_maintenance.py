@@ -41,7 +41,7 @@ class Pruned(Box):
         self(acceptance.mark_gone, key(turn_id))
 
     def printed(self) -> None:
-        self(event_rows.set_printed, self(event_rows.newest_event))
+        self(event_rows.set_printed, self(event_rows.newest_id))
 
     def prune(self) -> int:
         """Prune to the end; how many steps it took."""
@@ -244,10 +244,10 @@ def test_what_was_not_printed_yet_is_kept(box: Pruned) -> None:
 def test_ids_of_events_are_not_used_again(box: Pruned) -> None:
     """A line's event_id distinguishes it from all others, also after the newest went."""
     box(event_rows.record_service_event, "service.started", {})
-    before = box(event_rows.newest_event)
+    before = box(event_rows.newest_id)
     box.later(TURN_S + 1)
     box(event_rows.record_service_event, "service.stopped", {})
-    assert box(event_rows.newest_event) > before
+    assert box(event_rows.newest_id) > before
 
 
 # --- as long as the owner says ------------------------------------------------------------

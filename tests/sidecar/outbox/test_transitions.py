@@ -169,7 +169,7 @@ def test_an_outage_leaves_as_many_rows_however_long_it_lasts(box: Box) -> None:
         box.now += 60
         fail_again(box, 10, reported=False, keep=2)
         fail_again(box, 1, reported=True, keep=2)
-        box(event_rows.set_printed, box(event_rows.newest_event))
+        box(event_rows.set_printed, box(event_rows.newest_id))
         rows.append(len(box(event_rows.events, 0)))
     assert rows[-1] == rows[10]
     kept = [

@@ -183,7 +183,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
     """
     reader = select.poll()
     reader.register(output, 0)  # that nobody reads any more is reported in any case
-    after = event_rows.newest_event(outbox)
+    after = event_rows.newest_id(outbox)
     if ids:
         yield from (event for event in _past(outbox, ids) if event.id <= after)
     else:
