@@ -93,9 +93,7 @@ def _open(watched: WatchedRoot, tracked: TrackedFile) -> bool:
         if (info.st_dev, info.st_ino) == tracked.file.inode:
             return True
     try:
-        opened = TurnFile(
-            directory, tracked.name, watched.rules.owner, leases_on=watched.root.leases_on
-        )
+        opened = watched.open(directory, tracked.name)
     except FileNotFoundError:
         return tracked.file is not None
     if tracked.file is not None:

@@ -34,10 +34,8 @@ class InspectionQueue(Generic[T]):
 
     def put(self, item: T, at: float, *, is_defective: bool) -> None:
         """Put an item in, or change the time at which it is due."""
-        queue, other = self._candidates, self.defective
-        if is_defective:
-            queue, other = other, queue
-        other.remove(item)
+        self.remove(item)
+        queue = self.defective if is_defective else self._candidates
         queue.put(item, at)
 
     def remove(self, item: T) -> None:

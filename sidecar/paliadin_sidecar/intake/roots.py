@@ -11,7 +11,7 @@ import shlex
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -135,26 +135,26 @@ class Root:
     def _list(self, directory: int, mtime: int | None) -> Iterator[str]:
         try:
             os.lseek(directory, 0, os.SEEK_SET)  # one before may have been left in the middle
-            yield from _names_in(directory)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    yield entry.name
         except OSError as exc:
             self._fail(_unreadable(self.path, "listed", exc))
             raise
         self._listed_mtime = mtime
 
     def _arm(self) -> None:
-        found = _open_trusted(self.path, self._owner)
         try:
-            info = os.fstat(found)
-            identity = (info.st_dev, info.st_ino)
-            if self.fd is None or identity != self._identity:
-                self._open(found)
-                self._identity = identity
+            with _opened_trusted(self.path, self._owner) as found:
+                info = os.fstat(found)
+                identity = (info.st_dev, info.st_ino)
+                if self.fd is None or identity != self._identity:
+                    self._open(found)
+                    self._identity = identity
         except FileNotFoundError:
             raise _NotArmed("missing", self.path, "was just removed") from None
         except OSError as exc:
             raise _unreadable(self.path, "opened", exc) from None
-        finally:
-            os.close(found)
         self._become("armed", "")
 
     def _open(self, found: int) -> None:
@@ -198,28 +198,19 @@ def _ancestry(path: Path) -> list[tuple[int, ...]] | None:
     return found
 
 
-def _names_in(directory: int) -> Iterator[str]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            yield entry.name
-
-
-def _open_trusted(path: Path, owner: int) -> int:
+@contextmanager
+def _opened_trusted(path: Path, owner: int) -> Iterator[int]:
     # Walks every directory from / down: whoever may rename one of them decides what we read. Each
     # is judged by the descriptor in which the next name is then looked up.
-    step = Path("/")
-    found, device = _open_step("/", None, step), None
-    try:
-        device = _check_directory(found, device, step, path, owner)
-        for name in path.parts[1:]:
-            above, step = found, step / name
-            found = _open_step(name, above, step)
-            os.close(above)
+    found: int | None = None
+    device: int | None = None
+    with ExitStack() as steps:
+        for step in (*reversed(path.parents), path):
+            found = _open_step(step.name or "/", found, step)
+            steps.callback(os.close, found)
             device = _check_directory(found, device, step, path, owner)
-    except BaseException:
-        os.close(found)
-        raise
-    return found
+        assert found is not None  # a path has one step at least
+        yield found
 
 
 def _open_step(name: str, above: int | None, step: Path) -> int:

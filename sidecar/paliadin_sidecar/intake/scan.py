@@ -7,6 +7,7 @@ may be inspected between two of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from paliadin_sidecar.intake.events import Gone, IntakeEvent
 from paliadin_sidecar.intake.fingerprint import Fingerprint
 from paliadin_sidecar.intake.inspection import read_arrival
 from paliadin_sidecar.intake.tracking import WatchedRoot
-from paliadin_sidecar.intake.turnfile import TurnFile, fingerprint_at
+from paliadin_sidecar.intake.turnfile import fingerprint_at
 from paliadin_sidecar.outbox.records import Arrival
 
 T = TypeVar("T")
@@ -181,23 +182,17 @@ def find_history(watched: WatchedRoot) -> Iterator[Arrival | None]:
 
 def _read_old(watched: WatchedRoot, directory: int, name: str) -> Arrival | None:
     # A file of a root's past, unless it is young or somebody still writes it.
-    rules = watched.rules
     try:
-        file = TurnFile(directory, name, rules.owner, leases_on=watched.root.leases_on)
-    except (FileNotFoundError, Unreadable):
+        with closing(watched.open(directory, name)) as file:
+            snapshot = file.inspect()
+            if not _is_old(watched, snapshot.fingerprint) or snapshot.being_written:
+                return None
+            reason: Reason | None = None
+            if not snapshot.trusted:
+                reason = "untrusted"
+            elif snapshot.fingerprint.size > watched.rules.max_bytes:
+                reason = "too_large"
+            # What is not sent is not kept.
+            return replace(read_arrival(watched, name, file, snapshot, reason), data=None)
+    except (FileNotFoundError, Unreadable, Changed):
         return None
-    try:
-        snapshot = file.inspect()
-        if not _is_old(watched, snapshot.fingerprint) or snapshot.being_written:
-            return None
-        reason: Reason | None = None
-        if not snapshot.trusted:
-            reason = "untrusted"
-        elif snapshot.fingerprint.size > rules.max_bytes:
-            reason = "too_large"
-        # What is not sent is not kept.
-        return replace(read_arrival(watched, name, file, snapshot, reason), data=None)
-    except (Unreadable, Changed):
-        return None
-    finally:
-        file.close()

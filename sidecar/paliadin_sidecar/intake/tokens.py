@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import closing
 
 import msgspec
 
@@ -74,15 +75,12 @@ def read_claims(directory: int, name: str, owner: int) -> tuple[str, str] | None
         Unreadable: the system would not let us see it.
         Changed: somebody writes it.
     """
-    file = TurnFile(directory, name, owner)
-    try:
+    with closing(TurnFile(directory, name, owner)) as file:
         snapshot = file.inspect()
         seen = snapshot.fingerprint
         if not snapshot.trusted or seen.size > _MAX_TOKEN_BYTES or seen.names > 1:
             return None
         return _claims(file.read(snapshot))
-    finally:
-        file.close()
 
 
 class _Claims(msgspec.Struct):

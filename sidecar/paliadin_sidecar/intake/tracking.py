@@ -5,6 +5,7 @@ It is synchronous and not safe for threads: its users make one call after the ot
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -186,6 +187,10 @@ class WatchedRoot:
         found = self.fingerprint_of(name)
         return self.root.fd is not None and (found is None or not self.is_accepted(name, found))
 
+    def open(self, directory: int, name: str) -> TurnFile:
+        """Open a turn's file in the root's directory; it raises as `TurnFile` does."""
+        return TurnFile(directory, name, self.rules.owner, leases_on=self.root.leases_on)
+
     # --- what was accepted ------------------------------------------------------------------
 
     def is_accepted(self, name: str, found: Fingerprint) -> bool:
@@ -273,10 +278,7 @@ class WatchedRoot:
         )
         flooded = noisy or self.names > MAX_NAMES
         if flooded and (reported_at is None or now - reported_at >= _FLOOD_EVERY_S):
-            kinds: dict[str, int] = {}
-            for tracked in self.tracked.values():
-                if tracked.defect:
-                    kinds[tracked.defect] = kinds.get(tracked.defect, 0) + 1
+            kinds = Counter(each.defect for each in self.tracked.values() if each.defect)
             yield Flooded(self.spec, kinds, self._unreported, self.names)
             self._flood_reported_at, self._unreported = now, 0
 

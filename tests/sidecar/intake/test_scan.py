@@ -18,7 +18,6 @@ from support.watched import (
     texts,
 )
 
-from paliadin_sidecar.intake import roots as watch
 from paliadin_sidecar.intake import tracking
 from paliadin_sidecar.intake.completion import LINKS_S
 from paliadin_sidecar.intake.events import (
@@ -128,7 +127,7 @@ def test_a_name_that_is_given_again_while_it_is_listed(
     """A listing may miss such a name: it is looked for before it is called gone."""
     place.publish("t.txt")
     assert texts(place.every_file()) == [WHOLE]
-    monkeypatch.setattr(watch, "_names_in", lambda _: (name for name in ""))
+    monkeypatch.setattr(place.root, "names", lambda **_: iter(()))
     assert place.every_file() == []
     (place / "t.txt").unlink()
     assert place.every_file() == [Gone(KEY)]
