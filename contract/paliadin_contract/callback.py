@@ -17,7 +17,6 @@ from paliadin_contract.ids import LABEL_PATTERN, TURN_ID_PATTERN
 
 _Id = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
 _Label = Annotated[str, Meta(pattern=LABEL_PATTERN)]
-_Revision = Annotated[int, Meta(ge=1)]
 _Utc = Annotated[datetime, Meta(tz=True)]
 
 #: Why a turn file cannot become an answer: what a sidecar of this version says.
@@ -28,7 +27,7 @@ class _Turn(Struct, frozen=True, kw_only=True):
     turn_id: _Id
     submitted_turn_id: _Id | None
     """Hint from the turn's token: the id under which the caller waits."""
-    revision: _Revision
+    revision: Annotated[int, Meta(ge=1)]
     backend: _Label
     persona: _Label
     host: str

@@ -43,6 +43,7 @@ _ITEM = re.compile(r"\A[-*][ \t]+")
 #: A line that opens or closes a block of code (CommonMark 0.31, 4.5).
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^`\n]*)$\n?", re.MULTILINE)
 _object = msgspec.json.Decoder(dict[str, object])
+_COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -201,13 +202,9 @@ def _counts(value: object) -> tuple[int, ...]:
     items = value if isinstance(value, list) else [value]
     texts = [str(item).strip() for item in items if not isinstance(item, bool | float)]
     # A count's place says which tool it belongs to. With one that is unreadable, none is known.
-    if len(texts) < len(items) or not all(map(_is_count, texts)):
+    if len(texts) < len(items) or not all(map(_COUNT.fullmatch, texts)):
         return ()
     return tuple(map(int, texts))
-
-
-def _is_count(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) is not None
 
 
 def _words(value: object) -> tuple[str, ...]:

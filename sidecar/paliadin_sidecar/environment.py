@@ -21,6 +21,8 @@ DEFAULT_ENV_FILE = Path("/etc/paliadin/sidecar.env")
 BOM = "\ufeff"
 _DEFAULT_STATE_DIR = "/var/lib/paliadin-sidecar"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+#: The longest duration: what is kept may be kept for a century.
+_MAX_DAYS = 36_500
 #: In a file: a comment, or all up to the "=" or to the end of a line that has none.
 _NAME = re.compile(r"[ \t\r\n]*(?:[#;][^\r\n]*|([^\r\n][^=\r\n]*)?)(=|[\r\n]|\Z)")
 #: A value is quoted parts, and at its end one without quotes, in which a quote is any character.
@@ -190,19 +192,18 @@ class Reader:
             return default
         return number
 
-    def duration(self, name: str, default: str, *, most: str) -> float:
+    def duration(self, name: str, default: str) -> float:
         """Seconds, of a text such as `72h`; 0 may stand alone.
 
         Args:
             name: the variable's.
             default: such a text.
-            most: the longest, as such a text.
         """
         value = self.text(name, default)
-        found, longest = seconds_of(value), seconds_of(most)
-        if found is None or longest is None or found > longest:
-            right = f"must be 0 or a duration such as 90s, 10m, 72h or 90d, at most {most}"
-            self.wrong(name, value, right)
+        found = seconds_of(value)
+        if found is None or found > _MAX_DAYS * _UNITS_S["d"]:
+            durations = f"90s, 10m, 72h or 90d, at most {_MAX_DAYS}d"
+            self.wrong(name, value, f"must be 0 or a duration such as {durations}")
             return seconds_of(default) or 0.0
         return found
 

@@ -29,8 +29,6 @@ _DEFAULT_WATCH = "aichat/paliadin=/tmp/aichat/paliadin:legacy/paliadin="
 #: Where the legacy shim writes, unless its PALIADIN_RESPONSE_DIR says otherwise.
 _DEFAULT_RESPONSES = "/tmp/paliadin"  # noqa: S108 - a place, not a file
 _MIB = 1024 * 1024
-#: What is kept may be kept for a century.
-_LONGEST = "36500d"
 #: For so long a change of an answer is sent as a revision: `outbox.database.LATE_S`.
 _CHANGES_S = 600.0
 #: The user id that is none: -1 in the kernel's 32 bits.
@@ -95,9 +93,7 @@ class Settings:
             secrets=_secrets(read),
             max_bytes=int(read.number("PALIADIN_MAX_BYTES", 4 * _MIB, least=1, most=64 * _MIB)),
             max_outbox=int(read.number("PALIADIN_MAX_OUTBOX", 1024 * _MIB, least=_MIB, most=2**50)),
-            keep_answers=(
-                keep_answers := read.duration("PALIADIN_KEEP_ANSWERS", "72h", most=_LONGEST)
-            ),
+            keep_answers=(keep_answers := read.duration("PALIADIN_KEEP_ANSWERS", "72h")),
             keep_turns=_keep_turns(read, keep_answers),
             quiet_s=read.number("PALIADIN_QUIET_S", 5.0, least=0, most=600),
             rescan_s=read.number("PALIADIN_RESCAN_S", 2.0, least=0.05, most=60),
@@ -162,7 +158,7 @@ def _authority(read: Reader) -> Path | None:
 
 def _keep_turns(read: Reader, keep_answers: float) -> float:
     name = "PALIADIN_KEEP_TURNS"
-    seconds = read.duration(name, "90d", most=_LONGEST)
+    seconds = read.duration(name, "90d")
     value = read.text(name, "90d")
     if seconds < _CHANGES_S:
         why = "until then an answer that changes is sent as a revision of its turn, and without "

@@ -22,6 +22,7 @@ PASSES = NO_ROOM | {
     errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
 }  # fmt: skip
 _SAYS = {
+    errno.ENOSPC: "there is no room on its disk",
     errno.EDQUOT: "the disk quota of its user is used up",
     errno.EFBIG: "its files may not grow further (LimitFSIZE=, or the file system's own limit)",
     errno.EROFS: "its file system is read-only",
@@ -64,12 +65,8 @@ def is_read_only(path: Path) -> bool:
 
 def explain(exc: OSError, directory: Path) -> str:
     """What this error says of a file in this directory, in words for an operator."""
-    if exc.errno == errno.ENOSPC:
-        return (
-            "its disk has no inodes left"
-            if _no_inodes(directory)
-            else "there is no room on its disk"
-        )
+    if exc.errno == errno.ENOSPC and _no_inodes(directory):
+        return "its disk has no inodes left"
     return _SAYS.get(exc.errno or 0) or f"{exc.strerror}"
 
 
