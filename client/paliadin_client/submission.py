@@ -231,7 +231,6 @@ class Submitter:
             if failed is None:
                 was_queued = True
                 turn.unsent = "it was queued behind another turn of its window"
-                turn.queued_s = self._clock() - since
             else:
                 turn.unsent = "the store did not answer, which knows whether its window is free"
                 if turn.store_failed is None:
@@ -240,12 +239,15 @@ class Submitter:
 
         with anyio.CancelScope() as queueing:
             turn.waiter.on_push = queueing.cancel
-            standing = await self._windows.hold(turn.window, on_wait)
+            try:
+                standing = await self._windows.hold(turn.window, on_wait)
+            finally:
+                if was_queued:
+                    turn.queued_s = self._clock() - since
             if standing.user_id != turn.window.user_id:
                 raise another_users(self._hosts.backend.pane(turn.request.user))
             turn.window, turn.has_window = standing, True
             turn.unsent, turn.store_failed = "", None
-            turn.queued_s = self._clock() - since if was_queued else 0.0
 
     async def _send(self, turn: Submission, reply_grace_s: float) -> None:
         user = turn.request.user
