@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -22,6 +23,7 @@ from support.pushes import push
 from support.waiting import PATIENCE_S
 
 from paliadin_client.errors import ConfigError, StoreFailed
+from paliadin_client.store import sqlite_changes
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.protocol import KEEP_IDS_S, Verdict, Window
 from paliadin_client.store.sqlite import SqliteStore
@@ -543,6 +545,42 @@ async def test_hints_of_another_process(path: Path, store: SqliteStore) -> None:
                 await store.prune()
             assert await received(store, "turn-3") is Verdict.NEW
             assert "turn-3" in hints
+
+
+async def test_one_look_at_a_time(
+    tmp_path: Path, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away is asked for by one timer, however much is told; it ends in time."""
+    monkeypatch.setattr(sqlite_changes, "_AWAY_S", 0.3)
+    looks: list[int] = []
+    look, compare = sqlite_changes._Watch.look, sqlite_changes._Watch._compare
+    compared = anyio.Event()
+
+    def counted(watch: sqlite_changes._Watch) -> None:
+        looks.append(len(looks))
+        look(watch)
+
+    def told(watch: sqlite_changes._Watch, looked: asyncio.Future[object]) -> None:
+        nonlocal compared
+        compare(watch, looked)
+        compared.set()
+        compared = anyio.Event()
+
+    monkeypatch.setattr(sqlite_changes._Watch, "look", counted)
+    monkeypatch.setattr(sqlite_changes._Watch, "_compare", told)
+    (folder := tmp_path / "here").mkdir()
+    store = opened(folder / "inbox.sqlite3", stack)
+    with anyio.fail_after(PATIENCE_S):
+        async with store.hints(lambda _: None):
+            await compared.wait()
+            folder.rename(away := tmp_path / "away")
+            for _ in range(4):
+                event = compared
+                (away / "inbox.sqlite3-claims").read_bytes()  # as another process's touch
+                await event.wait()
+    left = len(looks)
+    await anyio.sleep(2 * sqlite_changes._AWAY_S)
+    assert len(looks) == left
 
 
 async def test_no_watches_left(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,13 @@ class _Watch:
     def _look_soon(self) -> None:
         assert self._inotify is not None
         self._loop.remove_reader(self._inotify)
-        self._timer = self._loop.call_at(self._looked_at + _GATHER_S, self.look)
+        self._look_at(self._looked_at + _GATHER_S)
+
+    def _look_at(self, when: float) -> None:
+        # Instead of what was planned, or each event would leave a look that comes again and again.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self.look)
 
     def _compare(self, looked: asyncio.Future[object]) -> None:
         if looked.cancelled():
@@ -109,7 +115,7 @@ class _Watch:
         if self._is_closed:
             return
         if failed:
-            self._timer = self._loop.call_later(_AWAY_S, self.look)
+            self._look_at(self._loop.time() + _AWAY_S)
             return
         if self._inotify is not None:
             # By its name each time, since it may have been removed and made anew.
