@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import anyio
 
 from paliadin_client.errors import StoreFailed
-from paliadin_client.tasks import end
-
-if TYPE_CHECKING:
-    import asyncio
+from paliadin_client.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +21,7 @@ class StoreWrites:
     """Writes that nobody undoes: they are made even where the caller is cancelled meanwhile."""
 
     def __init__(self) -> None:
-        self._retries: set[asyncio.Task[None]] = set()
+        self._retries = Tasks()
 
     async def write(self, make: Callable[[], Awaitable[None]], what: str) -> None:
         """Make it, for 2 s at most; where that fails it is tried again beside the caller.
@@ -34,18 +30,14 @@ class StoreWrites:
             make: makes it, and may be called again after it had been made.
             what: names it in the log.
         """
-        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
-
         error = await _try(make)
         if error is not None:
             _log.warning("store.write_failed what=%s error=%s: it is tried again", what, error)
-            retry = asyncio.create_task(_insist(make), name=f"paliadin {what}")
-            self._retries.add(retry)
-            retry.add_done_callback(self._retries.discard)
+            self._retries.start(_insist(make), f"paliadin {what}")
 
     async def aclose(self) -> None:
         """Give up what is left."""
-        await end(self._retries)
+        await self._retries.end()
 
 
 async def _insist(make: Callable[[], Awaitable[None]]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 if TYPE_CHECKING:
     import asyncio
@@ -12,17 +14,40 @@ if TYPE_CHECKING:
 _AGAIN_S = 2.0
 
 
+class Tasks:
+    """Tasks that are ended together.
+
+    A task group would not do: some frameworks begin and end an app in two tasks.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do `work`, in a task of this name."""
+        import asyncio  # noqa: PLC0415 - whoever only imports the client has no use for it
+
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """As `end`, for all that go on."""
+        await end(self._tasks)
+
+
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel these tasks, and return when all of them have ended.
+    """Cancel these tasks, and return when all of them have ended, also where this is cancelled.
 
     `asyncio.wait_for` of Python 3.11, by which psycopg and its pool wait, drops a cancellation that
     comes at the moment of what it waits for. The task would go on, and whoever waits for its end
     would wait for ever. So it is cancelled until it has ended.
     """
-    import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
+    import asyncio  # noqa: PLC0415 - whoever only imports the client has no use for it
 
     left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_AGAIN_S)
+    with anyio.CancelScope(shield=True):
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_AGAIN_S)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 
 from paliadin_client import errors, replies
 from paliadin_client.backend import Backend, TurnRequest, User
@@ -21,15 +22,11 @@ from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Store, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.submission import Submission, Submitter, another_users, none_well
-from paliadin_client.tasks import end
+from paliadin_client.tasks import Tasks
 from paliadin_client.text import one_line
 from paliadin_client.waiting import Waiter, Waiters
 from paliadin_client.windows import Windows
 from paliadin_contract.ids import is_turn_id
-
-if TYPE_CHECKING:
-    import asyncio
-
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +80,7 @@ class Paliadin:
             clock=clock,
         )
         #: One renews what is leased; the others wait for turns that `submit` left open.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def health(self, user: User | None = None) -> Mapping[str, errors.PaliadinError | None]:
         """Return if a host is well, or was within the last 10 s.
@@ -175,7 +172,10 @@ class Paliadin:
                 with anyio.move_on_after(self._deadline_s) as limit:
                     await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
                 if turn.is_open:
-                    self._start(self._wait_for_push(stack.pop_all(), turn, limit.deadline))
+                    waiting = self._wait_for_push(stack.pop_all(), turn, limit.deadline)
+                    self._tasks.start(waiting, "paliadin wait")
+                    # One that is ended before its first step would not free the window.
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
                 elif turn.waiter.push is None and turn.response is None:
                     raise await self._timeout(turn) from turn.store_failed
 
@@ -262,20 +262,12 @@ class Paliadin:
 
         When it ends, turns that `submit` left open are waited for no longer.
         """
-        self._start(self._windows.renew())
+        self._tasks.start(self._windows.renew(), "paliadin renew")
         try:
             yield self
         finally:
-            await end(self._tasks)
+            await self._tasks.end()
             await self._writes.aclose()
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
-
-        # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _window_for(self, request: TurnRequest) -> Window:
         _check_request(request)

@@ -16,7 +16,7 @@ import anyio
 from paliadin_client.errors import StoreFailed
 from paliadin_client.store.protocol import Store
 from paliadin_client.store.pruning import Pruner
-from paliadin_client.tasks import end
+from paliadin_client.tasks import Tasks
 from paliadin_client.waiting import Waiters
 from paliadin_contract.trace import safe_trace
 
@@ -53,20 +53,15 @@ class StoreWatcher:
 
         While nobody waits the store is asked for nothing.
         """
-        import asyncio  # noqa: PLC0415 - a command that only shows its help has no use for it
-
-        # They are tasks and no task group, since some frameworks begin and end an app in two tasks.
-        tasks = [
-            asyncio.create_task(_for_ever(run), name=f"paliadin {run.__name__}")
-            for run in (self._listen, self._look, self._prune)
-        ]
+        tasks = Tasks()
+        for run in (self._listen, self._look, self._prune):
+            tasks.start(_for_ever(run), f"paliadin {run.__name__}")
         self._waiters.on_wait.append(self._wake_up)
         try:
             yield
         finally:
             self._waiters.on_wait.remove(self._wake_up)
-            with anyio.CancelScope(shield=True):
-                await end(tasks)
+            await tasks.end()
 
     async def look_for(self, turn_ids: Collection[str]) -> StoreFailed | None:
         """Hand what the store has for these turns to who waits for them.

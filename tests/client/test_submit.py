@@ -505,6 +505,32 @@ async def test_lost_submit_until_the_deadline(apps: Apps) -> None:
     assert gate.order == [second.turn_id]
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_lost_submit_at_the_end(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch, *, is_cancelled: bool
+) -> None:
+    """A process that ends frees the window of a turn that it left open, however it is ended."""
+    freed: list[str | None] = []
+
+    async def drops(_: Seen) -> str:
+        raise Drops
+
+    async def release(window: Window) -> None:
+        await anyio.sleep(0.05)
+        freed.append(window.turn_id)
+
+    apps.host.script = drops
+    monkeypatch.setattr(apps.store, "release", release)
+    request = ask()
+    with anyio.CancelScope() as process:
+        async with apps._app(20) as one:
+            await one.submit(request)
+            if is_cancelled:
+                process.cancel()
+                await anyio.sleep_forever()
+    assert freed == [request.turn_id]
+
+
 async def test_lost_without_a_store(host: Host) -> None:
     """Where no push can come a lost submit is the end, and `result` says so."""
 
