@@ -23,7 +23,7 @@ from support.pushes import push
 from support.waiting import PATIENCE_S
 
 from paliadin_client.errors import ConfigError, StoreFailed
-from paliadin_client.store import sqlite_changes
+from paliadin_client.store import claims, sqlite_changes
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.protocol import KEEP_IDS_S, Verdict, Window
 from paliadin_client.store.sqlite import SqliteStore
@@ -292,6 +292,23 @@ def test_claims(tmp_path: Path) -> None:
     second.close()
     assert [file.name for file in tmp_path.iterdir()] == ["claims"]
     assert path.stat().st_size == 0
+
+
+def test_claims_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no lock for one of the names, none of them is claimed."""
+    first, second = Claims(tmp_path / "claims"), Claims(tmp_path / "claims")
+    set_lock = claims._set_lock
+
+    def fails(file: int, name: str, kind: int) -> None:
+        if name == "id-1":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        set_lock(file, name, kind)
+
+    monkeypatch.setattr(claims, "_set_lock", fails)
+    with pytest.raises(OSError, match="No locks"):
+        first.take("turn-1", "id-1")
+    monkeypatch.undo()
+    assert second.take("turn-1", "id-1")
 
 
 _FORKING = """

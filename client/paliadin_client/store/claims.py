@@ -54,11 +54,17 @@ class Claims:
             if not self._names.isdisjoint(names):
                 return False
             file = self._current_file()
-            for count, name in enumerate(names):
-                if not _lock_byte(file, name):
-                    for locked in names[:count]:
-                        _set_lock(file, locked, fcntl.F_UNLCK)
+            locked: list[str] = []
+            try:
+                for name in names:
+                    _set_lock(file, name, fcntl.F_WRLCK)
+                    locked.append(name)
+            except OSError as exc:
+                for name in locked:
+                    _set_lock(file, name, fcntl.F_UNLCK)
+                if exc.errno in _BUSY:
                     return False
+                raise
             self._names.update(names)
             return True
 
@@ -123,16 +129,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _lock_byte(file: int, name: str) -> bool:
-    try:
-        _set_lock(file, name, fcntl.F_WRLCK)
-    except OSError as exc:
-        if exc.errno in _BUSY:
-            return False
-        raise
-    return True
 
 
 def _set_lock(file: int, name: str, kind: int) -> None:
