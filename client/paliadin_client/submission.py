@@ -273,6 +273,8 @@ class Submitter:
         turn.fresh, submit = self._prepare(host, turn.request, turn.window)
         if host.name != turn.window.host:
             turn.window = await self._windows.move(turn.window, host.name)
+            if turn.waiter.push is not None:
+                return  # it came meanwhile, so nothing is sent
         turn.host = host.name
         _log.info(
             "turn.submitted %s backend=%s host=%s", turn.log_ids, host.backend.name, host.name
@@ -285,8 +287,6 @@ class Submitter:
                 submitting.deadline = anyio.current_time() + (reply_grace_s if wanted else 0)
 
             turn.waiter.on_push = end
-            if turn.waiter.push is not None:
-                return  # it came while the window was moved
             try:
                 reply = await submit()
             except errors.SubmitLost as exc:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 from support.client_hosts import ANSWER, Drops, Fails, aichat_host, until
+from support.pushes import push
 
 import paliadin_client
 from paliadin_client import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from support.client_hosts import AichatHost, Seen, Sidecar
 
     from paliadin_client import Inbox
+    from paliadin_client.store.protocol import Window
 
 USERS = [User(str(UUID(int=n << 100, version=4))) for n in range(1, 200)]
 #: Nothing listens there.
@@ -123,6 +125,27 @@ async def test_the_other_host_is_asked(two: Two) -> None:
     assert [bool(seen.primer) for seen in two.far.turns] == [True, False]
     assert isinstance(found[NOBODY], Unreachable)
     assert found[two.urls[1]] is None
+
+
+@pytest.mark.anyio
+async def test_pushed_while_the_window_moves(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that is answered before it is sent goes to nobody, so the next one has the primer."""
+    async with (
+        two.near_is_down() as environ,
+        paliadin_client.connect(environ=environ) as paliadin,
+    ):
+        move = paliadin.store.move
+
+        async def pushed(window: Window) -> None:
+            await move(window)
+            paliadin.waiters.offer(push(turn.turn_id).callback)
+
+        turn = two.ask()
+        with monkeypatch.context() as patch:
+            patch.setattr(paliadin.store, "move", pushed)
+            assert (await paliadin.run_turn(turn)).via == "push"
+        await paliadin.run_turn(two.ask())
+    assert [bool(seen.primer) for seen in two.far.turns] == [True]
 
 
 @pytest.mark.anyio
