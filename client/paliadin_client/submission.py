@@ -25,6 +25,12 @@ _log = logging.getLogger(__name__)
 
 #: How long, in seconds, a health check that succeeded is trusted. A failure is not.
 _HEALTH_TRUST_S = 10.0
+#: A response without a whole trailer may be half a file, and a push never is. So the push is waited
+#: for this long before such a response is returned.
+_PUSH_GRACE_S = 2.0
+#: A push is the whole answer, but only aichat's response names the conversation and says that the
+#: pane was fresh. So where the push comes first, the response is waited for this long.
+_REPLY_GRACE_S = 0.25
 
 
 @dataclass(slots=True)
@@ -132,15 +138,10 @@ class Submitter:
                 if turn.has_window:
                     await self._windows.release(turn.window)
 
-    async def submit(self, turn: Submission, *, reply_grace_s: float) -> None:
+    async def submit(self, turn: Submission) -> None:
         """Return when there is a push or a response, or the backend is lost and a push may come.
 
         How it ended is left in the store, for whoever waits elsewhere.
-
-        Args:
-            turn: which one.
-            reply_grace_s: how long a response that says what a push does not is waited for when
-                the push is there.
 
         Raises:
             BadRequest: the window is another user's.
@@ -150,28 +151,27 @@ class Submitter:
             await self._look(turn)
             await self._take_window(turn)
             if turn.waiter.push is None:
-                await self._send(turn, reply_grace_s)
+                await self._send(turn)
         except errors.PaliadinError as exc:
             await self.leave(turn.request.turn_id, exc)
             raise
         if turn.response is not None:
             await self.leave(turn.request.turn_id, turn.response)
 
-    async def wait(self, turn: Submission, *, push_grace_s: float) -> None:
-        """Wait for the push that can still come after the submit.
+    async def wait(self, turn: Submission) -> None:
+        """Wait for the push that can still come after the submit."""
+        if turn.response is not None:
+            await self.wait_for_rest(turn.waiter, turn.response)
+        elif self._pushes_come:
+            await turn.waiter.arrived.wait()
 
-        Args:
-            turn: which one.
-            push_grace_s: for how long, where there is a response that may be half a file.
-        """
-        if turn.waiter.push is None and self._pushes_come:
-            if turn.response is None:
-                await turn.waiter.arrived.wait()
-            elif self.may_be_half(turn.response):
-                # The backend may have named the turn. Without a token the push has no other id.
-                self._waiters.add_alias(turn.waiter, turn.response.reply.turn_id)
-                with anyio.move_on_after(push_grace_s):
-                    await turn.waiter.arrived.wait()
+    async def wait_for_rest(self, waiter: Waiter, response: Response) -> None:
+        """Wait for the push, for 2 s, where it may bring more than this response."""
+        if waiter.push is None and self._pushes_come and not response.reply.whole:
+            # The backend may have named the turn. Without a token the push has no other id.
+            self._waiters.add_alias(waiter, response.reply.turn_id)
+            with anyio.move_on_after(_PUSH_GRACE_S):
+                await waiter.arrived.wait()
 
     async def check(self, host: Host, user: User | None) -> None:
         """Return if the host is well, or was within the last 10 s.
@@ -198,10 +198,6 @@ class Submitter:
     async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError) -> None:
         """Tell whoever waits for this turn how its submit ended."""
         await self._leave(turn_id, replies.encode(outcome))
-
-    def may_be_half(self, response: Response) -> bool:
-        """Whether a push may bring more than this response."""
-        return self._pushes_come and not response.reply.whole
 
     def forget(self, window: str | None = None) -> None:
         """This window's agent, or every one, may know nothing of what was said before."""
@@ -249,7 +245,7 @@ class Submitter:
             turn.window, turn.has_window = standing, True
             turn.unsent, turn.store_failed = "", None
 
-    async def _send(self, turn: Submission, reply_grace_s: float) -> None:
+    async def _send(self, turn: Submission) -> None:
         user = turn.request.user
         hosts = self._hosts.in_order(user, turn.window.host)
         unreachable: dict[str, errors.Unreachable] = {}
@@ -258,7 +254,7 @@ class Submitter:
                 await self.check(host, user)
                 turn.ready_at = self._clock()
                 if turn.waiter.push is None:
-                    await self._send_to(host, turn, reply_grace_s)
+                    await self._send_to(host, turn)
             except errors.Unreachable as exc:
                 if turn.host == host.name and exc.answered:
                     raise  # whatever answered may have passed the turn on
@@ -269,7 +265,7 @@ class Submitter:
                 return
         raise none_well(unreachable)
 
-    async def _send_to(self, host: Host, turn: Submission, reply_grace_s: float) -> None:
+    async def _send_to(self, host: Host, turn: Submission) -> None:
         turn.fresh, submit = self._prepare(host, turn.request, turn.window)
         if host.name != turn.window.host:
             turn.window = await self._windows.move(turn.window, host.name)
@@ -284,7 +280,7 @@ class Submitter:
             def end() -> None:
                 has_more = host.backend.reply_has_metadata
                 wanted = has_more and not isinstance(turn.waiter.push, TurnFailed)
-                submitting.deadline = anyio.current_time() + (reply_grace_s if wanted else 0)
+                submitting.deadline = anyio.current_time() + (_REPLY_GRACE_S if wanted else 0)
 
             turn.waiter.on_push = end
             try:

@@ -30,12 +30,6 @@ from paliadin_contract.ids import is_turn_id
 
 _log = logging.getLogger(__name__)
 
-#: A response without a whole trailer may be half a file, and a push never is. So the push is waited
-#: for this long before such a response is returned.
-_PUSH_GRACE_S = 2.0
-#: A push is the whole answer, but only aichat's response names the conversation and says that the
-#: pane was fresh. So where the push comes first, the response is waited for this long.
-_REPLY_GRACE_S = 0.25
 #: How long the first look may take of whoever asks for a turn's result, also where he only looks.
 _LOOK_S = 5.0
 
@@ -135,8 +129,8 @@ class Paliadin:
         async with self._submitter.turn(request, self._window_for(request)) as turn:
             with _unanswered_logged(turn):
                 with anyio.move_on_after(self._deadline_s):
-                    await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
-                    await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
+                    await self._submitter.submit(turn)
+                    await self._submitter.wait(turn)
                 if turn.waiter.push is None and turn.response is None:
                     raise await self._timeout(turn) from turn.lost or turn.store_failed
                 health_ms, answer_ms = turn.times_ms(self._clock())
@@ -170,7 +164,7 @@ class Paliadin:
             turn = await stack.enter_async_context(opened)
             with _unanswered_logged(turn):
                 with anyio.move_on_after(self._deadline_s) as limit:
-                    await self._submitter.submit(turn, reply_grace_s=_REPLY_GRACE_S)
+                    await self._submitter.submit(turn)
                 if turn.is_open:
                     waiting = self._wait_for_push(stack.pop_all(), turn, limit.deadline)
                     self._tasks.start(waiting, "paliadin wait")
@@ -211,10 +205,8 @@ class Paliadin:
             with anyio.CancelScope(deadline=until):
                 await self._wait_for_outcome(waiter)
             outcome = replies.decode(waiter.reply)
-            if isinstance(outcome, Response) and self._submitter.may_be_half(outcome):
-                self.waiters.add_alias(waiter, outcome.reply.turn_id)
-                with anyio.move_on_after(_PUSH_GRACE_S):
-                    await waiter.arrived.wait()
+            if isinstance(outcome, Response):
+                await self._submitter.wait_for_rest(waiter, outcome)
         if waiter.push is None and outcome is None:
             raise errors.TurnTimeout(turn_id, limit_s) from waiter.failed
         if waiter.push is None and isinstance(outcome, errors.PaliadinError):
@@ -294,7 +286,7 @@ class Paliadin:
     ) -> None:
         async with stack:
             with anyio.CancelScope(deadline=deadline):
-                await self._submitter.wait(turn, push_grace_s=_PUSH_GRACE_S)
+                await self._submitter.wait(turn)
 
     async def _wait_for_outcome(self, waiter: Waiter) -> None:
         while waiter.push is None and replies.decode(waiter.reply) is None:

@@ -29,6 +29,7 @@ from paliadin_client import (
     TurnTimeout,
     User,
     store_writes,
+    submission,
     turn,
     windows,
 )
@@ -284,7 +285,7 @@ async def test_pushed_failure(apps: Apps) -> None:
 
 async def test_half_a_response(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a file is the result only where the whole one does not come in time."""
-    monkeypatch.setattr(turn, "_PUSH_GRACE_S", 0.2)
+    monkeypatch.setattr(submission, "_PUSH_GRACE_S", 0.2)
 
     async def half(_: Seen) -> str:
         return HALF
@@ -295,7 +296,7 @@ async def test_half_a_response(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> N
     await one.submit(alone)
     assert (await other.result(alone.turn_id)).text == HALF
     assert (await other.result(alone.turn_id, 0)).text == HALF
-    monkeypatch.setattr(turn, "_PUSH_GRACE_S", 20)
+    monkeypatch.setattr(submission, "_PUSH_GRACE_S", 20)
     await one.submit(pushed)
     async with running(other.result(pushed.turn_id, 0)) as [waiting]:
         await anyio.sleep(0.05)

@@ -30,8 +30,8 @@ from paliadin_client import (
     TurnTimeout,
     Unreachable,
     User,
+    submission,
 )
-from paliadin_client import turn as module
 from paliadin_client.backend import Reply
 from paliadin_client.connection import open_hosts
 from paliadin_client.settings import Settings
@@ -202,7 +202,7 @@ async def test_half_answer_alone(
     host: Host, inbox: Inbox, deadline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response without a whole trailer is the answer where no push comes in time."""
-    monkeypatch.setattr(module, "_PUSH_GRACE_S", 0.2 if deadline == "20" else 20.0)
+    monkeypatch.setattr(submission, "_PUSH_GRACE_S", 0.2 if deadline == "20" else 20.0)
     host.script = says(HALF)
     environ = {**host.environ, "PALIADIN_DEADLINE_S": deadline}
     async with paliadin_client.connect(inbox=inbox, environ=environ) as paliadin:
@@ -247,7 +247,7 @@ async def test_turn_failed(
     host: Host, inbox: Inbox, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pushed failure ends the wait at once with its reason: no response could mend it."""
-    monkeypatch.setattr(module, "_REPLY_GRACE_S", 3600.0)
+    monkeypatch.setattr(submission, "_REPLY_GRACE_S", 3600.0)
     host.script = never
     environ = {**host.environ, "PALIADIN_DEADLINE_S": "3600"}
     async with (
