@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paliadin_client.backend import Backend, User
+from paliadin_client.store.protocol import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,13 @@ class Hosts:
         """The hosts, as the settings name them."""
         return tuple(self._hosts.values())
 
-    def window(self, user: User) -> str:
-        """Name of the user's window in a store, which apps may share that ask other agents."""
-        return f"{self._scope}:{self.backend.pane(user)}"
+    def window(self, user: User, turn_id: str) -> Window:
+        """The user's window for this turn, on the host that is his where no store knows another.
+
+        It is named with the scope, since apps may share a store that ask other agents.
+        """
+        name = f"{self._scope}:{self.backend.pane(user)}"
+        return Window(name, user.user_id.lower(), turn_id, self.in_order(user)[0].name)
 
     def in_order(self, user: User, first: str | None = None) -> list[Host]:
         """The hosts in the order in which this user's turn tries them.

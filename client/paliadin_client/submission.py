@@ -122,12 +122,13 @@ class Submitter:
         self._primed: dict[str, str] = {}
 
     @asynccontextmanager
-    async def turn(self, request: TurnRequest, window: Window) -> AsyncIterator[Submission]:
+    async def turn(self, request: TurnRequest) -> AsyncIterator[Submission]:
         """A turn that can be submitted. When the context ends, its window is free.
 
         Raises:
             BadRequest: the turn is being waited for already, or the backend would refuse it.
         """
+        window = self._hosts.window(request.user, request.turn_id)
         self._prepare(self._hosts.in_order(request.user)[0], request, window)
         with self._waiters.expect(request.turn_id) as waiter:
             turn = Submission(request, waiter, window, started=self._clock())

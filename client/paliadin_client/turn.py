@@ -19,7 +19,7 @@ from paliadin_client.inbox import Inbox
 from paliadin_client.replies import Response
 from paliadin_client.result import TurnResult, conclude
 from paliadin_client.store.memory import MemoryStore
-from paliadin_client.store.protocol import Store, Window
+from paliadin_client.store.protocol import Store
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.submission import Submission, Submitter, another_users, none_well
 from paliadin_client.tasks import Tasks
@@ -126,7 +126,8 @@ class Paliadin:
             PaliadinError: the backend's own failure; with an inbox, one that leaves the turn
                 open (`SubmitLost`) does not end the wait.
         """
-        async with self._submitter.turn(request, self._window_for(request)) as turn:
+        _check_request(request)
+        async with self._submitter.turn(request) as turn:
             with _unanswered_logged(turn):
                 with anyio.move_on_after(self._deadline_s):
                     await self._submitter.submit(turn)
@@ -159,9 +160,9 @@ class Paliadin:
             TurnTimeout: neither came within the deadline.
             PaliadinError: as in `run_turn`; `result` raises the same.
         """
+        _check_request(request)
         async with AsyncExitStack() as stack:
-            opened = self._submitter.turn(request, self._window_for(request))
-            turn = await stack.enter_async_context(opened)
+            turn = await stack.enter_async_context(self._submitter.turn(request))
             with _unanswered_logged(turn):
                 with anyio.move_on_after(self._deadline_s) as limit:
                     await self._submitter.submit(turn)
@@ -233,7 +234,7 @@ class Paliadin:
         """
         _check_id(user.user_id, "user")
         # Whose the window is, and where, is seen by asking for it, under an id that no turn has.
-        window = await self._windows.look(self._window(user, f"reset-{uuid4()}"))
+        window = await self._windows.look(self._hosts.window(user, f"reset-{uuid4()}"))
         if window.user_id != user.user_id.lower():
             raise another_users(self._backend.pane(user))
         try:
@@ -260,18 +261,6 @@ class Paliadin:
         finally:
             await self._tasks.end()
             await self._writes.aclose()
-
-    def _window_for(self, request: TurnRequest) -> Window:
-        _check_request(request)
-        return self._window(request.user, request.turn_id)
-
-    def _window(self, user: User, turn_id: str) -> Window:
-        return Window(
-            self._hosts.window(user),
-            user.user_id.lower(),
-            turn_id,
-            self._hosts.in_order(user)[0].name,
-        )
 
     async def _timeout(self, turn: Submission) -> errors.TurnTimeout:
         error = errors.TurnTimeout(

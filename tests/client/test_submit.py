@@ -552,7 +552,7 @@ async def test_killed_process(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> No
     """The window of a process that died is free when its lease runs out, or its push is there."""
     gate = Gate(apps.host)
     other = await apps.start()
-    window = other._window(ANNA, "t-dead")
+    window = other._hosts.window(ANNA, "t-dead")
     monkeypatch.setattr(windows, "LEASE_S", 0.3)
     for killed in ("leased", "pushed"):
         await apps.store.hold(window, 0.3 if killed == "leased" else 3600)
