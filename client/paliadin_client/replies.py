@@ -60,8 +60,10 @@ _ERRORS = {
 }
 
 
-def encode(outcome: Response | errors.PaliadinError) -> bytes:
-    """How the submit ended, as JSON."""
+def encode(outcome: Response | errors.PaliadinError | None) -> bytes:
+    """How the submit ended, as JSON; nothing where it goes on."""
+    if outcome is None:
+        return b""
     if isinstance(outcome, Response):
         return msgspec.json.encode(_Response(outcome))
     if isinstance(outcome, errors.TurnTimeout):

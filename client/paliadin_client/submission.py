@@ -192,20 +192,20 @@ class Submitter:
             await backend.health(user)
         except errors.PaliadinError:
             if backend.health_per_pane:
-                self.forget()  # the agents may have been started afresh
+                self._primed.clear()  # the agents may have been started afresh
             raise
         self._healthy_until[key] = self._clock() + _HEALTH_TRUST_S
 
-    async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError) -> None:
-        """Tell whoever waits for this turn how its submit ended."""
-        await self._leave(turn_id, replies.encode(outcome))
+    async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError | None) -> None:
+        """Tell whoever waits for this turn how its submit ended; None where it is asked anew."""
+        reply = replies.encode(outcome)
+        await self._writes.write(partial(self._store.leave_reply, turn_id, reply), "leave_reply")
+        # Who waits in this process need not wait for the store.
+        self._waiters.offer_found(turn_id, Found(reply=reply))
 
-    def forget(self, window: str | None = None) -> None:
-        """This window's agent, or every one, may know nothing of what was said before."""
-        if window is None:
-            self._primed.clear()
-        else:
-            self._primed.pop(window, None)
+    def forget(self, window: str) -> None:
+        """This window's agent may know nothing of what was said before."""
+        self._primed.pop(window, None)
 
     async def _look(self, turn: Submission) -> None:
         turn_id = turn.request.turn_id
@@ -216,7 +216,7 @@ class Submitter:
         if found.push is not None:
             turn.waiter.offer(found.push)
         elif found.reply:
-            await self._leave(turn_id, b"")  # it is asked anew, and that was how it ended before
+            await self.leave(turn_id, None)  # that was how it ended before
 
     async def _take_window(self, turn: Submission) -> None:
         if turn.waiter.push is not None:
@@ -316,11 +316,6 @@ class Submitter:
             self.forget(turn.window.name)  # the agent was fresh after all, and got no primer
         else:
             self._primed[turn.window.name] = turn.host
-
-    async def _leave(self, turn_id: str, reply: bytes) -> None:
-        await self._writes.write(partial(self._store.leave_reply, turn_id, reply), "leave_reply")
-        # Who waits in this process need not wait for the store.
-        self._waiters.offer_found(turn_id, Found(reply=reply))
 
 
 def another_users(window: str) -> errors.BadRequest:

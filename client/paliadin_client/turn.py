@@ -24,7 +24,7 @@ from paliadin_client.store_writes import StoreWrites
 from paliadin_client.submission import Submission, Submitter, another_users, none_well
 from paliadin_client.tasks import Tasks
 from paliadin_client.text import one_line
-from paliadin_client.waiting import Waiter, Waiters
+from paliadin_client.waiting import Waiters
 from paliadin_client.windows import Windows
 from paliadin_contract.ids import is_turn_id
 
@@ -204,7 +204,9 @@ class Paliadin:
             with anyio.move_on_after(max(limit_s, _LOOK_S)):
                 await waiter.looked.wait()
             with anyio.CancelScope(deadline=until):
-                await self._wait_for_outcome(waiter)
+                while waiter.push is None and replies.decode(waiter.reply) is None:
+                    waiter.changed = anyio.Event()
+                    await waiter.changed.wait()
             outcome = replies.decode(waiter.reply)
             if isinstance(outcome, Response):
                 await self._submitter.wait_for_rest(waiter, outcome)
@@ -276,11 +278,6 @@ class Paliadin:
         async with stack:
             with anyio.CancelScope(deadline=deadline):
                 await self._submitter.wait(turn)
-
-    async def _wait_for_outcome(self, waiter: Waiter) -> None:
-        while waiter.push is None and replies.decode(waiter.reply) is None:
-            waiter.changed = anyio.Event()
-            await waiter.changed.wait()
 
 
 @contextmanager
