@@ -42,7 +42,9 @@ class Windows:
         self._store = store
         self._writes = writes
         self._waiters = waiters
-        self._queues: dict[str, _Queue] = {}
+        #: By window the turns of this process that want it, each with the event that it waits for.
+        #: The first of them has it, or asks for it.
+        self._queues: dict[str, OrderedDict[str, anyio.Event]] = {}
         #: What this process has leased, by the window's name.
         self._leased: dict[str, Window] = {}
 
@@ -64,11 +66,12 @@ class Windows:
         leased = self._leased.get(window.name)
         if leased is not None and leased.user_id != window.user_id:
             return leased
-        queue = self._queues.setdefault(window.name, _Queue())
-        if queue.turns:
-            on_wait(None)
+        queue = self._queues.setdefault(window.name, OrderedDict())
+        turn = queue[window.turn_id] = anyio.Event()
         try:
-            await queue.enter(window.turn_id)
+            if len(queue) > 1:
+                on_wait(None)
+                await turn.wait()
             standing = await self._lease(window, on_wait)
         except BaseException:
             self._leave(window)
@@ -189,32 +192,8 @@ class Windows:
         assert window.turn_id is not None
         queue = self._queues.get(window.name)
         if queue is not None:
-            queue.leave(window.turn_id)
-            if not queue.turns:
+            queue.pop(window.turn_id, None)
+            if queue:
+                next(iter(queue.values())).set()
+            else:
                 del self._queues[window.name]
-
-
-class _Queue:
-    """The turns of this process that want one window; the first of them has it, or asks for it."""
-
-    def __init__(self) -> None:
-        self.turns: OrderedDict[str, anyio.Event] = OrderedDict()
-
-    async def enter(self, turn_id: str) -> None:
-        """Return when all that came before have left."""
-        turn = self.turns[turn_id] = anyio.Event()
-        if self._first() is turn:
-            return
-        try:
-            await turn.wait()
-        except BaseException:
-            self.leave(turn_id)
-            raise
-
-    def leave(self, turn_id: str) -> None:
-        """Leave, from any place, and notify whoever is the first then."""
-        if self.turns.pop(turn_id, None) and (first := self._first()):
-            first.set()
-
-    def _first(self) -> anyio.Event | None:
-        return next(iter(self.turns.values()), None)
