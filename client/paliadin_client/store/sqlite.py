@@ -24,7 +24,7 @@ from paliadin_client.store.protocol import (
     callback_in,
 )
 from paliadin_client.store.sqlite_changes import Changes
-from paliadin_client.store.sqlite_thread import SqliteThread
+from paliadin_client.store.sqlite_thread import SqliteThread, failure
 from paliadin_contract.rank import Rank, outranks, rank_of
 
 #: The first two tables are those of layout 0, which had no others: what they know stays known.
@@ -182,7 +182,7 @@ class SqliteStore:
         try:
             return self._claims.take(*names)
         except OSError as exc:
-            raise self._thread.failure(exc) from None
+            raise failure(self._path, exc) from None
 
 
 def _judge(db: sqlite3.Connection, asked: Sequence[tuple[Push, Rank]]) -> list[Verdict]:

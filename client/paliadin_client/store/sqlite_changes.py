@@ -95,7 +95,7 @@ class _Watch:
 
     def _read_version(self, db: sqlite3.Connection, asked: Sequence[None]) -> list[object]:
         # It changes with what other connections commit, and each connection has its own.
-        return [(self._thread.openings, db.execute("PRAGMA data_version").fetchone())] * len(asked)
+        return [(db, db.execute("PRAGMA data_version").fetchone())] * len(asked)
 
     def _look_soon(self) -> None:
         assert self._inotify is not None

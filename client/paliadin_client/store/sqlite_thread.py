@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
@@ -63,7 +63,6 @@ class _Job(Generic[_T]):
     statements: _Statements[Any, _T]
     argument: Any
     writes: bool
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[_T]
     result: Any = None
     error: Exception | None = None
@@ -88,18 +87,15 @@ class SqliteThread:
     def __init__(self, path: Path, schema: str, layout: int, on_commit: Callable[[], None]) -> None:
         self._on_commit = on_commit
         self._file = _File(path, schema, layout)
-        with self._file.errors_named():
+        try:
             self._file.open().db.close()
+        except (OSError, sqlite3.Error) as exc:
+            raise failure(path, exc) from None
         self._jobs: SimpleQueue[list[_Job[Any]] | None] | None = None
         self._thread: threading.Thread | None = None
         #: What has not been handed over yet, of each event loop.
         self._asked: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
         _all.add(self)
-
-    @property
-    def openings(self) -> int:
-        """How many connections there have been."""
-        return self._file.openings
 
     async def read(self, statements: _Statements[_A, _T], argument: _A) -> _T:
         """What `statements` return for `argument`; they only read.
@@ -130,16 +126,12 @@ class SqliteThread:
     ) -> asyncio.Future[_T]:
         """The same, to be awaited later."""
         loop = asyncio.get_running_loop()
-        job = _Job(statements, argument, writes, loop, loop.create_future())
+        job = _Job(statements, argument, writes, loop.create_future())
         asked = self._asked.setdefault(loop, [])
         if not asked:
             loop.call_soon(self._hand_over, loop)
         asked.append(job)
         return job.future
-
-    def failure(self, exc: OSError | sqlite3.Error) -> StoreFailed:
-        """The error that names the database, the reason, and what to do about it."""
-        return self._file.failure(exc)
 
     async def aclose(self) -> None:
         """Close the connection; the next statement opens another one."""
@@ -209,7 +201,6 @@ class _File:
 
     def __init__(self, path: Path, schema: str, layout: int) -> None:
         self.path = path
-        self.openings = 0
         self._schema, self._layout = schema, layout
 
     def open(self) -> _Opened:
@@ -225,7 +216,6 @@ class _File:
             except BaseException:
                 db.close()
                 raise
-            self.openings += 1
             return _Opened(db, self.path.stat(), is_new)
 
     def is_current(self, opened: _Opened) -> bool:
@@ -242,30 +232,6 @@ class _File:
         with self._alone():
             if not self._is_there():
                 self.path.unlink(missing_ok=True)
-
-    @contextmanager
-    def errors_named(self) -> Iterator[None]:
-        """Raise what goes wrong within as `StoreFailed`."""
-        try:
-            yield
-        except (OSError, sqlite3.Error) as exc:
-            raise self.failure(exc) from None
-
-    def failure(self, exc: OSError | sqlite3.Error) -> StoreFailed:
-        """The error that names the database, the reason, and what to do about it."""
-        if isinstance(exc, OSError):
-            reason, advice = exc.strerror or str(exc), ""
-            if exc.errno in _NO_LOCKS:
-                advice = _LOCAL_DISK
-        else:
-            reason = str(exc)
-            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            advice = _ADVICE.get(code, "")
-            if code in _DAMAGED:
-                names = f"{self.path.name}, {self.path.name}-wal and {self.path.name}-shm"
-                advice = f"stop the app, move {names} away, and start it: a new one is made"
-        text = f"the inbox's database {self.path}: {reason}"
-        return StoreFailed(f"{text}; {advice}", remedy="") if advice else StoreFailed(text)
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
@@ -322,6 +288,23 @@ class _File:
             os.fsync(opened.fileno())
 
 
+def failure(path: Path, exc: OSError | sqlite3.Error) -> StoreFailed:
+    """The error that names the database, the reason, and what to do about it."""
+    if isinstance(exc, OSError):
+        reason, advice = exc.strerror or str(exc), ""
+        if exc.errno in _NO_LOCKS:
+            advice = _LOCAL_DISK
+    else:
+        reason = str(exc)
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        advice = _ADVICE.get(code, "")
+        if code in _DAMAGED:
+            names = f"{path.name}, {path.name}-wal and {path.name}-shm"
+            advice = f"stop the app, move {names} away, and start it: a new one is made"
+    text = f"the inbox's database {path}: {reason}"
+    return StoreFailed(f"{text}; {advice}", remedy="") if advice else StoreFailed(text)
+
+
 def _until_free(ask: Callable[[], _T]) -> _T:
     # SQLite does not wait for a change of the mode itself.
     deadline = time.monotonic() + _BUSY_S
@@ -357,15 +340,14 @@ def _work(
 
 def _take_all(queue: SimpleQueue[_T]) -> list[_T]:
     taken = [queue.get()]
-    with suppress(Empty):
-        while True:
-            taken.append(queue.get_nowait())
+    while not queue.empty():  # nobody else takes from it
+        taken.append(queue.get())
     return taken
 
 
 def _hand_back(jobs: list[_Job[Any]]) -> None:
-    for loop in {job.loop for job in jobs}:
-        ours = [job for job in jobs if job.loop is loop]
+    for loop in {job.future.get_loop() for job in jobs}:
+        ours = [job for job in jobs if job.future.get_loop() is loop]
         # A loop that is closed has nobody who waits.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, ours)
@@ -423,7 +405,7 @@ class _Session:
             for job in jobs:
                 job.error = exc
                 if isinstance(exc, OSError | sqlite3.Error):
-                    job.error = self._file.failure(exc)
+                    job.error = failure(self._file.path, exc)
 
     def _write(self, jobs: list[_Job[Any]]) -> None:
         while True:
