@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
@@ -24,17 +24,12 @@ from paliadin_contract.errors import BadSignature, MalformedCallback
 from paliadin_contract.signature import Verification
 from paliadin_contract.trace import safe_trace
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-
-    OnTurn = (
-        Callable[[TurnCallback], Awaitable[object]]
-        | Callable[[TurnCallback, Any], Awaitable[object]]
-    )
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-
+OnTurn = (
+    Callable[[TurnCallback], Awaitable[object]] | Callable[[TurnCallback, Any], Awaitable[object]]
+)
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 

@@ -181,13 +181,16 @@ class _PrivateFiles:
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
-        self._made = ExitStack()
         self._path = Path()
         self._descriptor = -1
 
     def close(self) -> None:
         """Remove them."""
-        self._made.close()
+        if self._is_ours():
+            shutil.rmtree(self._path, ignore_errors=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def directory(self) -> Path:
         """Where the files are now.
@@ -198,28 +201,22 @@ class _PrivateFiles:
             OSError: they could not be written.
         """
         if not (self._is_ours() and all((self._path / name).exists() for name in self._files)):
-            self._made.close()
+            self.close()
             self._make()
         return self._path
 
     def _make(self) -> None:
-        with ExitStack() as made:
-            self._path = Path(tempfile.mkdtemp(prefix="paliadin-"))
-            made.callback(self._remove)
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._path = Path(tempfile.mkdtemp(prefix="paliadin-"))
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
             # systemd-tmpfiles ages /tmp, but leaves alone what somebody holds a lock on.
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             for name, contents in self._files.items():
                 (self._path / name).touch(mode=0o600)
                 (self._path / name).write_text(contents)
-            self._made = made.pop_all()
-
-    def _remove(self) -> None:
-        if self._is_ours():
-            shutil.rmtree(self._path, ignore_errors=True)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        except BaseException:
+            self.close()
+            raise
 
     def _is_ours(self) -> bool:
         # A name in /tmp that got free may be anybody's by now, and so the known hosts in it.

@@ -156,11 +156,7 @@ class FakeHost:
 
         `run_turn` then waits for a push, which the test sends, until `deadline_s` are over.
         """
-
-        async def act(_: TurnRequest, _inbox: Inbox | None) -> Reply:
-            raise _gave_up()
-
-        self._act = act
+        self.fails(_gave_up())
 
     def times_out(self) -> None:
         """From now on, `run_turn` raises `TurnTimeout`, at once: no test waits for a deadline.
