@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable
 
 from paliadin_contract.callback import REHEARSAL_HOST
 from paliadin_contract.errors import BadSignature
@@ -12,7 +11,7 @@ from paliadin_contract.signature import Keys, Verification
 _BINDS = "=whsec_"
 
 
-class HostSecrets:
+class HostSecrets(Keys):
     """Secrets that are each good for every host, or for the one that they are bound to.
 
     Args:
@@ -26,12 +25,8 @@ class HostSecrets:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         split = [_split(secret) for secret in secrets]
+        super().__init__(secret for _, secret in split)
         self._hosts = [host for host, _ in split]
-        self._keys = Keys(secret for _, secret in split)
-
-    def begin(self, headers: Mapping[str, str], now: datetime) -> Verification:
-        """As `Keys.begin`: whether the body is proven by any of the secrets."""
-        return self._keys.begin(headers, now)
 
     def check_host(self, verification: Verification, host: str) -> None:
         """Return if one of the secrets that proved the body is good for `host`, whose it is.
