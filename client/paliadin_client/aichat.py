@@ -119,7 +119,8 @@ class Aichat:
 
     async def _call(self, method: str, path: str, payload: Mapping[str, str] | None) -> bytes:
         try:
-            response, body = await self._exchange(method, path, payload)
+            async with self._http.stream(method, path, json=payload) as response:
+                body = await _read(response)
         # Not chained: httpx2's errors hold the request, and may quote the answer.
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
             raise connection_error(exc) from None
@@ -137,28 +138,6 @@ class Aichat:
         if not response.is_success:
             raise _error(response.status_code, body)
         return body
-
-    async def _exchange(
-        self, method: str, path: str, payload: Mapping[str, str] | None
-    ) -> tuple[httpx2.Response, bytes]:
-        body = bytearray()
-        async with self._http.stream(method, path, json=payload) as response:
-            # A compressed body is not decoded, since a few of its bytes may become gigabytes.
-            coding = response.headers.get("content-encoding", "identity")
-            if coding.lower() != "identity":
-                if not response.is_success:
-                    return response, b""
-                raise errors.ConnectionLost(
-                    "the answer is compressed, which was not asked for: a proxy before aichat "
-                    "must leave it as it is",
-                    detail=f"Content-Encoding: {coding}",
-                    retryable=False,
-                )
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise errors.ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
-        return response, bytes(body)
 
 
 def sign_turn_token(user_id: str, turn_id: str, secret: str, now: datetime) -> str:
@@ -242,6 +221,26 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
                 [f"AICHAT_CA_FILE={ca_file!r:.200} is no readable file of PEM certificates ({why})"]
             ) from None
     return context
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    # A compressed body is not decoded, since a few of its bytes may become gigabytes.
+    coding = response.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        if not response.is_success:
+            return b""
+        raise errors.ConnectionLost(
+            "the answer is compressed, which was not asked for: a proxy before aichat must leave "
+            "it as it is",
+            detail=f"Content-Encoding: {coding}",
+            retryable=False,
+        )
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise errors.ShimError(f"aichat answered more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
 
 
 def _reply(body: bytes) -> Reply:

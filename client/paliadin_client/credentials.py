@@ -69,9 +69,9 @@ async def _known_hosts_problem(directory: str, settings: LegacySettings) -> str 
             return None
         for line in done.stdout.decode(errors="replace").splitlines():
             if found := _FOUND.fullmatch(line):
-                revoked = revoked or found[1] == "REVOKED"
                 if found[1] != "REVOKED":
                     return None
+                revoked = True
     if revoked:
         return f"{_KNOWN_HOSTS} has the key of {names[0]} as revoked alone"
     others = ", ".join(dict.fromkeys(_NAMES.findall(lines)))

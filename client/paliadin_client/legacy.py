@@ -17,8 +17,6 @@ from paliadin_contract.trailer import TAIL_BYTES, is_whole, split
 
 #: The kernel's limit for one string of argv or environ, less its final NUL.
 _ARGUMENT_BYTES = 131_071
-#: sshd hands the whole command to the shim in one such string.
-_ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND="
 _MAX_DETAIL_BYTES = 4096
 _HEALTH_S = 20.0
 _RESET_S = 30.0
@@ -62,7 +60,8 @@ class Legacy:
         line = f"{primer if self._primer else ''} {one_line(request.message)}".lstrip()
         message = base64.b64encode(line.encode()).decode()
         verb = ("run-turn", session, request.turn_id)
-        limit = _ARGUMENT_BYTES - len(f"{_ORIGINAL_COMMAND}{' '.join(verb)} ")
+        # sshd hands the whole command to the shim in one string of its environment.
+        limit = _ARGUMENT_BYTES - len(f"SSH_ORIGINAL_COMMAND={' '.join(verb)} ")
         if len(message) > limit:
             raise MessageTooLong(len(message), limit)
         return partial(self._turn, *verb, message)

@@ -129,7 +129,11 @@ class SqliteStore:
     async def receive(self, push: Push) -> AsyncIterator[Receipt]:
         """As `Store.receive`."""
         claimed = f"turn {push.turn}", f"id {push.webhook_id}"
-        if not self._take(claimed):
+        try:
+            is_free = self._claims.take(*claimed)
+        except OSError as exc:
+            raise failure(self._path, exc) from None
+        if not is_free:
             yield Receipt(Verdict.BUSY)
             return
         try:
@@ -177,12 +181,6 @@ class SqliteStore:
         """As `Store.aclose`."""
         await self._thread.aclose()
         self._claims.close()
-
-    def _take(self, names: tuple[str, ...]) -> bool:
-        try:
-            return self._claims.take(*names)
-        except OSError as exc:
-            raise failure(self._path, exc) from None
 
 
 def _judge(db: sqlite3.Connection, asked: Sequence[tuple[Push, Rank]]) -> list[Verdict]:
