@@ -123,13 +123,7 @@ class FakeHost:
             if pushed and inbox:
                 await _push(inbox, self.completed(request.turn_id, file))
             answer, trailer = split(file)
-            return Reply(
-                text=answer,
-                trailer=trailer,
-                whole=True,
-                turn_id=request.turn_id,
-                conversation_id=request.conversation_id,
-            )
+            return Reply(text=answer, trailer=trailer, whole=True)
 
         self._act = act
 

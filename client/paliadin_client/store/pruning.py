@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from paliadin_client.errors import StoreFailed
 from paliadin_client.store.protocol import Store
@@ -20,20 +19,18 @@ class Pruner:
 
     Args:
         store: what is pruned.
-        clock: monotonic, in seconds.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._clock = clock
         # Not at once: a command lives for one turn, and has nothing to do with it.
-        self._due = clock() + _EVERY_S
+        self._due = time.monotonic() + _EVERY_S
 
     async def prune_if_due(self) -> None:
         """Prune, if the last time is long enough ago. A store that fails is tried again later."""
-        if self._clock() < self._due:
+        if time.monotonic() < self._due:
             return
-        self._due = self._clock() + _EVERY_S
+        self._due = time.monotonic() + _EVERY_S
         try:
             await self._store.prune()
         except StoreFailed as exc:
