@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Protocol, TypeVar
 
 import anyio
@@ -151,19 +152,21 @@ class RootIntake:
         while not self._stopped:
             self._wake = asyncio.Event()
             scanned, self._scanned = self._scanned, False
-            await self._commit(await self._call(self._inspect))
+            # Taken on the event loop, where they are added: the call may run in the root's thread.
+            touched, self._touched = self._touched, set()
+            await self._commit(await self._call(partial(self._inspect, touched)))
             if scanned:
                 self.began.set()
                 self.heartbeat.beat()
-            due_s = self.files.due_in()
+            async with self._file_system_lock:  # a scan in the root's thread may change what is due
+                due_s = self.files.due_in()
             if due_s is None:
                 await self._wake.wait()
             else:
                 with anyio.move_on_after(due_s):
                     await self._wake.wait()
 
-    def _inspect(self) -> list[IntakeEvent]:
-        touched, self._touched = self._touched, set()
+    def _inspect(self, touched: set[str]) -> list[IntakeEvent]:
         if not self._is_known:  # what is old is left to the registration, and the scan after it
             touched = {name for name in touched if not is_old(self.files, name)}
         return [*self.files.notice(touched), *inspect_due(self.files)]

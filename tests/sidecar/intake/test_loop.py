@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.outbox_box import answer
 from support.sidecar import new_secret
+from support.waiting import PATIENCE_S
 from support.watched import TEXT, WHOLE
 
 from paliadin_sidecar.errors import WatchFailed
+from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.intake import loop as intake_loop
+from paliadin_sidecar.intake import roots
 from paliadin_sidecar.intake.events import record_events
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.scan import find_history, scan
+from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -25,11 +31,10 @@ from paliadin_sidecar.outbox.records import TurnKey
 from paliadin_sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from paliadin_sidecar.intake.events import IntakeEvent
-    from paliadin_sidecar.intake.tracking import WatchedRoot
     from paliadin_sidecar.outbox.records import Arrival
 
 pytestmark = pytest.mark.anyio
@@ -187,6 +192,95 @@ async def test_an_old_file_that_is_touched_while_its_root_is_registered(
         publish(root, "t2")
         await listener.until("t2")
         assert sorted(listener.turns) == ["older", "t1", "t2"]
+
+
+async def test_names_that_come_while_others_are_observed_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that may hang the event loop adds names while the root's thread has some."""
+    published, begun, added = anyio.Event(), threading.Event(), threading.Event()
+    may_begin = threading.Event()
+    may_begin.set()
+
+    begin = Threads.begin
+
+    def held(threads: Threads, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - handed through
+        return begin(threads, lambda: [may_begin.wait(PATIENCE_S), call()][1])
+
+    def slowly(watched: WatchedRoot, names: Iterable[str]) -> Iterator[IntakeEvent]:
+        for name in names:
+            begun.set()
+            added.wait(PATIENCE_S)
+            yield from watched.observe(name)
+
+    def takes_long(name: str) -> bool:
+        if name == "t2.txt":  # the thread begins with the names of before
+            may_begin.set()
+            begun.wait(PATIENCE_S)
+        return True
+
+    async def scripted(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
+        await published.wait()
+        may_begin.clear()
+        yield {"t1.txt"}
+        for _n in range(10):
+            await anyio.lowlevel.checkpoint()  # the thread is asked to observe it
+        yield {"t2.txt"}
+        added.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(roots, "device_with_leases", lambda _: None)
+    monkeypatch.setattr(WatchedRoot, "notice", slowly)
+    monkeypatch.setattr(Threads, "begin", held)
+    monkeypatch.setattr(intake_loop, "is_ours", takes_long)
+    monkeypatch.setattr(intake_loop, "changes", scripted)
+    variables = {"PALIADIN_QUIET_S": "0.1", "PALIADIN_RESCAN_S": "60"}
+    async with running(tmp_path / "root", tmp_path, None, **variables) as listener:
+        publish(tmp_path / "root", "t1")
+        publish(tmp_path / "root", "t2")
+        published.set()
+        await listener.until("t1")
+        await listener.until("t2")
+
+
+async def test_what_is_due_is_not_asked_while_the_thread_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan's slice in the root's thread ends before."""
+    busy, asked = threading.Event(), threading.Event()
+    asked_while_busy: list[bool] = []
+    due_in = WatchedRoot.due_in
+
+    def endless(*_: object, **__: object) -> Iterator[None]:
+        while True:
+            busy.set()
+            asked.wait(0.05)
+            busy.clear()
+            yield None
+
+    class Committing(IntakeListener):
+        async def commit(self, events: list[IntakeEvent]) -> None:
+            await super().commit(events)
+            asked.clear()
+            while not busy.is_set():
+                await anyio.lowlevel.checkpoint()
+
+    def asking(watched: WatchedRoot) -> float | None:
+        asked.set()
+        asked_while_busy.append(busy.is_set())
+        return due_in(watched)
+
+    monkeypatch.setattr(roots, "device_with_leases", lambda _: None)
+    monkeypatch.setattr(WatchedRoot, "due_in", asking)
+    variables = {"PALIADIN_QUIET_S": "0.1", "PALIADIN_RESCAN_S": "0.05"}
+    async with running(tmp_path / "root", tmp_path, Committing(), **variables) as listener:
+        monkeypatch.setattr(intake_loop, "scan", endless)
+        publish(tmp_path / "root", "t1")
+        await listener.until("t1")
+        before = len(asked_while_busy)
+        while len(asked_while_busy) == before:
+            await anyio.lowlevel.checkpoint()
+    assert not any(asked_while_busy)
 
 
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:
