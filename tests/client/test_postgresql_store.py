@@ -179,6 +179,26 @@ async def test_constraint_that_fails_at_commit(database_server: PostgreSQL) -> N
         assert await store.find([TURN]) == {}
 
 
+@pytest.mark.parametrize("stored_before", [0, 1])
+async def test_another_push_that_is_stored_meanwhile(database_url: str, stored_before: int) -> None:
+    """What could not be stored because of it is new when it comes again, and not known."""
+    stored = "INSERT INTO paliadin.turns VALUES (%s, %s, 'another', true, 1, '')"
+    if stored_before:
+        stored = "UPDATE paliadin.turns SET revision = 2 WHERE turn = %s AND turn_id = %s"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'pushed'"
+    latest = push(TURN, revision=3)
+    async with opened(database_url) as store, asyncio.TaskGroup() as tasks:
+        if stored_before:
+            assert await receive(store, push(TURN)) is Verdict.NEW
+        with psycopg.connect(database_url) as other:
+            other.execute(stored, [TURN, TURN])
+            asked = tasks.create_task(receive(store, latest))
+            with psycopg.connect(database_url, autocommit=True) as looking:
+                await until(lambda: looking.execute(waits).fetchone() is not None)
+        assert await asked is Verdict.BUSY
+        assert await receive(store, latest) is (Verdict.NEW if stored_before else Verdict.OUTRANKED)
+
+
 async def test_rows_as_the_app_likes_them(database_url: str) -> None:
     """How the app has its rows made on a connection that it got is nobody else's concern."""
     async with opened(database_url) as store:

@@ -125,10 +125,12 @@ class PostgreSQLStore:
     async def receive(self, push: Push) -> AsyncIterator[Receipt]:
         """As `Store.receive`, with the connection of the transaction."""
         database = self._database
-        async with database.connection_for_push() as connection, AsyncExitStack() as transaction:
+        async with database.connection_for_push() as connection, AsyncExitStack() as stack:
             with database.asked(connection, _BODIES_S):
-                await transaction.enter_async_context(connection.transaction())
+                transaction = await stack.enter_async_context(connection.transaction())
                 verdict = await _store(connection, push)
+            # Its id may have been inserted, and would be known when it comes again.
+            transaction.force_rollback = verdict is Verdict.BUSY
             try:
                 async with asyncio.timeout(_RECEIVE_S + _CANCEL_S) as limit:
                     with time_limit(connection, _RECEIVE_S):
@@ -146,7 +148,7 @@ class PostgreSQLStore:
                     "it, or caught a failed statement's error"
                 )
             with database.asked(connection, ANSWER_S):
-                await transaction.pop_all().aclose()  # COMMIT
+                await stack.pop_all().aclose()  # COMMIT
         if verdict is Verdict.NEW:
             self._notifier.notify(push.turn)
 
