@@ -43,9 +43,10 @@ def status(host: Sidecar) -> tuple[int, dict[str, Any]]:
 
 
 def check(host: Sidecar) -> tuple[str, str]:
-    """Level and message of what `check` says of the aichat root."""
+    """Level and message of what `check` says of the aichat root; nothing else is wrong."""
     found = json.loads(host.typed("check", "--json").stdout)
     (one,) = (f for f in found if f["subject"].startswith("root aichat"))
+    assert [f for f in found if f["level"] == "wrong" and f != one] == []
     return one["level"], one["message"]
 
 

@@ -316,8 +316,8 @@ def test_a_large_outbox(host: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
             [lambda: event_rows.record_service_event(outbox, "x", {}) for _ in range(5000)]
         )
     monkeypatch.setattr(directories, "_READ_S", -1.0)
-    Settings.from_environment(host.environ)
-    found = {f.subject: f for f in directories.outbox(host.state, [], Hosting())}
+    settings = Settings.from_environment(host.environ)
+    found = {f.subject: f for f in directories.outbox(settings, Hosting())}
     assert found["outbox"].level == "note"
 
 

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -277,16 +277,16 @@ def _room(path: Path) -> Finding:
     return ok("disk", free_here)
 
 
-def room_for_answers(roots: Iterable[Path], max_bytes: int) -> Iterator[Finding]:
+def room_for_answers(settings: Settings) -> Iterator[Finding]:
     """Whether the largest answer fits into each root's file system.
 
     A writer that meets a full disk leaves an answer that is empty or cut, and nobody sees that.
     """
     seen = set()
-    for root in roots:
+    for root in (spec.path for spec in settings.roots):
         with suppress(OSError):
             free, device = shutil.disk_usage(root).free, root.stat().st_dev
-            if free < max_bytes and device not in seen:
+            if free < settings.max_bytes and device not in seen:
                 mount = f"$(df --output=target {shlex.quote(str(root))} | tail -n 1)"
                 text = (
                     f"{free // 2**10} KiB are free in {root}, so that the agent's answers are "
@@ -300,10 +300,10 @@ def _make_room(place: str) -> str:
     return f"make room; du -xh {place} | sort -h | tail shows where it went"
 
 
-def outbox(state_dir: Path, roots: Iterable[Path], hosting: Hosting) -> list[Finding]:
+def outbox(settings: Settings, hosting: Hosting) -> list[Finding]:
     """Whether it can be read, to its last page, and is of these roots."""
     try:
-        with Outbox(state_dir / FILENAME) as opened:
+        with Outbox(settings.state_dir / FILENAME) as opened:
             whole = opened.check_pages(_READ_S)
             (service,) = opened.transaction([partial(queries.service, opened)])
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -315,11 +315,11 @@ def outbox(state_dir: Path, roots: Iterable[Path], hosting: Hosting) -> list[Fin
     if not whole:
         found = [note("outbox", f"too large to be read within {_READ_S:.0f} s")]
     watched = {root["path"] for root in service["roots"]}
-    if watched and watched != set(map(str, roots)):
+    if watched and watched != {str(spec.path) for spec in settings.roots}:
         text = (
             f"the daemon watches {', '.join(sorted(watched))}, which this environment does not "
             "say, so what is said here is not of the daemon: name the daemon's with --env-file, "
-            f"or: systemctl restart {unit_name(state_dir)}"
+            f"or: systemctl restart {unit_name(settings.state_dir)}"
         )
         found.append(wrong("environment", text))
     return found

@@ -47,20 +47,19 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
     secret_file = environ.get("PALIADIN_CALLBACK_SECRET_FILE")
     secret_file = secret_file or f"{instance.env_file.parent}/callback-secret"
     of_roots, answering = directories.roots(settings, owner_named=owner_named)
-    settings = replace(settings, roots=answering)
-    paths = [root.path for root in answering]
+    reachable = replace(settings, roots=answering)
     # In the order of what depends on what.
     findings = [
         ok("configuration", "every variable can be read"),
         *daemon.state(settings, instance, owner_named=owner_named),
         *(wrong("variable", unknown_sentence(*one)) for one in settings.unknown),
         *directories.state_directory(settings.state_dir),
-        *directories.outbox(settings.state_dir, paths, instance.hosting),
+        *directories.outbox(settings, instance.hosting),
         *of_roots,
-        *directories.room_for_answers(paths, settings.max_bytes),
+        *directories.room_for_answers(reachable),
         *daemon.what_the_unit_hides(settings, instance.unit),
-        daemon.file_events(settings),
-        *daemon.read_leases(settings),
+        daemon.file_events(reachable),
+        *daemon.read_leases(reachable),
         receiver.callback_secrets(settings),
         *receiver.exposed_secrets((instance.env_file, Path(secret_file))),
         receiver.callback_url(settings),
