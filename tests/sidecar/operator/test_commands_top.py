@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from support.sidecar import COMMAND, Sidecar
@@ -21,6 +23,7 @@ from support.terminal import Terminal
 from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.operator.commands import top
+from paliadin_sidecar.operator.glance import Glance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +130,16 @@ def test_in_a_pipe(delivered: Sidecar) -> None:
         assert re.fullmatch(
             r"\S{10} \S{14}  running  undelivered 0  under way 0  receiver well\n", line
         )
+
+
+def test_a_second_that_ends_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at the clock, of which the first found it not ended yet."""
+    clock = count(0.0, 0.4)
+    watched = Mock(version=Mock(side_effect=[None, None, KeyboardInterrupt]))
+    watched.look.return_value = Glance(at=time.time(), alive=False)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt):
+        top._print_lines(watched, "en")
 
 
 def test_a_full_disk_behind_the_pipe(delivered: Sidecar) -> None:

@@ -74,7 +74,7 @@ def _print_lines(watched: Watched, language: Language) -> None:
         watched.version()
         session.print_text(line(watched.look(), language) + "\n")
         at = max(at + _EVERY_S, time.monotonic())
-        time.sleep(at - time.monotonic() if at > time.monotonic() else 0)
+        time.sleep(max(0.0, at - time.monotonic()))
 
 
 @contextmanager
