@@ -47,6 +47,11 @@ class Glance:
     settled: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def under_way(self) -> int:
+        """How many turns are, of which no more may be listed than a screen has lines for."""
+        return len(self.asked) + self.pending
+
+    @property
     def has_ages(self) -> bool:
         """Whether what is shown gets older by itself."""
         return bool(self.asked or self.undelivered or self.paused_at is not None)

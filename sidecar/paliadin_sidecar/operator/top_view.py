@@ -86,7 +86,7 @@ def screen(glance: Glance, language: Language, width: int, height: int) -> Group
     settled = glance.settled[: max(1, left - max(1, len(shown)))]
     parts: list[RenderableType] = [
         *head, view.roots(), Text(),
-        view.title("under way", len(under_way)), view.table_of_under_way(shown),
+        view.title("under way", glance.under_way), view.table_of_under_way(shown),
         view.title("last"), view.table_of_settled(settled),
     ]  # fmt: skip
     return Group(*parts)
@@ -220,7 +220,7 @@ def _facts(glance: Glance, language: Language) -> Iterable[str]:
         age = _age(glance.at - glance.oldest_at)
         undelivered += f" ({_word('oldest', language)} {age})"
     yield undelivered
-    yield f"{_word('under way', language)} {len(glance.asked) + glance.pending}"
+    yield f"{_word('under way', language)} {glance.under_way}"
     receiver = _word("receives", language)
     if glance.paused_at is not None:
         why = printable(glance.paused_for or "").removeprefix("status_")

@@ -61,6 +61,13 @@ def test_narrow() -> None:
     ]
 
 
+def test_more_than_are_listed() -> None:
+    """Both lines that count them say the same."""
+    lines = drawn(replace(GLANCE, pending=1000), "en")
+    assert lines[0].endswith("under way 1001")
+    assert "under way: 1001" in lines
+
+
 def test_a_long_path_leaves_room_for_what_is_said_of_it() -> None:
     """The path is cut, and not the state."""
     root = ROOT | {"path": "/tmp/" + "x" * 90, "state": "unreadable"}
