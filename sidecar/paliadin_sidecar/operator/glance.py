@@ -48,7 +48,7 @@ class Glance:
 
     @property
     def under_way(self) -> int:
-        """How many turns are, of which no more may be listed than a screen has lines for."""
+        """How many turns are; all that is undelivered counts, and not only what is listed."""
         return len(self.asked) + self.pending
 
     @property

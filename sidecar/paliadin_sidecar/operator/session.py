@@ -175,7 +175,7 @@ def listed(names: list[str]) -> str:
 
 
 @contextmanager
-def errors_end_the_command(env_file: Path | None = None) -> Iterator[None]:
+def errors_end_the_command(env_file: Path | None) -> Iterator[None]:
     """End the command with a sentence and the exit code of the error that ends the block."""
     try:
         yield

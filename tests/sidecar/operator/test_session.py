@@ -243,6 +243,23 @@ def test_the_commands_read_a_file_of_variables(delivered: Sidecar, tmp_path: Pat
     assert "does not exist" in missing.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "rehearse", "run"])
+def test_a_mistake_in_a_file_is_of_the_unit_that_reads_it(
+    host: Sidecar, tmp_path: Path, command: str
+) -> None:
+    """And not of the one that reads the default file."""
+    (tmp_path / "sidecar.env").write_text("PALIADIN_STATE_DIR=/var/lib/paliadin-hugo\n")
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho LoadState=loaded\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    del host.environ["PALIADIN_STATE_DIR"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    given = f"--env-file={tmp_path}/sidecar.env"
+    done = host.command(command, given, PATH=path, PALIADIN_CALLBACK_URL="nowhere")
+    assert done.returncode == 78
+    assert "paliadin-hugo.service" in done.stderr
+    assert "paliadin-sidecar.service" not in done.stderr
+
+
 @root_only
 def test_who_may_not_read_is_told_who_may(host: Sidecar) -> None:
     """The line to type stands in the message."""

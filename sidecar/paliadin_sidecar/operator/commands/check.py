@@ -33,7 +33,7 @@ def check(env_file: Path | None, *, send_ping: bool, as_json: bool) -> None:
 
     from paliadin_sidecar.operator.checks import daemon, directories, receiver  # noqa: PLC0415 - the help loads this module too
 
-    with session.errors_end_the_command():
+    with session.errors_end_the_command(env_file):
         environ = merged_environment(os.environ, env_file)
         try:
             instance, environ = environment_of_daemon(environ, env_file)

@@ -38,7 +38,7 @@ def rehearse(env_file: Path | None, url: str | None, *, yes: bool, as_json: bool
 
     from paliadin_sidecar.operator.rehearsal import play  # noqa: PLC0415 - the same
 
-    with session.errors_end_the_command():
+    with session.errors_end_the_command(env_file):
         _, environ = environment_of_daemon(merged_environment(os.environ, env_file), env_file)
         if url is not None:
             environ["PALIADIN_CALLBACK_URL"] = url

@@ -36,7 +36,7 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
 
     termination: Termination | None = None
     try:
-        with session.errors_end_the_command():
+        with session.errors_end_the_command(env_file):
             environ = dict(os.environ)
             # systemd has read the unit's EnvironmentFile= already, and the default file may be
             # another instance's: what a unit leaves unset stays unset.
