@@ -38,7 +38,7 @@ _HARMLESS = {"events", "metrics"}
 _OF_THE_IMAGE = "bin/python-with-capabilities"
 #: compose.yaml's commands, typed on the host.
 _COMPOSE, _SERVICE = "docker compose", "sidecar"
-_COMMAND = re.compile(r"\bpaliadin-sidecar (check|status|turns|show|replay|log)\b")
+_COMMAND = re.compile(r"\bpaliadin-sidecar (check|status|turns|show|replay|log|export)\b")
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,8 @@ def test_commands_name_the_instance_and_the_container() -> None:
         "paliadin-sidecar check --env-file '/etc/paliadin hugo/sidecar.env' --ping; "
         "systemctl restart paliadin-sidecar"
     )
+    exported = IMAGE.commands_of_this_host("paliadin-sidecar export has all of them.")
+    assert exported == "docker compose exec sidecar paliadin-sidecar export has all of them."
 
 
 def test_a_damaged_outbox_is_moved_aside_by_what_is_advised(tmp_path: Path) -> None:
