@@ -155,6 +155,14 @@ def test_a_file_of_the_outbox_that_is_another_user_s(host: Sidecar) -> None:
     assert findings(host)["state directory"][0] == "note"
 
 
+def test_a_file_that_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the outbox's log does when nobody has it open any more."""
+    names = [*tmp_path.iterdir(), tmp_path / f"{FILENAME}-wal"]
+    monkeypatch.setattr(type(tmp_path), "iterdir", lambda _: iter(names))
+    found = directories.state_directory(tmp_path)
+    assert [one.level for one in found if one.subject.startswith("state")] == ["ok"]
+
+
 def test_a_state_directory_that_is_none(host: Sidecar) -> None:
     """Each command says so, and what is in its place is kept."""
     host.state.write_text("somebody's")

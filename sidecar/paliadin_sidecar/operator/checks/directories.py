@@ -261,10 +261,13 @@ def _refused(path: Path) -> str:
 
 def _files_of_others(path: Path, owner: int) -> list[str]:
     # As a copy that was made, or a command that was tried, as root leaves them.
-    found = [(entry.name, entry.lstat()) for entry in path.iterdir()]
-    return sorted(
-        name for name, info in found if stat.S_ISREG(info.st_mode) and info.st_uid != owner
-    )
+    found = []
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # SQLite removes its log with the last connection
+            info = file.lstat()
+            if stat.S_ISREG(info.st_mode) and info.st_uid != owner:
+                found.append(file.name)
+    return sorted(found)
 
 
 def _room(path: Path) -> Finding:
