@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import re
+import shlex
 import signal
 import sqlite3
 import sys
@@ -211,7 +212,7 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
 
 
 def _sudo(filename: str) -> str:
-    typed = " ".join(["paliadin-sidecar", *sys.argv[1:]])
+    typed = shlex.join(["paliadin-sidecar", *sys.argv[1:]])
     if sys.argv[1:2] == ["check"]:
         # The daemon's user has the unit's capabilities in the unit alone, and would see less.
         return f"Try: sudo {typed}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
 import re
 import struct
 import subprocess
+import sys
 import termios
 from contextlib import suppress
 from fcntl import ioctl
@@ -17,7 +19,12 @@ import pytest
 from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
-from paliadin_sidecar.operator.session import find_turns, foreign_names, listed
+from paliadin_sidecar.operator.session import (
+    errors_end_the_command,
+    find_turns,
+    foreign_names,
+    listed,
+)
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import TurnKey
@@ -258,6 +265,17 @@ def test_a_mistake_in_a_file_is_of_the_unit_that_reads_it(
     assert done.returncode == 78
     assert "paliadin-hugo.service" in done.stderr
     assert "paliadin-sidecar.service" not in done.stderr
+
+
+def test_the_line_to_type_can_be_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a path in it has a blank."""
+    path = "/etc/of this test/sidecar.env"
+    monkeypatch.setattr(sys, "argv", ["x", "check", "--env-file", path])
+    with pytest.raises(SystemExit), errors_end_the_command(None):
+        raise PermissionError(errno.EACCES, "", path)
+    assert capsys.readouterr().err.endswith(f"sudo paliadin-sidecar check --env-file '{path}'\n")
 
 
 @root_only
