@@ -18,7 +18,7 @@ from paliadin_sidecar.delivery.sender import Sender, sender_of
 from paliadin_sidecar.operator.checks.receiver import clock
 from paliadin_sidecar.operator.rehearsal import rules
 from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
-from paliadin_sidecar.operator.rehearsal.rules import Judgement, Level, Rule
+from paliadin_sidecar.operator.rehearsal.rules import Judgement, Rule
 from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
@@ -36,29 +36,13 @@ _NEAR_S, _FAR_S = 240, 400
 _MAX_RESTS, _MAX_REST_S = 5, 10.0
 _TOO_MANY = 429
 
-Headers = Mapping[str, str]
 Part = Callable[[], AsyncIterator[Judgement]]
-Untried = list[Judgement]
 
 
 async def rehearse(settings: Settings) -> list[Judgement]:
     """All that is to be said of the receiver, in the order in which it was played."""
     async with sender_of(settings) as sender:
-        play = Play(settings, sender)
-        found = [judgement async for judgement in play.judgements()]
-    if play.rests:
-        text = f"it asked for fewer requests {play.rests} times, and was waited for"
-        found.append(Judgement("note", rules.RATE, text))
-    # It may be why signatures are refused, so it comes early.
-    return [found[0], *_clock(play.heard, play.heard_at), *found[1:]]
-
-
-def _clock(heard: Outcome, heard_at: float) -> list[Judgement]:
-    levels: dict[str, Level] = {"ok": "keeps", "wrong": "breaks"}
-    return [
-        Judgement(levels.get(each.level, "note"), rules.CLOCK, each.message)
-        for each in clock(heard, heard_at)
-    ]
+        return [judgement async for judgement in Play(settings, sender).judgements()]
 
 
 class Play:
@@ -68,11 +52,6 @@ class Play:
         settings: the daemon's: where the receiver is, and what proves a callback.
         sender: open, to that receiver.
         wall: the clock, in epoch seconds.
-
-    Attributes:
-        heard: the first answer of all, which may have the receiver's clock.
-        heard_at: when it came, in epoch seconds.
-        rests: how often the receiver asked for fewer requests, and was waited for.
     """
 
     def __init__(
@@ -88,15 +67,16 @@ class Play:
         self._author = Author(settings.host_label, self._now())
         self._good = self._author.answer()
         self._longest_ms = 0.0
-        self.heard = Outcome()
-        self.heard_at = 0.0
-        self.rests = 0
+        self._rests = 0  # how often the receiver asked for fewer requests, and was waited for
 
     async def judgements(self) -> AsyncIterator[Judgement]:
         """Each rule as it is played, and then those that could not be, as `untried`."""
         ping = await self._send(self._author.ping())
-        self.heard, self.heard_at = ping, self._wall()
+        # They may be why signatures are refused, so they come early.
+        of_clocks = [rules.clocks(each) for each in clock(ping, self._wall())]
         yield rules.taken(rules.PING, [ping], self._url)
+        for judgement in of_clocks:
+            yield judgement
         first = await self._send(self._good)
         yield rules.taken(rules.GOOD, [first], self._url)
         parts, untried = await self._parts(ping, first)
@@ -105,8 +85,13 @@ class Play:
                 yield judgement
         for judgement in untried:
             yield judgement
+        if self._rests:
+            text = f"it asked for fewer requests {self._rests} times, and was waited for"
+            yield Judgement("note", rules.RATE, text)
 
-    async def _parts(self, ping: Outcome, first: Outcome) -> tuple[tuple[Part, ...], Untried]:
+    async def _parts(
+        self, ping: Outcome, first: Outcome
+    ) -> tuple[tuple[Part, ...], list[Judgement]]:
         # What can be played after these answers, and what cannot.
         if not (_is_taken(ping) or _is_taken(first)):
             # A secret, a clock, a login, nobody there: whatever else is seen comes from that.
@@ -262,13 +247,13 @@ class Play:
     ) -> Outcome:
         return await self._post(self._signed(message, keys, shift_s), message.body)
 
-    async def _post(self, headers: Headers, body: bytes) -> Outcome:
+    async def _post(self, headers: Mapping[str, str], body: bytes) -> Outcome:
         outcome = await self._sender.post(headers, body)
         for _ in range(_MAX_RESTS):
             if outcome.status != _TOO_MANY:
                 break
             # A limit is no fault. The signature is still good, and what is stale stays so.
-            self.rests += 1
+            self._rests += 1
             asked_s = retry_after_s(outcome.retry_after, self._wall()) or 1.0
             await anyio.sleep(min(asked_s, _MAX_REST_S))
             outcome = await self._sender.post(headers, body)

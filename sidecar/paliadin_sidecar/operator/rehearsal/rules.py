@@ -17,7 +17,6 @@ _DOCUMENT = "docs/protocol.md"
 _LATE_PART = 0.5
 _MIB = 1024 * 1024
 
-
 Level = Literal["keeps", "breaks", "note", "untried"]
 
 
@@ -191,6 +190,12 @@ _NOT_REFUSED = {
     Verdict.AMBIGUOUS: "the sender asks by a ping each time, and an operator looks for a wrong "
     "secret or a missing route",
 }
+
+
+def clocks(finding: diagnosis.Finding) -> Judgement:
+    """What `check` says of the receiver's clock, as it does of a rule."""
+    levels: dict[str, Level] = {"ok": "keeps", "note": "note", "wrong": "breaks"}
+    return Judgement(levels[finding.level], CLOCK, finding.message)
 
 
 def taken(rule: Rule, outcomes: Sequence[Outcome], url: str) -> Judgement:
