@@ -11,7 +11,6 @@ from uuid import uuid4
 from paliadin_contract.callback import (
     REHEARSAL_HOST,
     Answer,
-    Callback,
     Failure,
     Host,
     Ping,
@@ -94,10 +93,8 @@ class Author:
 
     def later_fields(self) -> Message:
         """An answer with fields that no version knows."""
-        message = self.answer()
-        body = json.loads(message.body)
-        body["rehearsal"] = body["data"]["rehearsal"] = {"is": ["unknown"]}
-        return Message(message.id, json.dumps(body).encode())
+        unknown = {"rehearsal": {"is": ["unknown"]}}
+        return self._changed(unknown, unknown)
 
     def no_json(self) -> Message:
         """Half an object."""
@@ -105,14 +102,17 @@ class Author:
 
     def wrong_shape(self, **changed: Any) -> Message:  # noqa: ANN401 - of any type but the right one
         """An answer with these of its data's fields replaced."""
+        return self._changed({}, changed)
+
+    def _changed(self, fields: dict[str, Any], data: dict[str, Any]) -> Message:
         message = self.answer()
         body = json.loads(message.body)
-        body["data"] |= changed
+        body |= fields
+        body["data"] |= data
         return Message(message.id, json.dumps(body).encode())
 
 
-def _message(callback: Callback, content_key: str) -> Message:
-    assert not isinstance(callback, Ping)
+def _message(callback: TurnCompleted | TurnFailed, content_key: str) -> Message:
     data = callback.data
     id_ = webhook_id(data.backend, data.persona, data.turn_id, data.revision, content_key)
     return Message(id_, encode(callback))
