@@ -76,8 +76,7 @@ async def ping(settings: Settings) -> list[Finding]:
     of_clocks = clock(outcome, time.time())
     if _is_acknowledged(outcome):
         answer = ok("ping", f"{outcome.status} after {outcome.ms:.0f} ms")
-        unknown = base64.b64encode(secrets.token_bytes(32)).decode()
-        forged = await _attempt(settings, (f"whsec_{unknown}",))
+        forged = await _attempt(settings, (unknown_secret(),))
         return [answer, _verification(forged), *of_clocks]
     cause = await _other_protocol(settings.callback_url, outcome)
     cause = cause or diagnosis.cause_of(outcome, settings.callback_url)
@@ -88,6 +87,11 @@ async def ping(settings: Settings) -> list[Finding]:
     if outcome.status == _REFUSES_SIGNATURE and any(each.level == "wrong" for each in of_clocks):
         return [*of_clocks, answer]  # which comes from it
     return [answer, *of_clocks]
+
+
+def unknown_secret() -> str:
+    """A secret that no receiver has."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 async def _attempt(settings: Settings, signed_with: Iterable[str]) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,7 +14,7 @@ import anyio
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.policy import Verdict, classify, retry_after_s
 from paliadin_sidecar.delivery.sender import Sender, sender_of
-from paliadin_sidecar.operator.checks.receiver import clock
+from paliadin_sidecar.operator.checks.receiver import clock, unknown_secret
 from paliadin_sidecar.operator.rehearsal import rules
 from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
 from paliadin_sidecar.operator.rehearsal.rules import Judgement, Rule
@@ -61,7 +60,7 @@ class Play:
         self._timeout_s = settings.callback_timeout_s
         self._secrets = settings.secrets
         self._keys = Keys(settings.secrets)
-        self._unknown = _new_secret()
+        self._unknown = unknown_secret()
         self._sender = sender
         self._wall = wall
         self._author = Author(settings.host_label, self._now())
@@ -300,11 +299,6 @@ _LAST = (rules.PROMPT,)
 def _untried(needs: str, *of: tuple[Rule, ...]) -> list[Judgement]:
     text = f"needs a receiver that {needs}: mend that first, and rehearse again"
     return [Judgement("untried", rule, text) for rule in chain(*of)]
-
-
-def _new_secret() -> str:
-    """A secret that no receiver has."""
-    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def _is_taken(outcome: Outcome) -> bool:
