@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.host.storage import NO_ROOM, explain, user_name, write_error
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _FORGETFUL = {"tmpfs", "ramfs"}
 #: The root directory as process 1 sees it.
 _OF_PROCESS_1 = "/proc/1/root"
-#: A root that has not answered by then hangs.
+#: A directory that has not answered by then hangs.
 _HANGS_S = 5.0
 #: Less is nearly none: the largest answers that can wait at the same time take more.
 _MIN_FREE_BYTES = 100 * 2**20
@@ -45,7 +45,7 @@ def roots(settings: Settings, *, owner_named: bool) -> tuple[list[Finding], tupl
     found: list[Finding] = []
     answering = []
     for spec in settings.roots:
-        of_root = _within(_HANGS_S, partial(_root, spec, settings.owner, owner_named=owner_named))
+        of_root = _unless_it_hangs(partial(_root, spec, settings.owner, owner_named=owner_named))
         if of_root is None:
             path = shlex.quote(str(spec.path))
             hangs = (
@@ -61,12 +61,12 @@ def roots(settings: Settings, *, owner_named: bool) -> tuple[list[Finding], tupl
     return found, tuple(answering)
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T | None:
-    # In a thread, which is left alone where it hangs; None then.
+def _unless_it_hangs(call: Callable[[], T]) -> T | None:
+    # In a thread, which is left alone then.
     done: list[T] = []
     thread = threading.Thread(target=lambda: done.append(call()), daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(_HANGS_S)
     return done[0] if done else None
 
 
@@ -237,13 +237,13 @@ def _file_system(path: Path) -> Iterator[Finding]:
 
 def _refused(path: Path) -> str:
     # Why its file system takes no file, apart from rights; empty where it does.
-    answer = _within(_HANGS_S, lambda: (write_error(path),))
     place = shlex.quote(str(path))
     kernel = "the kernel says why: journalctl -k | tail"
-    if answer is None:
+    # One without a number is none.
+    error = _unless_it_hangs(lambda: write_error(path) or OSError())
+    if error is None:
         return f"does not store what is written there, so no answer is accepted: {kernel}"
-    (error,) = answer
-    match error.errno if error is not None else None:
+    match error.errno:
         case None | errno.EACCES | errno.EPERM:
             return ""
         case errno.EROFS:
@@ -254,7 +254,7 @@ def _refused(path: Path) -> str:
                 "the daemon, fsck the disk and mount it again"
             )
         case number:
-            why = explain(cast("OSError", error), path)
+            why = explain(error, path)
             mends = _make_room(place) if number in NO_ROOM else kernel
             return f"cannot be written ({why}), so no answer is accepted: {mends}"
 
