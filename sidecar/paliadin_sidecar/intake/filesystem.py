@@ -33,6 +33,19 @@ def type_of(fd: int) -> str:
     return _mount_of(fd)[0]
 
 
+def directory_type(path: Path) -> str:
+    """The same of a directory.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        return type_of(fd)
+    finally:
+        os.close(fd)
+
+
 def server_of(fd: int) -> int | None:
     """The user whose process serves the FUSE mount that an open file is on.
 

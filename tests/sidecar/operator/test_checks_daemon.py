@@ -197,7 +197,7 @@ def test_writers_that_the_kernel_does_not_know(
 ) -> None:
     """A root on a file system that others write unseen is named, with what follows from it."""
     settings = Settings.from_environment(host.environ)
-    monkeypatch.setattr(daemon, "type_of", lambda _: "fuse.sshfs")
+    monkeypatch.setattr(daemon, "directory_type", lambda _: "fuse.sshfs")
     found = daemon.read_leases(settings)
     assert [f.level for f in found] == ["note", "note"]
     for finding, root in zip(found, (host.aichat, host.legacy), strict=True):

@@ -11,7 +11,7 @@ from typing import cast
 from paliadin_contract.ids import turn_id_of
 from paliadin_sidecar.errors import Unreadable
 from paliadin_sidecar.host.storage import user_name
-from paliadin_sidecar.intake.filesystem import LOCAL, type_of
+from paliadin_sidecar.intake.filesystem import LOCAL, directory_type
 from paliadin_sidecar.intake.notifications import why_no_events
 from paliadin_sidecar.intake.roots import Root
 from paliadin_sidecar.intake.turnfile import TurnFile, ignore_lease_breaks
@@ -137,7 +137,7 @@ def read_leases(settings: Settings) -> list[Finding]:
         return found
     granted = _lease_granted(settings)
     if granted is None:
-        granted = os.geteuid() == settings.owner or _has_capability(_CAP_LEASE)
+        granted = os.geteuid() == settings.owner or _may_lease()
     if granted:
         return [ok(subject, "can be taken: a closed file is known at once")]
     text = (
@@ -151,13 +151,9 @@ def read_leases(settings: Settings) -> list[Finding]:
 def _shared_file_system(path: Path) -> str | None:
     # The type of its file system, if that is not one that this kernel alone writes.
     try:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        kind = directory_type(path)
     except OSError:
         return None  # the root's finding says so
-    try:
-        kind = type_of(fd)
-    finally:
-        os.close(fd)
     return None if kind in LOCAL else kind or "unknown: /proc says nothing of it"
 
 
@@ -181,10 +177,10 @@ def _lease_granted(settings: Settings) -> bool | None:
     return None
 
 
-def _has_capability(number: int) -> bool:
+def _may_lease() -> bool:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     except (OSError, StopIteration):
         return False
-    return bool(int(effective.split()[1], 16) >> number & 1)
+    return bool(int(effective.split()[1], 16) >> _CAP_LEASE & 1)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from paliadin_sidecar.errors import OutboxError
 from paliadin_sidecar.host.storage import NO_ROOM, explain, user_name, write_error
-from paliadin_sidecar.intake.filesystem import LOCAL, type_of
+from paliadin_sidecar.intake.filesystem import LOCAL, directory_type
 from paliadin_sidecar.intake.roots import MAX_NAMES, Root
 from paliadin_sidecar.operator.diagnosis import Finding, note, ok, wrong
 from paliadin_sidecar.operator.instance import Hosting, unit_name
@@ -210,11 +210,7 @@ def state_directory(path: Path) -> list[Finding]:
 
 def _file_system(path: Path) -> Iterator[Finding]:
     # Whether what is kept there outlives what an outbox is to outlive.
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
-    try:
-        kind = type_of(fd)
-    finally:
-        os.close(fd)
+    kind = directory_type(path.resolve())
     if kind in _FORGETFUL:
         text = (
             "in memory: with a restart of the host or a loss of power goes each answer that was "
