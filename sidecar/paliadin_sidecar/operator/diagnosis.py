@@ -211,17 +211,27 @@ def failing_problems(
     return pending
 
 
+def pause_reason(paused_for: str) -> tuple[int | None, str | None]:
+    """The status, or else the error, that a pause is recorded for.
+
+    Args:
+        paused_for: an error, or `status_` and the number.
+    """
+    number = paused_for.removeprefix("status_")
+    if number != paused_for and number.isdecimal():
+        return int(number), None
+    return None, paused_for
+
+
 def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]) -> Problem:
     """What `status` says of a pause: why, since when, and what mends it.
 
     Args:
-        paused_for: an error, or `status_` and the number.
+        paused_for: see `pause_reason`.
         since: when it began, as it is shown.
         rows: see `outbox.queries.failing`; they may know more of why.
     """
-    number = paused_for.removeprefix("status_")
-    status = int(number) if number != paused_for and number.isdecimal() else None
-    error = paused_for if status is None else None
+    status, error = pause_reason(paused_for)
     detail = next((row["detail"] for row in rows if error and row["error"] == error), None)
     answer, cause = answer_name(status, error, detail), likely_cause(status, error, detail)
     text = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from paliadin_sidecar.audit import statistics
 from paliadin_sidecar.audit.turn_history import Delivery, Outcome
-from paliadin_sidecar.operator.diagnosis import answer_name
+from paliadin_sidecar.operator.diagnosis import answer_name, pause_reason
 from paliadin_sidecar.operator.report import charts
 from paliadin_sidecar.operator.report.charts import Words
 from paliadin_sidecar.operator.report.facts import FEW_ROWS, MANY_ROWS, Facts
@@ -93,9 +93,8 @@ def _joined(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _pause_cell(facts: Facts, why: str) -> Cell:
-    number = why.removeprefix("status_")
-    status = int(number) if number != why and number.isdecimal() else None
-    return Cell(number, more=facts.cause(status, None if status else why))
+    status, error = pause_reason(why)
+    return Cell(answer_name(status, error), more=facts.cause(status, error))
 
 
 def attention(facts: Facts) -> Section:
