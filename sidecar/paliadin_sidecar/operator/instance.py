@@ -139,11 +139,10 @@ class Instance:
         if self.alive is None:
             return []
         if not self.alive:
-            why = f": {systemd_unit.explain(self.unit)}" if self.unit else ""
-            cause = (
-                systemd_unit.cause(self.unit) if self.unit else "no unit of systemd runs it here"
-            )
-            return [Problem(cause, f"the daemon does not run{why}")]
+            if self.unit is None:
+                return [Problem("no unit of systemd runs it here", "the daemon does not run")]
+            why = systemd_unit.explain(self.unit)
+            return [Problem(systemd_unit.cause(self.unit), f"the daemon does not run: {why}")]
         if self.report is None:
             cause = "the daemon says nothing of itself"
             why = "it is of an older version, had no room to, or its disk fails"

@@ -65,13 +65,12 @@ def erase(
         # Also where nothing was left to erase: an earlier run may have been ended before this.
         is_empty = erasure.empty_log(outbox, _EMPTY_WITHIN_S)
         roots = queries.service(outbox)["roots"]
-    refused = {turn.id: turn for turn in turns}
-    for turn in erased:
-        del refused[turn.id]
+    gone = {turn.id for turn in erased}
+    refused = [turn for turn in turns if turn.id not in gone]
     click.echo(_number(len(erased)) + " erased")
     _print_out_of_reach(erased, roots, state_dir)
     if refused:
-        names = session.listed([turn.turn_id for turn in refused.values()])
+        names = session.listed([turn.turn_id for turn in refused])
         click.echo(
             f"{_number(len(refused))} undelivered, and kept: {names}. With --undelivered such a "
             "turn is erased, and paliad never gets it",
@@ -118,10 +117,8 @@ def _ask(wanted: Sequence[Erasable]) -> None:
     lost = f", of which paliad never gets {unsent}" if unsent else ""
     names = session.listed([turn.turn_id for turn in wanted])
     try:
-        sure = click.confirm(f"Erase {_number(len(wanted))}{lost} ({names})?", err=True)
-    except click.Abort:
-        sure = False  # nobody is there who could answer
-    if not sure:
+        click.confirm(f"Erase {_number(len(wanted))}{lost} ({names})?", abort=True, err=True)
+    except click.Abort:  # somebody said no, or nobody is there who could answer
         click.echo("Nothing was erased; --yes does not ask", err=True)
         sys.exit(1)
 
