@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 #: Nobody who looks waits longer for an answer.
@@ -51,7 +51,7 @@ class Unit:
 
     name: str
     properties: Mapping[str, str]
-    words: tuple[str, ...] = field(default=())
+    words: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:

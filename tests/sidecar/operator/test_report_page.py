@@ -34,7 +34,6 @@ TABLE = Table("T", [Column("a"), Column("b", numeric=True)], [[Cell("x"), Cell("
 SECTION = Section("one", "One", ["Says."], pictures=[(PICTURE, TABLE)], tables=[TABLE])
 PAGE = Page(
     title="Title",
-    heading="Heading",
     period="Period",
     host="host",
     zone="Zone",
@@ -117,7 +116,7 @@ def test_whatever_stands_in_a_value_is_text() -> None:
         [table], HOSTILE, named,
     )  # fmt: skip
     page = Page(
-        HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE,
+        HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE,
         Verdict("well", [HOSTILE]), [named], [section], [HOSTILE],
     )  # fmt: skip
     text = html(page)

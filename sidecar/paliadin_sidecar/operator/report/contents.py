@@ -31,7 +31,6 @@ def page(
     since, until = language.minute(history.since), language.minute(history.until)
     return Page(
         title=say("title", since=since, until=until),
-        heading=say("heading"),
         period=say("period", since=since, until=until),
         host=host,
         zone=say("zone", zone=zone_name(history.until)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from dataclasses import fields
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -41,7 +40,7 @@ def render(page: Page, language: Language) -> str:
     environment.filters["utc"] = utc
     environment.tests["long"] = _is_long
     return environment.get_template("page.html.jinja").render(
-        {field.name: getattr(page, field.name) for field in fields(page)},
+        vars(page),
         language=language,
         text=language.text,
         # Nothing but these two may have an effect, and nothing may be loaded or sent anywhere.

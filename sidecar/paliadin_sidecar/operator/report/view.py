@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup  # noqa: TC002 - loaded anyway
 
@@ -131,7 +131,6 @@ class Page:
     """The whole."""
 
     title: str
-    heading: str
     period: str
     host: str
     zone: str
@@ -139,4 +138,4 @@ class Page:
     verdict: Verdict
     cards: Sequence[Named]
     sections: Sequence[Section]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str]
