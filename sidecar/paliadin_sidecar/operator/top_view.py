@@ -4,55 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from paliadin_sidecar.operator.glance import Glance
-from paliadin_sidecar.operator.terminal import printable
+from paliadin_sidecar.operator.language import Language
+from paliadin_sidecar.operator.terminal import local_time, printable
 
-Language = Literal["de", "en"]
-LANGUAGES: tuple[Language, ...] = ("de", "en")
 #: From so many columns on each table has all of its columns.
 _WIDE = 120
-#: A turn's state, a root's, and the other words, in each language.
-_WORDS: dict[str, tuple[str, str]] = {
-    "running": ("läuft", "running"),
-    "stopped": ("läuft nicht", "not running"),
-    "undelivered": ("unzugestellt", "undelivered"),
-    "oldest": ("älteste", "oldest"),
-    "under way": ("unterwegs", "under way"),
-    "receiver": ("Empfänger", "receiver"),
-    "receives": ("nimmt an", "well"),
-    "paused": ("pausiert seit", "paused for"),
-    "directory": ("Verzeichnis", "directory"),
-    "files": ("Dateien", "files"),
-    "others": ("andere", "others"),
-    "turn": ("Turn", "turn"),
-    "user": ("Nutzer", "user"),
-    "backend": ("Backend", "backend"),
-    "state": ("Zustand", "state"),
-    "age": ("Alter", "age"),
-    "tries": ("Versuche", "tries"),
-    "next": ("nächster", "next"),
-    "last": ("zuletzt", "last"),
-    "when": ("wann", "when"),
-    "bytes": ("Bytes", "bytes"),
-    "agent": ("Agent", "agent"),
-    "delivery": ("Zustellung", "delivery"),
-    "quit": ("q beendet", "q quits"),
-    "asked": ("gefragt", "asked"),
-    "pending": ("wartet", "pending"),
-    "delivered": ("zugestellt", "delivered"),
-    "failed": ("keine Antwort", "no answer"),
-    "dead": ("aufgegeben", "given up"),
-    "armed": ("beobachtet", "watched"),
-    "missing": ("fehlt", "missing"),
-    "untrusted": ("nicht vertraut", "untrusted"),
-    "unreadable": ("nicht lesbar", "unreadable"),
-}
 _STYLES = {
     "dead": "red", "failed": "yellow", "missing": "yellow", "stopped": "bold red",
     "untrusted": "red", "unreadable": "red",
@@ -62,10 +25,6 @@ _NUMBERS = {"files", "others", "age", "tries", "agent", "delivery", "bytes"}
 _MINUTE_S = 60.0
 #: That of the longest word for one, with what is between two columns.
 _STATE_WIDTH = 18
-
-
-def _word(name: str, language: Language) -> str:
-    return _WORDS[name][LANGUAGES.index(language)]
 
 
 def screen(glance: Glance, language: Language, width: int, height: int) -> Group:
@@ -86,7 +45,7 @@ def screen(glance: Glance, language: Language, width: int, height: int) -> Group
     settled = glance.settled[: max(1, left - max(1, len(shown)))]
     parts: list[RenderableType] = [
         *head, view.roots(), Text(),
-        view.title("under way", glance.under_way), view.table_of_under_way(shown),
+        view.title("under_way", glance.under_way), view.table_of_under_way(shown),
         view.title("last"), view.table_of_settled(settled),
     ]  # fmt: skip
     return Group(*parts)
@@ -117,15 +76,12 @@ class _View:
         return Text(shown, "bold", no_wrap=True)
 
     def roots(self) -> Table:
-        first_width = max(1, self._width - _STATE_WIDTH)
-        table = self._table(("directory", "state"), ("files", "others"), first_width=first_width)
-        for root in self._glance.roots:
-            self._add(
-                table,
-                (root["path"], self._state(root["state"])),
-                (root["turn_files"], root["foreign_files"]),
-            )
-        return table
+        rows = [
+            (root["path"], self._state(root["state"]), root["turn_files"], root["foreign_files"])
+            for root in self._glance.roots
+        ]
+        columns = ("directory", "state", "files", "others")
+        return self._table(columns, 2, rows, first_width=max(1, self._width - _STATE_WIDTH))
 
     def under_way(self) -> list[dict[str, Any]]:
         asked = [one | {"state": "asked", "since": one["seen_at"]} for one in self._glance.asked]
@@ -135,49 +91,43 @@ class _View:
         ]
 
     def table_of_under_way(self, rows: Sequence[Mapping[str, Any]]) -> Table:
-        # An id by its form, and its revision. Below, an id's beginning is enough for `show`.
-        columns = ("turn", "backend", "state", "age", "tries")
-        table = self._table(columns, ("user", "next"), first_width=40)
+        cells = []
         for row in rows:
             tries = row.get("attempts", "")
             due = _clock(row["next_attempt_at"]) if tries else ""
             age = _age(self._glance.at - row["since"])
-            self._add(
-                table,
-                (*self._turn(row), self._state(row["state"]), age, tries),
-                (row["user"] or "", due),
-            )
-        return table
+            state = self._state(row["state"])
+            cells.append((*self._turn(row), state, age, tries, row["user"] or "", due))
+        columns = ("turn", "backend", "state", "age", "tries", "user", "next")
+        # An id by its form, and its revision. Below, an id's beginning is enough for `show`.
+        return self._table(columns, 5, cells, first_width=40)
 
     def table_of_settled(self, rows: Sequence[Mapping[str, Any]]) -> Table:
-        columns = ("turn", "backend", "state", "when", "agent", "delivery")
-        table = self._table(columns, ("tries", "bytes", "user"), first_width=18)
+        cells = []
         for row in rows:
             took_s = None
             if row["settle_ms"] is not None and row["state"] != "dead":
                 took_s = row["settle_ms"] / 1000 + row["settled_at"] - row["accepted_at"]
             agent_s = None if row["agent_ms"] is None else row["agent_ms"] / 1000
-            self._add(
-                table,
-                (
-                    *self._turn(row),
-                    self._state(row["state"]),
-                    _clock(row["settled_at"]),
-                    _took(agent_s),
-                    _took(took_s),
-                ),
-                (row["attempts"], row["bytes"], row["user"] or ""),
-            )
-        return table
+            times = (_clock(row["settled_at"]), _took(agent_s), _took(took_s))
+            rest = (row["attempts"], row["bytes"], row["user"] or "")
+            cells.append((*self._turn(row), self._state(row["state"]), *times, *rest))
+        columns = (
+            "turn", "backend", "state", "when", "agent", "delivery", "tries", "bytes", "user",
+        )  # fmt: skip
+        return self._table(columns, 6, cells, first_width=18)
 
     def _table(
         self,
         columns: Sequence[str],
-        columns_where_wide: Sequence[str],
+        where_narrow: int,
+        rows: Iterable[Sequence[object]],
         first_width: int,
     ) -> Table:
+        # Where it is narrow, only so many columns, and of the first one only so many cells.
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in (*columns, *(columns_where_wide if self._is_wide else ())):
+        shown = len(columns) if self._is_wide else where_narrow
+        for name in columns[:shown]:
             table.add_column(
                 self._word(name),
                 justify="right" if name in _NUMBERS else "left",
@@ -185,13 +135,12 @@ class _View:
                 overflow="ellipsis",
                 max_width=first_width if name == columns[0] and not self._is_wide else None,
             )
+        for row in rows:
+            # Not a plain string, in which rich would read markup.
+            cells = row[:shown]
+            texts = (one if isinstance(one, Text) else Text(printable(str(one))) for one in cells)
+            table.add_row(*texts)
         return table
-
-    def _add(self, table: Table, cells: Sequence[object], where_wide: Sequence[object]) -> None:
-        shown = (*cells, *(where_wide if self._is_wide else ()))
-        # Not a plain string, in which rich would read markup.
-        texts = (one if isinstance(one, Text) else Text(printable(str(one))) for one in shown)
-        table.add_row(*texts)
 
     def _turn(self, row: Mapping[str, Any]) -> tuple[str, str]:
         revision = row.get("revision", 1)
@@ -203,30 +152,30 @@ class _View:
         return Text(self._word(state), _STYLES.get(state, ""))
 
     def _word(self, name: str) -> str:
-        return _word(name, self._language)
+        return self._language.text(f"top_{name}")
 
 
 def line(glance: Glance, language: Language) -> str:
     """A glance on one line, without its end: for a pipe."""
-    state = _word("running" if glance.alive else "stopped", language)
-    at = datetime.fromtimestamp(glance.at).astimezone().isoformat(sep=" ", timespec="seconds")
+    state = language.text("top_running" if glance.alive else "top_stopped")
     problems = map(printable, glance.problems)
-    return "  ".join([at, state, *_facts(glance, language), *problems])
+    return "  ".join([local_time(glance.at), state, *_facts(glance, language), *problems])
 
 
 def _facts(glance: Glance, language: Language) -> Iterable[str]:
-    undelivered = f"{_word('undelivered', language)} {glance.pending}"
+    say = language.text
+    undelivered = f"{say('top_undelivered')} {glance.pending}"
     if glance.oldest_at is not None:
         age = _age(glance.at - glance.oldest_at)
-        undelivered += f" ({_word('oldest', language)} {age})"
+        undelivered += f" ({say('top_oldest')} {age})"
     yield undelivered
-    yield f"{_word('under way', language)} {glance.under_way}"
-    receiver = _word("receives", language)
+    yield f"{say('top_under_way')} {glance.under_way}"
+    receiver = say("top_receives")
     if glance.paused_at is not None:
         why = printable(glance.paused_for or "").removeprefix("status_")
         age = _age(glance.at - glance.paused_at)
-        receiver = f"{_word('paused', language)} {age} ({why})"
-    yield f"{_word('receiver', language)} {receiver}"
+        receiver = f"{say('top_paused')} {age} ({why})"
+    yield f"{say('top_receiver')} {receiver}"
 
 
 def _one_line(text: str, style: str = "") -> Text:

@@ -24,6 +24,7 @@ from support.waiting import PATIENCE_S, until
 
 from paliadin_sidecar.operator.commands import top
 from paliadin_sidecar.operator.glance import Glance
+from paliadin_sidecar.operator.language import Language
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +140,7 @@ def test_a_second_that_ends_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
     watched.look.return_value = Glance(at=time.time(), alive=False)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with pytest.raises(KeyboardInterrupt):
-        top._print_lines(watched, "en")
+        top._print_lines(watched, Language("en"))
 
 
 def test_a_full_disk_behind_the_pipe(delivered: Sidecar) -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from support.pages import Node, parsed
 
 from paliadin_sidecar.operator import report
-from paliadin_sidecar.operator.report.language import Language
+from paliadin_sidecar.operator.language import Language
 from paliadin_sidecar.operator.report.page import render
 from paliadin_sidecar.operator.report.view import (
     Cell,

@@ -12,9 +12,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from paliadin_sidecar.operator.glance import Glance
-from paliadin_sidecar.operator.top_view import LANGUAGES, Language, line, screen
+from paliadin_sidecar.operator.language import Language
+from paliadin_sidecar.operator.top_view import line, screen
 from paliadin_sidecar.outbox.records import State
 
+EN, DE = Language("en"), Language("de")
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400.0
 ID = "0b6f1f8e-6f0e-4b59-9a52-1d0a8a5a2a11"
@@ -48,7 +50,7 @@ def drawn(glance: Glance, language: Language, width: int = 80, height: int = 24)
 
 def test_narrow() -> None:
     """All that is asked for, in 80 columns."""
-    text = "\n".join(drawn(GLANCE, "en"))
+    text = "\n".join(drawn(GLANCE, EN))
     assert "paliadin-sidecar  running   undelivered 1 (oldest 10 min)   under way 2\n" in text
     assert "receiver paused for 30 s (503)   q quits\n" in text
     assert "/tmp/aichat/paliadin  watched\n" in text
@@ -63,7 +65,7 @@ def test_narrow() -> None:
 
 def test_more_than_are_listed() -> None:
     """Both lines that count them say the same."""
-    lines = drawn(replace(GLANCE, pending=1000), "en")
+    lines = drawn(replace(GLANCE, pending=1000), EN)
     assert lines[0].endswith("under way 1001")
     assert "under way: 1001" in lines
 
@@ -71,15 +73,14 @@ def test_more_than_are_listed() -> None:
 def test_a_long_path_leaves_room_for_what_is_said_of_it() -> None:
     """The path is cut, and not the state."""
     root = ROOT | {"path": "/tmp/" + "x" * 90, "state": "unreadable"}
-    languages: list[tuple[Language, str]] = [("en", "unreadable"), ("de", "nicht lesbar")]
-    for language, word in languages:
+    for language, word in ((EN, "unreadable"), (DE, "nicht lesbar")):
         lines = drawn(replace(GLANCE, roots=[root]), language)
         assert any(row.startswith("/tmp/xxx") and word in row for row in lines)
 
 
 def test_wide() -> None:
     """Whole ids, and what else is known."""
-    text = "\n".join(drawn(GLANCE, "de", 200))
+    text = "\n".join(drawn(GLANCE, DE, 200))
     assert "läuft   unzugestellt 1 (älteste 10 min)   unterwegs 2" in text
     assert "Empfänger pausiert seit 30 s (503)" in text
     assert text.count(ID) == 3
@@ -89,7 +90,7 @@ def test_wide() -> None:
     assert "aichat/paliadin" in text
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", [EN, DE])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (80, 8), (40, 10), (120, 5)])
 def test_it_fits(language: Language, width: int, height: int) -> None:
     """However much there is, no line is wider and, where there is room for one each, none more."""
@@ -102,7 +103,7 @@ def test_it_fits(language: Language, width: int, height: int) -> None:
     assert len(lines) <= max(height, 13)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", [EN, DE])
 def test_each_state_has_a_word(language: Language) -> None:
     """In either language, of a turn and of a root."""
     for state in set(State) - {State.PENDING, State.SUPERSEDED, State.HISTORY}:
@@ -115,10 +116,10 @@ def test_each_state_has_a_word(language: Language) -> None:
 def test_what_is_not_known_is_left_out() -> None:
     """A turn without a token has no time of its agent, one that was given up none of delivery."""
     row = SETTLED | {"agent_ms": None, "state": "dead", "user": None}
-    assert drawn(replace(GLANCE, settled=[row]), "en")[-1].split()[1:4] == [
+    assert drawn(replace(GLANCE, settled=[row]), EN)[-1].split()[1:4] == [
         "aichat", "given", "up",
     ]  # fmt: skip
-    assert "ms" not in drawn(replace(GLANCE, settled=[row]), "en")[-1]
+    assert "ms" not in drawn(replace(GLANCE, settled=[row]), EN)[-1]
 
 
 def test_hostile_values() -> None:
@@ -130,17 +131,17 @@ def test_hostile_values() -> None:
         paused_for="\x1b[31m",
         roots=[ROOT | {"path": path}],
     )
-    text = "\n".join(drawn(glance, "en", 200))
-    assert "\x1b" not in text + line(glance, "en")
+    text = "\n".join(drawn(glance, EN, 200))
+    assert "\x1b" not in text + line(glance, EN)
     assert "[red]x[/red]" in text
     assert "[bold]" in text
 
 
 def test_line() -> None:
     """In a pipe each glance is one line."""
-    text = line(replace(GLANCE, problems=("a\nb",)), "en")
+    text = line(replace(GLANCE, problems=("a\nb",)), EN)
     assert text.partition("  ")[2] == (
         "running  undelivered 1 (oldest 10 min)  under way 2  receiver paused for 30 s (503)  a?b"
     )
-    idle = line(Glance(at=NOW, alive=False), "de")
+    idle = line(Glance(at=NOW, alive=False), DE)
     assert idle.endswith("läuft nicht  unzugestellt 0  unterwegs 0  Empfänger nimmt an")

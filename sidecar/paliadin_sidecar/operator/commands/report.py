@@ -11,7 +11,6 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -20,11 +19,9 @@ from paliadin_sidecar.environment import Reader, merged_environment
 from paliadin_sidecar.host.priority import at_low_priority
 from paliadin_sidecar.operator import instance as instances
 from paliadin_sidecar.operator import session
+from paliadin_sidecar.operator.language import Code, Language
 from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.records import State, to_ms, to_ms_or_none
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.operator.report.language import Code
 
 #: What the extra `report` brings.
 _EXTRA = frozenset({"jinja2", "markupsafe", "svg"})
@@ -55,7 +52,7 @@ def report(
     since_text: str,
     until_text: str | None,
     out: str,
-    language: str,
+    language: Code,
     *,
     anonymous: bool,
 ) -> None:
@@ -68,7 +65,7 @@ def report(
     # Of a hundred thousand turns none is part of a circle, and to look for one took a third.
     gc.disable()
     try:
-        html = _html(env_file, asked_since, until, now, cast("Code", language), anonymous=anonymous)
+        html = _html(env_file, asked_since, until, now, language, anonymous=anonymous)
     finally:
         gc.enable()
     if out == "-":
@@ -93,7 +90,6 @@ def _html(
 ) -> bytes:
     try:
         from paliadin_sidecar.operator.report import contents, facts, page  # noqa: PLC0415 - an extra
-        from paliadin_sidecar.operator.report.language import Language  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRA:
             raise

@@ -13,16 +13,12 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.glance import Watched
-
-if TYPE_CHECKING:
-    from paliadin_sidecar.operator.top_view import Language
-
+from paliadin_sidecar.operator.language import Code, Language
 
 #: It is drawn no more often, and asked no more often whether something happened.
 _EVERY_S = 1.0
@@ -31,7 +27,7 @@ _EVERY_S = 1.0
 @click.command()
 @session.env_file_option
 @click.option("--language", type=click.Choice(["de", "en"]), default="en", show_default=True)
-def top(env_file: Path | None, language: Language) -> None:
+def top(env_file: Path | None, language: Code) -> None:
     """Show what is under way and what came last, until q or Ctrl-C; in a pipe, a line a second."""
     if importlib.util.find_spec("rich") is None:
         raise click.ClickException(
@@ -41,9 +37,9 @@ def top(env_file: Path | None, language: Language) -> None:
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox), _ended_in_order():
         watched = Watched(state_dir, outbox)
         if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            _draw(watched, language)
+            _draw(watched, Language(language))
         else:
-            _print_lines(watched, language)
+            _print_lines(watched, Language(language))
 
 
 def _draw(watched: Watched, language: Language) -> None:

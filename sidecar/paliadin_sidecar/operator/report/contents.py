@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from paliadin_sidecar.audit import statistics
 from paliadin_sidecar.audit.turn_history import Outcome
+from paliadin_sidecar.operator.language import zone_name
 from paliadin_sidecar.operator.report import durations_sections, trouble_sections, turns_section
 from paliadin_sidecar.operator.report.facts import POLLED_MS, Facts
-from paliadin_sidecar.operator.report.language import zone_name
 from paliadin_sidecar.operator.report.view import Named, Page, Verdict
 
 #: Undelivered for longer than this is wrong, as for `status`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from paliadin_sidecar.audit.turn_history import Delivery, Turn, TurnHistory
-from paliadin_sidecar.operator.report.language import Language
+from paliadin_sidecar.operator.language import Language
 from paliadin_sidecar.operator.report.view import Cell, Column
 
 #: Both backends' own limit (the shim's `PALIADIN_TIMEOUT_S`, the persona's): what polls for an

@@ -10,7 +10,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from paliadin_sidecar.operator.report.language import Language, utc
+from paliadin_sidecar.operator.language import Language, utc
 from paliadin_sidecar.operator.report.view import Page, visible
 
 #: A word of so many letters has room in a column.

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from paliadin_sidecar.operator import report
+from paliadin_sidecar import operator
 from paliadin_sidecar.operator.diagnosis import likely_cause
-from paliadin_sidecar.operator.report.language import Code, Language, utc, zone_name
+from paliadin_sidecar.operator.language import Code, Language, utc, zone_name
 
 #: 2026-11-22, 08:00 UTC.
 NOW = 1_795_334_400_000
-FOLDER = Path(report.__file__).parent
+FOLDER = Path(operator.__file__).parent
 TEXTS = tomllib.loads((FOLDER / "texts.toml").read_text())
 EN, DE = Language("en"), Language("de")
 
@@ -30,11 +30,13 @@ def test_each_text_is_in_both_languages() -> None:
 
 def test_each_text_is_used() -> None:
     """By its name, or by a name that is put together."""
-    code = "".join(path.read_text() for path in [*FOLDER.glob("*.py"), FOLDER / "page.html.jinja"])
+    files = [*FOLDER.glob("report/*.py"), FOLDER / "report/page.html.jinja", FOLDER / "top_view.py"]
+    code = "".join(path.read_text() for path in files)
     made = ("unit_", "verdict_", "by_outcome_", "by_root_", "reason_", "cause_")
     for name in TEXTS:
-        known = name in {"delivered", "pending", "dead", "failed", "vanished"}
-        said = re.search(rf"""["']{name.removesuffix("_means").removesuffix("_note")}["']""", code)
+        known = name in {"top_armed", "delivered", "pending", "dead", "failed", "vanished"}
+        part = name.removesuffix("_means").removesuffix("_note")
+        said = re.search(rf"""["'](?:{part}|{part.removeprefix("top_")})["']""", code)
         assert known or said or name.startswith(made) or name.endswith("_means"), name
 
 
