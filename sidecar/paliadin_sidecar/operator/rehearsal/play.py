@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from uuid import uuid4
 
 import anyio
@@ -17,7 +17,7 @@ from paliadin_sidecar.delivery.sender import Sender, sender_of
 from paliadin_sidecar.operator.checks.receiver import clock, unknown_secret
 from paliadin_sidecar.operator.rehearsal import rules
 from paliadin_sidecar.operator.rehearsal.callbacks import Author, Message
-from paliadin_sidecar.operator.rehearsal.rules import Judgement, Rule
+from paliadin_sidecar.operator.rehearsal.rules import Judgement
 from paliadin_sidecar.outbox.records import Outcome
 from paliadin_sidecar.settings import Settings
 
@@ -78,32 +78,33 @@ class Play:
             yield judgement
         first = await self._send(self._good)
         yield rules.taken(rules.GOOD, [first], self._url)
-        parts, untried = await self._parts(ping, first)
+        parts, needs = await self._parts(ping, first)
+        played = set()
         for part in parts:
             async for judgement in part():
+                played.add(judgement.rule)
                 yield judgement
-        for judgement in untried:
-            yield judgement
+        for rule in rules.IN_ORDER:
+            if rule not in played:
+                text = f"needs a receiver that {needs}: mend that first, and rehearse again"
+                yield Judgement("untried", rule, text)
         if self._rests:
             text = f"it asked for fewer requests {self._rests} times, and was waited for"
             yield Judgement("note", rules.RATE, text)
 
-    async def _parts(
-        self, ping: Outcome, first: Outcome
-    ) -> tuple[tuple[Part, ...], list[Judgement]]:
-        # What can be played after these answers, and what cannot.
+    async def _parts(self, ping: Outcome, first: Outcome) -> tuple[tuple[Part, ...], str]:
+        # What can be played after these answers, and what the receiver must do for the others.
         if not (_is_taken(ping) or _is_taken(first)):
             # A secret, a clock, a login, nobody there: whatever else is seen comes from that.
-            return (), _untried("takes a ping and a turn", _NEED_AN_ANSWER, _NEED_A_TURN, _LAST)
+            return (), "takes a ping and a turn"
         if self._is_late(first) and self._is_late(await self._send(self._author.answer())):
             # Not just a receiver that wakes up: all of it would take minutes.
-            untried = _untried("answers in good time", _NEED_AN_ANSWER, _NEED_A_TURN)
-            return (self._in_good_time,), untried
+            return (self._in_good_time,), "answers in good time"
         refusals = (self._wrong_signatures, self._wrong_headers, self._no_callback)
         if not _is_taken(first):
-            return refusals, _untried("takes a turn", _NEED_A_TURN, _LAST)
+            return refusals, "takes a turn"
         taken = (self._again, self._twice, self._others, self._secrets_of_both, self._eight)
-        return (*refusals, *taken, self._sizes, self._in_good_time), []
+        return (*refusals, *taken, self._sizes, self._in_good_time), ""
 
     # --- what is not proven ---------------------------------------------------------------
 
@@ -271,34 +272,7 @@ class Play:
         return outcome
 
     async def _at_once(self, messages: list[Message]) -> list[Outcome]:
-        outcomes = [Outcome()] * len(messages)
-
-        async def send(place: int, message: Message) -> None:
-            outcomes[place] = await self._send(message)
-
-        async with anyio.create_task_group() as tasks:
-            for place, message in enumerate(messages):
-                tasks.start_soon(send, place, message)
-        return outcomes
-
-
-#: What follows only where something is taken, and answers come in good time.
-_NEED_AN_ANSWER = (
-    rules.WRONG, rules.STALE, rules.MISSING, rules.MALFORMED_HEADER, rules.DOUBLED,
-    rules.NO_CALLBACK,
-)  # fmt: skip
-#: What follows only where a turn is taken.
-_NEED_A_TURN = (
-    rules.AGAIN, rules.TWICE, rules.ORDER, rules.FAILURE, rules.NO_UUID, rules.LATER_TYPE,
-    rules.LATER_FIELDS, rules.IN_TIME, rules.TWO_SECRETS, rules.EIGHT, rules.KEPT, rules.LARGE,
-    rules.TOO_LARGE,
-)  # fmt: skip
-_LAST = (rules.PROMPT,)
-
-
-def _untried(needs: str, *of: tuple[Rule, ...]) -> list[Judgement]:
-    text = f"needs a receiver that {needs}: mend that first, and rehearse again"
-    return [Judgement("untried", rule, text) for rule in chain(*of)]
+        return await asyncio.gather(*map(self._send, messages))
 
 
 def _is_taken(outcome: Outcome) -> bool:

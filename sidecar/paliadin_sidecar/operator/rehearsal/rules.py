@@ -164,6 +164,12 @@ PROMPT = Rule(
     "and counts as undelivered",
 )
 
+#: What is played beyond a ping and a turn: always, where the receiver is such that it can be.
+IN_ORDER = (
+    WRONG, STALE, MISSING, MALFORMED_HEADER, DOUBLED, NO_CALLBACK, AGAIN, TWICE, ORDER, FAILURE,
+    NO_UUID, LATER_TYPE, LATER_FIELDS, IN_TIME, TWO_SECRETS, EIGHT, KEPT, LARGE, TOO_LARGE, PROMPT,
+)  # fmt: skip
+
 #: What the sender does about a turn that it wants taken, by what the answer says.
 _NOT_TAKEN = {
     Verdict.RETRY: "The sender tries it again without end",
