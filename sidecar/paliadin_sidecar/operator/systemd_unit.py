@@ -185,8 +185,7 @@ def explain(unit: Unit) -> str:
     if state == "active":
         return f"{unit.name} is active and holds no outbox: does PALIADIN_STATE_DIR name its own?"
     if state == "inactive" or (state == "deactivating" and properties.get("Result") == "success"):
-        enable = " --now" if properties.get("UnitFileState") == "disabled" else ""
-        verb = f"enable{enable}" if enable else "start"
+        verb = "enable --now" if properties.get("UnitFileState") == "disabled" else "start"
         return f"{unit.name} was stopped, or never started: systemctl {verb} {unit.name}"
     return ". ".join(filter(None, (_ended(unit), _last_words(unit), _remedy(unit))))
 

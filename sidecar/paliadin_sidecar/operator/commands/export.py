@@ -21,11 +21,10 @@ from paliadin_sidecar.outbox import event_rows
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.records import Event
 
-_EVENT = ("event_id", "timestamp", "level", "event")
-#: The last one has, as JSON, what an event of another version has beside what is known here.
+#: What an event of another version has beside what is known here, as JSON.
 _OTHER = "other"
 #: The columns of exported events.
-EVENT_COLUMNS = (*_EVENT, *FIELDS, _OTHER)
+EVENT_COLUMNS = ("event_id", "timestamp", "level", "event", *FIELDS, _OTHER)
 
 Rows = list[dict[str, Any]]
 

@@ -173,16 +173,11 @@ def twice(facts: Facts) -> Section:
     rows = [
         [
             *facts.turn_cells(each.turn, each.accepted_at),
-            *map(
-                facts.number,
-                (
-                    each.revision,
-                    each.requests,
-                    each.unanswered,
-                    each.replays,
-                    each.acknowledgements,
-                ),
-            ),
+            facts.number(each.revision),
+            facts.number(each.requests),
+            facts.number(each.unanswered),
+            facts.number(each.replays),
+            facts.number(each.acknowledgements),
         ]
         for each in found[:FEW_ROWS]
     ]
