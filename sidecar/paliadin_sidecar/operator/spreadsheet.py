@@ -28,26 +28,16 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], other: 
         rows: values of JSON.
         other: the column of what has none of its own, as JSON; empty where each value has one.
     """
-    places = {name: place for place, name in enumerate(columns)}
+    known = frozenset(columns)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(_cells(row, places, other) for row in rows)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    for row in rows:
+        cells = {name: cell(row[name]) for name in known & row.keys() if row[name] is not None}
+        more = {name: value for name, value in row.items() if name not in known}
+        if more:
+            cells[other] = cell(more)
+        writer.writerow(cells)
     return text.getvalue()
-
-
-def _cells(
-    row: Mapping[str, Any], places: Mapping[str, int], other: str
-) -> list[str | int | float]:
-    cells: list[str | int | float] = [""] * len(places)
-    more = {}
-    for name, value in row.items():
-        place = places.get(name)
-        if place is None:
-            more[name] = value
-        elif value is not None:
-            cells[place] = cell(value)
-    if more:
-        cells[places[other]] = cell(more)
-    return cells
 
 
 def cell(value: object) -> str | int | float:
