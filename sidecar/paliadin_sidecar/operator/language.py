@@ -14,16 +14,8 @@ from paliadin_sidecar.operator.diagnosis import answer_name, likely_cause
 Code = Literal["de", "en"]
 
 _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
-_STEPS = {
-    "hour": {"en": "%Y-%m-%d %H:00", "de": "%d.%m.%Y %H:00"},
-    "day": {"en": "%Y-%m-%d", "de": "%d.%m.%Y"},
-    "month": {"en": "%Y-%m", "de": "%m.%Y"},
-}
-_SHORT_STEPS = {
-    "hour": {"en": "%H:00", "de": "%H:00"},
-    "day": {"en": "%m-%d", "de": "%d.%m."},
-    "month": {"en": "%Y-%m", "de": "%m.%y"},
-}
+#: Units of a duration, and what is said beside each.
+_UNITS = ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min"), (_MINUTE, "min", _SECOND, "s"))
 
 
 @cache
@@ -43,16 +35,15 @@ class Language:
 
     def text(self, name: str, **values: object) -> str:
         """A text by its name, with values in the places that it has for them."""
-        text = _texts()[name][self.code].format(**values)
-        return text.replace(" %", "\N{NO-BREAK SPACE}%")
+        return _texts()[name][self.code].format(**values)
 
     def number(self, number: int) -> str:
         """A whole number, its thousands apart."""
-        return f"{number:,}".replace(",", self._thousands)
+        return f"{number:,}".replace(",", self.text("thousands"))
 
     def decimal(self, number: float) -> str:
         """A number with one decimal."""
-        return f"{number:.1f}".replace(".", self._point)
+        return f"{number:.1f}".replace(".", self.text("point"))
 
     def percent(self, part: int, whole: int) -> str:
         """A share, rounded down, so that nothing but all is 100 %."""
@@ -64,26 +55,19 @@ class Language:
             return f"{ms}\N{NO-BREAK SPACE}ms"
         if ms < _MINUTE:
             return f"{self.decimal(ms // 100 / 10)}\N{NO-BREAK SPACE}s"
-        for unit, name, less, less_name in (
-            (_DAY, "d", _HOUR, "h"),
-            (_HOUR, "h", _MINUTE, "min"),
-            (_MINUTE, "min", _SECOND, "s"),
-        ):
-            if ms >= unit:
-                rest = ms % unit // less
-                more = f" {rest}\N{NO-BREAK SPACE}{less_name}" if rest else ""
-                return f"{ms // unit}\N{NO-BREAK SPACE}{name}{more}"
-        raise AssertionError
+        unit, name, less, less_name = next(one for one in _UNITS if ms >= one[0])
+        rest = ms % unit // less
+        more = f" {rest}\N{NO-BREAK SPACE}{less_name}" if rest else ""
+        return f"{ms // unit}\N{NO-BREAK SPACE}{name}{more}"
 
     def bound(self, ms: int) -> str:
         """A round duration, as short as it can be."""
-        text = self.duration(ms)
-        return text.replace(f"{self._point}0\N{NO-BREAK SPACE}s", "\N{NO-BREAK SPACE}s")
+        no_tenths = f"{self.text('point')}0\N{NO-BREAK SPACE}s"
+        return self.duration(ms).replace(no_tenths, "\N{NO-BREAK SPACE}s")
 
     def time(self, at: int) -> str:
         """A time of this host, to the second."""
-        form = "%d.%m.%Y %H:%M:%S" if self.code == "de" else "%Y-%m-%d %H:%M:%S"
-        return _local(at).strftime(form)
+        return _local(at).strftime(self.text("time"))
 
     def minute(self, at: int) -> str:
         """The same to the minute."""
@@ -91,11 +75,11 @@ class Language:
 
     def step(self, unit: str, at: int) -> str:
         """An hour, a day or a month."""
-        return _local(at).strftime(_STEPS[unit][self.code])
+        return _local(at).strftime(self.text(f"step_{unit}"))
 
     def short_step(self, unit: str, at: int) -> str:
         """The same for an axis."""
-        return _local(at).strftime(_SHORT_STEPS[unit][self.code])
+        return _local(at).strftime(self.text(f"short_step_{unit}"))
 
     def reason(self, reason: str) -> str:
         """Why a turn was given up, or its file is no answer."""
@@ -111,14 +95,6 @@ class Language:
         kind = f"{status // 100}xx" if status else "unanswered"
         names = (f"cause_{status}", f"cause_{error}", f"cause_{kind}")
         return self.text(next(name for name in names if name in _texts()))
-
-    @property
-    def _point(self) -> str:
-        return "," if self.code == "de" else "."
-
-    @property
-    def _thousands(self) -> str:
-        return "." if self.code == "de" else ","
 
 
 def zone_name(at: int) -> str:

@@ -30,9 +30,9 @@ def test_each_text_is_in_both_languages() -> None:
 
 def test_each_text_is_used() -> None:
     """By its name, or by a name that is put together."""
-    files = [*FOLDER.glob("report/*.py"), FOLDER / "report/page.html.jinja", FOLDER / "top_view.py"]
-    code = "".join(path.read_text() for path in files)
-    made = ("unit_", "verdict_", "by_outcome_", "by_root_", "reason_", "cause_")
+    others = (FOLDER / name for name in ("report/page.html.jinja", "language.py", "top_view.py"))
+    code = "".join(path.read_text() for path in [*FOLDER.glob("report/*.py"), *others])
+    made = ("unit_", "verdict_", "by_outcome_", "by_root_", "reason_", "cause_", "step_", "short_")
     for name in TEXTS:
         known = name in {"top_armed", "delivered", "pending", "dead", "failed", "vanished"}
         part = name.removesuffix("_means").removesuffix("_note")
