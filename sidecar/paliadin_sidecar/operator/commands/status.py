@@ -14,23 +14,10 @@ from typing import Any
 import click
 
 from paliadin_sidecar.host import storage
+from paliadin_sidecar.operator import diagnosis, session, terminal
 from paliadin_sidecar.operator import instance as instances
-from paliadin_sidecar.operator import session
-from paliadin_sidecar.operator.diagnosis import (
-    Problem,
-    failing_problems,
-    pause_problem,
-    root_problems,
-    waiting_problems,
-)
+from paliadin_sidecar.operator.diagnosis import Problem
 from paliadin_sidecar.operator.instance import Instance
-from paliadin_sidecar.operator.terminal import (
-    local_time,
-    print_json,
-    print_table,
-    printable,
-    with_utc_times,
-)
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import Outbox
 
@@ -55,7 +42,7 @@ def status(env_file: Path | None, *, as_json: bool, quiet: bool) -> None:
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
         found = _status(instances.inspect(state_dir, env_file), outbox, state_dir)
     if as_json:
-        print_json(found)
+        terminal.print_json(found)
     elif not quiet:
         _print_status(found)
     sys.exit(1 if found["problems"] else 0)
@@ -73,14 +60,14 @@ def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, An
         problems.insert(0, Problem(cause, f"{cause}; paliadin-sidecar check says what mends it"))
     failing = queries.failing(outbox, attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
-        since = local_time(service["paused_at"])
-        problems.append(pause_problem(service["paused_for"], since, failing))
-    problems += root_problems(service["roots"], now - _MISSING_S, local_time)
-    problems += waiting_problems(service["roots"], local_time)
+        since = terminal.local_time(service["paused_at"])
+        problems.append(diagnosis.pause_problem(service["paused_for"], since, failing))
+    problems += diagnosis.root_problems(service["roots"], now - _MISSING_S, terminal.local_time)
+    problems += diagnosis.waiting_problems(service["roots"], terminal.local_time)
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         text = f"a turn has been undelivered for {_age(oldest_s)}"
         problems.append(Problem(text, text))
-    problems += failing_problems(failing, dead=dead, paused_for=service["paused_for"])
+    problems += diagnosis.failing_problems(failing, dead=dead, paused_for=service["paused_for"])
     return {
         "alive": instance.alive,
         "cause": problems[0].cause if problems else None,
@@ -90,7 +77,7 @@ def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, An
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,
         "paused_for": service["paused_for"],
-        "roots": [with_utc_times(root, "since") for root in service["roots"]],
+        "roots": [terminal.with_utc_times(root, "since") for root in service["roots"]],
     }
 
 
@@ -100,14 +87,14 @@ def _age(seconds: float) -> timedelta:
 
 def _print_status(found: Mapping[str, Any]) -> None:
     state = "running" if found["alive"] else "not running"
-    click.echo(printable(f"{state}: {found['cause'] or 'nothing is wrong'}"))
+    click.echo(terminal.printable(f"{state}: {found['cause'] or 'nothing is wrong'}"))
     for problem in found["problems"]:
         click.echo(f"WRONG: {problem}")
-    print_table(("state", "deliveries"), list(found["counts"].items()))
+    terminal.print_table(("state", "deliveries"), list(found["counts"].items()))
     if found["oldest_undelivered_s"] is not None:
         click.echo(f"oldest undelivered: {_age(found['oldest_undelivered_s'])}")
     columns = ("path", "state", "turn_files", "foreign_files")
-    print_table(
+    terminal.print_table(
         ("root", "path", "state", "turn files", "others"),
         [
             (f"{root['backend']}/{root['persona']}", *(root[name] for name in columns))
