@@ -45,6 +45,7 @@ class EventPrinter:
         (self._printed,) = outbox.transaction([partial(event_rows.printed, outbox)])
         self._printing = anyio.Lock()
         self._wake = anyio.Event()
+        self._wake.set()  # those of before
 
     def wake(self) -> None:
         """Some were committed."""
@@ -54,8 +55,9 @@ class EventPrinter:
         """Print until cancelled."""
         saved, save_at = self._printed, math.inf
         while True:
-            self._wake = anyio.Event()
-            await self._print_new()
+            if self._wake.is_set():
+                self._wake = anyio.Event()  # before they are read: what is committed then wakes
+                await self._print_new()
             if self._printed != saved:
                 # Later, since its flush would hold the turns whose lines these are.
                 save_at = min(save_at, anyio.current_time() + _PRINTED_LAG_S)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import anyio
 import anyio.lowlevel
 import pytest
+from support.waiting import PATIENCE_S
 
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.audit.printer import EventPrinter
@@ -23,6 +24,8 @@ from paliadin_sidecar.outbox.group_commit import GroupCommit
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from paliadin_sidecar.outbox.records import Event
 
 
 @pytest.fixture
@@ -107,6 +110,47 @@ async def test_a_reader_that_stopped_reading_holds_the_printer_alone(outbox: Out
             tasks.cancel_scope.cancel()
     os.close(reader)
     assert [json.loads(line)["event_id"] for line in read.splitlines()] == list(range(1, 1001))
+
+
+@pytest.mark.anyio
+async def test_events_are_read_when_there_are_some(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start and after a wake-up, also one while it prints, and not since it was saved."""
+    record(outbox, "test.first")
+    reads, saves = list[int](), list[int]()
+    read, save = event_rows.events, event_rows.set_printed
+
+    class WakingAudit(Audit):
+        def write(self, lines: str) -> None:
+            super().write(lines)
+            if len(reads) == 1:
+                record(outbox, "test.second")
+                ours.wake()
+
+    def reading(outbox: Outbox, after: int, limit: int) -> list[Event]:
+        reads.append(after)
+        return read(outbox, after, limit)
+
+    def saving(outbox: Outbox, event: int) -> None:
+        saves.append(event)
+        save(outbox, event)
+
+    monkeypatch.setattr(event_rows, "events", reading)
+    monkeypatch.setattr(event_rows, "set_printed", saving)
+    monkeypatch.setattr("paliadin_sidecar.audit.printer._PRINTED_LAG_S", 0.1)
+    with datagrams() as (_, stream):
+        ours = printer(outbox, WakingAudit(stream))
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ours.run)
+                while 2 not in saves:
+                    await anyio.lowlevel.checkpoint()
+                await ours._group.commit(event_rows.printed)
+                for _ in range(100):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+    assert reads == [0, 1]
 
 
 class RefusingAudit(Audit):
