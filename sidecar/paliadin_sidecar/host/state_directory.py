@@ -69,7 +69,7 @@ def lock(path: Path) -> Iterator[bool]:
             raise _error(path / _LOCK, "read", exc) from None
         yield held_one
     finally:
-        _close(fd)
+        storage.close_fd(fd)
 
 
 def remember_outbox(path: Path) -> None:
@@ -144,7 +144,7 @@ def is_alive(path: Path) -> bool:
     except BlockingIOError:
         return True
     finally:
-        _close(fd)
+        storage.close_fd(fd)
     return False
 
 
@@ -195,12 +195,6 @@ def _flush_names(directory: Path) -> None:
             raise
     finally:
         os.close(fd)
-
-
-def _close(lock: int) -> None:
-    # A disk that is gone says so here as well, and the lock has gone with it.
-    with suppress(OSError):
-        os.close(lock)
 
 
 def _error(path: Path, done: str, exc: OSError) -> StateDirError:

@@ -11,6 +11,7 @@ import mmap
 import os
 import pwd
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 #: There is no room. Somebody makes some, sooner or later: this is waited for.
@@ -74,6 +75,12 @@ def _no_inodes(directory: Path) -> bool:
     there = next(folder for folder in (directory, *directory.parents) if folder.exists())
     disk = os.statvfs(there)
     return disk.f_files > 0 and disk.f_favail == 0  # 0 files: it has no such limit
+
+
+def close_fd(fd: int) -> None:
+    """Close a descriptor. Linux has let go of it, whatever its file system says."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def user_name(uid: int) -> str:

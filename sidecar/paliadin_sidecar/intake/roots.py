@@ -11,11 +11,11 @@ import shlex
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from paliadin_sidecar.host.storage import user_name
+from paliadin_sidecar.host.storage import close_fd, user_name
 from paliadin_sidecar.intake.filesystem import device_with_leases, server_of
 from paliadin_sidecar.intake.fingerprint import is_conclusive
 from paliadin_sidecar.intake.trust import why_untrusted
@@ -104,8 +104,7 @@ class Root:
     def close(self) -> None:
         """Let go of the descriptor."""
         if self.fd is not None:
-            with suppress(OSError):  # Linux has let go of it, whatever its file system says
-                os.close(self.fd)
+            close_fd(self.fd)
             self.fd = None
         self._listed_mtime = None
 
@@ -207,7 +206,7 @@ def _opened_trusted(path: Path, owner: int) -> Iterator[int]:
     with ExitStack() as steps:
         for step in (*reversed(path.parents), path):
             found = _open_step(step.name or "/", found, step)
-            steps.callback(os.close, found)
+            steps.callback(close_fd, found)
             device = _check_directory(found, device, step, path, owner)
         assert found is not None  # a path has one step at least
         yield found

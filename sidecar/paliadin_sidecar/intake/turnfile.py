@@ -10,12 +10,11 @@ import fcntl
 import os
 import signal
 import stat
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from paliadin_contract.trailer import TAIL_BYTES, read_tail
 from paliadin_sidecar.errors import Changed, Unreadable
-from paliadin_sidecar.host.storage import user_name
+from paliadin_sidecar.host.storage import close_fd, user_name
 from paliadin_sidecar.intake.fingerprint import FileSnapshot, Fingerprint
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -82,8 +81,7 @@ class TurnFile:
     def close(self) -> None:
         """Let go of the descriptor. More than once is allowed."""
         if self._fd is not None:
-            with suppress(OSError):  # Linux has let go of it, whatever its file system says
-                os.close(self._fd)
+            close_fd(self._fd)
             self._fd = None
 
     @property
