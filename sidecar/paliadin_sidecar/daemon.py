@@ -94,7 +94,7 @@ async def run(
             group,
             record=audit.record,
             on_accepted=dispatcher.offer,
-            on_unblocked=audit.intake_unblocked,
+            on_unblocked=partial(audit.set_problem, "intake", None),
             on_no_events=partial(audit.set_problem, "events"),
         )
         stack.callback(intake.close)

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -87,13 +88,12 @@ class Numbers(Collector):
         """Read what is new, and the state as it is."""
         with self._one_at_a_time:
             found: list[Metric] = []
-            try:
+            # A damaged outbox ends the daemon within a scan, and then the scrapes.
+            with suppress(OutboxError, sqlite3.Error, OSError):
                 with Outbox(self._path, wall=self._wall) as outbox:
                     self._follow(outbox)
                     found += _state(outbox)
                 found.append(_free(self._path.parent))
-            except (OutboxError, sqlite3.Error, OSError):
-                pass  # a damaged outbox ends the daemon within a scan, and then the scrapes
             for counted in (self._turns, self._deliveries, self._attempts, self._end_to_end):
                 found += counted.collect()
         yield from found

@@ -131,10 +131,6 @@ class AuditService:
         """The outbox takes what comes."""
         self.set_problem("outbox", None)
 
-    def intake_unblocked(self) -> None:
-        """All that was held back for lack of room is accepted."""
-        self.set_problem("intake", None)
-
     def events_recorded(self) -> None:
         """Events were committed, by this process or by a command: print them."""
         self.outbox_unblocked()

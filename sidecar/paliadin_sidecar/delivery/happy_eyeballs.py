@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -39,10 +40,8 @@ class Resolver:
             socket.gaierror: there are none.
         """
         resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        try:
+        with suppress(socket.gaierror):
             return resolve(flags=socket.AI_NUMERICHOST)  # needs nobody's answer
-        except socket.gaierror:
-            pass
         pending = self._pending.get((host, port))
         if pending is None or pending.done():
             pending = self._pending[host, port] = self._threads.begin(resolve)

@@ -39,7 +39,7 @@ class IntakeService:
         *,
         record: Callable[..., Awaitable[None]],
         on_accepted: Callable[[list[Delivery]], None],
-        on_unblocked: Callable[[], None],
+        on_unblocked: Callable[[], object],
         on_no_events: Callable[[str | None], object],
     ) -> None:
         ignore_lease_breaks()

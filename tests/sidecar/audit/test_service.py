@@ -167,6 +167,6 @@ def test_a_budget_that_is_used_up_is_the_intake_s_problem(place: Place) -> None:
     place.audit.outbox_blocked(OverBudget(place.path, "used up"))
     place.audit.outbox_unblocked()
     assert place.reported == [("intake", "used up")]
-    place.audit.intake_unblocked()
+    place.audit.set_problem("intake", None)
     assert place.reported == []
     assert place.printed == [("outbox.blocked", "used up")]
