@@ -22,10 +22,7 @@ _CERTIFICATES = {
     **dict.fromkeys((62, 64), "its certificate is for another name than AICHAT_URL has"),
 }
 #: What OpenSSL says to bytes that are no TLS.
-_NO_TLS = (
-    *("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"),
-    *("RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"),
-)
+_NO_TLS = ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER")
 #: Names that the name service knows not to exist.
 _NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_FAIL, getattr(socket, "EAI_NODATA", None)}
 

@@ -44,7 +44,7 @@ class Windows:
         self._waiters = waiters
         #: By window the turns of this process that want it, each with the event that it waits for.
         #: The first of them has it, or asks for it.
-        self._queues: dict[str, OrderedDict[str, anyio.Event]] = {}
+        self._queues: dict[str, OrderedDict[str | None, anyio.Event]] = {}
         #: What this process has leased, by the window's name.
         self._leased: dict[str, Window] = {}
 
@@ -84,7 +84,6 @@ class Windows:
 
     async def release(self, window: Window) -> None:
         """Free the window, if `window.turn_id` has it or waits for it, and notify the next one."""
-        assert window.turn_id is not None
         if self._has(window):
             del self._leased[window.name]
         try:
@@ -164,7 +163,8 @@ class Windows:
                     return standing
                 assert standing.turn_id is not None
                 on_wait(None)
-                if await self._is_answered(standing.turn_id):
+                found = (await self._store.find([standing.turn_id])).get(standing.turn_id)
+                if found is not None and found.push is not None:
                     # The process that submitted it died before it could free the window.
                     await self._store.release(standing)
                     continue
@@ -184,12 +184,7 @@ class Windows:
             await self._writes.write(partial(self._store.release, window), "release")
             raise
 
-    async def _is_answered(self, turn_id: str) -> bool:
-        found = (await self._store.find([turn_id])).get(turn_id)
-        return found is not None and found.push is not None
-
     def _leave(self, window: Window) -> None:
-        assert window.turn_id is not None
         queue = self._queues.get(window.name)
         if queue is not None:
             queue.pop(window.turn_id, None)
