@@ -85,6 +85,7 @@ class Submission:
         return (ready_at - self.started) * 1000, (now - ready_at) * 1000
 
 
+@dataclass(slots=True, eq=False)
 class Submitter:
     """Submits turns; knows which hosts are well, and which agents were given what was said before.
 
@@ -98,28 +99,17 @@ class Submitter:
         clock: monotonic, in seconds.
     """
 
-    def __init__(
-        self,
-        hosts: Hosts,
-        windows: Windows,
-        *,
-        store: Store,
-        writes: StoreWrites,
-        waiters: Waiters,
-        pushes_come: bool,
-        clock: Callable[[], float],
-    ) -> None:
-        self._hosts = hosts
-        self._windows = windows
-        self._store = store
-        self._writes = writes
-        self._waiters = waiters
-        self._pushes_come = pushes_come
-        self._clock = clock
-        #: Until when the last check is trusted, by host and pane; "" stands for all panes.
-        self._healthy_until: dict[tuple[str, str], float] = {}
-        #: By window, the host whose agent knows what was said before.
-        self._primed: dict[str, str] = {}
+    hosts: Hosts
+    windows: Windows
+    store: Store
+    writes: StoreWrites
+    waiters: Waiters
+    pushes_come: bool
+    clock: Callable[[], float]
+    #: Until when the last check is trusted, by host and pane; "" stands for all panes.
+    _healthy_until: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
+    #: By window, the host whose agent knows what was said before.
+    _primed: dict[str, str] = field(init=False, default_factory=dict)
 
     @asynccontextmanager
     async def turn(self, request: TurnRequest) -> AsyncIterator[Submission]:
@@ -128,16 +118,16 @@ class Submitter:
         Raises:
             BadRequest: the turn is being waited for already, or the backend would refuse it.
         """
-        window = self._hosts.window(request.user, request.turn_id)
-        self._prepare(self._hosts.in_order(request.user)[0], request, window)
-        with self._waiters.expect(request.turn_id) as waiter:
-            turn = Submission(request, waiter, window, started=self._clock())
+        window = self.hosts.window(request.user, request.turn_id)
+        self._prepare(self.hosts.in_order(request.user)[0], request, window)
+        with self.waiters.expect(request.turn_id) as waiter:
+            turn = Submission(request, waiter, window, started=self.clock())
             try:
                 yield turn
             finally:
                 self._note_primed(turn)
                 if turn.has_window:
-                    await self._windows.release(turn.window)
+                    await self.windows.release(turn.window)
 
     async def submit(self, turn: Submission) -> None:
         """Return when there is a push or a response, or the backend is lost and a push may come.
@@ -163,14 +153,14 @@ class Submitter:
         """Wait for the push that can still come after the submit."""
         if turn.response is not None:
             await self.wait_for_rest(turn.waiter, turn.response)
-        elif self._pushes_come:
+        elif self.pushes_come:
             await turn.waiter.arrived.wait()
 
     async def wait_for_rest(self, waiter: Waiter, response: Response) -> None:
         """Wait for the push, for 2 s, where it may bring more than this response."""
-        if waiter.push is None and self._pushes_come and not response.reply.whole:
+        if waiter.push is None and self.pushes_come and not response.reply.whole:
             # The backend may have named the turn. Without a token the push has no other id.
-            self._waiters.add_alias(waiter, response.reply.turn_id)
+            self.waiters.add_alias(waiter, response.reply.turn_id)
             with anyio.move_on_after(_PUSH_GRACE_S):
                 await waiter.arrived.wait()
 
@@ -186,7 +176,7 @@ class Submitter:
         """
         backend = host.backend
         key = (host.name, backend.pane(user) if user and backend.health_per_pane else "")
-        if self._clock() < self._healthy_until.get(key, -math.inf):
+        if self.clock() < self._healthy_until.get(key, -math.inf):
             return
         try:
             await backend.health(user)
@@ -194,14 +184,14 @@ class Submitter:
             if backend.health_per_pane:
                 self._primed.clear()  # the agents may have been started afresh
             raise
-        self._healthy_until[key] = self._clock() + _HEALTH_TRUST_S
+        self._healthy_until[key] = self.clock() + _HEALTH_TRUST_S
 
     async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError | None) -> None:
         """Tell whoever waits for this turn how its submit ended; None where it is asked anew."""
         reply = replies.encode(outcome)
-        await self._writes.write(partial(self._store.leave_reply, turn_id, reply), "leave_reply")
+        await self.writes.write(partial(self.store.leave_reply, turn_id, reply), "leave_reply")
         # Who waits in this process need not wait for the store.
-        self._waiters.offer_found(turn_id, Found(reply=reply))
+        self.waiters.offer_found(turn_id, Found(reply=reply))
 
     def forget(self, window: str) -> None:
         """This window's agent may know nothing of what was said before."""
@@ -210,7 +200,7 @@ class Submitter:
     async def _look(self, turn: Submission) -> None:
         turn_id = turn.request.turn_id
         try:
-            found = (await self._store.find([turn_id])).get(turn_id, Found())
+            found = (await self.store.find([turn_id])).get(turn_id, Found())
         except errors.StoreFailed:
             return  # the window is waited for until it is back
         if found.push is not None:
@@ -221,7 +211,7 @@ class Submitter:
     async def _take_window(self, turn: Submission) -> None:
         if turn.waiter.push is not None:
             return
-        since, was_queued = self._clock(), False
+        since, was_queued = self.clock(), False
 
         def on_wait(failed: errors.StoreFailed | None) -> None:
             nonlocal was_queued
@@ -237,23 +227,23 @@ class Submitter:
         with anyio.CancelScope() as queueing:
             turn.waiter.on_push = queueing.cancel
             try:
-                standing = await self._windows.hold(turn.window, on_wait)
+                standing = await self.windows.hold(turn.window, on_wait)
             finally:
                 if was_queued:
-                    turn.queued_s = self._clock() - since
+                    turn.queued_s = self.clock() - since
             if standing.user_id != turn.window.user_id:
-                raise another_users(self._hosts.backend.pane(turn.request.user))
+                raise another_users(self.hosts.backend.pane(turn.request.user))
             turn.window, turn.has_window = standing, True
             turn.unsent, turn.store_failed = "", None
 
     async def _send(self, turn: Submission) -> None:
         user = turn.request.user
-        hosts = self._hosts.in_order(user, turn.window.host)
+        hosts = self.hosts.in_order(user, turn.window.host)
         unreachable: dict[str, errors.Unreachable] = {}
         for host in hosts:
             try:
                 await self.check(host, user)
-                turn.ready_at = self._clock()
+                turn.ready_at = self.clock()
                 if turn.waiter.push is None:
                     await self._send_to(host, turn)
             except errors.Unreachable as exc:
@@ -269,7 +259,7 @@ class Submitter:
     async def _send_to(self, host: Host, turn: Submission) -> None:
         turn.fresh, submit = self._prepare(host, turn.request, turn.window)
         if host.name != turn.window.host:
-            turn.window = await self._windows.move(turn.window, host.name)
+            turn.window = await self.windows.move(turn.window, host.name)
             if turn.waiter.push is not None:
                 return  # it came meanwhile, so nothing is sent
         turn.host = host.name
@@ -287,7 +277,7 @@ class Submitter:
             try:
                 reply = await submit()
             except errors.SubmitLost as exc:
-                if not self._pushes_come:
+                if not self.pushes_come:
                     raise
                 turn.lost = exc
                 _log.info("turn.submit_lost %s error=%s", turn.log_ids, exc)
@@ -297,7 +287,7 @@ class Submitter:
             else:
                 named = reply.conversation_id or turn.request.conversation_id
                 reply = replace(reply, conversation_id=named)
-                turn.response = Response(reply, host.name, *turn.times_ms(self._clock()))
+                turn.response = Response(reply, host.name, *turn.times_ms(self.clock()))
 
     def _prepare(
         self, host: Host, request: TurnRequest, window: Window
