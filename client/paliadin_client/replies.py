@@ -67,9 +67,7 @@ def encode(outcome: Response | errors.PaliadinError | None) -> bytes:
     if isinstance(outcome, Response):
         return msgspec.json.encode(_Response(outcome))
     if isinstance(outcome, errors.TurnTimeout):
-        return msgspec.json.encode(
-            _Timeout(outcome.turn_id, outcome.deadline_s, outcome.queued_s, outcome.unsent)
-        )
+        return msgspec.json.encode(msgspec.convert(outcome, _Timeout, from_attributes=True))
     kind = next(each.__name__ for each in type(outcome).__mro__ if each.__name__ in _ERRORS)
     return msgspec.json.encode(
         _Failure(kind, str(outcome.args[0]), outcome.retryable, outcome.remedy)
@@ -83,9 +81,7 @@ def decode(left: bytes | None) -> Response | errors.PaliadinError | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if isinstance(read, _Timeout):
-        return errors.TurnTimeout(
-            read.turn_id, read.deadline_s, queued_s=read.queued_s, unsent=read.unsent
-        )
+        return errors.TurnTimeout(**msgspec.structs.asdict(read))
     if isinstance(read, _Failure):
         kind = _ERRORS.get(read.error, errors.PaliadinError)
         return kind(read.reason, retryable=read.retryable, remedy=read.remedy)
