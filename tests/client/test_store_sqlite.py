@@ -439,7 +439,7 @@ async def test_busy_database(
     path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that somebody holds for too long is an error, not a forgotten turn."""
-    monkeypatch.setattr("paliadin_client.store.sqlite_thread._BUSY_S", 0.1)
+    monkeypatch.setattr("paliadin_client.store.sqlite_file._BUSY_S", 0.1)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match=r"inbox\.sqlite3: database is locked; another"):

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from paliadin_client.errors import ConfigError, StoreFailed
+from paliadin_client.errors import ConfigError
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.protocol import (
     KEEP_BODIES_S,
@@ -24,7 +24,8 @@ from paliadin_client.store.protocol import (
     callback_in,
 )
 from paliadin_client.store.sqlite_changes import Changes
-from paliadin_client.store.sqlite_thread import SqliteThread, failure
+from paliadin_client.store.sqlite_file import DatabaseFile, failure
+from paliadin_client.store.sqlite_thread import SqliteThread
 from paliadin_contract.rank import Rank, outranks, rank_of
 
 #: The first two tables are those of layout 0, which had no others: what they know stays known.
@@ -117,11 +118,13 @@ class SqliteStore:
             # SQLite follows links, and has its other files beside the file itself.
             self._path = Path(os.path.realpath(Path(path)))
             self._claims = Claims(self._path.with_name(f"{self._path.name}-claims"))
-            self._thread = SqliteThread(self._path, _SCHEMA, _LAYOUT, self._claims.touch)
-        except StoreFailed as exc:
-            raise ConfigError([exc.args[0]]) from None
+            file = DatabaseFile(self._path, _SCHEMA, _LAYOUT)
+            file.open().db.close()
+        except (OSError, sqlite3.Error) as exc:
+            raise ConfigError([failure(self._path, exc).args[0]]) from None
         except (TypeError, ValueError) as exc:
             raise ConfigError([f"the inbox's database {path!r}: {exc}"]) from None
+        self._thread = SqliteThread(file, self._claims.touch)
         self._changes = Changes(self._claims, self._thread)
         self._now = now
 
