@@ -28,7 +28,7 @@ from paliadin_sidecar.operator.terminal import local_time, printable
 from paliadin_sidecar.outbox import queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
 from paliadin_sidecar.outbox.records import State
-from paliadin_sidecar.outbox.sqlite_errors import unreachable
+from paliadin_sidecar.outbox.sqlite_errors import translated, unreachable
 
 #: The states of a delivery, as they are listed.
 STATES = tuple(state.value for state in State)
@@ -119,7 +119,7 @@ def opened_outbox(
             try:
                 yield state_dir, outbox
             except sqlite3.Error as exc:
-                raise outbox.translated(exc) from None
+                raise translated(exc, path) from None
 
 
 def find_turns(

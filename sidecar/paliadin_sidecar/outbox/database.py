@@ -16,7 +16,6 @@ from paliadin_sidecar.errors import (
     DiskFails,
     Newer,
     Older,
-    OutboxError,
     Replaced,
     Unwritable,
 )
@@ -130,7 +129,7 @@ class Outbox:
                 self.connection.close()
                 raise
         except sqlite3.Error as exc:
-            raise self.translated(exc) from None
+            raise translated(exc, path) from None
         self._file_identity = _identity(_stat(self._file))
         self._log_identity: tuple[int, int] | None = None
         self._log_is_empty = False  #: a checkpoint emptied it, and proved that nothing is missing
@@ -210,7 +209,7 @@ class Outbox:
                 self._offset_s = offset_s
             self.check_identity()
         except sqlite3.Error as exc:
-            raise self.translated(exc) from None
+            raise translated(exc, self.path) from None
         except PermissionError as exc:  # of its own name: somebody closed a directory above it
             raise Unwritable(self.path, f"cannot be reached any more ({exc.strerror})") from None
         finally:
@@ -335,7 +334,7 @@ class Outbox:
         except sqlite3.Error as exc:
             if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return False
-            raise self.translated(exc) from None
+            raise translated(exc, self.path) from None
         finally:
             self.connection.set_progress_handler(None, 0)
         if row[0] != "ok":
@@ -352,10 +351,6 @@ class Outbox:
         """What a PRAGMA says that is a number."""
         value: int = self.value(f"PRAGMA {name}")
         return value
-
-    def translated(self, exc: sqlite3.Error) -> OutboxError:
-        """The same error in the words of this package; reads outside `transaction` need it."""
-        return translated(exc, self.path)
 
     def used_bytes(self) -> int:
         """What it takes, without pages that are free to be used again."""

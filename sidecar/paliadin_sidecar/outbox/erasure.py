@@ -16,6 +16,7 @@ import msgspec
 from paliadin_sidecar.failpoints import failpoint
 from paliadin_sidecar.outbox.database import Outbox, sql
 from paliadin_sidecar.outbox.event_rows import record_event
+from paliadin_sidecar.outbox.sqlite_errors import translated
 
 #: The log can be emptied at a moment at which nobody reads; it is asked for this often.
 _RETRY_S = 0.05
@@ -117,7 +118,7 @@ def empty_log(outbox: Outbox, within_s: float) -> bool:
             is_busy = outbox.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-                raise outbox.translated(exc) from None
+                raise translated(exc, outbox.path) from None
             is_busy = True
         if not is_busy:
             outbox.flush_log()  # SQLite does not, and a loss of power would bring it back

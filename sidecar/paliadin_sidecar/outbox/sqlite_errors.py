@@ -27,7 +27,7 @@ _OF_THE_DISK = {
 
 
 def translated(exc: sqlite3.Error, path: Path) -> errors.OutboxError:
-    """The same error in the words of `OutboxError`."""
+    """The same error in the words of `OutboxError`; reads outside a transaction need it."""
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     name = getattr(exc, "sqlite_errorname", type(exc).__name__)
     if code == sqlite3.SQLITE_FULL:

@@ -28,6 +28,7 @@ from paliadin_sidecar.host import storage
 from paliadin_sidecar.host.storage import explain, write_error
 from paliadin_sidecar.outbox import event_rows, queries
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
+from paliadin_sidecar.outbox.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +141,7 @@ def test_what_sqlite_reports(
 
     monkeypatch.setattr(storage, "write_error", answer)
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
-        found = outbox.translated(Refused(name))
+        found = translated(Refused(name), outbox.path)
     assert type(found) is error
     assert ("Move it aside" in found.remedy) == (error is Damaged)
     assert str(tmp_path / FILENAME) in str(found)

@@ -126,8 +126,8 @@ class Corrupt(sqlite3.DatabaseError):
 def test_a_page_that_could_not_be_read(tmp_path: Path) -> None:
     """Only an outbox in which a page is wrong is damaged, and is to be moved aside."""
     path = tmp_path / FILENAME
-    with Outbox(path, create=True) as outbox:
-        assert isinstance(outbox.translated(Corrupt()), DiskFails)
+    with Outbox(path, create=True):
+        assert isinstance(translated(Corrupt(), path), DiskFails)
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"x" * 8192)
