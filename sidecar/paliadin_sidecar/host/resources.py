@@ -83,6 +83,18 @@ def since_boot_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+async def wait_within(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait until this is set, which the time does where nobody else has; None for no limit."""
+    if seconds is None:
+        await event.wait()
+        return
+    timer = asyncio.get_running_loop().call_later(seconds, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
+
+
 def next_tick(now: float, every_s: float) -> float:
     """The next multiple of `every_s` on the clock that `now` is from.
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import anyio
 
 from paliadin_sidecar.errors import WatchFailed
-from paliadin_sidecar.host.resources import Threads, next_tick
+from paliadin_sidecar.host.resources import Threads, next_tick, wait_within
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.intake.completion import IntakeRules
 from paliadin_sidecar.intake.events import IntakeEvent
@@ -160,11 +160,7 @@ class RootIntake:
                 self.heartbeat.beat()
             async with self._file_system_lock:  # a scan in the root's thread may change what is due
                 due_s = self.files.due_in()
-            if due_s is None:
-                await self._wake.wait()
-            else:
-                with anyio.move_on_after(due_s):
-                    await self._wake.wait()
+            await wait_within(self._wake, due_s)
 
     def _inspect(self, touched: set[str]) -> list[IntakeEvent]:
         if not self._is_known:  # what is old is left to the registration, and the scan after it
@@ -190,8 +186,7 @@ class RootIntake:
             now = time.monotonic()
             if every_file:
                 next_every_file = now + _EVERY_FILE_S
-            with anyio.move_on_after(next_tick(now, self._settings.rescan_s) - now):
-                await self._wake_scan.wait()
+            await wait_within(self._wake_scan, next_tick(now, self._settings.rescan_s) - now)
 
     async def _scan(self, *, every_file: bool) -> None:
         # The old directory first: what it holds at this moment is not in the new one.
@@ -259,9 +254,10 @@ class RootIntake:
 
         more = True
         while more:
-            await anyio.sleep(_REST_S if self.began.is_set() else 0)
             found, more = await self._call(step)
             yield found
+            if more:
+                await anyio.sleep(_REST_S if self.began.is_set() else 0)
 
     async def _call(self, call: Callable[[], T]) -> T:
         async with self._file_system_lock:

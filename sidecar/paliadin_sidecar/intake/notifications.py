@@ -18,6 +18,7 @@ from typing import Self
 import anyio
 
 from paliadin_sidecar.errors import WatchFailed
+from paliadin_sidecar.host.resources import wait_within
 
 #: An event is seen after one to two steps, and a thread wakes once in each: short ones for so
 #: long after something moved, since an answer follows its token, and long ones when all rests.
@@ -152,11 +153,7 @@ class _Reader:
 
     async def next(self, within_s: float | None) -> bytes:
         # What came since the last time; nothing where the time is up.
-        if within_s is None:
-            await self._came.wait()
-        else:
-            with anyio.move_on_after(within_s):
-                await self._came.wait()
+        await wait_within(self._came, within_s)
         if self._failed is not None:
             raise self._failed
         self._came.clear()

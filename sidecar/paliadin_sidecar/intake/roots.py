@@ -46,6 +46,7 @@ class Root:
 
     def __init__(self, path: Path, owner: int) -> None:
         self.path = path
+        self._way = [str(step) for step in (*reversed(path.parents), path)]
         self.fd: int | None = None  #: of the directory, while it is armed
         self.state: RootState = "missing"
         self.why = ""
@@ -67,7 +68,7 @@ class Root:
         reported first, and only the next call looks whether it can be again.
         """
         before = self._identity if self._reported[0] == "armed" else None
-        ancestry = _ancestry(self.path)  # before it is judged: what changes meanwhile must show
+        ancestry = _ancestry(self._way)  # before it is judged: what changes meanwhile must show
         if self.state != "unreadable" or (self.state, self.why) == self._reported:
             try:
                 self._arm()
@@ -89,7 +90,7 @@ class Root:
         return (
             self.state == "armed"
             and self._ancestry is not None
-            and self._ancestry == _ancestry(self.path)
+            and self._ancestry == _ancestry(self._way)
         )
 
     def mark_unresponsive(self) -> None:
@@ -180,13 +181,13 @@ class Root:
         self.state, self.why, self.error = state, why, None
 
 
-def _ancestry(path: Path) -> list[tuple[int, ...]] | None:
+def _ancestry(way: list[str]) -> list[tuple[int, ...]] | None:
     # What the judgement of each step depended on. The ctime moves with an ACL too; that of a
     # directory which everybody may write in does all the time, and ACLs do not matter there.
     found: list[tuple[int, ...]] = []
     try:
-        for step in (*reversed(path.parents), path):
-            info = step.lstat()
+        for step in way:
+            info = os.lstat(step)
             sticky = bool(info.st_mode & stat.S_ISVTX) and info.st_uid == 0
             changed = 0 if sticky else info.st_ctime_ns
             found.append(
