@@ -16,7 +16,7 @@ from paliadin_sidecar.intake.events import (
 )
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.scan import find_history, scan
+from paliadin_sidecar.intake.scan import Depth, find_history, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 from paliadin_sidecar.settings import RootSpec
@@ -92,8 +92,8 @@ class Place:
     def look(self) -> list[IntakeEvent]:
         return inspect_due(self.files)
 
-    def scan(self, *, every_file: bool = False) -> list[IntakeEvent]:
-        return [one for one in scan(self.files, every_file=every_file) if one is not None]
+    def scan(self, depth: Depth = Depth.MOVED) -> list[IntakeEvent]:
+        return [one for one in scan(self.files, depth) if one is not None]
 
     def history(self) -> list[Arrival]:
         return [one for one in find_history(self.files) if one is not None]
@@ -109,7 +109,7 @@ class Place:
         return found
 
     def every_file(self) -> list[IntakeEvent]:
-        return [*self.scan(every_file=True), *self.look()]
+        return [*self.scan(Depth.EVERY_FILE), *self.look()]
 
 
 def make(path: Path, *, most_held: int = 256) -> Place:

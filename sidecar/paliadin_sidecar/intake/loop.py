@@ -19,7 +19,7 @@ from paliadin_sidecar.intake.events import IntakeEvent
 from paliadin_sidecar.intake.inspection import inspect_due
 from paliadin_sidecar.intake.notifications import changes
 from paliadin_sidecar.intake.roots import Root
-from paliadin_sidecar.intake.scan import find_history, is_old, run_slice, scan
+from paliadin_sidecar.intake.scan import Depth, find_history, is_old, run_slice, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot, is_ours
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.group_commit import GroupCommit
@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 #: So many old files of a new root are recorded in one transaction, which takes some 10 ms.
 _HISTORY_BATCH = 100
-#: Every so often each file is compared, whatever the directory's time says.
-_EVERY_FILE_S = 60.0
+#: Every so often the names are listed and the root is judged, whatever their times say.
+_NAMES_S = 60.0
 #: A scan holds up everybody else for about this long, and then rests, so that a turn meets a few of
 #: its slices at most.
 _SLICE_S, _REST_S = 0.0005, 0.001
@@ -175,24 +175,25 @@ class RootIntake:
     # --- scans ------------------------------------------------------------------------------
 
     async def _scan_loop(self) -> None:
-        next_every_file = 0.0
+        names_at = 0.0
         while True:
             self._wake_scan = asyncio.Event()
-            now = time.monotonic()
-            every_file, self._every_file = self._every_file or now >= next_every_file, False
-            await self._scan(every_file=every_file)
+            depth = Depth.NAMES if time.monotonic() >= names_at else Depth.MOVED
+            if self._every_file:
+                depth, self._every_file = Depth.EVERY_FILE, False
+            await self._scan(depth)
             self._scanned = True
             self._wake.set()
             now = time.monotonic()
-            if every_file:
-                next_every_file = now + _EVERY_FILE_S
+            if depth >= Depth.NAMES:
+                names_at = now + _NAMES_S
             await wait_within(self._wake_scan, next_tick(now, self._settings.rescan_s) - now)
 
-    async def _scan(self, *, every_file: bool) -> None:
+    async def _scan(self, depth: Depth) -> None:
         # The old directory first: what it holds at this moment is not in the new one.
         if self._is_known:
-            await self._scan_files(every_file=every_file)
-        if not every_file and self.root.leases_on is not None and self.root.is_as_checked():
+            await self._scan_files(depth)
+        if depth < Depth.NAMES and self.root.leases_on is not None and self.root.is_as_checked():
             await self._listener.save_root_states()
             return
         # The check may ask a directory service, so it never runs on the loop.
@@ -204,25 +205,24 @@ class RootIntake:
             self._listening.cancel()
             if self.root.state == "armed":
                 await self._register()
-                await self._scan_files(every_file=True)
+                await self._scan_files(Depth.EVERY_FILE)
         await self._listener.save_root_states()
 
     async def _record_state(self, changed: str) -> None:
         why = {"why": self.root.why} if self.root.why else {}
         await self._listener.record(f"root.{changed}", **self.spec.about, **why)
 
-    async def _scan_files(self, *, every_file: bool) -> None:
+    async def _scan_files(self, depth: Depth) -> None:
         is_told = self._is_notified and self.root.leases_on is not None
-        listed = time.monotonic() >= self._list_at or not is_told
-        slices: AsyncIterator[list[IntakeEvent]] = self._slices(
-            scan(self.files, every_file=every_file, listed=listed)
-        )
+        if depth == Depth.MOVED and is_told and time.monotonic() < self._list_at:
+            depth = Depth.ACCEPTED
+        slices: AsyncIterator[list[IntakeEvent]] = self._slices(scan(self.files, depth))
         before_s = self._scan_s
         # Where it cannot be read, that is its state now: the next check says so.
         with suppress(OSError):
             async for events in slices:
                 await self._commit(events)
-        if listed and not every_file:
+        if depth == Depth.MOVED:
             self._list_at = time.monotonic() + (self._scan_s - before_s) / _LISTING_SHARE
 
     async def _register(self) -> None:

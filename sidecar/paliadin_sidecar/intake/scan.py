@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from enum import IntEnum, auto
 from typing import TypeVar
 
 from paliadin_contract.callback import Reason
@@ -50,31 +51,36 @@ def run_slice(
     return found, False
 
 
-def scan(
-    watched: WatchedRoot, *, every_file: bool, listed: bool = True
-) -> Iterator[IntakeEvent | None]:
-    """List a root's names, where they moved, and take up what is new.
+class Depth(IntEnum):
+    """How much a scan asks for; each has what those before it have."""
 
-    Yields what happened, and None after each step.
+    ACCEPTED = auto()  #: whether files changed that were accepted: the last ones, and some others
+    MOVED = auto()  #: the names, where the directory's time says that one came or went
+    NAMES = auto()  #: the names in any case
+    EVERY_FILE = auto()  #: whether any of all the files that were accepted changed
+
+
+def scan(watched: WatchedRoot, depth: Depth) -> Iterator[IntakeEvent | None]:
+    """Look for what no notification named. Yields what happened, and None after each step.
 
     Args:
         watched: the root.
-        every_file: list them in any case, and compare each file that was accepted.
-        listed: False to list them in a later scan.
+        depth: how much is asked for.
 
     Raises:
         OSError: the directory cannot be read.
     """
     watched.scans += 1
-    names = watched.root.names(always=every_file) if listed or every_file else None
-    if names is not None:
-        yield from _compare_names(watched, names, every_file=every_file)
-    if not every_file and watched.root.fd is not None:
-        yield from _compare_recent(watched)
+    if depth >= Depth.MOVED:
+        names = watched.root.names(always=depth >= Depth.NAMES)
+        if names is not None:
+            yield from _compare_names(watched, names, depth)
+    if depth < Depth.EVERY_FILE and watched.root.fd is not None:
+        yield from _compare_accepted(watched)
 
 
 def _compare_names(
-    watched: WatchedRoot, names: Iterable[str], *, every_file: bool
+    watched: WatchedRoot, names: Iterable[str], depth: Depth
 ) -> Iterator[IntakeEvent | None]:
     accepted, tracked, tokens_seen = watched.accepted, watched.tracked, watched.tokens.seen
     known = [*accepted, *tokens_seen]
@@ -97,15 +103,15 @@ def _compare_names(
         if name in accepted or turn_id_of(name) is not None:
             turn_files += 1
             if name in tracked:
-                wanted = (every_file or n % apart == 0) and (
+                wanted = (depth >= Depth.NAMES or n % apart == 0) and (
                     watched.fingerprint_of(name) != tracked[name].seen
                 )
             elif name in accepted:
-                wanted = every_file and watched.has_moved(name)
+                wanted = depth >= Depth.EVERY_FILE and watched.has_moved(name)
             else:
                 wanted = n % sparse == 0
         elif turn_id_of(name, ".jwt") is not None:
-            wanted = every_file if name in tokens_seen else not watched.tokens.is_full
+            wanted = depth >= Depth.NAMES if name in tokens_seen else not watched.tokens.is_full
         else:
             foreign_files += 1
             continue
@@ -134,14 +140,19 @@ def _is_there(watched: WatchedRoot, name: str) -> bool:
         return True
 
 
-def _compare_recent(watched: WatchedRoot) -> Iterator[IntakeEvent | None]:
+def _compare_accepted(watched: WatchedRoot) -> Iterator[IntakeEvent | None]:
     # Files whose next change may move no name, and raise no event.
     watched.expire_recent()
     changed = {name for name in watched.multiply_linked if watched.has_moved(name)}
+    for n, name in enumerate(watched.next_in_round(), 1):
+        if n % _STEP == 0:
+            yield None
+        if watched.has_moved(name):
+            changed.add(name)
     for n, (name, (_, fingerprint)) in enumerate(list(watched.recently_accepted.items()), 1):
         if n % _STEP == 0:
             yield None
-        # One that cannot be seen is reported when each file is compared.
+        # One that cannot be seen is reported when its turn in the round comes.
         if watched.fingerprint_of(name) not in (None, fingerprint):
             changed.add(name)
     for name in changed - watched.tracked.keys():

@@ -5,9 +5,11 @@ It is synchronous and not safe for threads: its users make one call after the ot
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from paliadin_contract.ids import turn_id_of
@@ -29,8 +31,8 @@ _POLL_APART_S = 0.001
 _MAX_WAITING_NAMED = 10
 #: A change by mmap, by another name of the file or from another machine may raise no event. So
 #: many files, those that were accepted last, are compared in every scan, for as long as a revision
-#: of them is sent; others once a minute.
-_RECENT_FILES, _RECENT_S = 1000, 600.0
+#: of them is sent; of the others each scan compares some, so that each has its turn once a minute.
+_RECENT_FILES, _RECENT_S, _ROUND_S = 1000, 600.0, 60.0
 #: A flood of files that are no answers, or of names, is reported by its number, at most this often.
 _FLOOD_EVERY_S = 60.0
 #: So many files that are no answer as they are, or not yet, are remembered for a root; more are
@@ -126,6 +128,8 @@ class WatchedRoot:
         self.queue: InspectionQueue[TrackedFile] = InspectionQueue()
         self.scans = self.only_scanned = self.steps = 0
         self.names = self.turn_files = self.foreign_files = 0
+        self._round: Iterator[str] = iter(())
+        self._in_round_at = rules.monotonic()
         self._waiting: dict[str, dict[str, object]] = {}
         self._unreported = 0
         self._flood_reported_at: float | None = None
@@ -226,6 +230,18 @@ class WatchedRoot:
         old = self.rules.monotonic() - _RECENT_S
         while self.recently_accepted and next(iter(self.recently_accepted.values()))[0] < old:
             del self.recently_accepted[next(iter(self.recently_accepted))]
+
+    def next_in_round(self) -> list[str]:
+        """Some of the names that were accepted; each comes once in a minute or so."""
+        now = self.rules.monotonic()
+        share = min(1.0, (now - self._in_round_at) / _ROUND_S)
+        self._in_round_at = now
+        count = math.ceil(share * len(self.accepted))
+        names = list(islice(self._round, count))
+        if len(names) < count:
+            self._round = iter(list(self.accepted))
+            names += islice(self._round, count - len(names))
+        return [name for name in names if name in self.accepted]
 
     # --- what is under observation ----------------------------------------------------------
 

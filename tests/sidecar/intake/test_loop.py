@@ -22,7 +22,7 @@ from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake import roots
 from paliadin_sidecar.intake.events import record_events
 from paliadin_sidecar.intake.loop import RootIntake
-from paliadin_sidecar.intake.scan import find_history, scan
+from paliadin_sidecar.intake.scan import Depth, find_history, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot
 from paliadin_sidecar.outbox import acceptance
 from paliadin_sidecar.outbox.database import Outbox
@@ -318,10 +318,10 @@ async def test_names_that_take_long_to_list(
     """They are listed less often, as long as notifications tell of each new one."""
     lists: list[bool] = []
 
-    def spying(files: WatchedRoot, *, every_file: bool, listed: bool) -> Iterator[Any]:
-        if not every_file:
-            lists.append(listed)
-        return scan(files, every_file=every_file, listed=listed)
+    def spying(files: WatchedRoot, depth: Depth) -> Iterator[Any]:
+        if depth < Depth.NAMES:
+            lists.append(depth is Depth.MOVED)
+        return scan(files, depth)
 
     async def failing(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
         raise WatchFailed("OSError")

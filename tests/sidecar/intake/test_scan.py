@@ -27,7 +27,7 @@ from paliadin_sidecar.intake.events import (
     Vanished,
 )
 from paliadin_sidecar.intake.fingerprint import Fingerprint
-from paliadin_sidecar.intake.scan import run_slice, scan
+from paliadin_sidecar.intake.scan import Depth, run_slice, scan
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_files_that_wait_are_not_looked_at_by_each_scan(place: Place, looks: lis
     """Thousands of empty files and one name that moves: a scan compares, and opens none of them."""
     for n in range(3000):
         (place / f"x{n}.txt").touch()
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     place.wait(1)
     del looks[:]
     for n in range(50):
@@ -162,12 +162,12 @@ def test_more_than_are_remembered(place: Place, monkeypatch: pytest.MonkeyPatch)
     for n in range(200):
         (place / f"x{n}.txt").symlink_to("nowhere")
     place.publish("own.txt")
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     assert len(place.files.tracked) == 51
     assert settled(place.wait(1)) == ["own"]
     reasons = set()
     for _ in range(5):
-        found = [*place.scan(every_file=True), *place.wait(60)]
+        found = [*place.scan(Depth.EVERY_FILE), *place.wait(60)]
         reasons |= {f.reason for f in found if isinstance(f, Arrival)}
     assert reasons == {"untrusted"}
     assert len(place.files.accepted) == 201
@@ -198,20 +198,48 @@ def test_a_change_without_an_event(place: Place) -> None:
 def test_a_change_without_an_event_of_what_is_not_recent(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many files, for so long, are looked at in each scan; all others when each file is."""
+    """So many files, for so long, are compared in each scan; all others when each file is."""
     monkeypatch.setattr(tracking, "_RECENT_FILES", 2)
     rested(place, "a.txt", "b.txt", "c.txt")
     for name in ("a.txt", "b.txt"):
         append(place / name, name)
     assert scanned(place) == []
     assert texts(place.wait(QUIET_S)) == [f"{WHOLE}b.txt"]
-    place.now += 601
     append(place / "c.txt", f"No.{TRAILER}")
+    place.files.recently_accepted.clear()
     assert scanned(place) == []
     assert sorted(texts([*place.every_file(), *place.wait(QUIET_S)])) == [
         f"{WHOLE}No.{TRAILER}",
         f"{WHOLE}a.txt",
     ]
+
+
+def test_files_that_are_not_recent_come_by_turns(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scan compares its part of them, so that all had their turn within a minute."""
+    monkeypatch.setattr(tracking, "_RECENT_FILES", 0)
+    names = [f"t{n:02}.txt" for n in range(60)]
+    rested(place, *names)
+    compared: list[str] = []
+    has_moved = place.files.has_moved
+
+    def spying(name: str) -> bool:
+        compared.append(name)
+        return has_moved(name)
+
+    monkeypatch.setattr(place.files, "has_moved", spying)
+    found = []
+    place.now += 60.0
+    scanned(place)
+    for name in names:
+        append(place / name, f"No.{TRAILER}")
+    for _ in range(31):
+        compared.clear()
+        place.now += 2.0
+        found += scanned(place)
+        assert len(compared) <= 4
+    assert found == [f"{WHOLE}No.{TRAILER}"] * len(names)
 
 
 def test_a_second_name_that_goes_elsewhere(place: Place) -> None:
@@ -240,7 +268,7 @@ def test_files_that_are_inspected_between_two_steps(place: Place) -> None:
     for n in range(200):
         place.publish(f"t{n}.txt")
     found: list[IntakeEvent] = []
-    for n, event in enumerate(scan(place.files, every_file=True)):
+    for n, event in enumerate(scan(place.files, Depth.EVERY_FILE)):
         assert event is None
         found += place.look()
         if n == 1:

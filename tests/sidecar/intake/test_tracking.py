@@ -27,6 +27,7 @@ from paliadin_sidecar.intake.events import (
     IntakeEvent,
     Vanished,
 )
+from paliadin_sidecar.intake.scan import Depth
 from paliadin_sidecar.outbox.records import Arrival, TurnKey
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_a_flood_holds_no_answer(place: Place, kind: str) -> None:
     for n in range(3000):
         BAD[kind](place / f"x{n}.txt")
     place.publish("own.txt")
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     assert settled(place.look()) == ["own"]
 
 
@@ -70,7 +71,7 @@ def test_a_flood_is_told_by_its_number(place: Place) -> None:
     """Most of a flood is not reported one by one; each is in the end, if it stays for that long."""
     for n in range(1000):
         (place / f"x{n}.txt").symlink_to("nowhere")
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     found = place.wait(59)
     flooded = [f for f in found if isinstance(f, Flooded)]
     assert [f.kinds["untrusted"] for f in flooded] == [900]
@@ -146,7 +147,7 @@ def test_a_root_that_goes(place: Place) -> None:
     assert texts(place.wait(60)) == [TEXT]
     place.path.with_name("away").rename(place.path)
     assert place.root.check() == "armed"
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     assert [f.key.turn_id for f in place.wait(60) if isinstance(f, Arrival)] == ["t"]
 
 
@@ -160,7 +161,7 @@ def test_a_root_that_is_replaced(place: Place) -> None:
     place.path.mkdir(mode=0o700)
     (place / "both.txt").write_text(WHOLE)
     assert place.root.check() == "replaced"
-    place.scan(every_file=True)
+    place.scan(Depth.EVERY_FILE)
     assert sorted(texts(place.wait(60))) == sorted([WHOLE, "old, before"])
 
 
