@@ -30,13 +30,12 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], other: 
     """
     known = frozenset(columns)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        cells = {name: cell(row[name]) for name in known & row.keys() if row[name] is not None}
-        more = {name: value for name, value in row.items() if name not in known}
-        if more:
-            cells[other] = cell(more)
-        writer.writerow(cells)
+        cells = {name: cell(value) for name, value in row.items() if value is not None}
+        if not known.issuperset(row):
+            cells[other] = cell({name: row[name] for name in row if name not in known})
+        writer.writerow(map(cells.get, columns))
     return text.getvalue()
 
 
