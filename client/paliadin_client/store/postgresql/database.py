@@ -304,7 +304,8 @@ async def run(
     """The rows of a statement, whatever rows the app has set the connection to make."""
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
         await cursor.execute(statement, values)
-        return await cursor.fetchall() if cursor.description else []
+        # It is None where there is nothing to be fetched. `description` would describe each column.
+        return await cursor.fetchall() if cursor.rownumber is not None else []
 
 
 @contextmanager
