@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,12 +25,13 @@ from support.stalling_proxy import stalling_proxy
 from paliadin_client.errors import ConfigError, StoreFailed
 from paliadin_client.store.postgresql import database, listening, migration, schema
 from paliadin_client.store.postgresql import store as statements
+from paliadin_client.store.postgresql.conninfo import Conninfo
 from paliadin_client.store.postgresql.migration import migrate
 from paliadin_client.store.postgresql.store import PostgreSQLStore
 from paliadin_client.store.protocol import Found, Verdict, Window
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator
 
     from paliadin_client.store.protocol import Push
 
@@ -584,6 +586,32 @@ async def test_prune_passes_over_what_others_have(
                 await store.prune()
         await store.prune()
         assert database_server.sql("SELECT count(*) FROM paliadin.turns", "made") == "0\n"
+
+
+async def test_notifications_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first goes at once; what comes in the moment after it is told by one statement."""
+    sent: list[set[str]] = []
+    moment, rests = asyncio.Event(), asyncio.Event()
+
+    class Recorded(database.Database):
+        async def notify(self, payloads: Collection[str]) -> None:
+            sent.append({*payloads})
+
+    async def rest(_: float) -> None:
+        rests.set()
+        await moment.wait()
+
+    monkeypatch.setattr(listening, "anyio", SimpleNamespace(sleep=rest))
+    notifier = listening.Notifier(Recorded(Conninfo.parse("postgresql://example.org")))
+    notifier.notify("first")
+    await rests.wait()
+    for turn_id in ("second", "third"):
+        notifier.notify(turn_id)
+        await asyncio.sleep(0)
+    assert sent == [{"first"}]
+    moment.set()
+    await notifier.aclose()
+    assert sent == [{"first"}, {"second", "third"}]
 
 
 async def test_a_window_that_is_taken_meanwhile(database_url: str) -> None:

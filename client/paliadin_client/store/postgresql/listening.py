@@ -35,6 +35,8 @@ _PROOF_S = 5.0
 #: When a connection that was lost is made again, and one to a pooler that passes nothing on.
 _RETRY_S = 1.0
 _RETRY_POOLER_S = 60.0
+#: How long, in seconds, the turns to notify of gather after a notification: each is a commit.
+_GATHER_S = 0.01
 #: Begins the payload of a proof, and of no id.
 _PROOF = " "
 #: Where Supabase's pooler is in transaction mode, and where it is in session mode.
@@ -48,7 +50,7 @@ class _PoolerBetween(Exception):
 
 
 class Notifier:
-    """Notifies who waits for a turn, by one statement for all turns that came meanwhile.
+    """Notifies who waits for a turn: of the first at once, then of all that gathered, together.
 
     Where that fails, they find it when they look.
     """
@@ -76,6 +78,7 @@ class Notifier:
                 await self._database.notify(turn_ids)
             except StoreFailed as exc:
                 _log.debug("store.not_notified error=%s", exc)
+            await anyio.sleep(_GATHER_S)
 
 
 @asynccontextmanager
