@@ -85,8 +85,7 @@ class Aichat:
         return local or f"user-{userid8(user)}"
 
     def prepare(self, request: TurnRequest, primer: str) -> Callable[[], Awaitable[Reply]]:
-        """The submit; nothing is refused here but a user without a window of their own."""
-        self.pane(request.user)
+        """The submit; nothing is refused here."""
         return partial(self._turn, request, primer)
 
     async def health(self, _user: User | None, /) -> None:

@@ -18,8 +18,6 @@ from paliadin_contract.trailer import Trailer
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _PRIMER_EXCHANGES = 5
 _PRIMER_CHARS = 600
-#: Versions of RFC 9562 whose first digits are a clock's.
-_TIME_FIRST = "67"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def userid8(user: User) -> str:
     # The digit is read itself: `UUID.version` is None for other variants, whose first digits are a
     # clock's all the same.
     version = parsed.hex[12]
-    if version in _TIME_FIRST:
+    if version in "67":
         raise BadRequest(
             f"the user id is a UUID of version {version}: it begins with a time, so that "
             "users would share a session"

@@ -58,12 +58,8 @@ class Answer:
 
 
 def _all_there(written: str, shown: str) -> bool:
-    counts = Counter(shown)
-    return all(
-        counts[character] >= count
-        for character, count in Counter(written).items()
-        if not (character.isspace() or character in _MARKS)
-    )
+    missing = Counter(written) - Counter(shown)
+    return all(character.isspace() or character in _MARKS for character in missing)
 
 
 class _Item(ListItem):

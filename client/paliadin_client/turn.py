@@ -56,7 +56,6 @@ class Paliadin:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = backend if isinstance(backend, Hosts) else Hosts({backend.name: backend})
-        self._backend = self._hosts.backend
         #: Who waits in this process, and where it is looked up what others left for them.
         self.waiters = Waiters() if inbox is None else inbox
         self.store = store or (inbox.store if inbox else MemoryStore())
@@ -238,7 +237,7 @@ class Paliadin:
         # Whose the window is, and where, is seen by asking for it, under an id that no turn has.
         window = await self._windows.look(self._hosts.window(user, f"reset-{uuid4()}"))
         if window.user_id != user.user_id.lower():
-            raise another_users(self._backend.pane(user))
+            raise another_users(self._hosts.backend.pane(user))
         try:
             await self._hosts.in_order(user, window.host)[0].backend.reset(user)
         finally:

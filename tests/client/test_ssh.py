@@ -333,7 +333,7 @@ async def test_slow_handshakes(legacy: LegacyHost, monkeypatch: pytest.MonkeyPat
         paliadin_client.connect(environ=legacy.environ) as paliadin,
         anyio.create_task_group() as hanging,
     ):
-        ssh = paliadin._backend._ssh  # type: ignore[attr-defined]  # of Legacy
+        ssh = paliadin._hosts.backend._ssh  # type: ignore[attr-defined]  # of Legacy
         command, position = list(ssh._command), ssh._command.index("-p") + 1
         command[position] = str(port)
         ssh._command, usual = command, ssh._command
