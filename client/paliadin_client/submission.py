@@ -11,10 +11,10 @@ from functools import partial
 
 import anyio
 
-from paliadin_client import errors, replies
+from paliadin_client import errors
 from paliadin_client.backend import Reply, TurnRequest, User, primer_block
 from paliadin_client.hosts import Host, Hosts
-from paliadin_client.replies import Response
+from paliadin_client.result import Response, encode
 from paliadin_client.store.protocol import Found, Store, Window
 from paliadin_client.store_writes import StoreWrites
 from paliadin_client.waiting import Waiter, Waiters
@@ -188,7 +188,7 @@ class Submitter:
 
     async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError | None) -> None:
         """Tell whoever waits for this turn how its submit ended; None where it is asked anew."""
-        reply = replies.encode(outcome)
+        reply = encode(outcome)
         await self.writes.write(partial(self.store.leave_reply, turn_id, reply), "leave_reply")
         # Who waits in this process need not wait for the store.
         self.waiters.offer_found(turn_id, Found(reply=reply))

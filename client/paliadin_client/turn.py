@@ -12,12 +12,11 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
-from paliadin_client import errors, replies
+from paliadin_client import errors
 from paliadin_client.backend import Backend, TurnRequest, User
 from paliadin_client.hosts import Host, Hosts
 from paliadin_client.inbox import Inbox
-from paliadin_client.replies import Response
-from paliadin_client.result import TurnResult, conclude
+from paliadin_client.result import Response, TurnResult, conclude, decode
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Store
 from paliadin_client.store_writes import StoreWrites
@@ -203,10 +202,10 @@ class Paliadin:
             with anyio.move_on_after(max(limit_s, _LOOK_S)):
                 await waiter.looked.wait()
             with anyio.CancelScope(deadline=until):
-                while waiter.push is None and replies.decode(waiter.reply) is None:
+                while waiter.push is None and decode(waiter.reply) is None:
                     waiter.changed = anyio.Event()
                     await waiter.changed.wait()
-            outcome = replies.decode(waiter.reply)
+            outcome = decode(waiter.reply)
             if isinstance(outcome, Response):
                 await self._submitter.wait_for_rest(waiter, outcome)
         if waiter.push is None and outcome is None:

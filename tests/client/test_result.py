@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paliadin_client import errors
 from paliadin_client.backend import Reply
-from paliadin_client.replies import Response, decode, encode
+from paliadin_client.result import Response, decode, encode
 from paliadin_contract.trailer import Trailer
 
 _words = st.text(st.characters(exclude_categories=["Cs"]))
