@@ -200,12 +200,9 @@ class _PrivateFiles:
         Raises:
             OSError: they could not be written.
         """
-        if not (self._is_ours() and all((self._path / name).exists() for name in self._files)):
-            self.close()
-            self._make()
-        return self._path
-
-    def _make(self) -> None:
+        if self._is_ours() and all((self._path / name).exists() for name in self._files):
+            return self._path
+        self.close()
         self._path = Path(tempfile.mkdtemp(prefix="paliadin-"))
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -217,6 +214,7 @@ class _PrivateFiles:
         except BaseException:
             self.close()
             raise
+        return self._path
 
     def _is_ours(self) -> bool:
         # A name in /tmp that got free may be anybody's by now, and so the known hosts in it.

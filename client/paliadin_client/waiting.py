@@ -54,11 +54,6 @@ class Waiter:
             self.changed.set()
             self.on_push()
 
-    def offer_reply(self, reply: bytes) -> None:
-        """Keep `reply`: the last one that was left counts."""
-        self.reply = reply
-        self.changed.set()
-
 
 class Waiters:
     """Who waits for which turn, in this process.
@@ -132,7 +127,8 @@ class Waiters:
         for waiter in tuple(self._waiters.get(turn_id, ())):
             # First the reply, so that whoever is woken by the push has both.
             if found.reply is not None:
-                waiter.offer_reply(found.reply)
+                waiter.reply = found.reply
+                waiter.changed.set()
             if found.push is not None:
                 waiter.offer(found.push)
 

@@ -570,21 +570,21 @@ async def test_one_look_at_a_time(
     """A database that is away is asked for by one timer, however much is told; it ends in time."""
     monkeypatch.setattr(sqlite_changes, "_AWAY_S", 0.3)
     looks: list[int] = []
-    look, compare = sqlite_changes._Watch.look, sqlite_changes._Watch._compare
+    look, compare = sqlite_changes.Watch.look, sqlite_changes.Watch._compare
     compared = anyio.Event()
 
-    def counted(watch: sqlite_changes._Watch) -> None:
+    def counted(watch: sqlite_changes.Watch) -> None:
         looks.append(len(looks))
         look(watch)
 
-    def told(watch: sqlite_changes._Watch, looked: asyncio.Future[object]) -> None:
+    def told(watch: sqlite_changes.Watch, looked: asyncio.Future[object]) -> None:
         nonlocal compared
         compare(watch, looked)
         compared.set()
         compared = anyio.Event()
 
-    monkeypatch.setattr(sqlite_changes._Watch, "look", counted)
-    monkeypatch.setattr(sqlite_changes._Watch, "_compare", told)
+    monkeypatch.setattr(sqlite_changes.Watch, "look", counted)
+    monkeypatch.setattr(sqlite_changes.Watch, "_compare", told)
     (folder := tmp_path / "here").mkdir()
     store = opened(folder / "inbox.sqlite3", stack)
     with anyio.fail_after(PATIENCE_S):

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from paliadin_client.store.protocol import (
     Window,
     callback_in,
 )
-from paliadin_client.store.sqlite_changes import Changes
+from paliadin_client.store.sqlite_changes import Watch
 from paliadin_client.store.sqlite_file import DatabaseFile, failure
 from paliadin_client.store.sqlite_thread import SqliteThread
 from paliadin_contract.rank import Rank, outranks, rank_of
@@ -125,7 +125,7 @@ class SqliteStore:
         except (TypeError, ValueError) as exc:
             raise ConfigError([f"the inbox's database {path!r}: {exc}"]) from None
         self._thread = SqliteThread(file, self._claims.touch)
-        self._changes = Changes(self._claims, self._thread)
+        self._listeners: list[Callable[[str | None], None]] = []
         self._now = now
 
     @asynccontextmanager
@@ -148,7 +148,7 @@ class SqliteStore:
         finally:
             self._claims.drop(*claimed)
         if verdict is Verdict.NEW:
-            self._changes.notify(push.turn)
+            self._hint(push.turn)
 
     async def find(self, turn_ids: Collection[str]) -> Mapping[str, Found]:
         """As `Store.find`."""
@@ -157,11 +157,19 @@ class SqliteStore:
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
         await self._thread.write(_leave_reply, (turn_id, reply, self._now()))
-        self._changes.notify(turn_id)
+        self._hint(turn_id)
 
-    def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
-        """As `Store.hints`."""
-        return self._changes.hints(on_hint)
+    @asynccontextmanager
+    async def hints(self, on_hint: Callable[[str | None], None]) -> AsyncIterator[None]:
+        """As `Store.hints`: of this process by the turn's id, of others as None."""
+        self._listeners.append(on_hint)
+        try:
+            with closing(Watch(self._claims, self._thread, on_hint)) as watch:
+                self._claims.touch()  # which makes the file that is watched
+                watch.look()
+                yield
+        finally:
+            self._listeners.remove(on_hint)
 
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """As `Store.hold`."""
@@ -170,7 +178,7 @@ class SqliteStore:
     async def release(self, window: Window) -> None:
         """As `Store.release`."""
         await self._thread.write(_update, (_RELEASE, (window.name, window.turn_id)))
-        self._changes.notify(window.turn_id)
+        self._hint(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
@@ -184,6 +192,10 @@ class SqliteStore:
         """As `Store.aclose`."""
         await self._thread.aclose()
         self._claims.close()
+
+    def _hint(self, turn_id: str | None) -> None:
+        for on_hint in tuple(self._listeners):
+            on_hint(turn_id)
 
 
 def _judge(db: sqlite3.Connection, asked: Sequence[tuple[Push, Rank]]) -> list[Verdict]:

@@ -11,8 +11,8 @@ import asyncio
 import ctypes
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from paliadin_client.store.claims import Claims
 from paliadin_client.store.sqlite_thread import SqliteThread
@@ -25,45 +25,19 @@ _GATHER_S = 0.01
 #: How long until a database that did not answer is asked again.
 _AWAY_S = 2.0
 
-_OnHint = Callable[[str | None], None]
 
-
-class Changes:
-    """Hints for who waits: what this process has changed by name, what another has as None.
+class Watch:
+    """Calls `on_hint`, from the first look on, with None for any turn, until it is closed.
 
     Args:
-        claims: whose file is touched and watched.
+        claims: whose file is watched.
         thread: the database.
+        on_hint: called when another process may have changed something.
     """
 
-    def __init__(self, claims: Claims, thread: SqliteThread) -> None:
-        self._claims = claims
-        self._thread = thread
-        self._listeners: list[_OnHint] = []
-
-    def notify(self, turn_id: str | None) -> None:
-        """This process has changed something about the turn, and committed it."""
-        for on_hint in tuple(self._listeners):
-            on_hint(turn_id)
-
-    @asynccontextmanager
-    async def hints(self, on_hint: _OnHint) -> AsyncIterator[None]:
-        """As `Store.hints`."""
-        watch = _Watch(self._claims, self._thread, on_hint)
-        self._listeners.append(on_hint)
-        try:
-            self._claims.touch()
-            watch.look()
-            yield
-        finally:
-            self._listeners.remove(on_hint)
-            watch.close()
-
-
-class _Watch:
-    """One listener's watch of the file."""
-
-    def __init__(self, claims: Claims, thread: SqliteThread, on_hint: _OnHint) -> None:
+    def __init__(
+        self, claims: Claims, thread: SqliteThread, on_hint: Callable[[str | None], None]
+    ) -> None:
         self._path = os.fsencode(claims.path)
         self._thread = thread
         self._on_hint = on_hint
