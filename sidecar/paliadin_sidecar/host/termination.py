@@ -17,7 +17,8 @@ class Termination:
 
     The event loop may be held, by a disk that does not answer; so it is not what hears a signal.
     The first one asks the daemon to end and starts the clock. Who is late ends with exit code 0,
-    as what is undelivered is kept; a second signal ends the process at once.
+    as what is undelivered is kept; a second signal ends the process at once. A second SIGHUP does
+    not: of one terminal that is closed the shell tells its jobs, and then the kernel does.
 
     To be made in the main thread before there are others, which inherit its mask of signals.
 
@@ -56,6 +57,8 @@ class Termination:
             number = signal.sigwait(self._signals | {signal.SIGALRM})
             if number == signal.SIGALRM:
                 os._exit(self._code)
+            if is_ending and number == signal.SIGHUP:
+                continue
             if is_ending:
                 os._exit(128 + number)
             if self._on_signal is None:

@@ -59,6 +59,17 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert end(process) == ("", 128 + signal.SIGINT)
 
 
+def test_a_second_hangup_is_no_second_wish() -> None:
+    """Of a terminal that is closed the shell tells its jobs, and then the kernel does."""
+    process = start("600")
+    assert process.stdout is not None
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "signalled\n"
+    process.send_signal(signal.SIGHUP)
+    process.terminate()
+    assert end(process) == ("", 128 + signal.SIGTERM)
+
+
 def test_after_its_work_nothing_holds_it_for_long() -> None:
     """What hangs then is a thread of the interpreter's; its exit code is what it was to be."""
     assert end(start("600", "done")) == ("", 3)
