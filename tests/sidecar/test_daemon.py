@@ -288,6 +288,33 @@ def test_a_resolver_that_is_silent_does_not_hold_the_end(host: Sidecar) -> None:
     assert host.lines[-1]["event"] == "service.stopped"
 
 
+#: Ctrl-C comes in a callback of the interpreter's, where an error is dropped.
+_CTRL_C_IN_A_CALLBACK = """
+import os, signal, sys, time, weakref
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "paliadin_sidecar.daemon":
+            weakref.finalize(Finder(), interrupt)
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever whoever started the tests had
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_ctrl_c_while_the_daemon_is_being_loaded(host: Sidecar) -> None:
+    """It ends, whatever runs at that moment."""
+    (host.base / "sitecustomize.py").write_text(_CTRL_C_IN_A_CALLBACK)
+    host.environ["PYTHONPATH"] = str(host.base)
+    host.start(wait=False)
+    assert host.wait() == -signal.SIGINT
+    assert host.output == b""
+
+
 @root_only
 def test_a_stop_that_comes_while_process_1_is_still_being_loaded(host: Sidecar) -> None:
     """The kernel drops what process 1 does not listen to, so it listens before all else."""

@@ -153,4 +153,18 @@ def test_a_terminal_that_goes_away(host: Sidecar, receiver: Receiver) -> None:
     finally:
         os.close(ours)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(PATIENCE_S) in {0, 120}
+    assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_pipe_whose_reader_went_away(host: Sidecar, receiver: Receiver) -> None:
+    """As where journald was restarted: that lines are lost does not become the exit code."""
+    process = subprocess.Popen(
+        [COMMAND, "run"], env=host.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    with process.stdout as lines:
+        assert any(b"service.started" in line for line in lines)
+    host.answer("t1")
+    receiver.wait("t1")
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -14,6 +15,7 @@ from paliadin_contract.trace import safe_trace
 from paliadin_sidecar.audit.lines import Audit
 from paliadin_sidecar.environment import merged_environment
 from paliadin_sidecar.errors import BadSettings, StateError
+from paliadin_sidecar.host import streams
 from paliadin_sidecar.host.termination import Termination
 from paliadin_sidecar.operator import session
 from paliadin_sidecar.operator.instance import is_unit
@@ -30,6 +32,11 @@ _EXPECTED = (BadSettings, StateError, KeyboardInterrupt, SystemExit)
 @click.option("--quarantine", is_flag=True, help="Move a damaged outbox aside and begin anew.")
 def run(env_file: Path | None, *, quarantine: bool) -> None:
     """Run the daemon in the foreground. SIGTERM ends it, a second one ends it at once."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python's own raises an error in whatever runs; in a callback, as imports have some, that
+        # error is dropped, and with it the Ctrl-C. Nothing has begun that needs an end.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     import anyio  # noqa: PLC0415 - the help loads this module too
 
     from paliadin_sidecar import daemon  # noqa: PLC0415 - the help loads this module too
@@ -59,6 +66,9 @@ def run(env_file: Path | None, *, quarantine: bool) -> None:
         if termination is not None:
             termination.done(exc.code if isinstance(exc.code, int) else 1)
         raise
+    finally:
+        # Else the interpreter fails at what an output that is gone did not take: exit code 120.
+        streams.has_failed(sys.stdout)
 
 
 def _first_expected(exc: BaseException) -> BaseException | None:
