@@ -141,6 +141,22 @@ async def test_offered_late(office: Office) -> None:
     assert office.sent == ["a/1"]
 
 
+async def test_what_comes_while_it_looks(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up after the database was read, and before that is dealt with, makes it look again."""
+    fetch_due = queue.fetch_due
+
+    def and_then_one_comes(*what: Any, **how: Any) -> Any:  # noqa: ANN401 - handed through
+        monkeypatch.setattr(queue, "fetch_due", fetch_due)
+        asyncio.get_running_loop().call_soon(office.accept, "a")
+        return fetch_due(*what, **how)
+
+    async with office.open():
+        await office.settle()
+        monkeypatch.setattr(queue, "fetch_due", and_then_one_comes)
+        office.dispatcher.wake()
+        await office.until_delivered(1)
+
+
 async def test_two_revisions_offered_at_once(office: Office) -> None:
     """The newer one took the place of the older one."""
     async with office.open():

@@ -20,7 +20,7 @@ from paliadin_sidecar.errors import WatchFailed
 from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.intake import loop as intake_loop
 from paliadin_sidecar.intake import roots
-from paliadin_sidecar.intake.events import record_events
+from paliadin_sidecar.intake.events import Gone, IntakeEvent, record_events
 from paliadin_sidecar.intake.loop import RootIntake
 from paliadin_sidecar.intake.scan import Depth, find_history, scan
 from paliadin_sidecar.intake.tracking import WatchedRoot
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from paliadin_sidecar.intake.events import IntakeEvent
     from paliadin_sidecar.outbox.records import Arrival
 
 pytestmark = pytest.mark.anyio
@@ -283,6 +282,108 @@ async def test_what_is_due_is_not_asked_while_the_thread_changes_it(
     assert not any(asked_while_busy)
 
 
+async def test_it_has_begun_when_what_was_there_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a scan found it while what a notification named was committed."""
+    root = tmp_path / "root"
+    async with running(root, tmp_path):
+        pass
+    publish(root, "t1")
+    publish(root, "t2")
+
+    scanned = anyio.Event()
+
+    def scan_once(*what: Any, **how: Any) -> Iterator[IntakeEvent | None]:  # noqa: ANN401 - handed through
+        yield from scan(*what, **how)
+        scanned.set()
+
+    class Committing(IntakeListener):
+        async def commit(self, events: list[IntakeEvent]) -> None:
+            if not self.turns:
+                await scanned.wait()
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+            await super().commit(events)
+
+    async def scripted(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
+        yield {"t1.txt"}
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(intake_loop, "changes", scripted)
+    monkeypatch.setattr(intake_loop, "scan", scan_once)
+    monkeypatch.setattr(intake_loop, "_SLICE_S", 0.0)
+    async with running(root, tmp_path, Committing()) as listener:
+        assert sorted(listener.turns) == ["t1", "t2"]
+
+
+async def test_a_name_that_comes_while_another_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is inspected right after that, and not at the next scan."""
+    root = tmp_path / "root"
+    send, receive = anyio.create_memory_object_stream[set[str]](2)
+
+    class Committing(IntakeListener):
+        async def commit(self, events: list[IntakeEvent]) -> None:
+            await super().commit(events)
+            if self.turns == ["t1"]:
+                publish(root, "t2")
+                await send.send({"t2.txt"})
+                await anyio.wait_all_tasks_blocked()  # the name was added
+
+    async def scripted(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
+        async for names in receive:
+            yield names
+
+    monkeypatch.setattr(intake_loop, "changes", scripted)
+    monkeypatch.setattr(intake_loop, "next_tick", lambda now, _: now + 3600)
+    with send, receive:
+        async with running(root, tmp_path, Committing()) as listener:
+            publish(root, "t1")
+            await send.send({"t1.txt"})
+            with anyio.fail_after(PATIENCE_S):
+                await listener.until("t2")
+
+
+async def test_what_was_found_first_is_committed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a scan or an inspection found it: a file may be gone and be there again."""
+    found, scanned, committed = list[IntakeEvent](), list[IntakeEvent](), list[IntakeEvent]()
+    enough = anyio.Event()
+
+    def find() -> IntakeEvent:
+        found.append(event := Gone(TurnKey("aichat", "paliadin", f"t{len(found)}")))
+        return event
+
+    def endless(*_: object, **__: object) -> Iterator[IntakeEvent | None]:
+        while True:
+            scanned.append(event := find())
+            yield event
+            yield None
+
+    class Committing(IntakeListener):
+        async def commit(self, events: list[IntakeEvent]) -> None:
+            for _ in range(10 if events[0] in scanned else 0):  # the outbox was blocked, say
+                await anyio.lowlevel.checkpoint()
+            await super().commit(events)
+            committed.extend(events)
+            if len(scanned) > 20:
+                enough.set()
+
+    monkeypatch.setattr(intake_loop, "changes", silence)
+    monkeypatch.setattr(intake_loop, "inspect_due", lambda _: [find()])
+    monkeypatch.setattr(intake_loop, "_SLICE_S", 0.0)
+    monkeypatch.setattr(intake_loop, "_REST_S", 0.0)
+    monkeypatch.setattr(WatchedRoot, "due_in", lambda _: 0.0)
+    variables = {"PALIADIN_RESCAN_S": "0.05"}
+    async with running(tmp_path / "root", tmp_path, Committing(), **variables):
+        monkeypatch.setattr(intake_loop, "scan", endless)
+        await enough.wait()
+    assert committed == found[: len(committed)]
+
+
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:
     """It is armed by the next scan, and what is in it is accepted."""
     root = tmp_path / "root"
@@ -294,13 +395,13 @@ async def test_a_root_that_comes_later(tmp_path: Path) -> None:
         await listener.until("t1")
 
 
+async def silence(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
+    await anyio.sleep_forever()
+    yield set()
+
+
 async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none comes, scans find each file, also one that settles by and by."""
-
-    async def silence(*_: Any, **__: Any) -> AsyncIterator[set[str]]:  # noqa: ANN401 - none of them is looked at
-        await anyio.sleep_forever()
-        yield set()
-
     monkeypatch.setattr(intake_loop, "changes", silence)
     root = tmp_path / "root"
     variables = {"PALIADIN_RESCAN_S": "0.1", "PALIADIN_QUIET_S": "0.2"}
