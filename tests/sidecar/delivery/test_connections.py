@@ -19,7 +19,7 @@ from support.answers import CLEAN, ODD
 from support.sidecar import new_secret
 from support.waiting import PATIENCE_S
 
-from paliadin_sidecar.delivery import connections, happy_eyeballs
+from paliadin_sidecar.delivery import connection, connections, happy_eyeballs
 from paliadin_sidecar.delivery.sender import Sender
 from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.records import Outcome
@@ -358,15 +358,15 @@ async def test_a_status_line_that_comes_late_is_enough(
     """Also where its rest would come when the attempt has ended, and the request is not read."""
 
     def answer(listening: socket.socket) -> None:
-        connection, _ = listening.accept()
-        with connection:
-            head = connection.recv(64 * 1024)
+        accepted, _ = listening.accept()
+        with accepted:
+            head = accepted.recv(64 * 1024)
             while reads and not head.endswith(b"}"):
-                head = connection.recv(64 * 1024)
-            connection.sendall(b"HTTP/1.1 %d x\r\n" % (204 if reads else 429))
+                head = accepted.recv(64 * 1024)
+            accepted.sendall(b"HTTP/1.1 %d x\r\n" % (204 if reads else 429))
             done.wait(PATIENCE_S)
 
-    monkeypatch.setattr(connections, "_BODY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(connection, "_BODY_TIMEOUT_S", PATIENCE_S)
     done = threading.Event()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -416,7 +416,7 @@ async def test_a_body_that_does_not_come(
     sending: Callable[..., Awaitable[Sender]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection is closed after a while."""
-    monkeypatch.setattr(connections, "_BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(connection, "_BODY_TIMEOUT_S", 0.01)
     closed = anyio.Event()
 
     async def never(peer: Peer) -> None:
@@ -585,7 +585,7 @@ async def test_an_attempt_whose_address_has_gone(
     """No answer can come any more, so none is waited for."""
     late = Late()
     sender = await sending(Server(late), timeout_s=10 * PATIENCE_S)
-    monkeypatch.setattr(connections, "_is_local", lambda _: False)
+    monkeypatch.setattr(connection, "_is_local", lambda _: False)
     assert await pushed_meanwhile(sender, late.came, partial(sender.interrupted, 0.0)) == "reset"
 
 
@@ -610,7 +610,7 @@ def test_whether_an_address_is_ours() -> None:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as connected,
     ):
-        assert connections._is_local(connected)
+        assert connection._is_local(connected)
 
 
 # --- an event loop that is held ---------------------------------------------------------------
@@ -697,7 +697,7 @@ async def test_a_connection_is_kept_for_a_while(
     sending: Callable[..., Awaitable[Sender]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And closed by us."""
-    monkeypatch.setattr(connections, "_KEPT_S", 0.01)
+    monkeypatch.setattr(connection, "_KEPT_S", 0.01)
     closed = anyio.Event()
 
     async def waits(peer: Peer) -> None:
