@@ -75,7 +75,7 @@ class Watched:
         Raises:
             Replaced: the outbox was moved aside.
         """
-        self._outbox.expect_in_place()
+        self._outbox.files.expect_in_place()
         return (self._outbox.changed_elsewhere(), *self._daemon())
 
     def look(self) -> Glance:

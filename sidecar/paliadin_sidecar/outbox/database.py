@@ -1,8 +1,7 @@
-"""The outbox: its database, the statements, transactions, and whether its files are still ours."""
+"""The outbox: its database, the statements, and transactions."""
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 import time
@@ -16,12 +15,12 @@ from paliadin_sidecar.errors import (
     DiskFails,
     Newer,
     Older,
-    Replaced,
     Unwritable,
 )
 from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.outbox.database_files import DatabaseFiles, stat_of
 from paliadin_sidecar.outbox.records import NOT_KNOWN, Retention, to_ms
-from paliadin_sidecar.outbox.sqlite_errors import is_damaged, translated, unreachable
+from paliadin_sidecar.outbox.sqlite_errors import is_damaged, translated
 
 FILENAME = "outbox.db"
 #: A change of an answer that comes later than this is an edit for the record, not for the
@@ -93,7 +92,6 @@ class Outbox:
         retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         self.path = path
-        self._file, self._log = str(path), f"{path}-wal"
         self.max_bytes = max_bytes
         self.retention = retention
         self.last_event = 0  #: id of the last event that was written here
@@ -106,7 +104,7 @@ class Outbox:
         self.began_at: float | None = None  #: when the transaction began that is under way
         self._data_version = 0
         self.retries_from = NOT_KNOWN  #: no delivery that was tried before is due earlier
-        if not create and _stat(str(path)) is None:
+        if not create and stat_of(str(path)) is None:
             raise FileNotFoundError(path)
         mode = "rwc" if create else "ro" if read_only else "rw"
         try:
@@ -120,19 +118,17 @@ class Outbox:
             try:
                 self.connection.row_factory = sqlite3.Row
                 self._set_up(create=create, successor=successor)
+                self.files = DatabaseFiles(path, self.connection)
                 if create:
                     # What a process wrote that was killed before its flush is there, and not yet
                     # on the disk: nobody may be told of it, nor sent it.
-                    self.flush_log()
+                    self.files.flush_log()
                 self._page_size = self.pragma("page_size")
             except BaseException:
                 self.connection.close()
                 raise
         except sqlite3.Error as exc:
             raise translated(exc, path) from None
-        self._file_identity = _identity(_stat(self._file))
-        self._log_identity: tuple[int, int] | None = None
-        self._log_is_empty = False  #: a checkpoint emptied it, and proved that nothing is missing
 
     def _set_up(self, *, create: bool, successor: bool) -> None:
         version, ours = self.pragma("user_version"), 1 + len(self.migrations)
@@ -190,7 +186,7 @@ class Outbox:
         last_event = self.last_event
         self.began_at = time.monotonic()
         try:
-            self._check_log()  # before a commit makes an emptied log look like a whole one
+            self.files.check_log()  # before a commit makes an emptied log look like a whole one
             self.execute("BEGIN IMMEDIATE")
             try:
                 offset_s = self._follow_clock()
@@ -207,7 +203,7 @@ class Outbox:
             if offset_s != self._offset_s:
                 self.set_forward_ms += max(0, to_ms(offset_s - self._offset_s))
                 self._offset_s = offset_s
-            self.check_identity()
+            self.files.check()
         except sqlite3.Error as exc:
             raise translated(exc, self.path) from None
         except PermissionError as exc:  # of its own name: somebody closed a directory above it
@@ -257,61 +253,6 @@ class Outbox:
             if self._steady() - before_s < _STEP_S / 10:  # else the process was held between them
                 return wall_s, wall_s - before_s
         return self.wall(), 0.0
-
-    def check_identity(self) -> None:
-        """See that the files are still those that were opened. Not within a transaction.
-
-        Raises:
-            Damaged: one was unlinked, replaced or truncated: commits would go to an unlinked file.
-        """
-        file = _stat(self._file)
-        if file is None or _identity(file) != self._file_identity or file.st_size == 0:
-            raise self._replaced()
-        self._check_log()
-
-    def expect_in_place(self) -> None:
-        """See that the file that was opened is the one in its place; for who reads for long.
-
-        Raises:
-            Replaced: it was moved aside.
-        """
-        if _identity(_stat(self._file)) != self._file_identity:
-            raise Replaced(self.path)
-
-    def _check_log(self) -> None:
-        # A checkpoint of another process may have emptied the log, and then all of it is in the
-        # database. Another checkpoint proves that: it fails where something is missing.
-        log = _stat(self._log)
-        self._log_identity = self._log_identity or _identity(log)  # the first commit creates it
-        if self._log_identity != _identity(log):
-            raise self._replaced()
-        if log is None or log.st_size > 0:
-            self._log_is_empty = False
-        elif not self._log_is_empty:  # only once, since each checkpoint writes to the file
-            try:
-                self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error as exc:
-                if getattr(exc, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":
-                    raise self._replaced() from None
-            else:
-                self._log_is_empty = True
-
-    def _replaced(self) -> Damaged:
-        return Damaged(self.path, "was removed, replaced or truncated while it was in use")
-
-    def flush_log(self) -> None:
-        """Flush the log as it is by now, whoever wrote it.
-
-        Raises:
-            DiskFails: it cannot be.
-        """
-        try:
-            with Path(self._log).open("rb") as log:
-                os.fsync(log.fileno())
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise unreachable(exc, self.path) from None
 
     def changed_elsewhere(self) -> int:
         """A number that changes when another process writes."""
@@ -368,19 +309,3 @@ class Outbox:
         # One reading for all: a clock that is set within a transaction must not come between an
         # attempt and the delay after it.
         return to_ms(self.wall()) if self._transaction_at is None else self._transaction_at
-
-
-def _stat(path: str) -> os.stat_result | None:
-    # None where it is not there. A disk that does not say is no proof of that.
-    try:
-        return os.stat(path)  # noqa: PTH116 - a Path costs as much again, four times a turn
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except PermissionError:
-        raise
-    except OSError as exc:
-        raise unreachable(exc, Path(path)) from None
-
-
-def _identity(info: os.stat_result | None) -> tuple[int, int] | None:
-    return None if info is None else (info.st_dev, info.st_ino)

@@ -121,7 +121,7 @@ def empty_log(outbox: Outbox, within_s: float) -> bool:
                 raise translated(exc, outbox.path) from None
             is_busy = True
         if not is_busy:
-            outbox.flush_log()  # SQLite does not, and a loss of power would bring it back
+            outbox.files.flush_log()  # SQLite does not, and a loss of power would bring it back
             return True
         if time.monotonic() > end:
             return False

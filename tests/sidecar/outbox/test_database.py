@@ -92,7 +92,7 @@ def test_open(tmp_path: Path) -> None:
             event_rows.record_service_event(outbox, "service.started", {})
             assert outbox.pragma("synchronous") == 2
             assert outbox.pragma("user_version") == 1
-            outbox.check_identity()
+            outbox.files.check()
     with Outbox(path) as outbox:
         assert [event.id for event in event_rows.events(outbox, 0)] == [1, 2]
     assert [p.name for p in path.parent.iterdir()] == [FILENAME]
@@ -199,9 +199,9 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("harm", [unlink, replace_with_another, truncate])
 def test_identity(box: Box, harm: Callable[[Path], None], suffix: str) -> None:
     """A file that was taken away under us is noticed: nobody would find what we commit."""
-    box.outbox.check_identity()
+    box.outbox.files.check()
     harm(box.path.with_name(f"{FILENAME}{suffix}"))
-    for act in (box.outbox.check_identity, lambda: box(queries.counts)):
+    for act in (box.outbox.files.check, lambda: box(queries.counts)):
         with pytest.raises(Damaged) as caught:
             act()
         assert str(caught.value) == (
@@ -237,15 +237,15 @@ def test_a_log_that_is_not_there_yet(box: Box) -> None:
     """A database that was closed well has no log until the first commit: that is no harm."""
     box.outbox.close()
     with Outbox(box.path) as outbox:
-        outbox.check_identity()
+        outbox.files.check()
         outbox.transaction([partial(queries.counts, outbox)])
         outbox.transaction(
             [partial(event_rows.record_service_event, outbox, "service.started", {})]
         )
-        outbox.check_identity()
+        outbox.files.check()
         unlink(box.path.with_name(f"{FILENAME}-wal"))
         with pytest.raises(Damaged):
-            outbox.check_identity()
+            outbox.files.check()
 
 
 def emptied(path: Path) -> int:
@@ -260,7 +260,7 @@ def test_a_log_that_a_checkpoint_emptied(box: Box) -> None:
     box(acceptance.accept, answer())
     for _ in range(2):
         assert emptied(box.path) == 0
-        box.outbox.check_identity()
+        box.outbox.files.check()
         log = box.path.with_name(f"{FILENAME}-wal")
         before = log.stat().st_mtime_ns
         assert box(queries.counts) == {"pending": 1}
@@ -357,7 +357,7 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
                 sent = partial(transitions.record_delivered, outbox, found[0], Outcome(status=204))
                 outbox.transaction([sent])
                 assert queries.counts(outbox) == {"delivered": 1}
-                outbox.check_identity()
+                outbox.files.check()
     except subprocess.CalledProcessError as exc:
         pytest.skip(f"this root may not mount: {exc.stderr}")
 

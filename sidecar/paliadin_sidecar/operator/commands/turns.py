@@ -196,7 +196,7 @@ def _follow(outbox: Outbox, ids: Collection[str], output: TextIO) -> Iterator[Ev
                 yield event
         if reader.poll(_POLL_MS):
             return
-        outbox.expect_in_place()
+        outbox.files.expect_in_place()
 
 
 def _after(outbox: Outbox, event: int) -> Iterator[Event]:
