@@ -350,38 +350,47 @@ async def test_what_was_found_first_is_committed_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a scan or an inspection found it: a file may be gone and be there again."""
-    found, scanned, committed = list[IntakeEvent](), list[IntakeEvent](), list[IntakeEvent]()
-    enough = anyio.Event()
+    found, committed = list[IntakeEvent](), list[IntakeEvent]()
+    scanning, both, done = anyio.Event(), anyio.Event(), anyio.Event()
 
     def find() -> IntakeEvent:
         found.append(event := Gone(TurnKey("aichat", "paliadin", f"t{len(found)}")))
         return event
 
-    def endless(*_: object, **__: object) -> Iterator[IntakeEvent | None]:
-        while True:
-            scanned.append(event := find())
-            yield event
+    def scan_until_found(*_: object, **__: object) -> Iterator[IntakeEvent | None]:
+        scanning.set()
+        while not found:
             yield None
+        yield find()
+        both.set()
+
+    def inspect(_: object) -> list[IntakeEvent]:
+        return [find()] if scanning.is_set() and not found else []
 
     class Committing(IntakeListener):
+        is_held = True
+
         async def commit(self, events: list[IntakeEvent]) -> None:
-            for _ in range(10 if events[0] in scanned else 0):  # the outbox was blocked, say
-                await anyio.lowlevel.checkpoint()
+            held, self.is_held = self.is_held, False
+            if held:  # as where the outbox is blocked
+                await both.wait()
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
             await super().commit(events)
             committed.extend(events)
-            if len(scanned) > 20:
-                enough.set()
+            if len(committed) > 1:
+                done.set()
 
     monkeypatch.setattr(intake_loop, "changes", silence)
-    monkeypatch.setattr(intake_loop, "inspect_due", lambda _: [find()])
+    monkeypatch.setattr(intake_loop, "inspect_due", inspect)
     monkeypatch.setattr(intake_loop, "_SLICE_S", 0.0)
     monkeypatch.setattr(intake_loop, "_REST_S", 0.0)
     monkeypatch.setattr(WatchedRoot, "due_in", lambda _: 0.0)
     variables = {"PALIADIN_RESCAN_S": "0.05"}
     async with running(tmp_path / "root", tmp_path, Committing(), **variables):
-        monkeypatch.setattr(intake_loop, "scan", endless)
-        await enough.wait()
-    assert committed == found[: len(committed)]
+        monkeypatch.setattr(intake_loop, "scan", scan_until_found)
+        await done.wait()
+    assert committed == found
 
 
 async def test_a_root_that_comes_later(tmp_path: Path) -> None:
