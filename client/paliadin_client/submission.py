@@ -31,6 +31,8 @@ _PUSH_GRACE_S = 2.0
 #: A push is the whole answer, but only aichat's response names the conversation and says that the
 #: pane was fresh. So where the push comes first, the response is waited for this long.
 _REPLY_GRACE_S = 0.25
+#: Why a turn was not sent that has no window yet.
+_STORE_SILENT = "the store did not answer, which knows whether its window is free"
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Submission:
         started: when, by the clock.
         has_window: whether this turn has it.
         queued_s: how long it queued behind another turn, in seconds.
-        unsent: why it was not sent yet, where it must wait.
+        unsent: why it was not sent yet; empty when it was.
         store_failed: the store's last error, while the turn waits for it.
         ready_at: when it could be sent: its window was free, and a host was well.
         host: where it was sent.
@@ -59,7 +61,7 @@ class Submission:
     started: float
     has_window: bool = False
     queued_s: float = 0.0
-    unsent: str = ""
+    unsent: str = _STORE_SILENT
     store_failed: errors.StoreFailed | None = None
     ready_at: float | None = None
     host: str | None = None
@@ -132,7 +134,8 @@ class Submitter:
     async def submit(self, turn: Submission) -> None:
         """Return when there is a push or a response, or the backend is lost and a push may come.
 
-        How it ended is left in the store, for whoever waits elsewhere.
+        How it ended is left in the store, for whoever waits elsewhere. Where there is a push, no
+        failure counts.
 
         Raises:
             BadRequest: the window is another user's.
@@ -144,8 +147,9 @@ class Submitter:
             if turn.waiter.push is None:
                 await self._send(turn)
         except errors.PaliadinError as exc:
-            await self.leave(turn.request.turn_id, exc)
-            raise
+            if turn.waiter.push is None:
+                await self.leave(turn.request.turn_id, exc)
+                raise
         if turn.response is not None:
             await self.leave(turn.request.turn_id, turn.response)
 
@@ -219,7 +223,7 @@ class Submitter:
                 was_queued = True
                 turn.unsent = "it was queued behind another turn of its window"
             else:
-                turn.unsent = "the store did not answer, which knows whether its window is free"
+                turn.unsent = _STORE_SILENT
                 if turn.store_failed is None:
                     _log.warning("turn.store_away %s error=%s", turn.log_ids, failed)
             turn.store_failed = failed
@@ -234,21 +238,22 @@ class Submitter:
             if standing.user_id != turn.window.user_id:
                 raise another_users(self.hosts.backend.pane(turn.request.user))
             turn.window, turn.has_window = standing, True
-            turn.unsent, turn.store_failed = "", None
+            turn.store_failed = None
 
     async def _send(self, turn: Submission) -> None:
         user = turn.request.user
         hosts = self.hosts.in_order(user, turn.window.host)
         unreachable: dict[str, errors.Unreachable] = {}
         for host in hosts:
+            turn.unsent = "no host had said that it is well"
             try:
                 await self.check(host, user)
                 turn.ready_at = self.clock()
                 if turn.waiter.push is None:
                     await self._send_to(host, turn)
             except errors.Unreachable as exc:
-                if turn.host == host.name and exc.answered:
-                    raise  # whatever answered may have passed the turn on
+                if turn.waiter.push is not None or (turn.host == host.name and exc.answered):
+                    raise  # it is answered, or whatever answered may have passed the turn on
                 unreachable[host.name] = exc
                 if len(unreachable) < len(hosts):
                     _log.warning("turn.host_left %s host=%s error=%s", turn.log_ids, host.name, exc)
@@ -262,7 +267,7 @@ class Submitter:
             turn.window = await self.windows.move(turn.window, host.name)
             if turn.waiter.push is not None:
                 return  # it came meanwhile, so nothing is sent
-        turn.host = host.name
+        turn.host, turn.unsent = host.name, ""
         _log.info(
             "turn.submitted %s backend=%s host=%s", turn.log_ids, host.backend.name, host.name
         )
@@ -281,9 +286,6 @@ class Submitter:
                     raise
                 turn.lost = exc
                 _log.info("turn.submit_lost %s error=%s", turn.log_ids, exc)
-            except errors.PaliadinError:
-                if turn.waiter.push is None:
-                    raise
             else:
                 named = reply.conversation_id or turn.request.conversation_id
                 reply = replace(reply, conversation_id=named)

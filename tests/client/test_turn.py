@@ -545,6 +545,30 @@ async def test_push_during_the_health_check(inbox: Inbox, sidecar: Sidecar) -> N
     assert backend.submits == 0
 
 
+async def test_push_before_the_host_fails(inbox: Inbox, sidecar: Sidecar) -> None:
+    """A turn whose push is there is answered, whatever its host says meanwhile."""
+    backend = NullBackend()
+    paliadin = Paliadin(backend, inbox=inbox, deadline_s=100)
+    request = ask()
+
+    async def pushed(user: User | None, /) -> None:
+        del user
+        await sidecar.push(request.turn_id)
+        raise Unreachable("it went away")
+
+    backend.health = pushed  # type: ignore[method-assign]  # of this one
+    assert (await paliadin.run_turn(request)).via == "push"
+
+
+async def test_deadline_in_the_health_check() -> None:
+    """A turn whose host does not say in time that it is well was never sent; the error says so."""
+    backend = NullBackend()
+    backend.well = anyio.Event()
+    paliadin = Paliadin(backend, deadline_s=0.1)
+    with pytest.raises(TurnTimeout, match="never sent, since no host had said that it is well"):
+        await paliadin.run_turn(ask())
+
+
 @pytest.mark.slow
 async def test_ten_thousand_waiters(inbox: Inbox, sidecar: Sidecar) -> None:
     """Ten thousand waiters at once are each answered or cancelled, and leave nothing behind."""
