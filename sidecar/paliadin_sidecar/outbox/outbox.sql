@@ -1,4 +1,4 @@
--- Each statement has a name, by which `statements.sql` knows it, and a sentence that says what it
+-- Each statement has a name, by which `database.sql` knows it, and a sentence that says what it
 -- does. Times are epoch milliseconds.
 
 -- All tables and indexes of an outbox.
