@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from paliadin_sidecar.operator.terminal import printable
+from paliadin_sidecar.operator.terminal import local_time, printable
 from paliadin_sidecar.outbox.records import Outcome
 
 #: Why there was no HTTP status, by `records.Outcome.error`.
@@ -223,38 +223,35 @@ def pause_reason(paused_for: str) -> tuple[int | None, str | None]:
     return None, paused_for
 
 
-def pause_problem(paused_for: str, since: str, rows: Iterable[Mapping[str, Any]]) -> Problem:
+def pause_problem(paused_for: str, since: float, rows: Iterable[Mapping[str, Any]]) -> Problem:
     """What `status` says of a pause: why, since when, and what mends it.
 
     Args:
         paused_for: see `pause_reason`.
-        since: when it began, as it is shown.
+        since: when it began, in epoch seconds.
         rows: see `outbox.queries.failing`; they may know more of why.
     """
     status, error = pause_reason(paused_for)
     detail = next((row["detail"] for row in rows if error and row["error"] == error), None)
     answer, cause = answer_name(status, error, detail), likely_cause(status, error, detail)
     text = (
-        f"the receiver is not well since {since} ({answer}), and turns wait until a ping is "
-        f"answered; paliadin-sidecar check --ping sends one now. Its likely cause: {cause}"
+        f"the receiver is not well since {local_time(since)} ({answer}), and turns wait until a "
+        f"ping is answered; paliadin-sidecar check --ping sends one now. Its likely cause: {cause}"
     )
     return Problem(f"turns wait for {receiver_cause(answer, cause)}", text)
 
 
-def root_problems(
-    roots: Iterable[Mapping[str, Any]], missing_before: float, at: Callable[[float], str]
-) -> list[Problem]:
+def root_problems(roots: Iterable[Mapping[str, Any]], missing_before: float) -> list[Problem]:
     """What is wrong with the directories.
 
     Args:
         roots: the daemon's, of `outbox.queries.service`.
         missing_before: one that is missing since a later time, in epoch seconds, is not wrong yet.
-        at: how a time in epoch seconds is shown.
     """
     return [
         Problem(
             f"no answers are taken from {root['path']}, since {_without_cure(root['why'])}",
-            f"root {root['path']}: {root['why']} (since {at(root['since'])}); "
+            f"root {root['path']}: {root['why']} (since {local_time(root['since'])}); "
             "paliadin-sidecar check says what mends it",
         )
         for root in roots
@@ -263,14 +260,11 @@ def root_problems(
     ]
 
 
-def waiting_problems(
-    roots: Iterable[Mapping[str, Any]], at: Callable[[float], str]
-) -> list[Problem]:
+def waiting_problems(roots: Iterable[Mapping[str, Any]]) -> list[Problem]:
     """One for each file that has waited for long, of those that a root's state names.
 
     Args:
         roots: the daemon's, of `outbox.queries.service`.
-        at: how a time in epoch seconds is shown.
     """
     found = []
     for root in roots:
@@ -280,7 +274,7 @@ def waiting_problems(
             if one["why"] == "unreadable":
                 why = f"it cannot be opened ({one['detail']}): see its owner and mode"
             cause = f"{path} waits, since {_without_cure(why)}"
-            found.append(Problem(cause, f"{path} waits since {at(one['since'])}, {why}"))
+            found.append(Problem(cause, f"{path} waits since {local_time(one['since'])}, {why}"))
         if (more := root["waiting_files"] - len(root["waiting"])) > 0:
             text = f"{more} more files wait in {root['path']}"
             found.append(Problem(text, text))

@@ -19,6 +19,10 @@ from paliadin_sidecar.operator.diagnosis import (
     root_problems,
     waiting_problems,
 )
+from paliadin_sidecar.operator.terminal import local_time
+
+#: 2026-11-22, 08:00 UTC.
+NOW = 1_795_334_400.0
 
 
 @pytest.mark.parametrize(
@@ -92,15 +96,15 @@ def test_who_does_not_get_through_is_told_with_the_cause() -> None:
 
 def test_a_pause_is_told_with_the_cause() -> None:
     """By what it is recorded as, and by what the attempts knew beyond that."""
-    cause, said = pause_problem("status_401", "2026-11-22 08:00:00+01:00", [])
+    cause, said = pause_problem("status_401", NOW, [])
     assert cause == "turns wait for the receiver (401): it does not accept the signature"
-    assert said.startswith("the receiver is not well since 2026-11-22 08:00:00+01:00 (401), and ")
+    assert said.startswith(f"the receiver is not well since {local_time(NOW)} (401), and ")
     assert "clocks" in said
     assert (
         "(tls (expired))"
-        in pause_problem("tls", "x", [row("pending", 1, error="tls", detail="expired")]).text
+        in pause_problem("tls", NOW, [row("pending", 1, error="tls", detail="expired")]).text
     )
-    assert "receiver's own log" in pause_problem("status_odd", "x", []).text
+    assert "receiver's own log" in pause_problem("status_odd", NOW, []).text
 
 
 @pytest.mark.parametrize("status", [301, 307, 418, 599, *_STATUSES])
@@ -130,14 +134,14 @@ def is_one_sentence(text: str) -> bool:
 
 def test_a_directory_s_problem() -> None:
     """The cause without what mends it; one that is missing is wrong after a while."""
-    root = {"path": "/srv/a", "state": "untrusted", "since": 5.0}
+    root = {"path": "/srv/a", "state": "untrusted", "since": NOW}
     root |= {"why": "/srv is writable by others: chmod o-w /srv"}
-    (problem,) = root_problems([root], 0.0, str)
+    (problem,) = root_problems([root], 0.0)
     assert problem.cause == "no answers are taken from /srv/a, since /srv is writable by others"
-    assert "chmod o-w /srv (since 5.0)" in problem.text
+    assert f"chmod o-w /srv (since {local_time(NOW)})" in problem.text
     missing = {"path": "/srv/a", "state": "missing", "since": 5.0, "why": "/srv/a does not exist"}
-    assert root_problems([missing], 5.0, str) == []
-    assert len(root_problems([missing], 6.0, str)) == 1
+    assert root_problems([missing], 5.0) == []
+    assert len(root_problems([missing], 6.0)) == 1
 
 
 def test_files_that_wait() -> None:
@@ -148,13 +152,14 @@ def test_files_that_wait() -> None:
         {"path": "/srv/a", "waiting": [waits, unread], "waiting_files": 5},
         {"path": "/srv/b", "waiting": [], "waiting_files": 0},
     ]
-    problems = waiting_problems(roots, lambda at: f"<{at:.0f}>")
+    problems = waiting_problems(roots)
+    first, second = map(local_time, (12.0, 13.0))
     assert [problem.cause for problem in problems[:2]] == [
         "/srv/a/t.txt waits, since a process has it open for writing",
         "/srv/a/u.txt waits, since it cannot be opened (EACCES)",
     ]
     assert [problem.text for problem in problems] == [
-        "/srv/a/t.txt waits since <12>, a process has it open for writing: fuser -v names it",
-        "/srv/a/u.txt waits since <13>, it cannot be opened (EACCES): see its owner and mode",
+        f"/srv/a/t.txt waits since {first}, a process has it open for writing: fuser -v names it",
+        f"/srv/a/u.txt waits since {second}, it cannot be opened (EACCES): see its owner and mode",
         "3 more files wait in /srv/a",
     ]

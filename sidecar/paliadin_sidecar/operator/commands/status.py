@@ -60,10 +60,10 @@ def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, An
         problems.insert(0, Problem(cause, f"{cause}; paliadin-sidecar check says what mends it"))
     failing = queries.failing(outbox, attempts=_ATTEMPTS, dead_since=now - _DEAD_S)
     if service["paused_at"] is not None:
-        since = terminal.local_time(service["paused_at"])
-        problems.append(diagnosis.pause_problem(service["paused_for"], since, failing))
-    problems += diagnosis.root_problems(service["roots"], now - _MISSING_S, terminal.local_time)
-    problems += diagnosis.waiting_problems(service["roots"], terminal.local_time)
+        paused_for, paused_at = service["paused_for"], service["paused_at"]
+        problems.append(diagnosis.pause_problem(paused_for, paused_at, failing))
+    problems += diagnosis.root_problems(service["roots"], now - _MISSING_S)
+    problems += diagnosis.waiting_problems(service["roots"])
     if oldest_s is not None and oldest_s > _OVERDUE_S:
         text = f"a turn has been undelivered for {_age(oldest_s)}"
         problems.append(Problem(text, text))
