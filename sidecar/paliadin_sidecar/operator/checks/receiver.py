@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,7 +32,6 @@ _SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=]{8}")
 _SKEW_S = 30.0
 #: How long a port is asked what it speaks.
 _PROBE_S = 5.0
-_REFUSES_SIGNATURE = 401
 #: What a receiver answers, or does not, when it is spoken to in the wrong protocol.
 _MAYBE_PROTOCOL = {"tls", "timeout", "reset", 400}
 
@@ -84,7 +84,9 @@ async def ping(settings: Settings) -> list[Finding]:
     sentence = f"turns wait for {diagnosis.receiver_cause(what, cause)}"
     what = f"status {what}" if outcome.status is not None else what
     answer = wrong("ping", f"{what}, so answers wait here; {cause}", sentence)
-    if outcome.status == _REFUSES_SIGNATURE and any(each.level == "wrong" for each in of_clocks):
+    if outcome.status == HTTPStatus.UNAUTHORIZED and any(
+        each.level == "wrong" for each in of_clocks
+    ):
         return [*of_clocks, answer]  # which comes from it
     return [answer, *of_clocks]
 

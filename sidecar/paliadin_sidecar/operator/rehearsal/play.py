@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from uuid import uuid4
 
 import anyio
@@ -33,7 +34,6 @@ _SMALLER_BYTES = tuple(round(size * _MIB) for size in (15, 7.5, 3.5, 1.5, 0.75, 
 _NEAR_S, _FAR_S = 240, 400
 #: A receiver that limits the rate is waited for: so often, and no longer at a time.
 _MAX_RESTS, _MAX_REST_S = 5, 10.0
-_TOO_MANY = 429
 
 Part = Callable[[], AsyncIterator[Judgement]]
 
@@ -250,7 +250,7 @@ class Play:
     async def _post(self, headers: Mapping[str, str], body: bytes) -> Outcome:
         outcome = await self._sender.post(headers, body)
         for _ in range(_MAX_RESTS):
-            if outcome.status != _TOO_MANY:
+            if outcome.status != HTTPStatus.TOO_MANY_REQUESTS:
                 break
             # A limit is no fault. The signature is still good, and what is stale stays so.
             self._rests += 1

@@ -6,6 +6,7 @@ Each rule has its place there, and what a receiver that breaks it costs those wh
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from http import HTTPStatus
 from typing import Literal, NamedTuple
 
 from paliadin_sidecar.delivery.policy import Verdict, classify
@@ -253,7 +254,7 @@ def refused(
         return Judgement("breaks", rule, says + rule.cost)
     if None in {one.status for one in wrong}:
         return Judgement("breaks", rule, f"{says}{_NO_ANSWER[0].lower()}{_NO_ANSWER[1:]}")
-    costs = _NOT_401 if wanted == 401 else _NOT_REFUSED  # noqa: PLR2004 - the status itself
+    costs = _NOT_401 if wanted == HTTPStatus.UNAUTHORIZED else _NOT_REFUSED
     serious = [costs[verdict] for verdict in verdicts if verdict in costs]
     if serious:
         return Judgement("breaks", rule, says + serious[0])
