@@ -52,6 +52,7 @@ class Submission:
         host: where it was sent.
         fresh: whether the agent there did not know what was said before, and so got the primer.
         response: the backend's.
+        unleft: how the submit ended, encoded, until it is left for others as the window is freed.
         lost: why there is none, where a push may still come.
     """
 
@@ -67,6 +68,7 @@ class Submission:
     host: str | None = None
     fresh: bool = False
     response: Response | None = None
+    unleft: bytes | None = field(default=None, repr=False)
     lost: errors.SubmitLost | None = field(default=None, repr=False)
 
     @property
@@ -129,7 +131,8 @@ class Submitter:
             finally:
                 self._note_primed(turn)
                 if turn.has_window:
-                    await self.windows.release(turn.window)
+                    await self.windows.release(turn.window, turn.unleft)
+                    self.waiters.offer_found(request.turn_id, Found(reply=turn.unleft))
 
     async def submit(self, turn: Submission) -> None:
         """Return when there is a push or a response, or the backend is lost and a push may come.
@@ -148,10 +151,10 @@ class Submitter:
                 await self._send(turn)
         except errors.PaliadinError as exc:
             if turn.waiter.push is None:
-                await self.leave(turn.request.turn_id, exc)
+                await self._leave_of(turn, exc)
                 raise
         if turn.response is not None:
-            await self.leave(turn.request.turn_id, turn.response)
+            await self._leave_of(turn, turn.response)
 
     async def wait(self, turn: Submission) -> None:
         """Wait for the push that can still come after the submit."""
@@ -196,6 +199,12 @@ class Submitter:
         await self.writes.write(partial(self.store.leave_reply, turn_id, reply), "leave_reply")
         # Who waits in this process need not wait for the store.
         self.waiters.offer_found(turn_id, Found(reply=reply))
+
+    async def _leave_of(self, turn: Submission, outcome: Response | errors.PaliadinError) -> None:
+        if turn.has_window and not turn.is_open:
+            turn.unleft = encode(outcome)  # the window is freed next: one transaction less
+        else:
+            await self.leave(turn.request.turn_id, outcome)
 
     def forget(self, window: str) -> None:
         """This window's agent may know nothing of what was said before."""

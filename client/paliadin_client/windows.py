@@ -82,12 +82,15 @@ class Windows:
             self._leave(window)
         return standing
 
-    async def release(self, window: Window) -> None:
-        """Free the window, if `window.turn_id` has it or waits for it, and notify the next one."""
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
+        """Free the window, if `window.turn_id` has it or waits for it, and notify the next one.
+
+        With a reply it is left for the turn in the same transaction.
+        """
         if self._has(window):
             del self._leased[window.name]
         try:
-            await self._writes.write(partial(self._store.release, window), "release")
+            await self._writes.write(partial(self._store.release, window, reply), "release")
         finally:
             self._leave(window)
 

@@ -270,7 +270,7 @@ async def test_hints(stores: tuple[Store, Store]) -> None:
         await receive(first, push(TURN, submitted="pushed"))
         await first.leave_reply("replied", b"reply")
         await first.hold(window, 60)
-        await first.release(window)
+        await first.release(window, b"reply")
         await told(here, "pushed", "replied", "freed")
         await told(there, "pushed", "replied", "freed")
 
@@ -315,6 +315,21 @@ async def test_one_turn_at_a_time(stores: tuple[Store, Store]) -> None:
     await second.release(window)
     await second.release(window)
     assert (await second.hold(replace(window, turn_id=OTHER), 60)).turn_id == OTHER
+
+
+async def test_released_with_a_reply(stores: tuple[Store, Store]) -> None:
+    """With the window that is freed a reply is left, whoever has the window by then."""
+    first, second = stores
+    window = Window("pane", ANNA, TURN, "mriver")
+    await first.leave_reply(TURN, b"before")
+    await first.hold(window, 60)
+    await first.release(window, b"\0 reply")
+    assert await found(second, TURN) == Found(None, b"\0 reply")
+    other = replace(window, turn_id=OTHER)
+    assert await second.hold(other, 60) == other
+    await first.release(window, b"later")
+    assert [await found(each, TURN) for each in stores] == [Found(None, b"later")] * 2
+    assert await first.hold(window, 60) == other
 
 
 async def test_held_for_a_time(stores: tuple[Store, Store]) -> None:

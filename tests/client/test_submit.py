@@ -117,8 +117,8 @@ class AwayStore:
     async def hold(self, window: Window, ttl_s: float) -> Window:
         return await self._here().hold(window, ttl_s)
 
-    async def release(self, window: Window) -> None:
-        await self._here().release(window)
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
+        await self._here().release(window, reply)
 
     async def move(self, window: Window) -> None:
         await self._here().move(window)
@@ -190,6 +190,24 @@ async def test_submit_then_result(apps: Apps) -> None:
         assert result.timings.health_ms > 0
         assert result.timings.answer_ms > 0
     assert len(apps.host.turns) == 1
+
+
+async def test_left_with_the_window(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a turn ended is left for others as its window is freed, and not before that by itself."""
+
+    async def fails(_: Seen) -> str:
+        raise Fails("bootstrap_failed")
+
+    monkeypatch.setattr(apps.store, "leave_reply", None)
+    one, other = await apps.start(), await apps.start()
+    answered, failed = ask(), ask()
+    await one.run_turn(answered)
+    assert (await other.result(answered.turn_id, timeout=0)).text == TEXT
+    apps.host.script = fails
+    with pytest.raises(PaliadinError):
+        await one.run_turn(failed)
+    with pytest.raises(PaliadinError):
+        await other.result(failed.turn_id)
 
 
 async def test_half_a_character(apps: Apps) -> None:
@@ -516,7 +534,7 @@ async def test_lost_submit_at_the_end(
     async def drops(_: Seen) -> str:
         raise Drops
 
-    async def release(window: Window) -> None:
+    async def release(window: Window, _: bytes | None) -> None:
         await anyio.sleep(0.05)
         freed.append(window.turn_id)
 

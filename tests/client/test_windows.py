@@ -35,9 +35,9 @@ class Store(MemoryStore):
         await self._paused()
         return standing
 
-    async def release(self, window: Window) -> None:
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
         await self._paused()
-        await super().release(window)
+        await super().release(window, reply)
 
     async def _paused(self) -> None:
         if self.pause is not None:

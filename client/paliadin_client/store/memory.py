@@ -114,8 +114,10 @@ class MemoryStore:
         self._windows[window.name] = held, now + ttl_s
         return held
 
-    async def release(self, window: Window) -> None:
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
         """As `Store.release`."""
+        if reply is not None and window.turn_id is not None:
+            await self.leave_reply(window.turn_id, reply)
         if standing := self._held(window):
             self._windows[window.name] = replace(standing, turn_id=None), self._clock()
         self._hint(window.turn_id)

@@ -162,8 +162,11 @@ class Store(Protocol):
         """
         ...
 
-    async def release(self, window: Window) -> None:
-        """Free the window of `window.turn_id`, and tell whoever waits for that turn."""
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
+        """Free the window of `window.turn_id`, and tell whoever waits for that turn.
+
+        With a reply it is left for the turn, as by `leave_reply`, in the same transaction.
+        """
         ...
 
     async def move(self, window: Window) -> None:

@@ -175,14 +175,14 @@ class SqliteStore:
         """As `Store.hold`."""
         return await self._thread.write(_hold, (window, self._now(), ttl_s))
 
-    async def release(self, window: Window) -> None:
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
         """As `Store.release`."""
-        await self._thread.write(_update, (_RELEASE, (window.name, window.turn_id)))
+        await self._thread.write(_release, (window, reply, self._now()))
         self._hint(window.turn_id)
 
     async def move(self, window: Window) -> None:
         """As `Store.move`."""
-        await self._thread.write(_update, (_MOVE, (window.host, window.name, window.turn_id)))
+        await self._thread.write(_move, window)
 
     async def prune(self) -> None:
         """As `Store.prune`."""
@@ -275,11 +275,18 @@ def _hold_each(db: sqlite3.Connection, window: Window, now: float, ttl_s: float)
     return window
 
 
-def _update(
-    db: sqlite3.Connection, asked: Sequence[tuple[str, tuple[str | None, ...]]]
+def _release(
+    db: sqlite3.Connection, asked: Sequence[tuple[Window, bytes | None, float]]
 ) -> Sequence[None]:
-    for statement, values in asked:
-        db.execute(statement, values)
+    _insert(
+        db, "replies", [(w.turn_id, reply, now) for w, reply, now in asked if reply is not None]
+    )
+    db.executemany(_RELEASE, [(window.name, window.turn_id) for window, _, _ in asked])
+    return [None] * len(asked)
+
+
+def _move(db: sqlite3.Connection, asked: Sequence[Window]) -> Sequence[None]:
+    db.executemany(_MOVE, [(window.host, window.name, window.turn_id) for window in asked])
     return [None] * len(asked)
 
 

@@ -85,7 +85,7 @@ _FIND = """
     UNION ALL
     SELECT turn, turn, NULL, reply FROM paliadin.replies WHERE turn = ANY(%(ids)s)"""
 _LEAVE_REPLY = """
-    INSERT INTO paliadin.replies (turn, reply) VALUES (%(turn)s, %(reply)b)
+    INSERT INTO paliadin.replies (turn, reply) VALUES (%(turn_id)s, %(reply)b)
     ON CONFLICT (turn) DO UPDATE SET reply = EXCLUDED.reply, left_at = now()"""
 # Takes a window that is free, or renews it, and reads it where it is neither. The times are the
 # server's, since the processes' clocks may differ.
@@ -109,6 +109,7 @@ _HOLD = """
 _RELEASE = """
     UPDATE paliadin.windows SET turn_id = NULL, expires_at = NULL, used_at = now()
     WHERE name = %(name)s AND turn_id = %(turn_id)s"""
+_RELEASE_AND_LEAVE_REPLY = f"WITH reply AS ({_LEAVE_REPLY}) {_RELEASE}"
 _MOVE = """
     UPDATE paliadin.windows SET host = %(host)s WHERE name = %(name)s AND turn_id = %(turn_id)s"""
 
@@ -178,7 +179,7 @@ class PostgreSQLStore:
 
     async def leave_reply(self, turn_id: str, reply: bytes) -> None:
         """As `Store.leave_reply`."""
-        await self._database.rows(_LEAVE_REPLY, {"turn": turn_id, "reply": reply}, _BODIES_S)
+        await self._database.rows(_LEAVE_REPLY, {"turn_id": turn_id, "reply": reply}, _BODIES_S)
         self._notifier.notify(turn_id)
 
     def hints(self, on_hint: Callable[[str | None], None]) -> AbstractAsyncContextManager[None]:
@@ -195,9 +196,14 @@ class PostgreSQLStore:
             # Somebody else made, took or removed it after the statement began, which therefore
             # reads it as it was before, and could not take it.
 
-    async def release(self, window: Window) -> None:
+    async def release(self, window: Window, reply: bytes | None = None) -> None:
         """As `Store.release`."""
-        await self._database.rows(_RELEASE, _values(window), ANSWER_S)
+        values = _values(window)
+        if reply is None:
+            await self._database.rows(_RELEASE, values, ANSWER_S)
+        else:
+            values["reply"] = reply
+            await self._database.rows(_RELEASE_AND_LEAVE_REPLY, values, _BODIES_S)
         if window.turn_id is not None:
             self._notifier.notify(window.turn_id)
 
