@@ -40,9 +40,8 @@ class StoreWatcher:
         self._store = store
         self._waiters = waiters
         self._pruner = Pruner(store)
-        #: The turns to look for now, beside all of them where `_all_hinted` is set.
-        self._hinted: set[str] = set()
-        self._all_hinted = False
+        #: The turns to look for now; None stands for all.
+        self._hinted: set[str | None] = set()
         self._wake = anyio.Event()
         self._looked = anyio.Event()
         self._is_away = False
@@ -97,16 +96,15 @@ class StoreWatcher:
             self._wake = anyio.Event()
             now = anyio.current_time()
             hinted, self._hinted = self._hinted, set()
-            all_hinted, self._all_hinted = self._all_hinted, False
             unlooked = self._waiters.unlooked()
             if not self._waiters.anybody:
                 next_look = math.inf
                 continue
-            if all_hinted or now >= next_look:
+            if None in hinted or now >= next_look:
                 wanted = self._waiters.lacking()
                 next_look = now + LOOK_S
             else:
-                wanted = {turn_id for turn_id in hinted if self._waiters.lack(turn_id)}
+                wanted = {each for each in hinted if each and self._waiters.lack(each)}
                 next_look = min(next_look, now + LOOK_S)
             wanted.update(*(waiter.aliases for waiter in unlooked))
             if wanted:
@@ -131,13 +129,9 @@ class StoreWatcher:
 
     def _on_hint(self, turn_id: str | None) -> None:
         self._waiters.hint(turn_id)
-        if turn_id is None:
-            self._all_hinted = True
-        elif self._waiters.lack(turn_id):
+        if turn_id is None or self._waiters.lack(turn_id):
             self._hinted.add(turn_id)
-        else:
-            return
-        self._wake_up()
+            self._wake_up()
 
     def _wake_up(self) -> None:
         self._wake.set()
