@@ -112,6 +112,23 @@ def test_a_root_that_is_missing_for_long_is_wrong(host: Sidecar) -> None:
             assert any("is gone" in problem for problem in said) == wrong
 
 
+def test_each_time_of_a_root_is_for_a_program(host: Sidecar) -> None:
+    """Its own, and that since which a file in it waits."""
+    host.start()
+    host.stop()
+    waits = {"turn_id": "t1", "why": "unreadable", "detail": "EACCES", "since": 12.0}
+    root = {
+        "backend": "aichat", "persona": "paliadin", "path": str(host.aichat), "why": "",
+        "state": "armed", "since": 5.0, "turn_files": 1, "foreign_files": 0,
+        "waiting": [waits], "waiting_files": 1,
+    }  # fmt: skip
+    with Outbox(host.state / FILENAME) as outbox:
+        outbox.transaction([partial(queries.set_roots, outbox, [root])])
+    (found,) = json.loads(host.typed("status", "--json").stdout)["roots"]
+    assert found["since"] == "1970-01-01T00:00:05.000Z"
+    assert found["waiting"] == [waits | {"since": "1970-01-01T00:00:12.000Z"}]
+
+
 def test_status_without_a_daemon_is_wrong(delivered: Sidecar) -> None:
     """Exit 1: it is also the probe."""
     delivered.stop()

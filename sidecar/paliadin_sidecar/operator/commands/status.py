@@ -77,8 +77,13 @@ def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, An
         "oldest_undelivered_s": oldest_s,
         "paused": service["paused_at"] is not None,
         "paused_for": service["paused_for"],
-        "roots": [terminal.with_utc_times(root, "since") for root in service["roots"]],
+        "roots": list(map(_root, service["roots"])),
     }
+
+
+def _root(root: dict[str, Any]) -> dict[str, Any]:
+    waiting = [terminal.with_utc_times(file, "since") for file in root["waiting"]]
+    return terminal.with_utc_times(root, "since") | {"waiting": waiting}
 
 
 def _age(seconds: float) -> timedelta:
