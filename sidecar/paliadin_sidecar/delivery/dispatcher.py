@@ -16,10 +16,12 @@ from paliadin_sidecar.delivery.breaker import MAX_CONCURRENCY
 from paliadin_sidecar.delivery.health import ReceiverHealth
 from paliadin_sidecar.delivery.policy import Retry, Verdict
 from paliadin_sidecar.delivery.recorder import Recorder
+from paliadin_sidecar.delivery.slots import Slots
 from paliadin_sidecar.failpoints import failpoint
+from paliadin_sidecar.host.resources import Alarm
 from paliadin_sidecar.host.systemd import Heartbeat
 from paliadin_sidecar.outbox import queue, transitions
-from paliadin_sidecar.outbox.bodies import select_fitting, size_limit
+from paliadin_sidecar.outbox.bodies import size_limit
 from paliadin_sidecar.outbox.database import Outbox
 from paliadin_sidecar.outbox.group_commit import GroupCommit
 from paliadin_sidecar.outbox.records import Delivery, Outcome
@@ -31,8 +33,6 @@ _MAX_SLEEP_S = 60.0
 #: sent by then is asked for again: the receiver is slow, and something fresh may go first.
 _MAX_AHEAD = MAX_CONCURRENCY
 _MAX_AHEAD_S = 0.05
-#: Sent and not written down, since the disk is full: each would be sent again after a crash.
-_MAX_UNRECORDED = 1000
 
 
 @dataclass
@@ -88,22 +88,20 @@ class Dispatcher:
             wall=wall,
             max_delay_s=lambda: self._health.breaker.max_delay_s(anyio.current_time()),
         )
-        self._shares = queue.Shares()
+        self._slots: Slots
         # Under way: turns whose attempt is not written down yet, or that wait for a slot; and of
         # those the attempts themselves.
         self._in_flight: set[int] = set()
         self._ahead: list[Delivery] = []
         self._ahead_until = 0.0
         self._body_sizes: dict[int, int] = {}
-        self._sending = self._retrying = 0
-        self._last_was_retry = False
         # What the database may hold that is due and not under way.
         self._more_first_attempts = self._more_retries = True
         self._superseded: set[int] = set()  # turns under way that may have a newer revision
         self._newest_fetched = 0  # the newest delivery that was there when it was last asked
         self._fetching = False
         self.heartbeat = Heartbeat()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.wake)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: anyio.abc.TaskGroup | None = None
         self._attempts: asyncio.TaskGroup
@@ -115,6 +113,7 @@ class Dispatcher:
         # Attempts are plain tasks of asyncio: what anyio does for each costs more than to send it.
         async with anyio.create_task_group() as tasks, asyncio.TaskGroup() as attempts:
             await self._health.start(tasks)
+            self._slots = Slots(self._health.breaker, self._health.limiter)
             self._loop = asyncio.get_running_loop()
             self._tasks, self._attempts = tasks, attempts
             try:
@@ -122,8 +121,7 @@ class Dispatcher:
                 await anyio.sleep_forever()
             finally:
                 self._tasks = None
-                if self._timer is not None:
-                    self._timer.cancel()
+                self._alarm.cancel()
 
     async def stop(self, grace_s: float) -> None:
         """Start nothing more, and give what is under way so many seconds."""
@@ -177,25 +175,10 @@ class Dispatcher:
 
     def _free_slots(self, now: float) -> tuple[int, int]:
         # How many may go now, and how many of them that were tried before.
-        breaker, limiter = self._health.breaker, self._health.limiter
-        limit = breaker.concurrency_limit
         unrecorded = len(self._in_flight) - len(self._ahead)
-        slots = min(limit - self._sending, _MAX_UNRECORDED - unrecorded)
-        if slots <= 0:
-            return 0, 0
-        if (wait_s := limiter.wait_s(now)) > 0:
+        slots, retries, wait_s = self._slots.free(now, unrecorded)
+        if wait_s > 0:
             self._wake_in(wait_s)
-            return 0, 0
-        # Turns that failed before get half of the slots: a slow or poisonous one never keeps
-        # a fresh one waiting.
-        retries = max(0, min(slots, limit // 2 - self._retrying))
-        if limiter.is_limited:
-            slots, retries = min(slots, 2), min(retries, 1)  # one of each, to take turns
-        if breaker.retries_are_throttled:
-            if (wait_s := breaker.retry_in_s(now)) > 0:
-                self._wake_in(wait_s)
-                retries = 0
-            retries = min(retries, 1)
         return slots, retries
 
     def _send_directly(
@@ -205,12 +188,7 @@ class Dispatcher:
         # of them was accepted, that one is under way, or left there.
         newest = {one.turn: one for one in deliveries if one.id > self._newest_fetched}
         free = [one for turn, one in newest.items() if turn not in self._in_flight]
-        roots: dict[str, list[Delivery]] = {}
-        for one in free:
-            roots.setdefault(one.root, []).append(one)
-        ordered = self._shares.first_attempts.order(roots, slots) if len(free) > 1 else free
-        sizes = [len(one.body) for one in ordered]
-        sent = [ordered[n] for n in select_fitting(sizes, self._body_sizes.values())]
+        sent = self._slots.choose(free, slots, self._body_sizes.values())
         for one in sent:
             self._start(one, now)
         sent_ids = {one.id for one in sent}
@@ -221,8 +199,7 @@ class Dispatcher:
         if not self._is_open():
             self.heartbeat.beat()
             return
-        if self._timer is None:
-            self._wake_in(_MAX_SLEEP_S)
+        self._wake_in(_MAX_SLEEP_S)
         now = self._loop.time()
         if now > self._ahead_until or not self._is_flowing():
             self._drop_ahead()
@@ -252,7 +229,7 @@ class Dispatcher:
             limit=room,
             max_retries=max_retries,
             held=self._body_sizes.values(),
-            shares=self._shares,
+            shares=self._slots.shares,
         )
         # What is offered from here on was not looked at.
         retries = sum(one.attempts > 0 for one in fetched.found)
@@ -281,7 +258,7 @@ class Dispatcher:
 
     def _start_all(self, fetched: _Fetched) -> None:
         self._fetching = False
-        if self._last_was_retry:
+        if self._slots.last_was_retry:
             # Where they go one by one, neither what failed before nor what is fresh goes first
             # always.
             fetched.found.sort(key=lambda one: one.attempts > 0)
@@ -325,32 +302,15 @@ class Dispatcher:
         self._ahead.clear()
 
     def _wake_in(self, seconds: float) -> None:
-        # No timer for what is over the limit: a finished delivery wakes us.
-        if self._tasks is None:
-            return
-        at = self._loop.time() + seconds
-        if self._timer is None or at < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.wake()
+        if self._tasks is not None:
+            self._alarm.set(seconds)
 
     # --- an attempt -----------------------------------------------------------------------
 
     def _start(self, delivery: Delivery, now: float) -> None:
-        is_retry = delivery.attempts > 0
-        self._last_was_retry = is_retry
-        self._health.limiter.record_started(now)
-        if is_retry:
-            self._health.breaker.record_retry(now)
-            self._retrying += 1
+        self._slots.take(delivery, now)
         self._in_flight.add(delivery.turn)
         self._body_sizes[delivery.id] = len(delivery.body)
-        self._sending += 1
-        self._shares.of(delivery.attempts).started(delivery.root)
         self._attempts.create_task(self._deliver(delivery, now), name=f"delivery {delivery.id}")
 
     async def _deliver(self, delivery: Delivery, began: float) -> None:
@@ -376,9 +336,7 @@ class Dispatcher:
         await self._recorder.record_said(delivery, outcome)
 
     def _free_slot(self, delivery: Delivery) -> None:
-        self._sending -= 1
-        self._retrying -= delivery.attempts > 0
-        self._shares.of(delivery.attempts).finished(delivery.root)
+        self._slots.give_back(delivery)
         del self._body_sizes[delivery.id]
         delivery.body = b""  # it may take long to write down what came of it
 

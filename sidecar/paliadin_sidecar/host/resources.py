@@ -95,6 +95,36 @@ async def wait_within(event: asyncio.Event, seconds: float | None) -> None:
         timer.cancel()
 
 
+class Alarm:
+    """Calls a function once, at the earliest of the times that were set since the last call.
+
+    Args:
+        call: the function; it may set the next time.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        """Call it in so many seconds, if it is not called before."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is None or at < self._timer.when():
+            self.cancel()
+            self._timer = loop.call_at(at, self._ring)
+
+    def cancel(self) -> None:
+        """Call it at none of these times."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._call()
+
+
 def next_tick(now: float, every_s: float) -> float:
     """The next multiple of `every_s` on the clock that `now` is from.
 

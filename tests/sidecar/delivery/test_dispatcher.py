@@ -25,7 +25,7 @@ from support.office import (
 )
 from support.waiting import PATIENCE_S
 
-from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter
+from paliadin_sidecar.delivery import breaker, dispatcher, rate_limiter, slots
 from paliadin_sidecar.errors import Busy, Full
 from paliadin_sidecar.outbox import acceptance, queries, queue
 from paliadin_sidecar.outbox.database import FILENAME, Outbox
@@ -207,7 +207,7 @@ async def backlog(
         office.dispatcher.offer(await take(office, *ids("t", 20)))
         await office.until_under_way(8)
         await office.group.commit(queries.counts)
-        assert found == [8]
+        assert set(found) == {8}  # and again, where they may wait for no time at all
         yield go_on
 
 
@@ -631,7 +631,7 @@ async def test_full(office: Office, monkeypatch: pytest.MonkeyPatch, most: int) 
 
     But only so many are sent like that: a crash would send them again.
     """
-    monkeypatch.setattr(dispatcher, "_MAX_UNRECORDED", most)
+    monkeypatch.setattr(slots, "_MAX_UNRECORDED", most)
     sent = min(most, 20)
     office.accept(*ids("t", 20))
     fill(office.outbox)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ from contextlib import closing
 import anyio
 import pytest
 
-from paliadin_sidecar.host.resources import Threads, next_tick
+from paliadin_sidecar.host.resources import Alarm, Threads, next_tick, wait_within
 
 
 @pytest.mark.anyio
@@ -110,3 +111,40 @@ def test_the_soft_limit_is_raised(soft: int, hard: int, held: int, becomes: int)
 def test_all_wait_for_the_same_time(now: float, expected: float) -> None:
     """Whenever each began to wait, it is the same multiple, and never the present."""
     assert next_tick(now, 2.0) == expected
+
+
+@pytest.mark.anyio
+async def test_an_event_or_its_time() -> None:
+    """Whichever comes first ends the wait, and no timer is left."""
+    event = asyncio.Event()
+    await wait_within(event, 0.0)
+    assert event.is_set()
+    await wait_within(event, None)
+    other = asyncio.Event()
+    asyncio.get_running_loop().call_soon(other.set)
+    await wait_within(other, 3600.0)
+
+
+@pytest.mark.anyio
+async def test_the_earliest_of_several_times() -> None:
+    """It calls once, and then at the times that were set since."""
+    calls = 0
+    called = asyncio.Event()
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        called.set()
+
+    alarm = Alarm(call)
+    alarm.set(3600.0)
+    alarm.set(0.0)
+    alarm.set(1800.0)
+    await called.wait()
+    called.clear()
+    alarm.set(0.0)
+    alarm.cancel()
+    alarm.cancel()
+    alarm.set(0.0)
+    await called.wait()
+    assert calls == 2
