@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from paliadin_sidecar.outbox.records import Event
 _OTHER = "other"
 #: The columns of exported events.
 EVENT_COLUMNS = ("event_id", "timestamp", "level", "event", *FIELDS, _OTHER)
-
-Rows = list[dict[str, Any]]
 
 
 @click.command()
@@ -75,11 +73,13 @@ def export(
     with session.opened_outbox(env_file, read_only=True) as (_, outbox):
         if of_turns:
             columns: Sequence[str] = TURN_COLUMNS
-            pages = _turns(outbox, since, until)
+            turns = turn_pages(outbox, since=since, until=until)
+            pages = ([with_utc_times(row) for row in rows] for rows in turns)
         else:
             _expect_given(outbox, after or 0)
             columns = EVENT_COLUMNS
-            pages = _events(outbox, after or 0, since, until)
+            events = event_pages(outbox, after=after or 0, since=since, until=until)
+            pages = ([_row(event) for event in page] for page in events)
         streams.as_utf8(sys.stdout)
         is_csv, encode = form == "csv", msgspec.json.Encoder().encode_lines
         if is_csv:
@@ -88,11 +88,6 @@ def export(
             session.print_text(
                 csv_lines(columns, rows, _OTHER) if is_csv else encode(rows).decode()
             )
-
-
-def _turns(outbox: Outbox, since: float, until: float) -> Iterator[Rows]:
-    for rows in turn_pages(outbox, since=since, until=until):
-        yield [{name: row[name] for name in TURN_COLUMNS} for row in map(with_utc_times, rows)]
 
 
 def _expect_given(outbox: Outbox, event: int) -> None:
@@ -105,12 +100,7 @@ def _expect_given(outbox: Outbox, event: int) -> None:
         )
 
 
-def _events(outbox: Outbox, after: int, since: float, until: float) -> Iterator[Rows]:
-    for events in event_pages(outbox, after=after, since=since, until=until):
-        yield [_event(event) for event in events]
-
-
-def _event(event: Event) -> dict[str, Any]:
+def _row(event: Event) -> dict[str, Any]:
     return {
         "event_id": event.id,
         "timestamp": utc_time(event.at),
