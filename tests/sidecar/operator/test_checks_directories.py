@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.checking import findings, mend
+from support.fuse import FuseMount
 from support.sidecar import COMMAND, Sidecar
 from support.users import NOBODY, root_only
 
@@ -258,6 +259,12 @@ def test_a_full_disk(host: Sidecar) -> None:
     assert level == "wrong"
     assert "MiB are free where the outbox is" in message
     assert f"du -xh {host.state}" in message
+
+
+def test_a_file_system_that_says_nothing_of_its_room(host: Sidecar) -> None:
+    """That is a note, and no traceback."""
+    with FuseMount(host.state):
+        assert findings(host)["disk"] == ("note", "its file system does not say how much is free")
 
 
 @root_only

@@ -268,7 +268,10 @@ def _files_of_others(path: Path, owner: int) -> list[str]:
 
 def _room(path: Path) -> Finding:
     there = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
-    free = shutil.disk_usage(there).free
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError:
+        return note("disk", "its file system does not say how much is free")
     free_here = f"{free // 2**20} MiB are free where the outbox is"
     if free < _MIN_FREE_BYTES:
         full = "and once it is full no answer is accepted"
