@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,10 @@ class Hosting:
         named = f" --env-file {shlex.quote(str(self.env_file))}" if self.env_file else ""
         inside = f"{_COMPOSE} exec {_SERVICE} " if self.container and not self.unit else ""
         return _COMMAND.sub(rf"{inside}paliadin-sidecar \1{named}", text)
+
+    def texts(self, problems: Iterable[Problem]) -> list[str]:
+        """What is said of each problem, on this host."""
+        return [self.commands_of_this_host(each.text) for each in problems]
 
 
 @dataclass(frozen=True)

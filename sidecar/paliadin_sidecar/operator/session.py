@@ -106,8 +106,9 @@ def opened_outbox(
                 "PALIADIN_STATE_DIR the daemon's?",
                 err=True,
             )
-            for problem in instances.inspect(state_dir, env_file).problems():
-                click.echo(problem.text, err=True)
+            instance = instances.inspect(state_dir, env_file)
+            for text in instance.hosting.texts(instance.problems()):
+                click.echo(text, err=True)
             sys.exit(1)
         except Unwritable:
             raise PermissionError(errno.EACCES, "", str(path)) from None
@@ -207,7 +208,7 @@ def _of_this_host(problems: list[str], env_file: Path | None) -> list[str]:
     except (BadSettings, PermissionError):
         return problems
     instance = instances.inspect(state_dir, env_file)
-    of_daemon = [problem.text for problem in instance.problems()]
+    of_daemon = instance.hosting.texts(instance.problems())
     return instance.hosting.setting_problems(problems) + of_daemon
 
 

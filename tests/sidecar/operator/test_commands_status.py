@@ -150,6 +150,19 @@ def test_the_worst_comes_first(host: Sidecar) -> None:
     )
 
 
+def test_a_mistake_beside_a_daemon_with_a_problem(host: Sidecar) -> None:
+    """What else is wrong is said with the commands for this very instance."""
+    host.start()
+    reporter = Reporter(host.state, version("paliadin"), {})
+    reporter.ready()
+    reporter.problem("metrics", "the port is taken")
+    file = host.base / "own.env"
+    file.touch()
+    done = host.typed("check", "--env-file", str(file), PALIADIN_QUIET_S="x")
+    assert done.returncode == 78
+    assert f"; paliadin-sidecar check --env-file {file} says what mends it" in done.stderr
+
+
 def test_a_directory_that_others_may_write(host: Sidecar) -> None:
     """Whose, and that nothing is taken from it."""
     host.aichat.chmod(0o777)

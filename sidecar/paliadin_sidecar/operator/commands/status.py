@@ -71,7 +71,7 @@ def _status(instance: Instance, outbox: Outbox, state_dir: Path) -> dict[str, An
     return {
         "alive": instance.alive,
         "cause": problems[0].cause if problems else None,
-        "problems": [instance.hosting.commands_of_this_host(each.text) for each in problems],
+        "problems": instance.hosting.texts(problems),
         "counts": dict.fromkeys(session.STATES, 0) | queries.counts(outbox),
         "outbox_bytes": outbox.used_bytes(),
         "oldest_undelivered_s": oldest_s,
