@@ -102,17 +102,17 @@ class Claims:
 
     def _current_file(self) -> int:
         # Somebody may have removed it, together with the database: then others lock a new one.
-        if self._file is not None and self._is_current(self._file):
+        now = time.monotonic()
+        if self._file is not None and (now < self._check_at or self._is_current(self._file)):
             return self._file
         if self._file is not None:
             os.close(self._file)
             self._file = None
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+        self._check_at = now + _CHECK_S
         return self._file
 
     def _is_current(self, file: int) -> bool:
-        if time.monotonic() < self._check_at:
-            return True
         self._check_at = time.monotonic() + _CHECK_S
         try:
             return os.path.samestat(os.fstat(file), self.path.stat())
