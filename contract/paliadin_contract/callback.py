@@ -27,7 +27,8 @@ class _Turn(Struct, frozen=True, kw_only=True):
     turn_id: _Id
     submitted_turn_id: _Id | None
     """Hint from the turn's token: the id under which the caller waits."""
-    revision: Annotated[int, Meta(ge=1)]
+    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    """At most what a database's integer holds: a larger one could never be stored."""
     backend: _Label
     persona: _Label
     host: str

@@ -164,6 +164,7 @@ def test_a_time_of_another_zone() -> None:
         ("data.submitted_turn_id", ""),
         ("data.user_id", MARKER),
         ("data.revision", 0),
+        ("data.revision", 2**63),
         ("data.revision", 1.5),
         ("data.revision", True),
         ("data.revision", "1"),
