@@ -36,7 +36,7 @@ def test_each_text_is_used() -> None:
     for name in TEXTS:
         known = name in {"top_armed", "delivered", "pending", "dead", "failed", "vanished"}
         part = name.removesuffix("_means").removesuffix("_note")
-        said = re.search(rf"""["'](?:{part}|{part.removeprefix("top_")})["']""", code)
+        said = re.search(rf"""["'](?:{part}|{re.sub("^(top|section)_", "", part)})["']""", code)
         assert known or said or name.startswith(made) or name.endswith("_means"), name
 
 

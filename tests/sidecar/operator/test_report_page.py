@@ -31,7 +31,7 @@ STYLE = Path(report.__file__).with_name("page.css").read_text()
 HOSTILE = "</td></style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 PICTURE = Picture("P", Markup("<svg></svg>"), Markup("<svg></svg>"), [Entry("root0", "r")])
 TABLE = Table("T", [Column("a"), Column("b", numeric=True)], [[Cell("x"), Cell("1", sort=1)]])
-SECTION = Section("one", "One", ["Says."], pictures=[(PICTURE, TABLE)], tables=[TABLE])
+SECTION = Section("late", ["Says."], pictures=[(PICTURE, TABLE)], tables=[TABLE])
 PAGE = Page(
     title="Title",
     period="Period",
@@ -111,7 +111,7 @@ def test_whatever_stands_in_a_value_is_text() -> None:
     )
     named = Named(HOSTILE, HOSTILE, HOSTILE)
     section = Section(
-        "one", HOSTILE, [HOSTILE], [named],
+        "late", [HOSTILE], [named],
         [(replace(PICTURE, title=HOSTILE, legend=[Entry("root0", HOSTILE)]), table)],
         [table], HOSTILE, named,
     )  # fmt: skip

@@ -29,7 +29,6 @@ def speed(facts: Facts) -> Section:
     found = [(ms, each.turn.root) for ms, each in facts.acknowledged]
     return Section(
         "speed",
-        say("section_speed"),
         [say("section_speed_says")],
         pictures=_histogram(facts, "speed_chart", [ms for ms, _ in found], _SPEED_BOUNDS),
         tables=[_by_root(facts, say("speed_table"), found)],
@@ -44,7 +43,6 @@ def agent(facts: Facts) -> Section:
     answered = sum(turn.answered for turn in facts.turns)
     return Section(
         "agent",
-        say("section_agent"),
         [say("section_agent_says", known=number(len(found)), all=number(answered))],
         pictures=_histogram(
             facts, "agent_chart", [ms for ms, _ in found], _AGENT_BOUNDS, late=POLLED_MS
@@ -76,7 +74,7 @@ def late(facts: Facts) -> Section:
     )
     left_out = facts.left_out(len(rows), len(found))
     table = Table(say("late_table"), columns, rows, sortable=True, left_out=left_out)
-    return Section("late", say("section_late"), [says], tables=[table])
+    return Section("late", [says], tables=[table])
 
 
 def slowest(facts: Facts) -> Section:
@@ -95,7 +93,6 @@ def slowest(facts: Facts) -> Section:
     table = Table(say("slowest_table"), columns, rows, sortable=True)
     return Section(
         "slowest",
-        say("section_slowest"),
         [say("section_slowest_says")],
         tables=[table],
         empty="" if rows else say("nothing"),

@@ -73,7 +73,6 @@ def receiver(facts: Facts) -> Section:
     table = Table(say("outages_table"), columns, rows, sortable=True, left_out=left_out)
     return Section(
         "receiver",
-        say("section_receiver"),
         [say("section_receiver_says")],
         pictures=[(Picture(title, *drawn, legend=entries), None)],
         tables=[table],
@@ -128,7 +127,6 @@ def attention(facts: Facts) -> Section:
     left_out = facts.left_out(len(rows), len(found))
     return Section(
         "attention",
-        say("section_attention"),
         [say("section_attention_says")] if found else [],
         tables=[Table(say("attention_table"), columns, rows, sortable=True, left_out=left_out)],
         empty="" if found else say("nothing"),
@@ -184,9 +182,7 @@ def twice(facts: Facts) -> Section:
     columns = facts.turn_columns("accepted", *numbers, numeric=numbers)
     left_out = facts.left_out(len(rows), len(found))
     table = Table(say("twice_table"), columns, rows, sortable=True, left_out=left_out)
-    return Section(
-        "twice", say("section_twice"), [say("section_twice_says")], tables=[summary, table]
-    )
+    return Section("twice", [say("section_twice_says")], tables=[summary, table])
 
 
 def _may_have_come(delivery: Delivery) -> bool:

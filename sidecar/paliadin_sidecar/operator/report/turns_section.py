@@ -40,7 +40,6 @@ def turns(facts: Facts) -> Section:
     kinds = [("by_outcome", outcomes, by_outcome), ("by_root", roots, by_root)]
     return Section(
         "turns",
-        say("section_turns"),
         [say("section_turns_says", made=facts.language.time(facts.made_at))],
         meanings=[Named(entry.name, say(f"{entry.mark}_means")) for entry in outcomes],
         pictures=[_by_time(facts, grid, *kind) for kind in kinds] if facts.turns else (),

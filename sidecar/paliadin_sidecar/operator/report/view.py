@@ -108,8 +108,7 @@ class Table:
 class Section:
     """A part of the page, under a heading of its own."""
 
-    id: str
-    title: str
+    id: str  #: its heading is the text of this name, behind `section_`
     says: Sequence[str] = ()
     meanings: Sequence[Named] = ()
     pictures: Sequence[tuple[Picture, Table | None]] = ()
