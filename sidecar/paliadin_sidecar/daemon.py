@@ -117,7 +117,7 @@ async def run(
                 work.start_soon(
                     watch_interruptions,
                     settings.rescan_s,
-                    [sender.interrupted, dispatcher.hurry],
+                    [sender.interrupted, dispatcher.interrupted],
                     name="interruptions",
                 )
                 await stopping.wait()

@@ -145,7 +145,7 @@ class Office:
             while not condition():
                 await self._moved.wait()
 
-    async def until_told(self, name: str, count: int) -> None:
+    async def until_recorded(self, name: str, count: int) -> None:
         """Wait until there are so many events of this name."""
         await self.until(lambda: len(self.names(name)) >= count)
 
@@ -191,7 +191,7 @@ async def fail_once(office: Office, *turn_ids: str) -> None:
     office.turn = lambda _: LATER
     office.accept(*turn_ids)
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", len(turn_ids))
+        await office.until_recorded("delivery.retry_scheduled", len(turn_ids))
     office.sent.clear()
     office.dispatcher = office.make()
     office.now += 1

@@ -22,7 +22,7 @@ _PING_INTERVAL_S, _RETRY_INTERVAL_S = 60.0, 1.0
 _FIRST_PING_S, _MAX_PING_S = 1.0, 60.0
 #: After the machine slept or came to another network, a receiver that cannot be reached is tried
 #: every second for so long: routes and name servers come some seconds after an address.
-HURRY_S, MAX_HURRIED_S = 30.0, 1.0
+SHORT_DELAYS_S, MAX_SHORT_DELAY_S = 30.0, 1.0
 
 
 class CircuitBreaker:
@@ -40,7 +40,7 @@ class CircuitBreaker:
         self._postponed_since = 0.0
         self._pinged_at: float | None = None  # by a ping, since the last acknowledgement
         self._retried_at = 0.0
-        self._hurried_until = -math.inf
+        self._short_delays_until = -math.inf
 
     @property
     def concurrency_limit(self) -> int:
@@ -102,14 +102,14 @@ class CircuitBreaker:
         seconds, self._ping_s = self._ping_s, min(2 * self._ping_s, _MAX_PING_S)
         return min(seconds, self.max_delay_s(now))
 
-    def hurry(self, now: float) -> None:
+    def interrupted(self, now: float) -> None:
         """The machine slept or came to another network: what was known of the receiver is old."""
-        self._hurried_until = now + HURRY_S
+        self._short_delays_until = now + SHORT_DELAYS_S
         self._ping_s = _FIRST_PING_S
 
     def max_delay_s(self, now: float) -> float:
         """The longest that is waited for who could not be reached."""
-        return MAX_HURRIED_S if now < self._hurried_until else math.inf
+        return MAX_SHORT_DELAY_S if now < self._short_delays_until else math.inf
 
     def resume(self) -> None:
         """A ping was acknowledged: the backlog may go, slowly at first."""

@@ -31,8 +31,8 @@ _MAX_SLEEP_S = 60.0
 #: Deliveries that are fetched before there is a slot for them, so that the next one goes while what
 #: became of the last ones is being written down; and for how long they may wait for it. What is not
 #: sent by then is asked for again: the receiver is slow, and something fresh may go first.
-_MAX_AHEAD = MAX_CONCURRENCY
-_MAX_AHEAD_S = 0.05
+_MAX_PREFETCHED = MAX_CONCURRENCY
+_MAX_PREFETCHED_S = 0.05
 
 
 @dataclass
@@ -92,8 +92,8 @@ class Dispatcher:
         # Under way: turns whose attempt is not written down yet, or that wait for a slot; and of
         # those the attempts themselves.
         self._in_flight: set[int] = set()
-        self._ahead: list[Delivery] = []
-        self._ahead_until = 0.0
+        self._prefetched: list[Delivery] = []
+        self._prefetched_until = 0.0
         self._body_sizes: dict[int, int] = {}
         # What the database may hold that is due and not under way.
         self._more_first_attempts = self._more_retries = True
@@ -126,7 +126,7 @@ class Dispatcher:
     async def stop(self, grace_s: float) -> None:
         """Start nothing more, and give what is under way so many seconds."""
         self._stopping = self._health.stopping = True
-        self._drop_ahead()
+        self._drop_prefetched()
         with anyio.move_on_after(grace_s):
             while self._in_flight:
                 self._idle = anyio.Event()
@@ -138,15 +138,15 @@ class Dispatcher:
         self._superseded |= self._in_flight
         self._fill()
 
-    def hurry(self, slept_s: float) -> None:
+    def interrupted(self, slept_s: float) -> None:
         """Try now what waits, but for what the receiver asked for.
 
         Args:
             slept_s: for how long the machine slept; 0 where it came to another network.
         """
         if self._tasks is not None and not self._stopping:
-            self._health.hurry(slept_s)
-            self._tasks.start_soon(self._shorten_delays, name="hurry")
+            self._health.interrupted(slept_s)
+            self._tasks.start_soon(self._shorten_delays, name="interrupted")
 
     async def _shorten_delays(self) -> None:
         await self._group.commit_when_possible(transitions.shorten_delays, policy.MAX_BACKOFF_S)
@@ -159,8 +159,8 @@ class Dispatcher:
             slots, _ = self._free_slots(now)
             if slots > 0 and not self._health.limiter.is_limited:
                 deliveries = self._send_directly(deliveries, slots, now)
-        if {one.turn for one in self._ahead} & {one.turn for one in deliveries}:
-            self._drop_ahead()  # one of them is superseded
+        if {one.turn for one in self._prefetched} & {one.turn for one in deliveries}:
+            self._drop_prefetched()  # one of them is superseded
         for delivery in deliveries:
             if delivery.turn in self._in_flight:
                 self._superseded.add(delivery.turn)
@@ -175,7 +175,7 @@ class Dispatcher:
 
     def _free_slots(self, now: float) -> tuple[int, int]:
         # How many may go now, and how many of them that were tried before.
-        unrecorded = len(self._in_flight) - len(self._ahead)
+        unrecorded = len(self._in_flight) - len(self._prefetched)
         slots, retries, wait_s = self._slots.free(now, unrecorded)
         if wait_s > 0:
             self._wake_in(wait_s)
@@ -201,15 +201,15 @@ class Dispatcher:
             return
         self._wake_in(_MAX_SLEEP_S)
         now = self._loop.time()
-        if now > self._ahead_until or not self._is_flowing():
-            self._drop_ahead()
-        self._send_ahead(now)
+        if now > self._prefetched_until or not self._may_prefetch():
+            self._drop_prefetched()
+        self._send_prefetched(now)
         if self._fetching:
             return
         slots, retries = self._free_slots(now)
-        if (self._more_first_attempts and (slots or self._room_ahead() > _MAX_AHEAD // 2)) or (
-            self._more_retries and retries
-        ):
+        if (
+            self._more_first_attempts and (slots or self._prefetch_room() > _MAX_PREFETCHED // 2)
+        ) or (self._more_retries and retries):
             self._fetching = True
             self._group.submit(self._fetch).add_done_callback(self._fetched)
         else:
@@ -219,7 +219,7 @@ class Dispatcher:
         # Within a transaction, together with what became of attempts and what was accepted.
         self._newest_fetched = queue.newest_delivery(outbox)
         slots, max_retries = self._free_slots(self._loop.time())
-        room = slots + self._room_ahead()
+        room = slots + self._prefetch_room()
         fetched = _Fetched()
         if room <= 0:
             return fetched
@@ -263,11 +263,11 @@ class Dispatcher:
             # always.
             fetched.found.sort(key=lambda one: one.attempts > 0)
         now = self._loop.time()
-        self._ahead += fetched.found
-        self._ahead_until = now + _MAX_AHEAD_S
+        self._prefetched += fetched.found
+        self._prefetched_until = now + _MAX_PREFETCHED_S
         self._in_flight.update(one.turn for one in fetched.found)
         self._body_sizes.update((one.id, len(one.body)) for one in fetched.found)
-        self._send_ahead(now)
+        self._send_prefetched(now)
         if fetched.next_s is not None:
             self._wake_in(fetched.next_s)
         self.heartbeat.beat()
@@ -278,28 +278,28 @@ class Dispatcher:
 
     # --- what waits for a slot ------------------------------------------------------------
 
-    def _is_flowing(self) -> bool:
+    def _may_prefetch(self) -> bool:
         # Nothing else may want the next slot, and the receiver takes whatever comes.
         is_limited = not self._health.breaker.is_closed or self._health.limiter.is_limited
         return self._is_open() and not self._more_retries and not is_limited
 
-    def _room_ahead(self) -> int:
-        return _MAX_AHEAD - len(self._ahead) if self._is_flowing() else 0
+    def _prefetch_room(self) -> int:
+        return _MAX_PREFETCHED - len(self._prefetched) if self._may_prefetch() else 0
 
-    def _send_ahead(self, now: float) -> None:
-        while self._ahead and self._is_open() and self._free_slots(now)[0] > 0:
-            self._start(self._ahead.pop(0), now)
-        if not self._is_flowing():
-            self._drop_ahead()
+    def _send_prefetched(self, now: float) -> None:
+        while self._prefetched and self._is_open() and self._free_slots(now)[0] > 0:
+            self._start(self._prefetched.pop(0), now)
+        if not self._may_prefetch():
+            self._drop_prefetched()
 
-    def _drop_ahead(self) -> None:
+    def _drop_prefetched(self) -> None:
         # The database has them.
-        for one in self._ahead:
+        for one in self._prefetched:
             self._in_flight.remove(one.turn)
             del self._body_sizes[one.id]
             self._more_retries |= one.attempts > 0
             self._more_first_attempts |= one.attempts == 0
-        self._ahead.clear()
+        self._prefetched.clear()
 
     def _wake_in(self, seconds: float) -> None:
         if self._tasks is not None:

@@ -94,13 +94,13 @@ class ReceiverHealth:
             paused_s = max(0.0, self._wall() - service["paused_at"])
             tasks.start_soon(self._probe, self._steady() - paused_s, None, name="probe")
 
-    def hurry(self, slept_s: float) -> None:
+    def interrupted(self, slept_s: float) -> None:
         """The machine slept so long, or came to another network: whether it is well is asked now.
 
         A receiver that asked for time has it all the same.
         """
         self.limiter.record_slept(slept_s)
-        self.breaker.hurry(anyio.current_time())
+        self.breaker.interrupted(anyio.current_time())
         self._hurried.set()
         self._hurried = anyio.Event()
 

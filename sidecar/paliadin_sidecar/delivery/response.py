@@ -64,7 +64,7 @@ class Response:
         if self._left is not None:
             self._skip(len(data))
         elif self._said_left > 0:
-            self._hear(data)
+            self._keep(data)
         elif not self.has_ended:
             self._buffer += data
             self._seen += len(data)
@@ -113,9 +113,9 @@ class Response:
             self._skip(len(self._buffer))
         elif status // 100 == 4:  # noqa: PLR2004 - HTTP's own classes
             self._said_left = _said_length(self.headers)
-            self._hear(bytes(self._buffer))
+            self._keep(bytes(self._buffer))
 
-    def _hear(self, data: bytes) -> None:
+    def _keep(self, data: bytes) -> None:
         self.said += data[: self._said_left]
         self._said_left = max(0, self._said_left - len(data))
         if "transfer-encoding" in self.headers and _END_OF_CHUNKS.search(self.said):

@@ -12,7 +12,7 @@ from typing import Self
 
 from paliadin_contract.signature import Keys
 from paliadin_sidecar.delivery.connections import Connections
-from paliadin_sidecar.delivery.hearing import Hearing
+from paliadin_sidecar.delivery.refusal_reader import RefusalReader
 from paliadin_sidecar.errors import ConnectionLost, EarlyAnswer
 from paliadin_sidecar.host.resources import Threads
 from paliadin_sidecar.outbox.records import Outcome
@@ -52,14 +52,14 @@ class Sender:
     async def __aenter__(self) -> Self:
         tls = _verified(self._ca_file) if self._url.lower().startswith("https:") else None
         self._lookups = Threads(_LOOKUPS, "lookup")
-        self._hearing = Hearing()
+        self._refusals = RefusalReader()
         self._connections = Connections(
             self._url, tls=tls, timeout_s=self._timeout_s, lookups=self._lookups
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._hearing.close()
+        self._refusals.close()
         self._connections.close()
         self._lookups.close()
 
@@ -90,7 +90,7 @@ class Sender:
             date=response.headers.get("date"),
             location=response.headers.get("location"),
             ms=_ms_since(started),
-            said=self._hearing.listen(response, body),
+            said=self._refusals.read(response, body),
         )
 
 

@@ -53,13 +53,13 @@ def has_failed(stream: TextIO) -> bool:
     try:
         stream.flush()
     except OSError:
-        let_go(stream)
+        discard_unwritten(stream)
         return True
     return False
 
 
-def let_go(stream: TextIO) -> None:
-    """Let what could not be written go.
+def discard_unwritten(stream: TextIO) -> None:
+    """Discard what could not be written.
 
     Kept, the interpreter would try it once more at its end, and fail in a traceback.
     """

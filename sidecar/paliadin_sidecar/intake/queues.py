@@ -27,7 +27,7 @@ class InspectionQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self.event_budget = Budget(_MAX_EVENT_BURST, _EVENTS_PER_S)
+        self.event_budget = TokenBucket(_MAX_EVENT_BURST, _EVENTS_PER_S)
         self.defective: DueQueue[T] = DueQueue()
         self._candidates: DueQueue[T] = DueQueue()
         self._turn = 0
@@ -113,7 +113,7 @@ class DueQueue(Generic[T]):
         return self._current.get(item) == (at, n)
 
 
-class Budget:
+class TokenBucket:
     """A token bucket.
 
     Args:

@@ -78,7 +78,7 @@ def print_text(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as exc:
-        streams.let_go(sys.stdout)
+        streams.discard_unwritten(sys.stdout)
         sys.exit(f"paliadin-sidecar: the output cannot be written: {exc.strerror}")
 
 

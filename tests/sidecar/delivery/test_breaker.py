@@ -126,7 +126,7 @@ def test_hurry() -> None:
     breaker.pause()
     for _ in range(9):
         breaker.next_ping_s(0.0)
-    breaker.hurry(100.0)
+    breaker.interrupted(100.0)
     assert [breaker.next_ping_s(100.0 + n) for n in range(30)] == [1.0] * 30
     assert breaker.max_delay_s(129.9) == 1.0
     assert breaker.max_delay_s(130.0) == math.inf

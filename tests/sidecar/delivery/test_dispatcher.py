@@ -199,7 +199,7 @@ async def backlog(
     Yields:
         The event that lets the attempts be answered.
     """
-    monkeypatch.setattr(dispatcher, "_MAX_AHEAD_S", ahead_s)
+    monkeypatch.setattr(dispatcher, "_MAX_PREFETCHED_S", ahead_s)
     go_on = office.hold(answer=answer)
     async with office.open():
         await office.settle()
@@ -383,7 +383,7 @@ async def test_a_flood_of_another_roots_retries(office: Office) -> None:
     office.accept(*ids("flood", 40))
     office.accept("other", backend="legacy")
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 41)
+        await office.until_recorded("delivery.retry_scheduled", 41)
     office.sent.clear()
     office.dispatcher = office.make()
     office.now += 1
@@ -441,7 +441,7 @@ async def test_the_whole_sender_rests(office: Office) -> None:
     office.turn = lambda _: Outcome(status=429, retry_after="3000")
     office.accept("a")
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 1)
+        await office.until_recorded("delivery.retry_scheduled", 1)
         office.turn = lambda _: OK
         office.accept(*ids("t", 20))
         await office.settle()
@@ -483,7 +483,7 @@ async def test_a_limit_of_one_turn_s_own(office: Office, monkeypatch: pytest.Mon
     office.turn = lambda turn_id: limited if turn_id == "bad" else OK
     office.accept("bad")
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 1)
+        await office.until_recorded("delivery.retry_scheduled", 1)
         await try_again(office, 3, others=10)
         limited = Outcome(status=429, retry_after="3000")
         await try_again(office, 1, others=10)
@@ -500,7 +500,7 @@ async def test_retries_and_fresh_ones_take_turns(
     office.turn = lambda _: Outcome(status=429)
     office.accept(*ids("old", 8))
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 8)
+        await office.until_recorded("delivery.retry_scheduled", 8)
         office.sent.clear()
         office.turn = lambda _: OK
         office.accept(*ids("new", 8))

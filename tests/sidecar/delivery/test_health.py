@@ -58,7 +58,7 @@ async def test_one_ping_for_all(office: Office) -> None:
         await office.until(lambda: len(office.sent) == 8 and not office.under_way)
         await office.settle()
         go_on.set()
-        await office.until_told("delivery.refused", 8)
+        await office.until_recorded("delivery.refused", 8)
     assert office.pings == 1
 
 
@@ -68,7 +68,7 @@ async def test_one_pause_for_all(office: Office) -> None:
     office.ping = lambda: NOT_FOUND
     office.accept(*ids("t", 8))
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 8)
+        await office.until_recorded("delivery.retry_scheduled", 8)
         await office.until(lambda: office.names("receiver.paused"))
         await office.settle()
     assert office.names("receiver") == ["receiver.paused"]
@@ -91,7 +91,7 @@ async def test_the_receiver_s_fault(office: Office, status: int) -> None:
         office.turn, office.ping = (lambda _: OK), (lambda: OK)
         office.pass_time(2.5)
         await office.until(lambda: office.counts() == {"delivered": 2})
-        await office.until_told("receiver", 2)
+        await office.until_recorded("receiver", 2)
     assert office.events("receiver")[1] == ("receiver.resumed", {"paused_ms": 2500})
 
 
@@ -160,7 +160,7 @@ async def test_five_failures(office: Office) -> None:
     office.ping = lambda: UNREACHABLE
     office.accept(*ids("t", 4))
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 4)
+        await office.until_recorded("delivery.retry_scheduled", 4)
         assert office.names("receiver") == []
         office.accept(*ids("u", 20))
         await office.until(lambda: office.pings >= 3)
@@ -183,7 +183,7 @@ async def test_an_answer_ends_the_row(office: Office, answer: Outcome) -> None:
             for turn_id in (*ids(f"t{n}-", 4), f"answered{n}"):
                 office.accept(turn_id)
                 attempts = len(office.names("delivery.attempted"))
-                await office.until_told("delivery.attempted", attempts + 1)
+                await office.until_recorded("delivery.attempted", attempts + 1)
     assert office.names("receiver") == []
 
 
@@ -224,7 +224,7 @@ async def test_paused_before_the_start(office: Office) -> None:
         assert office.sent == []
         office.ping = lambda: OK
         await office.until(lambda: office.counts() == {"delivered": 1})
-        await office.until_told("receiver", 2)
+        await office.until_recorded("receiver", 2)
     assert office.events("receiver")[1] == ("receiver.resumed", {"paused_ms": 60_000})
     with closing(Outbox(office.path)) as outbox:
         assert queries.service(outbox)["paused_at"] is None
@@ -245,7 +245,7 @@ async def test_full_and_paused(office: Office) -> None:
         pings = office.pings
         await office.until(lambda: office.pings > pings)
         make_room(office.outbox)
-        await office.until_told("delivery.retry_scheduled", 5)
+        await office.until_recorded("delivery.retry_scheduled", 5)
         office.pass_time(60)
         await office.until(lambda: office.counts() == {"delivered": 5})
     assert office.names("receiver") == []
@@ -288,11 +288,11 @@ async def test_a_long_pause_is_cut_short(office: Office, monkeypatch: pytest.Mon
     office.turn = lambda _: UNREACHABLE
     office.accept(*ids("t", 8))
     async with office.open():
-        await office.until_told("receiver.paused", 1)
+        await office.until_recorded("receiver.paused", 1)
         await office.settle()
         assert office.pings == 0
         office.turn = lambda _: OK
-        office.dispatcher.hurry(0.0)
+        office.dispatcher.interrupted(0.0)
         await office.until_delivered(8)
 
 
@@ -302,14 +302,14 @@ async def test_pings_while_the_network_comes(
     """An address comes before its route: in the seconds after it pings come often."""
     monkeypatch.setattr(breaker, "_FIRST_PING_S", 3600.0)
     monkeypatch.setattr(breaker, "_MAX_PING_S", 3600.0)
-    monkeypatch.setattr(breaker, "MAX_HURRIED_S", 0.01)
+    monkeypatch.setattr(breaker, "MAX_SHORT_DELAY_S", 0.01)
     office.turn = lambda _: UNREACHABLE
     office.ping = lambda: UNREACHABLE if office.pings < 5 else OK
     office.accept(*ids("t", 5))
     async with office.open():
-        await office.until_told("receiver.paused", 1)
+        await office.until_recorded("receiver.paused", 1)
         office.turn = lambda _: OK
-        office.dispatcher.hurry(0.0)
+        office.dispatcher.interrupted(0.0)
         await office.until_delivered(5)
     assert office.pings == 5
 
@@ -319,13 +319,13 @@ async def test_a_rest_that_was_slept_through(office: Office) -> None:
     office.turn = lambda _: Outcome(status=429, retry_after="3600")
     office.accept("a")
     async with office.open():
-        await office.until_told("delivery.retry_scheduled", 1)
+        await office.until_recorded("delivery.retry_scheduled", 1)
         office.turn = lambda _: OK
-        office.dispatcher.hurry(0.0)
+        office.dispatcher.interrupted(0.0)
         await office.settle()
         assert office.sent == ["a/1"]
         office.now += 3600
-        office.dispatcher.hurry(3600.0)
+        office.dispatcher.interrupted(3600.0)
         await office.until_delivered(1)
 
 
@@ -335,9 +335,9 @@ async def test_a_delay_is_cut_short(office: Office) -> None:
     office.accept("a")
     async with office.open():
         for n in range(3):
-            await office.until_told("delivery.retry_scheduled", n + 1)
-            office.dispatcher.hurry(0.0)
-        await office.until_told("delivery.retry_scheduled", 4)
+            await office.until_recorded("delivery.retry_scheduled", n + 1)
+            office.dispatcher.interrupted(0.0)
+        await office.until_recorded("delivery.retry_scheduled", 4)
         office.turn = lambda _: OK
-        office.dispatcher.hurry(0.0)
+        office.dispatcher.interrupted(0.0)
         await office.until_delivered(1)

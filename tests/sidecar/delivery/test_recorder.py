@@ -27,7 +27,7 @@ async def test_retry(office: Office) -> None:
     office.accept("a")
     async with office.open():
         for n in range(1, 4):
-            await office.until_told("delivery.retry_scheduled", n)
+            await office.until_recorded("delivery.retry_scheduled", n)
             await office.settle()
             assert len(office.sent) == n
             office.pass_time(0.25 * 2 ** (n - 1) - 0.001)
@@ -65,7 +65,7 @@ async def test_refused(office: Office) -> None:
     office.turn = lambda turn_id: REFUSED if turn_id == "bad" else OK
     office.accept("bad")
     async with office.open():
-        await office.until_told("delivery.refused", 1)
+        await office.until_recorded("delivery.refused", 1)
         await try_again(office, 4, others=0)
         assert not office.has_dead()
         await try_again(office, 6, others=10)
@@ -82,7 +82,7 @@ async def test_one_acknowledgement_arms_nothing(
     office.turn = lambda turn_id: OK if turn_id == "good" else REFUSED
     office.accept("bad", *ids("t", 7))
     async with office.open():
-        await office.until_told("delivery.refused", 8)
+        await office.until_recorded("delivery.refused", 8)
         await try_again(office, 30, others=0)
         office.accept("good")
         await try_again(office, 30, others=0)
@@ -131,7 +131,7 @@ async def test_what_is_known_of_a_turn_outlives_a_restart(office: Office) -> Non
     office.turn = lambda turn_id: REFUSED if turn_id == "bad" else OK
     office.accept("bad")
     async with office.open():
-        await office.until_told("delivery.refused", 1)
+        await office.until_recorded("delivery.refused", 1)
         await try_again(office, 5, others=10)
     assert not office.has_dead()
     office.dispatcher = office.make()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paliadin_sidecar.intake.queues import Budget, DueQueue
+from paliadin_sidecar.intake.queues import DueQueue, TokenBucket
 
 
 def taken(queue: DueQueue[str]) -> list[str]:
@@ -66,7 +66,7 @@ def test_like_a_sorted_dictionary(steps: list[tuple[str, int | None]]) -> None:
 
 def test_a_budget() -> None:
     """So many at once, so many a second later, and never more than the first number."""
-    budget = Budget(2, 0.5)
+    budget = TokenBucket(2, 0.5)
     assert [budget.spend(9.0) for _ in range(3)] == [True, True, False]
     assert budget.wait_s(9.0) == 2.0
     assert budget.wait_s(10.0) == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Hears what a receiver says when it refuses, beside whatever is sent next."""
+"""Reads the bodies of refusals, while the next deliveries are sent."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ class _Callback(Struct):
 _decode = Decoder(_Callback).decode
 
 
-class Hearing:
+class RefusalReader:
     """Waits for the bodies of refusals, and keeps of them what may be shown."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[str | None]] = set()
         self._compared = 0  # bytes of what was sent
 
-    def listen(self, response: Response, sent: bytes) -> asyncio.Task[str | None] | None:
-        """Begin to hear a refusal.
+    def read(self, response: Response, sent: bytes) -> asyncio.Task[str | None] | None:
+        """Begin to read a refusal's body.
 
         Args:
             response: the answer, of whose body some may still come.
             sent: the callback's body.
 
         Returns:
-            What is kept of it, None where that is nothing. No task where it says nothing, or where
-            so much is heard just now that a later attempt must tell.
+            What is kept of it, None where that is nothing. No task where there is no body, or where
+            so many are read just now that this is left to a later attempt.
         """
         if not response.said and response.rest is None:
             return None
         if self._compared and self._compared + len(sent) > _MAX_COMPARED:
             return None
         self._compared += len(sent)
-        task = asyncio.create_task(self._hear(response, sent), name="hearing")
+        task = asyncio.create_task(self._read(response, sent), name="refusal")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def close(self) -> None:
-        """Hear no more."""
+        """Read no more."""
         for task in self._tasks:
             task.cancel()
 
-    async def _hear(self, response: Response, sent: bytes) -> str | None:
+    async def _read(self, response: Response, sent: bytes) -> str | None:
         try:
             if response.rest is not None:
                 await response.rest
