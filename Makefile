@@ -42,7 +42,7 @@ chaos: $(VENV)/.ready
 chaos-quick: $(VENV)/.ready
 	$(BIN)/python -m chaos --quick $(if $(SEED),--seed $(SEED))
 
-# For as long as it is told: make soak SECONDS=86400
+# For as long as it is to last: make soak SECONDS=86400
 soak: $(VENV)/.ready
 	$(BIN)/python -m chaos.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _SETATTR = struct.Struct("<2I6Q8I")
 _FATTR_MODE, _FATTR_UID, _FATTR_GID, _FATTR_SIZE = 1, 2, 4, 8
 _KEEP_CACHE = 2
-#: Nobody is told how these end.
+#: How these end is not reported.
 _NEVER_FAIL = {Op.INIT, Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT, Op.DESTROY}
 
 

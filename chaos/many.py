@@ -72,8 +72,8 @@ def many_pooler(world: World) -> None:
     between = partial(pgbouncer, database="postgres", mode="transaction")
     with Cluster(world, 2, between=between) as cluster:
         asked_and_killed(world, cluster, 200)
-        told = any("store.no_notifications" in cluster.said(app) for app in cluster.apps)
-        world.check(told, "nobody was told of the pooler's mode")
+        reported = any("store.no_notifications" in cluster.said(app) for app in cluster.apps)
+        world.check(reported, "the pooler's mode was not reported")
 
 
 @scenario(needs=_POSTGRESQL)

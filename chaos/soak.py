@@ -1,4 +1,4 @@
-"""A mixture of all faults at a human pace, for as long as it is told: does anything grow?
+"""A mixture of all faults at a human pace, for as long as it is asked to: does anything grow?
 
     python -m chaos.soak [--seconds N] [--seed S] [--keep DIR]
 

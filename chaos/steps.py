@@ -204,7 +204,7 @@ def _outbox_holds(folder: Path, promised: Collection[str]) -> None:
 
     if "made" in promised:
         with state_directory.lock(state) as held_one:
-            assert held_one, "nothing tells that an outbox was made"
+            assert held_one, "nothing shows that an outbox was made"
     _with_outbox(folder, use)
 
 

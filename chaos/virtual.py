@@ -275,12 +275,12 @@ class Daemon:
     def interrupt(self, slept_s: float) -> None:
         """The machine has slept for so long, or come to another network."""
 
-        async def tell() -> None:
+        async def notify() -> None:
             for listener in self._listeners:
                 listener(slept_s)
 
         if self.is_up:
-            self._loop.run_until_complete(tell())
+            self._loop.run_until_complete(notify())
 
     def advance(self, seconds: float) -> None:
         """Time passes; 0 is enough for what needs none."""

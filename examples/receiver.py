@@ -145,7 +145,7 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 def read(body: bytes) -> tuple[str, dict[str, str | int | None] | None]:
-    """The callback's type, and the turn's row where it tells of a turn.
+    """The callback's type, and the turn's row where it is about a turn.
 
     Raises:
         ValueError, KeyError, TypeError, RecursionError: it is not of its type's shape.

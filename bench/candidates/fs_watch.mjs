@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 const [root, port] = process.argv.slice(2);
-const underway = new Map(); // name → size that was sent: one write tells of itself several times
+const underway = new Map(); // name → size that was sent: one write raises several events
 
 watch(root, async (_, name) => {
   if (!name?.endsWith(".txt")) return;

@@ -145,7 +145,7 @@ class Verification:
         if not self._is_utf8:
             raise BadSignature(_NOT_UTF8)
         wanted = [_signature(mac) for mac in self._macs]
-        # Every pair is compared, so that time tells nothing about which secret matched.
+        # Every pair is compared, so that the time shows nothing of which secret matched.
         matches = [[hmac.compare_digest(a, b) for b in self._offered] for a in wanted]
         self.matched = frozenset(place for place, each in enumerate(matches) if any(each))
         if not self.matched:

@@ -55,7 +55,7 @@ class Play:
 
     Args:
         site: what is played on.
-        console: where each step is told.
+        console: where each step is printed.
         tasks: where pages wait.
 
     Attributes:

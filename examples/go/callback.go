@@ -160,7 +160,7 @@ func (c *callbacks) signed(prefix string, header http.Header, body []byte) bool 
 	return false
 }
 
-// parse gives the callback's type, and the turn where it tells of one.
+// parse gives the callback's type, and the turn where it is about one.
 func parse(body []byte) (kind string, received *turn, err error) {
 	var callback struct {
 		Type *string         `json:"type"`

@@ -1,5 +1,5 @@
 // The callback in an app like paliad: a route beside the pages of people who are logged in, and
-// PostgreSQL. docs/paliad.md tells the why. It connects as PGHOST, PGUSER and so on say, to tables
+// PostgreSQL. docs/paliad.md says why. It connects as PGHOST, PGUSER and so on say, to tables
 //
 //	paliad.paliadin_turns (id uuid PRIMARY KEY, user_id uuid, response text, error_code text)
 //	sessions              (token text PRIMARY KEY, user_id uuid)
@@ -39,7 +39,7 @@ import (
 
 const (
 	find = `SELECT id FROM paliad.paliadin_turns WHERE id = $1`
-	// Whoever reads `late` knows that somebody had been told before that there is no answer.
+	// Whoever reads `late` knows that somebody had seen before that there is no answer.
 	fill = `UPDATE paliad.paliadin_turns
 SET response = $1, error_code = CASE WHEN error_code IS NOT NULL THEN 'late' END
 WHERE id = $2 AND response IS NULL`
@@ -101,7 +101,7 @@ func main() {
 	}
 	connector.Dialer(dialer{})
 	db := sql.OpenDB(connector) // connects when it is first used
-	// A thousand pages that are told at once must not need a thousand connections.
+	// A thousand pages that are notified at once must not need a thousand connections.
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	app := &app{db: db, revisions: *revisions, waiting: map[string]map[chan struct{}]bool{}}
@@ -237,7 +237,7 @@ func withoutTrailer(response string) string {
 	return strings.TrimRightFunc(before, unicode.IsSpace)
 }
 
-// goesOn tells whether text follows a block without its closing line: behind the end of the code that
+// goesOn says whether text follows a block without its closing line: behind the end of the code that
 // it stands in, as its first line or behind a blank one.
 func goesOn(inner, before string, opened []int) bool {
 	if opened != nil {
@@ -260,7 +260,7 @@ func goesOn(inner, before string, opened []int) bool {
 	return false
 }
 
-// openFence tells where a block of code begins that does not end in the text.
+// openFence finds where a block of code begins that does not end in the text.
 func openFence(text string) (opened []int) {
 	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
 		if opened == nil {

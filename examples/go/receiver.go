@@ -99,7 +99,7 @@ func (s *store) ready(context.Context) error {
 	return file.Sync()
 }
 
-// asked gives the id under which the app asked, as far as the callback tells.
+// asked gives the id under which the app asked, as far as the callback says.
 func (t *turn) asked() string {
 	if t.SubmittedTurnID != nil {
 		return *t.SubmittedTurnID
@@ -107,7 +107,7 @@ func (t *turn) asked() string {
 	return t.TurnID
 }
 
-// outranks tells whether t may replace old. An answer outranks a failure. An answer is replaced
+// outranks says whether t may replace old. An answer outranks a failure. An answer is replaced
 // only by its own file, so that a file which names another's turn cannot rewrite it. Of one file
 // the higher revision counts.
 func (t *turn) outranks(old *turn) bool {

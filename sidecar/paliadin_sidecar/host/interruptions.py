@@ -77,7 +77,7 @@ class SleepDetector:
 
 
 class NetworkChanges:
-    """Says which of the kernel's messages tell of another network. Pure."""
+    """Says which of the kernel's messages are about another network. Pure."""
 
     def __init__(self) -> None:
         self._running: dict[int, bool] = {}  # by interface
@@ -100,17 +100,17 @@ class NetworkChanges:
 
 
 def next_gather_s(last_s: float, passed_s: float) -> float:
-    """For how many seconds changes are gathered after one that was told.
+    """For how many seconds changes are gathered after one that was reported.
 
     Args:
         last_s: for how long they were gathered after the one before.
-        passed_s: seconds since that was told.
+        passed_s: seconds since that was reported.
     """
     return min(2 * last_s, _MAX_GATHER_S) if passed_s <= 2 * last_s else _MIN_GATHER_S
 
 
 async def watch_interruptions(every_s: float, listeners: Sequence[Callable[[float], None]]) -> None:
-    """Tell of each, until cancelled.
+    """Report each, until cancelled.
 
     Args:
         every_s: seconds between two looks at the clocks, and at which name servers are asked.

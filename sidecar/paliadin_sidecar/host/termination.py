@@ -18,7 +18,7 @@ class Termination:
     The event loop may be held, by a disk that does not answer; so it is not what hears a signal.
     The first one asks the daemon to end and starts the clock. Who is late ends with exit code 0,
     as what is undelivered is kept; a second signal ends the process at once. A second SIGHUP does
-    not: of one terminal that is closed the shell tells its jobs, and then the kernel does.
+    not: of one terminal that is closed the shell signals its jobs, and then the kernel does.
 
     To be made in the main thread before there are others, which inherit its mask of signals.
 

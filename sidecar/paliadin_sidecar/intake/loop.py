@@ -35,7 +35,7 @@ _NAMES_S = 60.0
 #: A scan holds up everybody else for about this long, and then rests, so that a turn meets a few of
 #: its slices at most.
 _SLICE_S, _REST_S = 0.0005, 0.001
-#: Where notifications tell of each new name, listing them takes at most this share of a core.
+#: Where notifications have each new name, listing them takes at most this share of a core.
 _LISTING_SHARE = 0.01
 #: A root that got no further for this long does not answer: the server of its mount hangs, say.
 _UNRESPONSIVE_AFTER_S = 5.0

@@ -121,7 +121,7 @@ class Outbox:
                 self.files = DatabaseFiles(path, self.connection)
                 if create:
                     # What a process wrote that was killed before its flush is there, and not yet
-                    # on the disk: nobody may be told of it, nor sent it.
+                    # on the disk: nobody may see it, nor be sent it.
                     self.files.flush_log()
                 self._page_size = self.pragma("page_size")
             except BaseException:

@@ -581,7 +581,7 @@ DELETE FROM delivery WHERE turn = :turn;
 -- name: erase_events
 DELETE FROM event WHERE turn = :turn;
 
--- Erases what a turn's row tells of a person or of a content. What its file looks like stays, so that
+-- Erases what a turn's row has of a person or of a content. What its file looks like stays, so that
 -- it is known where it is still there.
 -- name: erase_turn
 UPDATE turn SET submitted_turn_id = NULL, user_id = NULL, answered_at = NULL,
