@@ -56,6 +56,8 @@ class Hosts:
             first: name of the host that has the user's window. One that the settings do not name
                 any more is passed over.
         """
+        if len(self._hosts) == 1:
+            return [*self._hosts.values()]
         ranked = rendezvous(user.user_id, tuple(self._hosts))
         return [self._hosts[name] for name in sorted(ranked, key=lambda name: name != first)]
 

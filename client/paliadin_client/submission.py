@@ -297,7 +297,8 @@ class Submitter:
                 _log.info("turn.submit_lost %s error=%s", turn.log_ids, exc)
             else:
                 named = reply.conversation_id or turn.request.conversation_id
-                reply = replace(reply, conversation_id=named)
+                if named != reply.conversation_id:
+                    reply = replace(reply, conversation_id=named)
                 turn.response = Response(reply, host.name, *turn.times_ms(self.clock()))
 
     def _prepare(

@@ -105,14 +105,15 @@ class MemoryStore:
     async def hold(self, window: Window, ttl_s: float) -> Window:
         """As `Store.hold`."""
         now = self._clock()
-        standing, until = self._windows.get(window.name, (replace(window, turn_id=None), now))
-        if until <= now:
-            standing = replace(standing, turn_id=None)
-        if standing.turn_id not in (None, window.turn_id) or standing.user_id != window.user_id:
-            return standing
-        held = replace(window, host=standing.host or window.host)
-        self._windows[window.name] = held, now + ttl_s
-        return held
+        if window.name in self._windows:
+            standing, until = self._windows[window.name]
+            if until <= now and standing.turn_id is not None:
+                standing = replace(standing, turn_id=None)
+            if standing.turn_id not in (None, window.turn_id) or standing.user_id != window.user_id:
+                return standing
+            window = replace(window, host=standing.host or window.host)
+        self._windows[window.name] = window, now + ttl_s
+        return window
 
     async def release(self, window: Window, reply: bytes | None = None) -> None:
         """As `Store.release`."""
