@@ -84,9 +84,8 @@ async def ping(settings: Settings) -> list[Finding]:
     sentence = f"turns wait for {diagnosis.receiver_cause(what, cause)}"
     what = f"status {what}" if outcome.status is not None else what
     answer = wrong("ping", f"{what}, so answers wait here; {cause}", sentence)
-    if outcome.status == HTTPStatus.UNAUTHORIZED and any(
-        each.level == "wrong" for each in of_clocks
-    ):
+    is_off = any(each.level == "wrong" for each in of_clocks)
+    if is_off and outcome.status == HTTPStatus.UNAUTHORIZED:
         return [*of_clocks, answer]  # which comes from it
     return [answer, *of_clocks]
 

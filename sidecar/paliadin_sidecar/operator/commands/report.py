@@ -93,7 +93,12 @@ def _html(
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRA:
             raise
-        click.echo(_missing(exc.name), err=True)
+        click.echo(
+            f"The report needs the package {exc.name}, which is not installed. In a checkout: "
+            f"{sys.executable} -m pip install --only-binary :all: --require-hashes "
+            "-r requirements/report.txt",
+            err=True,
+        )
         sys.exit(1)
     with session.opened_outbox(env_file, read_only=True) as (state_dir, outbox):
         oldest = event_rows.oldest_event_at(outbox)
@@ -120,14 +125,6 @@ def _html(
         return page.render(all_of_it, known.language)
 
     return at_low_priority(render).encode()
-
-
-def _missing(module: str) -> str:
-    return (
-        f"The report needs the package {module}, which is not installed. In a checkout: "
-        f"{sys.executable} -m pip install --only-binary :all: --require-hashes "
-        "-r requirements/report.txt"
-    )
 
 
 def _write(path: Path, content: bytes) -> None:

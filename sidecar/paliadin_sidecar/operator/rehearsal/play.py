@@ -103,7 +103,7 @@ class Play:
         refusals = (self._wrong_signatures, self._wrong_headers, self._no_callback)
         if not _is_taken(first):
             return refusals, "takes a turn"
-        taken = (self._again, self._twice, self._others, self._secrets_of_both, self._eight)
+        taken = (self._again, self._others, self._secrets_of_both, self._eight)
         return (*refusals, *taken, self._sizes, self._in_good_time), ""
 
     # --- what is not proven ---------------------------------------------------------------
@@ -161,8 +161,6 @@ class Play:
 
     async def _again(self) -> AsyncIterator[Judgement]:
         yield rules.taken(rules.AGAIN, [await self._send(self._good)], self._url)
-
-    async def _twice(self) -> AsyncIterator[Judgement]:
         message = self._author.answer()
         outcomes = await self._at_once([message, message])
         again = await self._send(message)
