@@ -18,10 +18,14 @@ _RETRY_S = 2.0
 
 
 class StoreWrites:
-    """Writes that nobody undoes: they are made even where the caller is cancelled meanwhile."""
+    """Writes that nobody undoes: they are made even where the caller is cancelled meanwhile.
 
-    def __init__(self) -> None:
-        self._retries = Tasks()
+    Args:
+        tasks: those that try again are among them, and given up when they end.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
 
     async def write(self, make: Callable[[], Awaitable[None]], what: str) -> None:
         """Make it, for 2 s at most; where that fails it is tried again beside the caller.
@@ -33,11 +37,7 @@ class StoreWrites:
         error = await _try(make)
         if error is not None:
             _log.warning("store.write_failed what=%s error=%s: it is tried again", what, error)
-            self._retries.start(_insist(make), f"paliadin {what}")
-
-    async def aclose(self) -> None:
-        """Give up what is left."""
-        await self._retries.end()
+            self._tasks.start(_insist(make), f"paliadin {what}")
 
 
 async def _insist(make: Callable[[], Awaitable[None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -32,22 +32,16 @@ class Tasks:
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
-        """As `end`, for all that go on."""
-        await end(self._tasks)
+        """Cancel them, and return when all of them have ended, also where this is cancelled.
 
+        `asyncio.wait_for` of Python 3.11, by which psycopg and its pool wait, drops a cancellation
+        that comes at the moment of what it waits for. The task would go on, and whoever waits for
+        its end would wait for ever. So it is cancelled until it has ended.
+        """
+        import asyncio  # noqa: PLC0415 - whoever only imports the client has no use for it
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel these tasks, and return when all of them have ended, also where this is cancelled.
-
-    `asyncio.wait_for` of Python 3.11, by which psycopg and its pool wait, drops a cancellation that
-    comes at the moment of what it waits for. The task would go on, and whoever waits for its end
-    would wait for ever. So it is cancelled until it has ended.
-    """
-    import asyncio  # noqa: PLC0415 - whoever only imports the client has no use for it
-
-    left = set(tasks)
-    with anyio.CancelScope(shield=True):
-        while left:
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=_AGAIN_S)
+        with anyio.CancelScope(shield=True):
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks, timeout=_AGAIN_S)

@@ -60,19 +60,20 @@ class Paliadin:
         self.store = store or (inbox.store if inbox else MemoryStore())
         self._deadline_s = deadline_s
         self._clock = clock
-        self._writes = StoreWrites()
-        self._windows = Windows(self.store, self._writes, self.waiters)
+        #: One renews what is leased, others wait for turns that `submit` left open, or write again
+        #: what the store did not take.
+        self._tasks = Tasks()
+        writes = StoreWrites(self._tasks)
+        self._windows = Windows(self.store, writes, self.waiters)
         self._submitter = Submitter(
             self._hosts,
             self._windows,
             store=self.store,
-            writes=self._writes,
+            writes=writes,
             waiters=self.waiters,
             pushes_come=inbox is not None or store is not None,
             clock=clock,
         )
-        #: One renews what is leased; the others wait for turns that `submit` left open.
-        self._tasks = Tasks()
 
     async def health(self, user: User | None = None) -> Mapping[str, errors.PaliadinError | None]:
         """Return if a host is well, or was within the last 10 s.
@@ -260,7 +261,6 @@ class Paliadin:
             yield self
         finally:
             await self._tasks.end()
-            await self._writes.aclose()
 
     async def _timeout(self, turn: Submission) -> errors.TurnTimeout:
         error = errors.TurnTimeout(

@@ -12,6 +12,7 @@ from paliadin_client import StoreFailed, store_writes, windows
 from paliadin_client.store.memory import MemoryStore
 from paliadin_client.store.protocol import Window
 from paliadin_client.store_writes import StoreWrites
+from paliadin_client.tasks import Tasks
 from paliadin_client.waiting import Waiters
 from paliadin_client.windows import Windows
 
@@ -52,9 +53,9 @@ def store() -> Store:
 
 @pytest.fixture
 async def writes() -> AsyncIterator[StoreWrites]:
-    made = StoreWrites()
-    yield made
-    await made.aclose()
+    tasks = Tasks()
+    yield StoreWrites(tasks)
+    await tasks.end()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from paliadin_client.store.postgresql.database import (
     run,
     time_limit,
 )
-from paliadin_client.tasks import end
+from paliadin_client.tasks import Tasks
 from paliadin_contract.trace import safe_trace
 
 _log = logging.getLogger(__name__)
@@ -84,12 +84,12 @@ class Notifier:
 @asynccontextmanager
 async def hints(database: Database, on_hint: OnHint) -> AsyncIterator[None]:
     """Call `on_hint` until the context ends, as `Store.hints` says."""
-    listening = asyncio.create_task(_listen(database, on_hint), name="paliadin-listen")
+    listening = Tasks()
+    listening.start(_listen(database, on_hint), "paliadin-listen")
     try:
         yield
     finally:
-        with anyio.CancelScope(shield=True):
-            await end([listening])
+        await listening.end()
 
 
 async def _listen(database: Database, on_hint: OnHint) -> None:
