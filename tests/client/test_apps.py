@@ -171,7 +171,7 @@ async def _corrected(client: Client, turn_id: str) -> None:
 
 
 async def _failed(host: AichatHost, client: Client) -> None:
-    # A failure is told, and kept until an answer comes all the same.
+    # A failure is shown, and kept until an answer comes all the same.
     async def script(_: Seen) -> str:
         raise Fails("bootstrap_failed")
 

@@ -273,7 +273,7 @@ async def test_no_host_at_all(two: Two) -> None:
 
 @pytest.mark.anyio
 async def test_health_of_each(two: Two) -> None:
-    """Each host's health is told; that of all is good as long as one can take turns."""
+    """Each host's health is returned; that of all is good as long as one can take turns."""
     async with paliadin_client.connect(environ=two.environ) as paliadin:
         two.near.unwell = "shim_error"
         found = await paliadin.health()

@@ -84,7 +84,7 @@ async def test_ping_while_the_store_is_away(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A ping asks whether a turn could be stored, and is told where it could not."""
+    """A ping asks whether a turn could be stored, and gets an error where it could not."""
 
     async def find(_: object) -> None:
         raise StoreFailed("the store example is away")
@@ -704,7 +704,7 @@ async def test_connection(with_connection: WithConnection, secret: str) -> None:
 
 
 async def test_lets_go(with_connection: WithConnection, inbox: Inbox) -> None:
-    """At the end of its lifespan, or when it is told to, it lets go of its store."""
+    """At the end of its lifespan, or when it is closed, it lets go of its store."""
     await test_lifespan(inbox)
     await inbox.aclose()
     assert with_connection.closed == 2

@@ -378,7 +378,7 @@ async def test_transaction_mode(
     quick: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A pooler that swallows LISTEN is told of once, with what to use; all else works."""
+    """A pooler that swallows LISTEN is reported once, with what to use; all else works."""
     with pgbouncer(database_server, "made", "transaction") as url:
         async with opened(url) as store, opened(url) as other, hinted(store) as hints:
             await until(lambda: "store.no_notifications" in caplog.text)
@@ -401,7 +401,7 @@ async def test_session_mode(
     quick: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In session mode a pooler hands on what is told."""
+    """In session mode a pooler passes notifications on."""
     with pgbouncer(database_server, "made", "session") as url:
         async with opened(url) as store, hinted(store) as hints:
             assert await receive(store, push(TURN)) is Verdict.NEW
@@ -589,7 +589,7 @@ async def test_prune_passes_over_what_others_have(
 
 
 async def test_notifications_gather(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first goes at once; what comes in the moment after it is told by one statement."""
+    """The first goes at once; what comes in the moment after it is sent by one statement."""
     sent: list[set[str]] = []
     moment, rests = asyncio.Event(), asyncio.Event()
 

@@ -215,13 +215,13 @@ async def test_response_and_failure_for_another_process(apps: Apps, aichat: Aich
         aichat.script = script
         turn_id = str(uuid4())
         page = asyncio.ensure_future(second.call("result", turn_id))
-        told = await first.call("submit", turn_id)
+        returned = await first.call("submit", turn_id)
         shown = await page
         if script is answers:
             assert (shown["text"], shown["via"]) == (TEXT, "response")
             assert shown["host"] == aichat.environ["AICHAT_URL"]
         else:
-            assert told == {"error": shown["error"], "detail": "words of the backend"}
+            assert returned == {"error": shown["error"], "detail": "words of the backend"}
             assert shown["detail"] == ""
         first.kill()
         assert await second.call("result", turn_id, timeout=0) == shown
@@ -276,9 +276,9 @@ async def test_queued_elsewhere_until_the_deadline(apps: Apps, aichat: AichatHos
     second, turn_id = apps.start(), str(uuid4())
     asked = asyncio.ensure_future(first.call("ask"))
     await aichat.next_turn()
-    told = (await second.call("ask", turn_id))["error"]
-    assert "never sent, since it was queued behind another turn" in told
-    assert (await first.call("result", turn_id))["error"] == told
+    returned = (await second.call("ask", turn_id))["error"]
+    assert "never sent, since it was queued behind another turn" in returned
+    assert (await first.call("result", turn_id))["error"] == returned
     asked.cancel()
     assert len(aichat.turns) == 1
 

@@ -257,13 +257,13 @@ async def hinted(store: Store) -> AsyncIterator[list[str | None]]:
         yield hints
 
 
-async def told(hints: list[str | None], *turn_ids: str) -> None:
+async def until_hinted(hints: list[str | None], *turn_ids: str) -> None:
     """Return when there was a hint for each of these turns, or one for any, beside the first."""
     await until(lambda: {*turn_ids} <= {*hints} or hints.count(None) > 1)
 
 
 async def test_hints(stores: tuple[Store, Store]) -> None:
-    """Each process is told of what is stored, left or freed by any other, and of itself."""
+    """Each process is notified of what is stored, left or freed by any other, and of itself."""
     first, second = stores
     window = Window("pane", ANNA, "freed", None)
     async with hinted(first) as here, hinted(second) as there:
@@ -271,8 +271,8 @@ async def test_hints(stores: tuple[Store, Store]) -> None:
         await first.leave_reply("replied", b"reply")
         await first.hold(window, 60)
         await first.release(window, b"reply")
-        await told(here, "pushed", "replied", "freed")
-        await told(there, "pushed", "replied", "freed")
+        await until_hinted(here, "pushed", "replied", "freed")
+        await until_hinted(there, "pushed", "replied", "freed")
 
 
 async def test_no_hint_of_what_is_not_there(stores: tuple[Store, Store]) -> None:
@@ -294,7 +294,7 @@ async def test_hints_end(stores: tuple[Store, Store]) -> None:
     count = len(hints)
     async with hinted(stores[1]) as later:
         await receive(stores[0], push(TURN))
-        await told(later, TURN)
+        await until_hinted(later, TURN)
     assert len(hints) == count
 
 

@@ -112,7 +112,7 @@ def test_no_file(path: str) -> None:
 
 @pytest.mark.parametrize("path", [".", "/", "a\0b", b"x", "\ud800"], ids=ascii)
 def test_no_possible_file(path: str) -> None:
-    """What can be no path is told like a file that cannot be made, and left as it was."""
+    """What can be no path is reported like a file that cannot be made, and left as it was."""
     before = Path().stat().st_mode
     with pytest.raises(ConfigError, match="the inbox's database"):
         SqliteStore(path)
@@ -537,7 +537,7 @@ def test_first_opened_by_many(tmp_path: Path) -> None:
 
 
 async def test_hints_of_another_process(path: Path, store: SqliteStore) -> None:
-    """What another process commits is told at once, also after the database was made anew."""
+    """What another process commits is noticed at once, also after the database was made anew."""
     hints: list[str | None] = []
     hinted = anyio.Event()
 
@@ -552,10 +552,10 @@ async def test_hints_of_another_process(path: Path, store: SqliteStore) -> None:
             await hinted.wait()
             assert hints == [None]
             for turn in ("turn-1", "turn-2"):
-                told = hinted
+                notified = hinted
                 assert process.ask(f"take {turn}") == "NEW"
                 assert process.ask("end") == "done"
-                await told.wait()
+                await notified.wait()
                 while turn not in await store.find([turn]):
                     await hinted.wait()
                 path.unlink()
@@ -567,7 +567,7 @@ async def test_hints_of_another_process(path: Path, store: SqliteStore) -> None:
 async def test_one_look_at_a_time(
     tmp_path: Path, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that is away is asked for by one timer, however much is told; it ends in time."""
+    """One timer asks for a database that is away, however much is notified; it ends in time."""
     monkeypatch.setattr(sqlite_changes, "_AWAY_S", 0.3)
     looks: list[int] = []
     look, compare = sqlite_changes.Watch.look, sqlite_changes.Watch._compare
@@ -577,14 +577,14 @@ async def test_one_look_at_a_time(
         looks.append(len(looks))
         look(watch)
 
-    def told(watch: sqlite_changes.Watch, looked: asyncio.Future[object]) -> None:
+    def notified(watch: sqlite_changes.Watch, looked: asyncio.Future[object]) -> None:
         nonlocal compared
         compare(watch, looked)
         compared.set()
         compared = anyio.Event()
 
     monkeypatch.setattr(sqlite_changes.Watch, "look", counted)
-    monkeypatch.setattr(sqlite_changes.Watch, "_compare", told)
+    monkeypatch.setattr(sqlite_changes.Watch, "_compare", notified)
     (folder := tmp_path / "here").mkdir()
     store = opened(folder / "inbox.sqlite3", stack)
     with anyio.fail_after(PATIENCE_S):
@@ -601,7 +601,7 @@ async def test_one_look_at_a_time(
 
 
 async def test_no_watches_left(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel gives no watch, what this process does is told all the same."""
+    """Where the kernel gives no watch, what this process does is notified all the same."""
     monkeypatch.setattr("paliadin_client.store.sqlite_changes._open_inotify", lambda: None)
     hints: list[str | None] = []
     async with store.hints(hints.append):

@@ -250,7 +250,7 @@ async def test_push_for_another_process(apps: Apps) -> None:
 
 
 async def test_failure_for_another_process(apps: Apps) -> None:
-    """How a submit failed is told elsewhere too, without what the backend said."""
+    """How a submit failed is known elsewhere too, without what the backend said."""
 
     async def fails(_: Seen) -> str:
         raise Fails("bootstrap_failed")
@@ -671,7 +671,7 @@ async def test_another_users_window(apps: Apps) -> None:
 
 
 async def test_a_lost_turn_knows_the_primer(apps: Apps) -> None:
-    """A turn that a push answers has told the agent what was said before."""
+    """A turn that a push answers has shown the agent what was said before."""
 
     async def drops(_: Seen) -> str:
         raise Drops

@@ -1,4 +1,4 @@
-"""What an app's tests are promised: a host that does as told, and the real client before it."""
+"""What an app's tests are promised: a host that does as asked, and the real client before it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_answers(fake: FakeHost, inbox: Inbox, stored: list[TurnCallback])
 
 
 async def test_before_it_is_told(fake: FakeHost) -> None:
-    """A host that was told nothing answers each question with its own words."""
+    """A host that was asked for nothing answers each question with its own words."""
     async with fake.connect() as paliadin:
         results = [await paliadin.run_turn(ask(each)) for each in ("Eins?", "Zwei?")]
     assert [result.text for result in results] == ["The answer to: Eins?", "The answer to: Zwei?"]
@@ -83,7 +83,7 @@ async def test_responds_alone(fake: FakeHost, inbox: Inbox, stored: list[TurnCal
 
 
 async def test_fails(fake: FakeHost, inbox: Inbox) -> None:
-    """The backend's failure is raised as it was told, and the next turn is answered again."""
+    """The backend's failure is raised as it was given, and the next turn is answered again."""
     error = BootstrapFailed("no tmux")
     fake.fails(error)
     async with fake.connect(inbox=inbox) as paliadin:

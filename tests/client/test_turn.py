@@ -380,7 +380,7 @@ async def test_one_window_for_two(aichat: AichatHost) -> None:
     ids=["languages", "lines", "shell", "escapes", "envelope", "option", "surrogate", "80 KB"],
 )
 async def test_messages(host: Host, typed: str, arrives: str) -> None:
-    """A message arrives as it was written, less what a pane must not be told."""
+    """A message arrives as it was written, less what a pane must not get."""
     async with paliadin_client.connect(environ=host.environ) as paliadin:
         await paliadin.run_turn(ask(typed))
     assert [seen.message for seen in host.turns] == [arrives]

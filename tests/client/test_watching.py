@@ -156,7 +156,7 @@ async def test_away(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """While the store is away people go on waiting; the log tells once, and when it is back."""
+    """While the store is away people go on waiting; the log says so once, and when it is back."""
     monkeypatch.setattr(module, "LOOK_S", 0.02)
     caplog.set_level(logging.INFO)
     store.away = True

@@ -50,7 +50,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def heard(paliad: Paliad, pool: ThreadPoolExecutor) -> None:
     """Return when a notification reaches this process: its page looks again for what is not there.
 
-    The look of the process itself cannot do that, for it tells pages of answered turns alone.
+    The look of the process itself cannot do that, for it notifies pages of answered turns alone.
     """
     turn = paliad.ask()
     page = opened(paliad, pool, turn)

@@ -412,7 +412,7 @@ def test_a_turn_after_a_late_one_is_answered(aichat: Start) -> None:
 def test_the_token_goes_with_a_stand_in_that_is_stopped(
     place: Place, aichat: Start, pool: ThreadPoolExecutor
 ) -> None:
-    """Told to stop, it gives its open turns up and removes their tokens."""
+    """Asked to stop, it gives its open turns up and removes their tokens."""
     standin = aichat()
     turn = pool.submit(standin.ask, "Wer? think 30", jwt=TOKEN)
     until(lambda: [*place.answers.glob("[!.]*.jwt")])
@@ -463,7 +463,7 @@ def test_a_turn_that_comes_twice_is_typed_once(place: Place, aichat: Start) -> N
 
 
 def test_its_own_turn_ids(place: Place, aichat: Start, pool: ThreadPoolExecutor) -> None:
-    """Told so, it names the turn itself; the token, and its jti, stay the caller's."""
+    """Asked to, it names the turn itself; the token, and its jti, stay the caller's."""
     turn_id = str(uuid4())
     standin = aichat("--own-ids")
     turn = pool.submit(standin.answer, "Hallo? think 1", turn_id=turn_id, jwt=TOKEN)
@@ -476,7 +476,7 @@ def test_its_own_turn_ids(place: Place, aichat: Start, pool: ThreadPoolExecutor)
 
 @pytest.mark.slow
 def test_half_an_answer(place: Place, aichat: Start) -> None:
-    """Told so, it answers before the file is whole; else it waits for the trailer."""
+    """Asked to, it answers before the file is whole; else it waits for the trailer."""
     half = aichat("--half").answer("slow write think 1")
     path = place.answers / f"{half['turn_id']}.txt"
     assert half["response"]
@@ -510,7 +510,7 @@ def test_an_answer_without_a_trailer_is_whole_when_it_rests(aichat: Start) -> No
 def test_each_error_on_demand(
     in_process: InProcess, code: str, status: int, *, retryable: bool
 ) -> None:
-    """Told so, it answers with any code, under `error` or at the top level."""
+    """Asked to, it answers with any code, under `error` or at the top level."""
     expected = {"code": code, "message": "as it was asked to", "retryable": retryable}
     for flat, body in ((False, {"error": expected}), (True, expected)):
         response = in_process("POST", "/chat/turn", b"{}", error=code, flat=flat)

@@ -90,7 +90,7 @@ def test_the_answer_comes_though_the_connection_is_lost(place: Place, shim: Star
 
 
 def test_the_live_poller_deletes_what_it_read(place: Place, shim: Start) -> None:
-    """Told so, it removes the answer after it was read."""
+    """Asked to, it removes the answer after it was read."""
     assert prompt_of(shim("--delete").ask("Hallo?")) == "Hallo?"
     assert [*place.answers.iterdir()] == []
 

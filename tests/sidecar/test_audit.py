@@ -89,11 +89,11 @@ GROUPS["delivery"] = (*GROUPS["turn"], "revision", "webhook_id", "bytes", "sha25
 def test_each_event_is_explained() -> None:
     """With its level and its fields, in their order; and none that there is not."""
     rows = table("Events", "event")
-    told = {}
+    explained = {}
     for name, (level, fields, *_) in rows.items():
         groups = [GROUPS[group] for group in re.findall(r"\*(\w+)\*", fields)]
-        told[name] = (level, (*sum(groups, ()), *re.findall(r"`(\w+)`", fields)))
-    assert told == EVENTS
+        explained[name] = (level, (*sum(groups, ()), *re.findall(r"`(\w+)`", fields)))
+    assert explained == EVENTS
     assert all(len(cells) == 4 and all(cells[2:]) for cells in rows.values())
 
 
@@ -111,7 +111,7 @@ def test_each_column_of_turns_is_explained() -> None:
 
 
 @pytest.fixture
-def told(host: Sidecar) -> Sidecar:
+def audited(host: Sidecar) -> Sidecar:
     """A host whose audit has one of each of what is asked for, from yesterday."""
     need("jq")
     host.state.mkdir(mode=0o700)
@@ -210,32 +210,32 @@ def test_every_block_is_run() -> None:
     assert blocks(DOCUMENT).keys() == both | others | {"install the report"}
 
 
-def test_yesterday(told: Sidecar) -> None:
+def test_yesterday(audited: Sidecar) -> None:
     """Answers by backend, none of another day and no failure."""
-    ours, journal = answers(told, "yesterday")
+    ours, journal = answers(audited, "yesterday")
     assert [line.split() for line in ours.splitlines()] == [["5", "aichat"], ["1", "legacy"]]
     assert journal == ours
 
 
-def test_slowest(told: Sidecar) -> None:
+def test_slowest(audited: Sidecar) -> None:
     """The longest first, and nothing that was sent again."""
-    ours, journal = answers(told, "slowest")
+    ours, journal = answers(audited, "slowest")
     assert ours.splitlines()[:3] == ["2000 late 1", "500 quick 1", "250 of-legacy 1"]
     assert "again" not in ours
     assert sorted(journal.splitlines()) == sorted(ours.splitlines())
     assert journal.splitlines()[:3] == ours.splitlines()[:3]
 
 
-def test_late(told: Sidecar) -> None:
+def test_late(audited: Sidecar) -> None:
     """That of which nobody waited for the answer any more."""
-    ours, journal = answers(told, "late")
+    ours, journal = answers(audited, "late")
     assert ours == "140 s late delivered\n"
     assert journal == "140 s late\n"
 
 
-def test_failed(told: Sidecar) -> None:
+def test_failed(audited: Sidecar) -> None:
     """Given up, no answer, taken away: each with its reason."""
-    ours, journal = answers(told, "failed")
+    ours, journal = answers(audited, "failed")
     assert ours.endswith(journal)
     assert [line.split()[1:] for line in journal.splitlines()] == [
         ["delivery.dead", "dead", "refused"],
@@ -247,69 +247,69 @@ def test_failed(told: Sidecar) -> None:
     assert "failed (too_large)" in listed
 
 
-def test_user(told: Sidecar) -> None:
+def test_user(audited: Sidecar) -> None:
     """Of the one that was asked for, and of nobody else."""
-    ours, journal = answers(told, "user")
+    ours, journal = answers(audited, "user")
     assert [line.split()[1:] for line in ours.splitlines()] == [["late", "delivered"]]
     assert [line.split()[1:] for line in journal.splitlines()] == [
         ["late", "turn.accepted"], ["late", "delivery.attempted"], ["late", "delivery.delivered"],
     ]  # fmt: skip
 
 
-def test_twice(told: Sidecar) -> None:
-    """Acknowledged twice, or perhaps: and what was sent once is not told."""
-    ours, journal = answers(told, "twice")
+def test_twice(audited: Sidecar) -> None:
+    """Acknowledged twice, or perhaps: and what was sent once is not listed."""
+    ours, journal = answers(audited, "twice")
     assert sorted(ours.splitlines()) == [
         "again 1: 2 acknowledged, 2 sent", "unsure 1: 1 acknowledged, 2 sent",
     ]  # fmt: skip
     assert sorted(journal.splitlines()) == sorted(ours.splitlines())
 
 
-def test_down(told: Sidecar) -> None:
+def test_down(audited: Sidecar) -> None:
     """From when, why, and for how long."""
-    ours, journal = answers(told, "down")
+    ours, journal = answers(audited, "down")
     assert [line.split(" ", 1)[1] for line in ours.splitlines()] == [
         "receiver.paused status_503", "receiver.resumed after 90 s",
     ]  # fmt: skip
     assert journal == ours
 
 
-def test_export(told: Sidecar) -> None:
+def test_export(audited: Sidecar) -> None:
     """A year of either, and what went wrong within a week."""
-    (line,) = run(told, "export").splitlines()
+    (line,) = run(audited, "export").splitlines()
     assert json.loads(line)["event"] == "delivery.dead"
-    assert (told.base / "events-2026.csv").read_text().startswith("event_id,")
-    assert (told.base / "turns-2026.csv").read_text().startswith("turn_id,")
+    assert (audited.base / "events-2026.csv").read_text().startswith("event_id,")
+    assert (audited.base / "turns-2026.csv").read_text().startswith("turn_id,")
 
 
-def test_report(told: Sidecar) -> None:
+def test_report(audited: Sidecar) -> None:
     """A week, a year without names, and one in a pipe."""
-    assert run(told, "report").splitlines() == ["report.html", "2026.html"]
-    assert "5f3c0000" in (told.base / "report.html").read_text()
-    assert "5f3c0000" not in (told.base / "2026.html").read_text()
-    assert b"<!DOCTYPE html>" in gzip.decompress((told.base / "report.html.gz").read_bytes())
+    assert run(audited, "report").splitlines() == ["report.html", "2026.html"]
+    assert "5f3c0000" in (audited.base / "report.html").read_text()
+    assert "5f3c0000" not in (audited.base / "2026.html").read_text()
+    assert b"<!DOCTYPE html>" in gzip.decompress((audited.base / "report.html.gz").read_bytes())
 
 
-def test_without_digests(told: Sidecar) -> None:
+def test_without_digests(audited: Sidecar) -> None:
     """Nothing is left by which a guess could be confirmed."""
-    found = run(told, "without digests")
+    found = run(audited, "without digests")
     assert '"turn_id":"late"' in found
     assert not re.search(r"[0-9a-f]{16}", found)
 
 
-def test_nightly(told: Sidecar) -> None:
+def test_nightly(audited: Sidecar) -> None:
     """Each event once, in however many runs, also where one of them was cut short."""
-    folder = told.base / "audit"
+    folder = audited.base / "audit"
     folder.mkdir()
 
     def night() -> None:
         text = block("nightly", DOCUMENT).replace("/var/lib/paliadin-audit", str(folder))
-        subprocess.run(["sh", "-c", text], env=told.environ, check=True)
+        subprocess.run(["sh", "-c", text], env=audited.environ, check=True)
 
     night()
     night()
     assert len(list(folder.iterdir())) == 2  # what there is, and an empty one
-    with Box(told.state / FILENAME).outbox as outbox:
+    with Box(audited.state / FILENAME).outbox as outbox:
         before = event_rows.newest_id(outbox)
         for n in range(3):
             record = partial(event_rows.record_service_event, outbox, "receiver.paused", {"n": n})

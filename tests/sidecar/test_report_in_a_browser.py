@@ -166,7 +166,7 @@ def test_by_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
 
 
 def nodes(browser: Browser) -> list[dict[str, Any]]:
-    """What a screen reader is told."""
+    """What a screen reader gets."""
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
     return [
         {"role": one["role"]["value"], "name": one.get("name", {}).get("value", "")}
@@ -180,15 +180,15 @@ def test_by_screen_reader(browser: Browser, pages: dict[str, Path], width: int) 
     """Headings, landmarks, pictures with what they show, and tables, also where they are lists."""
     browser.look(width=width)
     browser.open(pages["week"].as_uri())
-    told = nodes(browser)
-    roles = [one["role"] for one in told]
+    nodes_read = nodes(browser)
+    roles = [one["role"] for one in nodes_read]
     assert {"banner", "navigation", "main", "contentinfo"} <= set(roles)
     assert roles.count("heading") == 11
-    pictures = [one for one in told if one["role"] in {"img", "image"}]
+    pictures = [one for one in nodes_read if one["role"] in {"img", "image"}]
     assert len(pictures) == 5
     for one in pictures:
         assert len(one["name"]) > 40, one["name"]
-    tables = [one for one in told if one["role"] == "table"]
+    tables = [one for one in nodes_read if one["role"] == "table"]
     seen = "[...document.querySelectorAll('table')].filter((one) => !one.closest('details')).length"
     assert len(tables) == browser.value(seen) >= 7
     assert all(one["name"] for one in tables)

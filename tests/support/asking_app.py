@@ -41,7 +41,7 @@ TABLE = "CREATE TABLE IF NOT EXISTS stored (id text)"
 
 
 def database(folder: Path) -> sqlite3.Connection:
-    """`stored` has each turn as often as the app was told to store it."""
+    """`stored` has each turn as often as the app was asked to store it."""
     db = sqlite3.connect(folder / "app.sqlite3", timeout=30)
     db.execute(TABLE)
     return db

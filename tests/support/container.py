@@ -96,7 +96,7 @@ class Container:
         self, script: str, *, user: str = "root", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside, in the checkout's directory."""
-        # What tells pip where packages are on this machine is all that goes in.
+        # What says to pip where packages are on this machine is all that goes in.
         environ = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         enter = ["nsenter", f"--target={self._leader}", "--all"]

@@ -55,7 +55,7 @@ class Paliad:
         return turn
 
     def gave_up(self, turn: str) -> None:
-        """Its deadline passed, and paliad told so."""
+        """Its deadline passed, and paliad shows that."""
         update = f"UPDATE {TABLE} SET error_code = 'timeout' WHERE id = :'turn'"
         self.database.sql(update, turn=turn)
 

@@ -12,7 +12,7 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """One push of the turn."""
 
     file: str
-    """Tells the turn files apart."""
+    """Distinguishes the turn files."""
     revision: int
     response: str | None
     """None is a `turn.failed`."""

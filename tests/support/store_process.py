@@ -1,4 +1,4 @@
-"""A process of its own with a SQLite store, told by lines what to do.
+"""A process of its own with a SQLite store, which does what lines of its input say.
 
     python -m support.store_process DATABASE
 

@@ -63,7 +63,7 @@ class Terminal:
 
     @property
     def attributes(self) -> list[Any]:
-        """As stty tells them."""
+        """As stty has them."""
         return termios.tcgetattr(self.slave)
 
     def type(self, keys: bytes) -> None:

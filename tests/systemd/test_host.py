@@ -1,6 +1,6 @@
 """The service on a real systemd, installed, run and removed as the README says.
 
-The tests are one story, told in this order in one container: `make check-host`.
+The tests are one story, in this order in one container: `make check-host`.
 """
 
 from __future__ import annotations
@@ -524,12 +524,12 @@ def test_somebody_is_told_by_mail(host: Host) -> None:
     assert mails(host) == []
     host.run(f"touch /run/no-mail; systemctl stop {UNIT}")
     watch(host)
-    until_told(host, "failed")
+    until_notified(host, "failed")
     assert mails(host) == []
     host.run("rm /run/no-mail")
     for _ in range(3):
         watch(host)
-        until_told(host, "active")
+        until_notified(host, "active")
     (first,) = mails(host)
     name = host.run("hostname").stdout.strip()
     assert first.startswith(
@@ -538,7 +538,7 @@ def test_somebody_is_told_by_mail(host: Host) -> None:
     assert f"systemctl start {UNIT}" in first
     host.run(f"systemctl start {UNIT}")
     host.run("systemctl start paliadin-sidecar-watch")
-    until_told(host, "inactive")
+    until_notified(host, "inactive")
     _, second = mails(host)
     assert second.startswith(f"{name}: paliadin-sidecar is well again\n")
 
@@ -548,9 +548,9 @@ def watch(host: Host) -> None:
     assert host.run("systemctl start paliadin-sidecar-watch", check=False).returncode
 
 
-def until_told(host: Host, state: str) -> None:
+def until_notified(host: Host, state: str) -> None:
     until(
-        f"the unit that tells is {state}",
+        f"the unit that notifies is {state}",
         lambda: (
             host.run("systemctl is-active paliadin-sidecar-tell", check=False).stdout.strip()
             == state
@@ -568,9 +568,9 @@ def test_somebody_is_told_by_a_web_hook(host: Host) -> None:
         host.run(with_variables(operate.block("watch: hook"), hook=receiver.url))
         host.run(f"systemctl daemon-reload; systemctl stop {UNIT}")
         watch(host)
-        until_told(host, "active")
+        until_notified(host, "active")
         host.run(f"systemctl start {UNIT} && systemctl start paliadin-sidecar-watch")
-        until_told(host, "inactive")
+        until_notified(host, "inactive")
         wrong, well = (json.loads(request.body) for request in receiver.requests)
     assert wrong["cause"].endswith("was stopped, or never started")
     assert well == {"cause": None, "problems": []}

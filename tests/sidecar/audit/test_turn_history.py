@@ -76,7 +76,7 @@ def test_a_file_that_was_taken_away_and_came_again(box: Box) -> None:
 
 
 def test_a_turn_counts_where_it_first_came(box: Box) -> None:
-    """Not where it changed later; what became of it is told until now."""
+    """Not where it changed later; what became of it is shown until now."""
     accept(box, "early")
     box.deliver()
     box.now += 60

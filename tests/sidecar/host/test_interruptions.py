@@ -105,7 +105,7 @@ def test_what_is_no_message(datagram: bytes) -> None:
 
 
 def test_changes_that_go_on() -> None:
-    """What takes a second to connect has it between two; one that is alone is told soon."""
+    """What takes a second to connect has it between two; one that is alone is reported soon."""
     gathered_s = [0.5]
     for passed_s in (0.5, 1.0, 2.0, 5.0, 4.0, 10.0):
         gathered_s.append(next_gather_s(gathered_s[-1], passed_s))
@@ -116,16 +116,16 @@ def test_changes_that_go_on() -> None:
 async def test_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system grants no such socket, the clocks are looked at all the same."""
     monkeypatch.setattr("socket.AF_NETLINK", -1)
-    told: list[float] = []
+    reported: list[float] = []
     with anyio.move_on_after(0.05):
-        await watch_interruptions(0.01, [told.append])
-    assert told == []
+        await watch_interruptions(0.01, [reported.append])
+    assert reported == []
 
 
 def test_what_overflowed() -> None:
-    """What is told after it is heard; any other failure ends the watch, or it would never end."""
-    kernel = Kernel(OSError(errno.ENOBUFS, ""), b"told", BlockingIOError())
-    assert list(interruptions._received(kernel)) == [b"told"]
+    """After an overflow it reads on; any other failure ends the watch, or it would never end."""
+    kernel = Kernel(OSError(errno.ENOBUFS, ""), b"reported", BlockingIOError())
+    assert list(interruptions._received(kernel)) == [b"reported"]
     broken = Kernel(OSError(errno.EBADF, ""))
     with pytest.raises(OSError, match="Errno"):
         list(interruptions._received(broken))
@@ -152,13 +152,13 @@ async def test_another_name_server(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 192.0.2.1\n")
     monkeypatch.setattr(interruptions, "_NAME_SERVERS", path)
-    told = anyio.Event()
+    reported = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch_interruptions, 0.01, [lambda _: told.set()])
+        tasks.start_soon(watch_interruptions, 0.01, [lambda _: reported.set()])
         await anyio.wait_all_tasks_blocked()
         path.write_text("nameserver 198.51.100.1\n")
         with anyio.fail_after(PATIENCE_S):
-            await told.wait()
+            await reported.wait()
         tasks.cancel_scope.cancel()
 
 
@@ -169,8 +169,8 @@ from paliadin_sidecar.host.interruptions import watch_interruptions
 
 async def main():
     async with anyio.create_task_group() as tasks:
-        told = anyio.Event()
-        tasks.start_soon(watch_interruptions, 60.0, [lambda slept_s: told.set()])
+        reported = anyio.Event()
+        tasks.start_soon(watch_interruptions, 60.0, [lambda slept_s: reported.set()])
         await anyio.sleep(0)
         await anyio.wait_all_tasks_blocked()
         for command in (
@@ -181,7 +181,7 @@ async def main():
         ):
             await anyio.run_process(["ip", *command.split()])
         with anyio.fail_after(30):
-            await told.wait()
+            await reported.wait()
         tasks.cancel_scope.cancel()
 
 anyio.run(main)
@@ -189,7 +189,7 @@ anyio.run(main)
 
 
 def test_a_network_that_comes() -> None:
-    """The kernel tells of it; in a namespace of its own, since this machine's stays as it is."""
+    """The kernel reports it; in a namespace of its own, since this machine's stays as it is."""
     need("ip", "unshare")
     inside = ["unshare", "--user", "--map-root-user", "--net"]
     if subprocess.run(

@@ -101,7 +101,7 @@ def _is_outbox(path: Path) -> bool:
 
 
 def test_the_journal_s_key_is_none_or_whole(tmp_path: Path, disk: LossyDisk) -> None:
-    """Never zeros, by which everybody could tell what an answer says; and it stays."""
+    """Never zeros, by which everybody could find out what an answer says; and it stays."""
     (disk.path / "begun").touch()
     key = state_directory.journal_key(disk.path, create=True)
     (disk.path / "over").touch()

@@ -60,7 +60,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 
 def test_a_second_hangup_is_no_second_wish() -> None:
-    """Of a terminal that is closed the shell tells its jobs, and then the kernel does."""
+    """Of a terminal that is closed the shell signals its jobs, and then the kernel does."""
     process = start("600")
     assert process.stdout is not None
     process.send_signal(signal.SIGHUP)

@@ -425,7 +425,7 @@ async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_names_that_take_long_to_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, notified: bool
 ) -> None:
-    """They are listed less often, as long as notifications tell of each new one."""
+    """They are listed less often, as long as notifications have each new one."""
     lists: list[bool] = []
 
     def spying(files: WatchedRoot, depth: Depth) -> Iterator[Any]:
@@ -443,6 +443,6 @@ async def test_names_that_take_long_to_list(
         monkeypatch.setattr(intake_loop, "changes", failing)
     root = tmp_path / "root"
     async with running(root, tmp_path, PALIADIN_RESCAN_S="0.05"):
-        while len(lists) < 4:  # noqa: ASYNC110 - nothing tells of a scan
+        while len(lists) < 4:  # noqa: ASYNC110 - nothing signals a scan
             await anyio.sleep(0.01)
     assert lists[1:] == [not notified] * len(lists[1:])

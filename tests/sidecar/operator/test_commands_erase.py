@@ -53,7 +53,7 @@ def traces(host: Sidecar) -> list[str]:
 def test_a_person_leaves_no_trace_and_nothing_else_is_disturbed(
     asked: Sidecar, receiver: Receiver
 ) -> None:
-    """While the daemon runs; it tells who erased, and files that are there are not sent again."""
+    """While the daemon runs; it records who erased, and files that are there are not sent again."""
     assert len(traces(asked)) == 6
     done = asked.typed("erase", "--user", USER[:8], "--yes", SUDO_USER="")
     assert (done.returncode, done.stderr) == (0, "")
@@ -161,9 +161,9 @@ def test_what_is_on_its_way_leaves_no_trace_either(asked: Sidecar, receiver: Rec
     assert asked.stop() == 0
     assert traces(asked) == []
     assert not holds(asked, "planted reason")
-    told = [each["event"] for each in asked.lines if each.get("turn_id") == "t5"]
-    assert told[-1] == "turn.erased"
-    assert not [name for name in told if name.startswith("delivery.")]
+    recorded = [each["event"] for each in asked.lines if each.get("turn_id") == "t5"]
+    assert recorded[-1] == "turn.erased"
+    assert not [name for name in recorded if name.startswith("delivery.")]
 
 
 @pytest.mark.parametrize("name", ["before a commit", "after a commit", "before the log is emptied"])

@@ -104,7 +104,7 @@ def test_a_url_that_is_none(host: Sidecar) -> None:
 
 
 def test_nobody_answers(host: Sidecar) -> None:
-    """That is told from a receiver that keeps all."""
+    """That is distinguished from a receiver that keeps all."""
     with Receiver() as receiver:
         url = receiver.url
     done = host.typed("rehearse", "--url", url)

@@ -355,7 +355,7 @@ def fill(box: Box, days: int, turns: int) -> None:
         at = start + 1000 + number * (days * 86_400_000 - 2000) // (turns + 1)
         root = (f"backend-{number % 300:03}", "p" * 32)
         turn_id = f"{number:064}"
-        told = {
+        common_fields = {
             "turn_id": turn_id, "backend": root[0], "persona": root[1], "user": f"{number:08}",
             "revision": 1, "webhook_id": f"w{number}", "bytes": 9, "sha256": "0" * 64,
         }  # fmt: skip
@@ -370,7 +370,7 @@ def fill(box: Box, days: int, turns: int) -> None:
         outbox.connection.execute(add_turn, (number, *root, turn_id, at))
         outbox.connection.executemany(
             add_event,
-            [(at, name, number, json.dumps(told | more)) for name, more in events],
+            [(at, name, number, json.dumps(common_fields | more)) for name, more in events],
         )
         if number % 100 == 0:
             outbox.connection.executemany(

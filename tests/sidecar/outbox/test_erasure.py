@@ -30,7 +30,7 @@ ERASED = ("turn.erased", ABOUT_KEY | {"by": "root", "undelivered": 0})
 
 
 def take(box: Box, turn_id: str = "t", text: str = "Yes.", *, user: str = USER) -> None:
-    """An answer, of which a token told."""
+    """An answer that a token announced."""
     box(acceptance.record_hint, key(turn_id), f"asked-{turn_id}", user)
     box(acceptance.accept, answer(text, key(turn_id)))
 
@@ -100,7 +100,7 @@ def test_it_is_judged_when_it_is_erased(box: Box) -> None:
 
 
 def test_a_file_that_still_lies_there_is_not_sent_again(box: Box) -> None:
-    """Not the same, not a changed one, not as history, and its token tells nothing again."""
+    """Not the same, not a changed one, not as history, and its token says nothing again."""
     take(box)
     box.deliver()
     erase(box)

@@ -22,8 +22,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_transaction_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told of once, also where others follow that take long, and once when none does."""
-    told: queue.Queue[str | None] = queue.Queue()
+    """It is reported once, also where others follow that take long, and once when none does."""
+    reported: queue.Queue[str | None] = queue.Queue()
     looks = 0
     with Outbox(tmp_path / FILENAME, create=True) as outbox:
 
@@ -37,12 +37,12 @@ def test_a_transaction_that_takes_long(tmp_path: Path, monkeypatch: pytest.Monke
             until("it to take long", lambda: time.monotonic() > began + 0.1)
             until("several looks more", lambda: looks > seen + 3)
 
-        with held_transactions_reported(began_at, told.put):
+        with held_transactions_reported(began_at, reported.put):
             outbox.transaction([slow])
-            assert told.get(timeout=PATIENCE_S) == "its disk needs more than 0 s to answer"
+            assert reported.get(timeout=PATIENCE_S) == "its disk needs more than 0 s to answer"
             outbox.transaction([slow])
-            assert told.empty()
+            assert reported.empty()
             monkeypatch.setattr(held, "_WELL_S", 0.0)
-            assert told.get(timeout=PATIENCE_S) is None
+            assert reported.get(timeout=PATIENCE_S) is None
             outbox.transaction([lambda: None])
-    assert told.empty()
+    assert reported.empty()
