@@ -60,8 +60,8 @@ WHERE id = ANY($1) AND (response IS NOT NULL OR error_code IS NOT NULL)`
 
 	// The sender waits 10 s. What it has given up must have ended before it tries again.
 	patience = 5 * time.Second
-	// How often this process looks into the database for all its open pages, whatever it heard.
-	lookEvery = 2 * time.Second
+	// How often this process asks the database for all its open pages, whatever notifications came.
+	pollEvery = 2 * time.Second
 	// How often this process notifies itself, so that its listening connection hears something.
 	proveEvery = 10 * time.Second
 	// A connection on which nothing came for so long is dead, even if nobody closed it: a statement
@@ -120,7 +120,7 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Printf("listening on %s\n", listener.Addr())
-	app.meetOthers()
+	app.listenForOthers()
 	server := &http.Server{
 		Handler:     routes,
 		ReadTimeout: 30 * time.Second,
@@ -137,7 +137,7 @@ type app struct {
 	waiting   map[string]map[chan struct{}]bool // the open pages, by turn
 }
 
-// put stores an answer where there is none yet, or a newer one of the same file, and tells the open
+// put stores an answer where there is none yet, or a newer one of the same file, and wakes the open
 // pages of all processes. A failure is stored where there is no answer.
 func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -169,7 +169,7 @@ func (a *app) put(ctx context.Context, t *turn) (done string, err error) {
 	if changed == 0 {
 		return "outranked", nil // it has an answer: this one, or one that counts more
 	}
-	a.tell(id)
+	a.wake(id)
 	go a.notify(id) // it is stored, whatever becomes of this
 	return "stored", nil
 }
@@ -277,10 +277,10 @@ func closes(text string, at []int, openedIn string, opened []int) bool {
 	return strings.HasPrefix(marks, openedIn[opened[2]:opened[3]]) && strings.TrimSpace(info) == ""
 }
 
-// meetOthers tells the open pages, from now on, what other processes store. A notification is only
+// listenForOthers wakes the open pages, from now on, when other processes store something. A notification is only
 // a hint, and may be lost: with its connection, with the process that should have sent it, in a
-// pooler. The row is the truth, so it is also looked for after each new connection and every 2 s.
-func (a *app) meetOthers() {
+// pooler. What counts is the row, so it is also read after each new connection and every 2 s.
+func (a *app) listenForOthers() {
 	listener := pq.NewDialListener(dialer{}, "application_name=paliad-listener",
 		time.Second, proveEvery, func(event pq.ListenerEventType, err error) {
 			if err != nil {
@@ -298,7 +298,7 @@ func (a *app) meetOthers() {
 	go func() {
 		for heard := range listener.Notify {
 			if heard != nil {
-				a.tell(heard.Extra)
+				a.wake(heard.Extra)
 				continue
 			}
 			select { // the connection is a new one
@@ -308,12 +308,12 @@ func (a *app) meetOthers() {
 		}
 	}()
 	go func() {
-		for ticks := time.Tick(lookEvery); ; {
+		for ticks := time.Tick(pollEvery); ; {
 			select {
 			case <-missed:
 			case <-ticks:
 			}
-			a.look()
+			a.poll()
 		}
 	}()
 	go func() {
@@ -325,8 +325,8 @@ func (a *app) meetOthers() {
 	}()
 }
 
-// look asks the database, in one statement, about all turns that pages wait for.
-func (a *app) look() {
+// poll asks the database, in one statement, about all turns that pages wait for.
+func (a *app) poll() {
 	a.mu.Lock()
 	ids := make([]string, 0, len(a.waiting))
 	for id := range a.waiting {
@@ -340,19 +340,19 @@ func (a *app) look() {
 	defer cancel()
 	rows, err := a.db.QueryContext(ctx, ended, pq.Array(ids))
 	if err != nil {
-		return // what is not found now is looked for again
+		return // what is not found now is found by the next poll
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var id string
 		if rows.Scan(&id) == nil {
-			a.tell(id)
+			a.wake(id)
 		}
 	}
 }
 
-// notify tells all processes, this one too, that there is something about a turn. That it fails is no
-// error: what it should have told is found by their looks.
+// notify lets all processes know, this one too, that there is something about a turn. That it fails is no
+// error: they poll.
 func (a *app) notify(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -391,8 +391,8 @@ func (c boundedConn) Read(into []byte) (int, error) {
 	return c.Conn.Read(into)
 }
 
-// tell hands the news to the open pages of this process.
-func (a *app) tell(id string) {
+// wake gives notice to the open pages of this process.
+func (a *app) wake(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for news := range a.waiting[id] {
@@ -403,7 +403,7 @@ func (a *app) tell(id string) {
 	}
 }
 
-func (a *app) join(id string) (news chan struct{}, leave func()) {
+func (a *app) subscribe(id string) (news chan struct{}, leave func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	news = make(chan struct{}, 1)
@@ -434,7 +434,7 @@ func (a *app) page(w http.ResponseWriter, req *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), deadline)
 	defer cancel()
-	news, leave := a.join(id) // before the look: what comes after it is news
+	news, leave := a.subscribe(id) // before the row is read: what comes after it is news
 	defer leave()
 	for {
 		var response, errorCode sql.NullString
