@@ -194,7 +194,7 @@ class Submitter:
         self._healthy_until[key] = self.clock() + _HEALTH_TRUST_S
 
     async def leave(self, turn_id: str, outcome: Response | errors.PaliadinError | None) -> None:
-        """Tell whoever waits for this turn how its submit ended; None where it is asked anew."""
+        """Leave how a turn's submit ended for whoever waits for it; None where it is asked anew."""
         reply = encode(outcome)
         await self.writes.write(partial(self.store.leave_reply, turn_id, reply), "leave_reply")
         # Who waits in this process need not wait for the store.

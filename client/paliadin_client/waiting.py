@@ -133,7 +133,7 @@ class Waiters:
                 waiter.offer(found.push)
 
     def unlooked(self) -> list[Waiter]:
-        """Who has begun to wait for what may be there: to be told when it was looked for."""
+        """Who has begun to wait for what may be there: to be notified when it was looked for."""
         waiters, self._unlooked = self._unlooked, []
         return waiters
 

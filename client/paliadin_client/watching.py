@@ -1,6 +1,6 @@
 """Brings to who waits in this process what other processes left for them in the store.
 
-The store's hints tell when to look, and what counts is what is found. So a hint that was lost costs
+The store's hints say when to look, and what counts is what is found. So a hint that was lost costs
 two seconds, and never an answer.
 """
 

@@ -1,8 +1,8 @@
 """The daemon: opens the rooms, runs them as named tasks in one group, and ends them in order.
 
-A turn goes through the rooms once: intake finds its file, waits until that is complete and reads
-it; the outbox commits it; delivery sends it and commits what came of that; audit prints the events
-of all this. A task that fails takes the daemon down, for whoever restarts it.
+A turn goes through the rooms in this order: intake finds its file, waits until that is complete
+and reads it; the outbox commits it; delivery sends it and commits what came of that; audit prints
+the events of all this. A task that fails takes the daemon down, for whoever restarts it.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class Store(Protocol):
         ...
 
     async def release(self, window: Window, reply: bytes | None = None) -> None:
-        """Free the window of `window.turn_id`, and tell whoever waits for that turn.
+        """Free the window of `window.turn_id`, and notify whoever waits for that turn.
 
         With a reply it is left for the turn, as by `leave_reply`, in the same transaction.
         """

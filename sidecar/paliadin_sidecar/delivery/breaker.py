@@ -6,8 +6,8 @@ import math
 
 #: Turns under way at once: enough to hide a slow receiver, few enough not to flood it.
 MAX_CONCURRENCY = 8
-#: A receiver that comes back is not met by the whole backlog: two at first, one of them for a
-#: turn that failed before, and one more with each acknowledgement.
+#: A receiver that comes back does not get the whole backlog at once: two at first, one of them for
+#: a turn that failed before, and one more with each acknowledgement.
 _MIN_CONCURRENCY = 2
 #: Connection failures in a row, over all turns, after which only a ping goes out.
 _FAILURES_TO_PAUSE = 5
@@ -108,7 +108,7 @@ class CircuitBreaker:
         self._ping_s = _FIRST_PING_S
 
     def max_delay_s(self, now: float) -> float:
-        """The longest that is waited for who could not be reached."""
+        """The longest delay after an attempt that reached nobody."""
         return MAX_SHORT_DELAY_S if now < self._short_delays_until else math.inf
 
     def resume(self) -> None:

@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer sends nothing more."""
-        self.abort()  # who asks nothing more gets nothing more
+        self.abort()  # the receiver sends nothing more, so no further answer can come
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; with an error, by that."""

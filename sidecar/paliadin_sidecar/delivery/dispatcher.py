@@ -272,7 +272,7 @@ class Dispatcher:
             self._wake_in(fetched.next_s)
         self.heartbeat.beat()
         self._fill()
-        # Of these it is known that they cannot go yet: who ends, or a timer, asks again.
+        # These cannot go yet, as is known: an attempt that ends, or a timer, asks again.
         self._more_retries |= fetched.more_retries
         self._more_first_attempts |= fetched.more_first_attempts
 

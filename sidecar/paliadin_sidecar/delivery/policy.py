@@ -15,8 +15,8 @@ from enum import Enum
 from paliadin_sidecar.delivery.evidence import CERTAIN
 from paliadin_sidecar.outbox.records import AttemptHistory
 
-#: A person waits, so the first tries come fast; an outage is met with patience, without end. A
-#: longer delay is one that the receiver asked for: that is how it is known after a restart.
+#: A person waits, so the first retries come fast; no outage is too long for the others. A longer
+#: delay is one that the receiver asked for: that is how it is known after a restart.
 _MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 60.0
 #: A receiver may ask for more time, but not for a day: somebody waits.
 _MAX_RETRY_AFTER_S = 3600.0

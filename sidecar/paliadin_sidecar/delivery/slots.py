@@ -48,7 +48,7 @@ class Slots:
         limit = breaker.concurrency_limit
         slots = min(limit - self._taken, _MAX_UNRECORDED - unrecorded)
         if slots <= 0:
-            return 0, 0, 0.0  # who ends gives one back
+            return 0, 0, 0.0  # an attempt that ends gives its slot back
         if (wait_s := limiter.wait_s(now)) > 0:
             return 0, 0, wait_s
         # Turns that failed before get half of the slots: a slow or poisonous one never keeps

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Nobody who looks waits longer for an answer.
+#: A command waits no longer for systemd's answer.
 _READ_S = 5.0
 _PROPERTIES = (
     "LoadState", "LoadError", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus",

@@ -132,7 +132,7 @@ async def _start(connection: Connection) -> None:
 
 
 async def _hear(database: Database, connection: Connection, on_hint: OnHint) -> None:
-    """Tell what is heard, until the connection is lost or hears no more."""
+    """Pass notifications on, until the connection is lost or hears no more."""
     ears = _Ears(connection, on_hint)
     on_hint(None)  # what came before is heard by nobody
     has_heard = False
