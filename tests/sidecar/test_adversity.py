@@ -212,19 +212,28 @@ def test_few_descriptors_delay_and_lose_nothing(host: Sidecar, receiver: Receive
         assert process.wait(20) == 0
 
 
-def test_another_s_lock_on_the_outbox_is_waited_for(host: Sidecar, receiver: Receiver) -> None:
+@pytest.mark.parametrize("at_its_start", [False, True])
+def test_another_s_lock_on_the_outbox_is_waited_for(
+    host: Sidecar,
+    receiver: Receiver,
+    at_its_start: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
     """A process that holds the database for long delays turns and ends nothing."""
     holder = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()"
     )
     host.start()
+    if at_its_start:
+        host.stop()
     with subprocess.Popen(
         [COMMAND.replace("paliadin-sidecar", "python"), "-c", holder, host.state / "outbox.db"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()
+        if at_its_start:
+            host.start(wait=False)
         host.answer("t1")
         assert "lock" in host.wait_event("outbox.blocked")["why"]
         process.communicate()

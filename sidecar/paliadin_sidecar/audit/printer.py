@@ -6,7 +6,6 @@ import math
 import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 
 import anyio
 
@@ -32,8 +31,9 @@ class EventPrinter:
     """Prints events as they are committed, from their rows and nothing else.
 
     Args:
-        outbox: has the events, and how far they were printed before. Beside it is the key of what
-            is shown of an answer, see `lines.redacted`.
+        outbox: has the events, and how far they were printed before, which is asked for when it
+            can be told: somebody may hold its lock now. Beside it is the key of what is shown of an
+            answer, see `lines.redacted`.
         group: runs the outbox's functions.
         audit: writes the lines.
     """
@@ -42,7 +42,7 @@ class EventPrinter:
         self._group = group
         self._audit = audit
         self._key = journal_key(outbox.path.parent, create=True)
-        (self._printed,) = outbox.transaction([partial(event_rows.printed, outbox)])
+        self._printed: int | None = None  # until it was asked for
         self._printing = anyio.Lock()
         self._wake = anyio.Event()
         self._wake.set()  # those of before
@@ -53,7 +53,7 @@ class EventPrinter:
 
     async def run(self) -> None:
         """Print until cancelled."""
-        saved, save_at = self._printed, math.inf
+        saved, save_at = await self._last_printed(), math.inf
         while True:
             if self._wake.is_set():
                 self._wake = anyio.Event()  # before they are read: what is committed then wakes
@@ -66,19 +66,24 @@ class EventPrinter:
                 await anyio.sleep(_GATHER_S)
                 continue
             await self._remember_printed()
-            saved, save_at = self._printed, math.inf
+            saved, save_at = await self._last_printed(), math.inf
 
     async def flush(self) -> None:
         """Print what is there now, and remember how far it came."""
         await self._print_new()
         await self._remember_printed()
 
+    async def _last_printed(self) -> int:
+        if self._printed is None:
+            self._printed = await self._group.commit_when_possible(event_rows.printed)
+        return self._printed
+
     async def _print_new(self) -> None:
         async with self._printing:
             more = True
             while more:
                 events = await self._group.commit_when_possible(
-                    event_rows.events, self._printed, _MAX_READ
+                    event_rows.events, await self._last_printed(), _MAX_READ
                 )
                 more = len(events) == _MAX_READ
                 for last, lines in self._batches(events):
@@ -116,7 +121,7 @@ class EventPrinter:
 
     async def _remember_printed(self) -> None:
         with suppress(Blocked):  # lines may then be repeated, should we crash now
-            await self._group.commit(event_rows.set_printed, self._printed)
+            await self._group.commit(event_rows.set_printed, await self._last_printed())
 
     async def _writable(self) -> None:
         # A pipe that nobody reads would hold a thread, and with it the end of the process.
