@@ -411,10 +411,6 @@ SELECT EXISTS (SELECT 1 FROM delivery WHERE state IN ('pending', 'dead'));
 -- name: counts
 SELECT state, count(*) AS n FROM delivery GROUP BY state;
 
--- When the oldest that is undelivered was accepted.
--- name: oldest_pending
-SELECT min(accepted_at) FROM delivery WHERE state = 'pending';
-
 -- How many were given up since a time.
 -- name: dead_since
 SELECT count(*) FROM delivery WHERE state = 'dead' AND settled_at >= :since;

@@ -38,7 +38,7 @@ def pending_as_of(outbox: Outbox) -> tuple[int, int]:
 
 def oldest_pending_s(outbox: Outbox) -> float | None:
     """How long the oldest undelivered has waited, in seconds; None where none is."""
-    oldest_at = to_seconds(outbox.value(sql.oldest_pending))
+    _, oldest_at = backlog(outbox)
     return None if oldest_at is None else max(0.0, outbox.wall() - oldest_at)
 
 
