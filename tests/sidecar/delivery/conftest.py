@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-from support.office import Office
+from support.dispatching import Harness
 
 
 @pytest.fixture
-def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Its pauses, and its waits for a full disk, last for instants."""
     monkeypatch.setattr(breaker, "_FIRST_PING_S", 0.01)
     monkeypatch.setattr(breaker, "_MAX_PING_S", 0.02)
     monkeypatch.setattr(group_commit, "BLOCKED_S", 0.01)
-    office = Office(tmp_path / FILENAME)
-    yield office
-    office.outbox.close()
+    harness = Harness(tmp_path / FILENAME)
+    yield harness
+    harness.outbox.close()

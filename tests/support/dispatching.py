@@ -39,8 +39,8 @@ def arrival(turn_id: str, content: bytes, backend: str = "aichat") -> Arrival:
     return Arrival(key, "", at, len(content), data=content, sha256=digest)
 
 
-class Office:
-    """A dispatch on a real outbox. Its clock stands still, and the receiver is a function."""
+class Harness:
+    """A dispatcher on a real outbox. Its clock stands still, and the receiver is a function."""
 
     def __init__(self, path: Path, wall: Callable[[], float] | None = None) -> None:
         self.now = NOW
@@ -186,15 +186,15 @@ def ids(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{n}" for n in range(count)]
 
 
-async def fail_once(office: Office, *turn_ids: str) -> None:
+async def fail_once(harness: Harness, *turn_ids: str) -> None:
     """Take these, and let each fail."""
-    office.turn = lambda _: LATER
-    office.accept(*turn_ids)
-    async with office.open():
-        await office.until_recorded("delivery.retry_scheduled", len(turn_ids))
-    office.sent.clear()
-    office.dispatcher = office.make()
-    office.now += 1
+    harness.turn = lambda _: LATER
+    harness.accept(*turn_ids)
+    async with harness.open():
+        await harness.until_recorded("delivery.retry_scheduled", len(turn_ids))
+    harness.sent.clear()
+    harness.dispatcher = harness.make()
+    harness.now += 1
 
 
 def fill(outbox: Outbox) -> None:
@@ -210,13 +210,13 @@ def make_room(outbox: Outbox) -> None:
     outbox.connection.execute("PRAGMA max_page_count = 1000000")
 
 
-async def try_again(office: Office, times: int, others: int) -> None:
+async def try_again(harness: Harness, times: int, others: int) -> None:
     """Let `bad` try again so often, a quarter of an hour apart; so many pass each time."""
     for _ in range(times):
-        tried = office.sent.count("bad/1")
-        delivered = office.counts().get("delivered", 0)
-        office.accept(*(f"good-{delivered + n}" for n in range(others)))
-        await office.until_delivered(delivered + others)
-        office.pass_time(REFUSED_S)
-        await office.until_sent("bad/1", tried + 1)
-        await office.settle()
+        tried = harness.sent.count("bad/1")
+        delivered = harness.counts().get("delivered", 0)
+        harness.accept(*(f"good-{delivered + n}" for n in range(others)))
+        await harness.until_delivered(delivered + others)
+        harness.pass_time(REFUSED_S)
+        await harness.until_sent("bad/1", tried + 1)
+        await harness.settle()
