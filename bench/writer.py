@@ -27,7 +27,7 @@ def main() -> None:
     """Write them all."""
     root, count, pause_ms, manners = sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:]
     os.chdir(root)
-    dice = random.Random(1)
+    rng = random.Random(1)
     for n in range(int(count)):
         name = f"{uuid.uuid4()}.txt"
         if manners[n % len(manners)] == "rename":
@@ -37,7 +37,7 @@ def main() -> None:
         else:
             _write(name)
         if pause_ms:
-            time.sleep(dice.uniform(0.3, 1.7) * pause_ms / 1000)
+            time.sleep(rng.uniform(0.3, 1.7) * pause_ms / 1000)
 
 
 def _write(name: str) -> None:

@@ -93,7 +93,7 @@ class Year:
         """Their files went."""
         self.outbox.transaction([partial(acceptance.mark_gone, self.outbox, key) for key in keys])
 
-    def tidy(self) -> None:
+    def prune(self) -> None:
         """One hour's upkeep, each step timed."""
         more = True
         while more:
@@ -117,7 +117,7 @@ def simulate(path: Path, days: int, turns: int) -> None:
             if day >= _FILE_DAYS:
                 year.gone([_key(day - _FILE_DAYS, n) for n in todays])
             year.now += _HOUR_S
-            year.tidy()
+            year.prune()
         if (days - 1 - day) % 30 == 0:
             print(f"day {day + 1}: {_mb(path.stat().st_size)}", flush=True)
     year.outbox.close()

@@ -1,4 +1,4 @@
-"""File events that do not come: scans are the truth."""
+"""File events that do not come: scans find each file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The real daemon in this process, where time passes only when nothing else is left to do.
 
-What it cannot decide is passed in: the clocks, the dice, the network, and file notifications.
+What it cannot decide is passed in: the clocks, random numbers, the network, and file notifications.
 Files, directories, leases and SQLite are the real ones.
 """
 
@@ -169,7 +169,7 @@ class Daemon:
         clock: moved by its loop.
 
     Attributes:
-        rng: its dice.
+        rng: its random numbers.
     """
 
     def __init__(

@@ -97,25 +97,25 @@ class Past:
                     yield at
 
     def _ask(self, number: int) -> None:
-        dice = self._random
-        backend, persona = dice.choices(
-            [root[:2] for root in _ROOTS], [root[2] for root in _ROOTS]
-        )[0]
-        key = TurnKey(backend, persona, str(uuid.UUID(int=dice.getrandbits(128), version=4)))
-        has_token = backend == "aichat" or dice.random() < 0.4  # noqa: PLR2004 - of the firm's past
+        rng = self._random
+        backend, persona = rng.choices([root[:2] for root in _ROOTS], [root[2] for root in _ROOTS])[
+            0
+        ]
+        key = TurnKey(backend, persona, str(uuid.UUID(int=rng.getrandbits(128), version=4)))
+        has_token = backend == "aichat" or rng.random() < 0.4  # noqa: PLR2004 - of the firm's past
         if has_token:
-            self._do(acceptance.record_hint, key, key.turn_id, dice.choice(self._users))
-        took_s = min(900.0, math.exp(dice.gauss(3.1, 0.75)))
+            self._do(acceptance.record_hint, key, key.turn_id, rng.choice(self._users))
+        took_s = min(900.0, math.exp(rng.gauss(3.1, 0.75)))
         self._at(self.now + took_s, partial(self._answer, key, number))
 
     def _answer(self, key: TurnKey, number: int) -> None:
-        dice = self._random
-        kind = dice.random()
+        rng = self._random
+        kind = rng.random()
         if kind < 0.004:  # noqa: PLR2004 - a share of the past, as below
             self._do(acceptance.mark_vanished, key)
             return
         completed_at, now = self.now, datetime.fromtimestamp(self.now, UTC)
-        self.now += 0.003 if dice.random() < 0.9 else 5.0 + dice.random() / 50  # noqa: PLR2004
+        self.now += 0.003 if rng.random() < 0.9 else 5.0 + rng.random() / 50  # noqa: PLR2004
         data = f"Answer {number}.".encode()
         digest = hashlib.sha256(data).hexdigest()
         arrival = Arrival(key, "", now, len(data), data=data, sha256=digest)
@@ -128,18 +128,18 @@ class Past:
         self._send(delivery, refused_until)
 
     def _send(self, delivery: Delivery, refused_until: float = 0.0) -> None:
-        dice = self._random
-        ms = math.exp(dice.gauss(2.6, 0.6))
+        rng = self._random
+        ms = math.exp(rng.gauss(2.6, 0.6))
         delivery.attempts += 1
         delivery.first_attempt_at = delivery.first_attempt_at or self.now
         away = next((s + n for s, n in self._outages if s <= self.now < s + n), None)
         if away is not None:
             self._fail(
-                delivery, Outcome(error="connect", ms=1.2), away - self.now + dice.random() * 20
+                delivery, Outcome(error="connect", ms=1.2), away - self.now + rng.random() * 20
             )
         elif refused_until:
             self._refuse(delivery, refused_until)
-        elif dice.random() < 0.004 and delivery.attempts == 1:  # noqa: PLR2004
+        elif rng.random() < 0.004 and delivery.attempts == 1:  # noqa: PLR2004
             self.now += 10
             self._fail(delivery, Outcome(error="timeout", ms=10_000.0), 0.2)
         else:

@@ -42,7 +42,7 @@ KEY = TurnKey("aichat", "paliadin", "t")
 class Place:
     """One root with real files, an intake on it, and clocks that are ours."""
 
-    def __init__(self, path: Path, *, owner: int | None = None, most_held: int = 256) -> None:
+    def __init__(self, path: Path, *, owner: int | None = None, max_held: int = 256) -> None:
         self.path = path
         self.spec = RootSpec("aichat", "paliadin", path)
         owner = os.geteuid() if owner is None else owner
@@ -57,7 +57,7 @@ class Place:
             owner=owner,
             quiet_s=QUIET_S,
             max_bytes=MAX_BYTES,
-            max_open_files=most_held,
+            max_open_files=max_held,
             monotonic=lambda: self.now,
             wall=self._wall,
         )
@@ -112,9 +112,9 @@ class Place:
         return [*self.scan(Depth.EVERY_FILE), *self.look()]
 
 
-def make(path: Path, *, most_held: int = 256) -> Place:
+def make(path: Path, *, max_held: int = 256) -> Place:
     path.mkdir(mode=0o700)
-    return Place(path, most_held=most_held)
+    return Place(path, max_held=max_held)
 
 
 def append(path: Path, text: str) -> None:

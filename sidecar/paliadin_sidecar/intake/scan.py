@@ -96,8 +96,8 @@ def _compare_names(
         if listed % _STEP == 1:
             yield None
             apart = 1 + len(tracked) // _MAX_COMPARED
-            names_most = max(listed, watched.names)
-            sparse = 1 + names_most // _MAX_NEW if watched.has_too_many_defective else 1
+            max_names = max(listed, watched.names)
+            sparse = 1 + max_names // _MAX_NEW if watched.has_too_many_defective else 1
         absent.discard(name)
         # What was accepted has a turn's name: most names need not be parsed again.
         if name in accepted or turn_id_of(name) is not None:

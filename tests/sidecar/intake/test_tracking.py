@@ -119,7 +119,7 @@ def test_what_is_remembered_of_a_flood_is_bounded(
 
 def test_more_files_than_may_be_held(tmp_path: Path) -> None:
     """With many files under observation few stay open, and each settles all the same."""
-    place = make(tmp_path / "root", most_held=3)
+    place = make(tmp_path / "root", max_held=3)
     before = descriptors()
     names = [f"t{n}" for n in range(10)]
     for name in names:
