@@ -332,7 +332,7 @@ class Dispatcher:
                 self._wake_in(decision.seconds)
         finally:
             self._finish(delivery)
-        # Nothing waits for this: neither a place nor the turn's next attempt.
+        # Nothing waits for this: neither a slot nor the turn's next attempt.
         await self._recorder.record_said(delivery, outcome)
 
     def _free_slot(self, delivery: Delivery) -> None:

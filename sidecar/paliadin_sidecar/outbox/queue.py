@@ -28,7 +28,7 @@ class FairShare:
     """Which root's turn it is to send.
 
     It is the root with the fewest attempts under way, and of those the one whose last start is the
-    longest ago. So roots that always have something to send share the places evenly, and one whose
+    longest ago. So roots that always have something to send share the slots evenly, and one whose
     attempts take long keeps none of the others waiting. A root that has nothing to send leaves its
     share to the others, and does not save it up.
 
@@ -192,7 +192,7 @@ def _fitting(
         for row in outbox.execute(statement, wanted):
             queues.setdefault(row["root"], []).append(row)
         rows = share.order(queues, room)
-        fit = [rows[place] for place in select_fitting([row["size"] for row in rows], held)]
+        fit = [rows[index] for index in select_fitting([row["size"] for row in rows], held)]
         for row in fit:
             share.started(row["root"])
             busy.append(row["turn"])

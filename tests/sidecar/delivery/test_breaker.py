@@ -57,7 +57,7 @@ def test_slow_start(breaker: CircuitBreaker) -> None:
 
 
 def test_a_slow_start_waits_for_acknowledgements() -> None:
-    """A refusal opens no more places."""
+    """A refusal opens no more slots."""
     breaker = CircuitBreaker(paused=True)
     breaker.resume()
     breaker.record_response(acknowledged=False)

@@ -54,7 +54,7 @@ async def test_delivered(harness: Harness) -> None:
 
 
 async def test_window(harness: Harness) -> None:
-    """Eight turns are under way at once, and a place that gets free is taken at once."""
+    """Eight turns are under way at once, and a slot that gets free is taken at once."""
     go_on = harness.hold()
     harness.accept(*ids("t", 20))
     async with harness.open():
@@ -115,7 +115,7 @@ async def test_offered(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_more_offered_than_places(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has no place stays in the database, which is asked until it has no more."""
+    """What has no slot stays in the database, which is asked until it has no more."""
     async with harness.open():
         await harness.settle()
         found = fetches(harness, monkeypatch)
@@ -187,7 +187,7 @@ async def test_a_revision_offered_while_the_older_one_is_under_way(
     assert harness.sent == ["a/1", "b/1", "a/2"]
 
 
-# --- what is fetched before there is a place ------------------------------------------------
+# --- what is fetched before there is a slot ------------------------------------------------
 
 
 @asynccontextmanager
@@ -299,7 +299,7 @@ async def test_what_was_superseded_before_it_went(
 async def test_what_failed_before_is_not_kept_waiting(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What becomes due once more gets its place before what was fetched."""
+    """What becomes due once more gets its slot before what was fetched."""
     await fail_once(harness, "old")
     harness.now -= 1
     async with backlog(harness, monkeypatch, PATIENCE_S) as go_on:
@@ -312,7 +312,7 @@ async def test_what_failed_before_is_not_kept_waiting(
 async def test_what_was_fetched_is_no_reason_to_stay(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the end what has no place yet is left for the next start."""
+    """At the end what has no slot yet is left for the next start."""
     async with backlog(harness, monkeypatch, PATIENCE_S) as go_on:
         with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
@@ -322,11 +322,11 @@ async def test_what_was_fetched_is_no_reason_to_stay(
         assert harness.counts() == {"delivered": 8, "pending": 12}
 
 
-# --- half of the places ---------------------------------------------------------------------
+# --- half of the slots ---------------------------------------------------------------------
 
 
 async def test_half_of_the_places(harness: Harness) -> None:
-    """Turns that failed before get half of the places, whatever else is there."""
+    """Turns that failed before get half of the slots, whatever else is there."""
     await fail_once(harness, *ids("old", 8))
     harness.turn = never
     harness.accept(*ids("new", 20))
@@ -358,7 +358,7 @@ class Gate:
 
 
 async def test_a_flood_in_another_root(harness: Harness) -> None:
-    """Another root's answer takes the next free place, a new one of the same root the one after."""
+    """Another root's answer takes the next free slot, a new one of the same root the one after."""
     gate = Gate(harness)
     harness.accept(*ids("flood", 100))
     async with harness.open():
@@ -374,11 +374,11 @@ async def test_a_flood_in_another_root(harness: Harness) -> None:
         for _ in range(20):
             await gate.answer_one()
         from_other = [one for one in harness.sent[-20:] if one.startswith("more")]
-        assert 9 <= len(from_other) <= 11 + 4  # until it has as many places as the flood
+        assert 9 <= len(from_other) <= 11 + 4  # until it has as many slots as the flood
 
 
 async def test_a_flood_of_another_roots_retries(harness: Harness) -> None:
-    """What failed before takes turns by roots as well, within its half of the places."""
+    """What failed before takes turns by roots as well, within its half of the slots."""
     harness.turn = lambda _: LATER
     harness.accept(*ids("flood", 40))
     harness.accept("other", backend="legacy")
@@ -394,7 +394,7 @@ async def test_a_flood_of_another_roots_retries(harness: Harness) -> None:
 
 
 async def test_a_flood_over_a_restart(harness: Harness) -> None:
-    """Whose an answer is, is in the outbox: a new start shares the places as well."""
+    """Whose an answer is, is in the outbox: a new start shares the slots as well."""
     harness.turn = never
     harness.accept(*ids("flood", 100))
     harness.accept("other", backend="legacy")

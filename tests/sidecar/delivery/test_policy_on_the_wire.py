@@ -274,7 +274,7 @@ def test_no_proxy_of_the_environment_sees_anything(host: Sidecar, receiver: Rece
 
 
 def test_a_slow_turn_costs_no_other_anything(host: Sidecar, receiver: Receiver) -> None:
-    """Poisonous turns that hang take half of the places at most."""
+    """Poisonous turns that hang take half of the slots at most."""
     host.environ["PALIADIN_CALLBACK_TIMEOUT_S"] = "2"
     receiver.behaviour = (
         lambda r: Reply(how="hang") if r.json["data"].get("turn_id", "").startswith("slow")
