@@ -131,7 +131,7 @@ class FileEvents:
         self._wake.set()
 
     def changes(self, directory: int, *, inotify: bool) -> AsyncGenerator[set[str], None]:
-        """In place of `events.changes`."""
+        """In place of `notifications.changes`."""
         return real_changes(directory, inotify=True) if inotify else self._changes(directory)
 
     async def _changes(self, directory: int) -> AsyncGenerator[set[str], None]:

@@ -132,7 +132,7 @@ def test_no_timer_is_on_the_way(world: World) -> None:
 
 
 def test_no_timer_is_on_the_way_of_many(world: World) -> None:
-    """More than there are places: each place that gets free is taken at once."""
+    """More than there are slots: each slot that gets free is taken at once."""
     assert world.push(*(f"t{n}" for n in range(40))) < NO_TIMER_S
 
 
