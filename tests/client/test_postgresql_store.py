@@ -187,7 +187,7 @@ async def test_another_push_that_is_stored_meanwhile(database_url: str, stored_b
     stored = "INSERT INTO paliadin.turns VALUES (%s, %s, 'another', true, 1, '')"
     if stored_before:
         stored = "UPDATE paliadin.turns SET revision = 2 WHERE turn = %s AND turn_id = %s"
-    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'stored AS'"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'pushed AS'"
     latest = push(TURN, revision=3)
     async with opened(database_url) as store, asyncio.TaskGroup() as tasks:
         if stored_before:
