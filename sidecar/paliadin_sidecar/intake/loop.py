@@ -41,6 +41,8 @@ _LISTING_SHARE = 0.01
 _UNRESPONSIVE_AFTER_S = 5.0
 #: So many changed names of a root are remembered; with more, every file is compared.
 _MAX_TOUCHED = 10_000
+#: The first scan of a root waits for its notifications to begin, for so long at most.
+_WATCH_BEGINS_S = 1.0
 #: A watch that fails is made anew after this long, doubling; meanwhile scans find everything.
 _MIN_REARM_S, _MAX_REARM_S = 0.1, 2.0
 
@@ -121,6 +123,7 @@ class RootIntake:
         self._wake = asyncio.Event()
         self._wake_scan = asyncio.Event()
         self._armed = asyncio.Event()
+        self._watch_tried = asyncio.Event()  #: notifications began, or cannot
         self._listening = anyio.CancelScope()
 
     def stop(self) -> None:
@@ -201,10 +204,15 @@ class RootIntake:
             changed = await self._call_in_thread(self.root.check)
         if changed is not None:
             await self._record_state(changed)
+            self._watch_tried = asyncio.Event()
             self._armed.set()
             self._listening.cancel()
             if self.root.state == "armed":
+                # A scan finds what came before notifications; one that begins before them would
+                # have to be repeated.
+                await wait_within(self._watch_tried, _WATCH_BEGINS_S)
                 await self._register()
+                self._every_file = False
                 await self._scan_files(Depth.EVERY_FILE)
         await self._listener.save_root_states()
 
@@ -222,7 +230,7 @@ class RootIntake:
         with suppress(OSError):
             async for events in slices:
                 await self._commit(events)
-        if depth == Depth.MOVED:
+        if depth >= Depth.MOVED:
             self._list_at = time.monotonic() + (self._scan_s - before_s) / _LISTING_SHARE
 
     async def _register(self) -> None:
@@ -303,6 +311,7 @@ class RootIntake:
                     await self._consume_events(self.root.fd)
                 except WatchFailed as exc:
                     self._is_notified = False
+                    self._watch_tried.set()
                     if time.monotonic() - began > _MAX_REARM_S:
                         wait_s = _MIN_REARM_S
                     self._set_no_events(str(exc))
@@ -322,6 +331,7 @@ class RootIntake:
         async with aclosing(heard) as events:
             async for touched in events:
                 self._is_notified = True
+                self._watch_tried.set()
                 self._set_no_events(None)
                 self._touched |= (ours := set(filter(is_ours, touched)))
                 if ours:

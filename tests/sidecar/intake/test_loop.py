@@ -421,6 +421,28 @@ async def test_without_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await listener.until("t2")
 
 
+@pytest.mark.parametrize("events", ["inotify", "watchfiles"])
+async def test_each_file_is_compared_once_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: str
+) -> None:
+    """By a scan that begins after notifications do, so that nothing comes between them."""
+    depths: list[Depth] = []
+
+    def spying(files: WatchedRoot, depth: Depth) -> Iterator[Any]:
+        depths.append(depth)
+        return scan(files, depth)
+
+    monkeypatch.setattr(intake_loop, "scan", spying)
+    monkeypatch.setattr(intake_loop, "_WATCH_BEGINS_S", PATIENCE_S)
+    root = tmp_path / "root"
+    async with running(root, tmp_path, PALIADIN_RESCAN_S="0.05", PALIADIN_EVENTS=events) as heard:
+        publish(root, "t1")
+        await heard.until("t1")
+        while len(depths) < 4:  # noqa: ASYNC110 - nothing reports a scan
+            await anyio.sleep(0.01)
+    assert depths.count(Depth.EVERY_FILE) == 1
+
+
 @pytest.mark.parametrize("notified", [True, False])
 async def test_names_that_take_long_to_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, notified: bool
