@@ -416,7 +416,9 @@ def test_it_survives_a_kill(host: Host, receiver: Receiver) -> None:
     receiver.wait("t2")
     host.answer("t3")
     receiver.wait("t3")
-    assert len(receiver.turns) == 3
+    # The first one comes twice where it was killed before the acknowledgement was written down.
+    assert len({turn.headers["webhook-id"] for turn in receiver.turns}) == 3
+    assert len(receiver.of("t2")) == len(receiver.of("t3")) == 1
 
 
 def test_directories_that_the_host_made_anew_are_still_watched(
