@@ -115,16 +115,16 @@ class Past:
             self._do(acceptance.mark_vanished, key)
             return
         completed_at, now = self.now, datetime.fromtimestamp(self.now, UTC)
-        self.now += 0.003 if rng.random() < 0.9 else 5.0 + rng.random() / 50  # noqa: PLR2004
+        self.now += 0.003 if rng.random() < 0.9 else 5.0 + rng.random() / 50  # noqa: PLR2004 - how the firm's past was
         data = f"Answer {number}.".encode()
         digest = hashlib.sha256(data).hexdigest()
         arrival = Arrival(key, "", now, len(data), data=data, sha256=digest)
-        if kind < 0.006:  # noqa: PLR2004
+        if kind < 0.006:  # noqa: PLR2004 - how the firm's past was
             why = "5242880 bytes, and at most 4194304 by PALIADIN_MAX_BYTES"
             arrival = Arrival(key, "", now, 5_242_880, reason="too_large", why=why)
         delivery = self._do(acceptance.accept, arrival)
         assert isinstance(delivery, Delivery)
-        refused_until = completed_at + 930 if 0.006 <= kind < 0.008 else 0.0  # noqa: PLR2004
+        refused_until = completed_at + 930 if 0.006 <= kind < 0.008 else 0.0  # noqa: PLR2004 - how the firm's past was
         self._send(delivery, refused_until)
 
     def _send(self, delivery: Delivery, refused_until: float = 0.0) -> None:
@@ -139,7 +139,7 @@ class Past:
             )
         elif refused_until:
             self._refuse(delivery, refused_until)
-        elif rng.random() < 0.004 and delivery.attempts == 1:  # noqa: PLR2004
+        elif rng.random() < 0.004 and delivery.attempts == 1:  # noqa: PLR2004 - how the firm's past was
             self.now += 10
             self._fail(delivery, Outcome(error="timeout", ms=10_000.0), 0.2)
         else:

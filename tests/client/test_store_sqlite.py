@@ -596,6 +596,7 @@ async def test_one_look_at_a_time(
                 (away / "inbox.sqlite3-claims").read_bytes()  # as another process's touch
                 await event.wait()
     left = len(looks)
+    # A timer that was left would be due before this one, and the loop calls them in their order.
     await anyio.sleep(2 * sqlite_changes._AWAY_S)
     assert len(looks) == left
 
